@@ -1,0 +1,62 @@
+# One static library a folder of src/, and the one direction in which they may depend.
+#
+#   telefork_folder(NAME LEVEL n [DEPENDS folder...] [LIBS external...])
+#
+# makes the library telefork_NAME of src/NAME/*.cc and the test program NAME_test of
+# src/NAME/*_test.cc. A dependency on the same or a higher level is a configure error
+# (abi and base, the two of level 0, may see each other). tools/check_layers.py holds the
+# includes to the same table, which this file writes to layers.json in the build folder.
+
+set_property(GLOBAL PROPERTY TELEFORK_FOLDERS "")
+
+function(telefork_folder name)
+  cmake_parse_arguments(arg "" "LEVEL" "DEPENDS;LIBS" ${ARGN})
+  set_property(GLOBAL PROPERTY TELEFORK_LEVEL_${name} ${arg_LEVEL})
+  foreach(dependency IN LISTS arg_DEPENDS)
+    get_property(level GLOBAL PROPERTY TELEFORK_LEVEL_${dependency})
+    if(level STREQUAL "")
+      message(FATAL_ERROR "src/${name} depends on src/${dependency}, which is not declared before it")
+    endif()
+    if(NOT level LESS arg_LEVEL AND NOT (arg_LEVEL EQUAL 0 AND level EQUAL 0))
+      message(FATAL_ERROR "src/${name} (level ${arg_LEVEL}) must not depend on "
+                          "src/${dependency} (level ${level}): dependencies point downwards only")
+    endif()
+  endforeach()
+  list(JOIN arg_DEPENDS "\", \"" json_dependencies)
+  if(json_dependencies)
+    set(json_dependencies "\"${json_dependencies}\"")
+  endif()
+  set_property(GLOBAL APPEND PROPERTY TELEFORK_FOLDERS
+               "\"${name}\": {\"level\": ${arg_LEVEL}, \"depends\": [${json_dependencies}]}")
+
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cc
+                                      ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.S)
+  set(tests ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
+
+  list(TRANSFORM arg_DEPENDS PREPEND telefork_ OUTPUT_VARIABLE libraries)
+  if(sources)
+    add_library(telefork_${name} STATIC ${sources})
+    set(scope PUBLIC)
+  else()
+    add_library(telefork_${name} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  target_include_directories(telefork_${name} ${scope} ${CMAKE_SOURCE_DIR}/src
+                                                       ${CMAKE_SOURCE_DIR}/include
+                                                       ${CMAKE_BINARY_DIR}/src)
+  target_link_libraries(telefork_${name} ${scope} telefork_flags ${libraries} ${arg_LIBS})
+  if(tests AND TELEFORK_TESTS)
+    add_executable(${name}_test ${tests})
+    target_link_libraries(${name}_test PRIVATE telefork_${name} GTest::gmock GTest::gtest_main)
+    gtest_discover_tests(${name}_test DISCOVERY_MODE PRE_TEST
+                         PROPERTIES LABELS unit TIMEOUT 120)
+  endif()
+endfunction()
+
+function(telefork_write_layers)
+  get_property(folders GLOBAL PROPERTY TELEFORK_FOLDERS)
+  list(JOIN folders ",\n  " text)
+  file(WRITE ${CMAKE_BINARY_DIR}/layers.json "{\n  ${text}\n}\n")
+endfunction()

@@ -35,6 +35,21 @@ function(telefork_folder name)
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
 
+  # Cap'n Proto schemas become sources in the build folder, included as "NAME/x.capnp.h".
+  file(GLOB schemas CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.capnp)
+  foreach(schema IN LISTS schemas)
+    cmake_path(GET schema FILENAME file)
+    set(output ${CMAKE_CURRENT_BINARY_DIR}/${name}/${file})
+    file(MAKE_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/${name})
+    add_custom_command(OUTPUT ${output}.c++ ${output}.h
+      COMMAND CapnProto::capnp_tool compile -I${CAPNP_INCLUDE_DIRECTORY} -I${CMAKE_CURRENT_SOURCE_DIR}
+              -o$<TARGET_FILE:CapnProto::capnpc_cpp>:${CMAKE_CURRENT_BINARY_DIR}
+              --src-prefix=${CMAKE_CURRENT_SOURCE_DIR} ${schema}
+      DEPENDS ${schema} VERBATIM)
+    set_source_files_properties(${output}.c++ PROPERTIES COMPILE_OPTIONS -w)
+    list(APPEND sources ${output}.c++)
+  endforeach()
+
   list(TRANSFORM arg_DEPENDS PREPEND telefork_ OUTPUT_VARIABLE libraries)
   if(sources)
     add_library(telefork_${name} STATIC ${sources})
@@ -45,7 +60,8 @@ function(telefork_folder name)
   endif()
   target_include_directories(telefork_${name} ${scope} ${CMAKE_SOURCE_DIR}/src
                                                        ${CMAKE_SOURCE_DIR}/include
-                                                       ${CMAKE_BINARY_DIR}/src)
+                                                       )
+  target_include_directories(telefork_${name} SYSTEM ${scope} ${CMAKE_BINARY_DIR}/src)
   target_link_libraries(telefork_${name} ${scope} telefork_flags ${libraries} ${arg_LIBS})
   if(tests AND TELEFORK_TESTS)
     add_executable(${name}_test ${tests})

@@ -1,0 +1,291 @@
+@0xb8f1c0de7e1ef04c;
+# The records of an image: a process as a stream. docs/image-format.md tells the order and the
+# framing. A record is one Cap'n Proto message; pages and file contents follow their record as raw
+# bytes. Addresses are those of the captured process; sizes are bytes unless the name says pages;
+# times are nanoseconds. Fields are only ever added.
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("telefork::image::schema");
+
+struct CpuLeaf {
+  leaf @0 :UInt32;
+  subleaf @1 :UInt32;
+  eax @2 :UInt32;
+  ebx @3 :UInt32;
+  ecx @4 :UInt32;
+  edx @5 :UInt32;
+}
+
+struct Machine {
+  # What of a machine decides whether an image can run there.
+  hostname @0 :Text;
+  bootId @1 :Text;            # two machines with the same boot id share one kernel
+  kernelRelease @2 :Text;
+  architecture @3 :Text;      # as uname(2) has it
+  cpuModel @4 :Text;
+  cpuLeaves @5 :List(CpuLeaf);
+  xcr0 @6 :UInt64;            # the xstate components that the kernel saves; 0 where there are none
+  pageSize @7 :UInt32;
+  clockRealtime @8 :Int64;    # at the same instant as the next two
+  clockMonotonic @9 :Int64;
+  clockBoottime @10 :Int64;
+}
+
+struct Header {
+  version @0 :UInt32;
+  purpose @1 :Purpose;
+  machine @2 :Machine;        # where it was captured
+  creator @3 :Text;           # "telefork 0.1.0"
+  enum Purpose {
+    fork @0;
+    save @1;
+    move @2;
+    runOn @3;
+    return @4;
+    exec @5;                  # telefork run: no process yet, a command to be started
+  }
+}
+
+struct FileIdentity {
+  # Enough to say that two open files are the same one; see kernel/file_identity.h.
+  bootId @0 :Text;
+  device @1 :UInt64;
+  inode @2 :UInt64;
+  mtime @3 :Int64;
+  ctime @4 :Int64;
+  fsType @5 :UInt64;
+  fsId @6 :UInt64;
+  handle @7 :Data;
+}
+
+struct FileRef {
+  # A file that something of the process refers to.
+  path @0 :Text;              # as the process would open it
+  size @1 :UInt64;
+  mode @2 :UInt32;            # st_mode
+  identity @3 :FileIdentity;
+  hash @4 :Data;              # XXH3-128 of the content, 16 bytes; empty: never computed
+  deleted @5 :Bool;           # unlinked, but still open or mapped
+  contentId @6 :UInt32;       # not 0: the FileContent record that carries it
+  device @7 :UInt64;          # st_rdev of a device node
+}
+
+struct FileContent {
+  # Followed by `size` raw bytes.
+  id @0 :UInt32;
+  size @1 :UInt64;
+}
+
+struct Limit {
+  resource @0 :UInt32;
+  soft @1 :UInt64;
+  hard @2 :UInt64;
+}
+
+struct Credentials {
+  uids @0 :List(UInt32);      # real, effective, saved, filesystem
+  gids @1 :List(UInt32);
+  groups @2 :List(UInt32);
+  inheritable @3 :UInt64;
+  permitted @4 :UInt64;
+  effective @5 :UInt64;
+  bounding @6 :UInt64;
+  ambient @7 :UInt64;
+  securebits @8 :UInt32;
+}
+
+struct MemoryLayout {
+  # prctl_mm_map of PR_SET_MM_MAP.
+  startCode @0 :UInt64;
+  endCode @1 :UInt64;
+  startData @2 :UInt64;
+  endData @3 :UInt64;
+  startBrk @4 :UInt64;
+  brk @5 :UInt64;
+  startStack @6 :UInt64;
+  argStart @7 :UInt64;
+  argEnd @8 :UInt64;
+  envStart @9 :UInt64;
+  envEnd @10 :UInt64;
+  auxv @11 :Data;
+}
+
+struct Vdso {
+  # Where [vdso] and the [vvar*] in front of it lay, and the code that was there.
+  vvarStart @0 :UInt64;
+  start @1 :UInt64;
+  end @2 :UInt64;
+  code @3 :Data;
+}
+
+struct Process {
+  pid @0 :UInt32;
+  ppid @1 :UInt32;
+  pgid @2 :UInt32;
+  sid @3 :UInt32;
+  comm @4 :Text;
+  exe @5 :FileRef;
+  cwd @6 :Text;
+  root @7 :Text;
+  umask @8 :UInt32;
+  limits @9 :List(Limit);
+  oomScoreAdj @10 :Int32;
+  dumpable @11 :UInt32;
+  personality @12 :UInt32;
+  noNewPrivs @13 :Bool;
+  childSubreaper @14 :Bool;
+  keepCaps @15 :Bool;
+  thpDisable @16 :UInt32;     # the result of PR_GET_THP_DISABLE
+  coredumpFilter @17 :UInt32;
+  credentials @18 :Credentials;
+  layout @19 :MemoryLayout;
+  vdso @20 :Vdso;
+  libcBuildId @21 :Data;      # of the mapped libc.so.6; empty: none is mapped
+  glibc @22 :Bool;            # the thread control blocks were proven to be glibc's
+  arguments @23 :List(Data);
+  exitSignal @24 :UInt32;
+}
+
+struct Vma {
+  start @0 :UInt64;
+  end @1 :UInt64;
+  protection @2 :UInt32;      # PROT_*
+  kind @3 :Kind;
+  offset @4 :UInt64;          # into the file
+  file @5 :FileRef;
+  flags @6 :UInt64;           # kernel::VmFlag bits
+  sharedId @7 :UInt64;        # the same for mappings of the same shared memory
+  guardRuns @8 :List(PageRun);  # MADV_GUARD_INSTALL
+  enum Kind {
+    anonymous @0;
+    privateFile @1;
+    sharedFile @2;
+    sharedAnonymous @3;
+    stack @4;                 # anonymous, grows down
+    vvar @5;
+    vdso @6;
+    vsyscall @7;
+  }
+}
+
+struct PageRun {
+  start @0 :UInt64;
+  pages @1 :UInt64;
+}
+
+struct Pages {
+  # Pages of one VMA, in rising order; followed by their raw bytes. Pages of a VMA that no run
+  # names are zero, or the file's.
+  vmaStart @0 :UInt64;
+  runs @1 :List(PageRun);
+}
+
+struct FileDescription {
+  # An open file description; several descriptors may name it.
+  id @0 :UInt32;
+  kind @1 :Kind;
+  flags @2 :UInt32;           # O_* as fcntl(F_GETFL) has them, O_CLOEXEC aside
+  position @3 :UInt64;
+  file @4 :FileRef;
+  stream @5 :UInt32;          # of kind stdio: 0, 1 or 2, which stream of home it is
+  owner @6 :Int32;            # F_GETOWN
+  name @7 :Text;              # for people: what `ls -l /proc/PID/fd` shows
+  enum Kind {
+    regular @0;
+    directory @1;
+    device @2;                # a character device that every machine has alike
+    stdio @3;                 # goes home over the control channel
+    null @4;                  # stdin of a forked child that does not take it
+    leftHome @5;              # an O_PATH placeholder: every use is EBADF
+  }
+}
+
+struct Descriptor {
+  fd @0 :UInt32;
+  description @1 :UInt32;
+  closeOnExec @2 :Bool;
+}
+
+struct Files {
+  descriptions @0 :List(FileDescription);
+  descriptors @1 :List(Descriptor);
+}
+
+struct SignalAction {
+  signal @0 :UInt32;
+  handler @1 :UInt64;
+  flags @2 :UInt64;
+  restorer @3 :UInt64;
+  mask @4 :UInt64;
+}
+
+struct Signals {
+  actions @0 :List(SignalAction);   # only those that are not the default
+  pending @1 :List(Data);           # siginfo_t, 128 bytes each, of the whole process
+}
+
+struct IntervalTimer {
+  which @0 :UInt32;           # ITIMER_*
+  value @1 :Int64;            # microseconds until it fires
+  interval @2 :Int64;         # microseconds
+}
+
+struct PosixTimer {
+  id @0 :UInt32;
+  clock @1 :Int32;
+  notify @2 :UInt32;          # SIGEV_*
+  signal @3 :UInt32;
+  value @4 :UInt64;           # sigev_value
+  tid @5 :UInt32;             # of SIGEV_THREAD_ID
+  remaining @6 :Int64;        # nanoseconds; 0: disarmed
+  interval @7 :Int64;
+}
+
+struct Timers {
+  intervals @0 :List(IntervalTimer);
+  posix @1 :List(PosixTimer);
+}
+
+struct Thread {
+  tid @0 :UInt32;
+  comm @1 :Text;
+  registers @2 :Data;         # NT_PRSTATUS, as the architecture has it
+  xstate @3 :Data;            # NT_X86_XSTATE
+  signalMask @4 :UInt64;
+  pending @5 :List(Data);     # siginfo_t, 128 bytes each, of this thread
+  altStack @6 :UInt64;
+  altStackSize @7 :UInt64;
+  altStackFlags @8 :UInt32;
+  robustList @9 :UInt64;
+  robustListSize @10 :UInt64;
+  clearChildTid @11 :UInt64;
+  rseq @12 :UInt64;           # 0: not registered
+  rseqSize @13 :UInt32;
+  rseqSignature @14 :UInt32;
+  rseqFlags @15 :UInt32;
+  nice @16 :Int32;
+  policy @17 :UInt32;
+  priority @18 :UInt32;
+  affinity @19 :Data;         # a cpu_set_t mask; empty: every CPU
+  timerSlack @20 :UInt64;
+  parentDeathSignal @21 :UInt32;
+  seccompMode @22 :UInt32;
+}
+
+struct Command {
+  # telefork run: what to start there, instead of a process.
+  arguments @0 :List(Data);
+  environment @1 :List(Data);
+  cwd @2 :Text;
+  umask @3 :UInt32;
+  limits @4 :List(Limit);
+  nice @5 :Int32;
+  terminal @6 :Bool;
+}
+
+struct End {
+  records @0 :UInt64;         # before this one
+  pages @1 :UInt64;
+  payloadBytes @2 :UInt64;    # of all pages and file contents
+  checksum @3 :UInt64;        # XXH3-64 over the frame headers of all records before this one
+}

@@ -42,8 +42,8 @@ function(telefork_folder name)
     set(output ${CMAKE_CURRENT_BINARY_DIR}/${name}/${file})
     file(MAKE_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/${name})
     add_custom_command(OUTPUT ${output}.c++ ${output}.h
-      COMMAND CapnProto::capnp_tool compile -I${CAPNP_INCLUDE_DIRECTORY} -I${CMAKE_CURRENT_SOURCE_DIR}
-              -o$<TARGET_FILE:CapnProto::capnpc_cpp>:${CMAKE_CURRENT_BINARY_DIR}
+      COMMAND ${TELEFORK_CAPNP} compile -I${CAPNP_INCLUDE_DIRECTORY} -I${CMAKE_CURRENT_SOURCE_DIR}
+              -o${TELEFORK_CAPNPC_CXX}:${CMAKE_CURRENT_BINARY_DIR}
               --src-prefix=${CMAKE_CURRENT_SOURCE_DIR} ${schema}
       DEPENDS ${schema} VERBATIM)
     set_source_files_properties(${output}.c++ PROPERTIES COMPILE_OPTIONS -w)

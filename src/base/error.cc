@@ -74,7 +74,8 @@ void throw_errno(std::string doing, int error, Code code) {
 void throw_errno(std::string doing, Code code) { throw_errno(std::move(doing), errno, code); }
 
 void assertion_failed(const char* expression, const char* file, int line) {
-  std::string text = fmt::format("telefork: bug: {}:{}: {} does not hold\n", file, line, expression);
+  std::string text =
+      fmt::format("telefork: bug: {}:{}: {} does not hold\n", file, line, expression);
   // Nothing can be done about a failed write of the last words.
   [[maybe_unused]] ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
   std::abort();

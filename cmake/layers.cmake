@@ -1,20 +1,35 @@
 # One static library a folder of src/, and the one direction in which they may depend.
 #
-#   telefork_folder(NAME LEVEL n [DEPENDS folder...] [LIBS external...])
+#   telefork_folder(NAME LEVEL n [THREADED] [DEPENDS folder...] [LIBS external...])
 #
 # makes the library telefork_NAME of src/NAME/*.cc and the test program NAME_test of
 # src/NAME/*_test.cc. A dependency on the same or a higher level is a configure error
 # (abi and base, the two of level 0, may see each other). tools/check_layers.py holds the
 # includes to the same table, which this file writes to layers.json in the build folder.
+# THREADED: its code runs in several threads of ours, so its unit tests also run with
+# ThreadSanitizer. From level 2 on tests trace, where LeakSanitizer does not work.
+#
+# A source named *_x86_64.* or *_aarch64.* is built for that architecture only: architecture code
+# is chosen by file, never by #if.
 
 set_property(GLOBAL PROPERTY TELEFORK_FOLDERS "")
 
+function(telefork_keep_own_architecture list)
+  set(files ${${list}})
+  foreach(architecture x86_64 aarch64)
+    if(NOT CMAKE_SYSTEM_PROCESSOR STREQUAL architecture)
+      list(FILTER files EXCLUDE REGEX "_${architecture}(_test)?\\.(cc|S)$")
+    endif()
+  endforeach()
+  set(${list} ${files} PARENT_SCOPE)
+endfunction()
+
 function(telefork_folder name)
-  cmake_parse_arguments(arg "" "LEVEL" "DEPENDS;LIBS" ${ARGN})
+  cmake_parse_arguments(arg "THREADED" "LEVEL" "DEPENDS;LIBS" ${ARGN})
   set_property(GLOBAL PROPERTY TELEFORK_LEVEL_${name} ${arg_LEVEL})
   foreach(dependency IN LISTS arg_DEPENDS)
     get_property(level GLOBAL PROPERTY TELEFORK_LEVEL_${dependency})
-    if(level STREQUAL "")
+    if("${level}" STREQUAL "")
       message(FATAL_ERROR "src/${name} depends on src/${dependency}, which is not declared before it")
     endif()
     if(NOT level LESS arg_LEVEL AND NOT (arg_LEVEL EQUAL 0 AND level EQUAL 0))
@@ -31,6 +46,7 @@ function(telefork_folder name)
 
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cc
                                       ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.S)
+  telefork_keep_own_architecture(sources)
   set(tests ${sources})
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
@@ -66,8 +82,17 @@ function(telefork_folder name)
   if(tests AND TELEFORK_TESTS)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE telefork_${name} GTest::gmock GTest::gtest_main)
+    set(labels unit)
+    if(arg_THREADED)
+      set(labels unit-threaded)  # one word: a list does not get through; ctest -L takes a pattern
+    endif()
+    set(leaks 1)
+    if(arg_LEVEL GREATER_EQUAL 2)
+      set(leaks 0)
+    endif()
     gtest_discover_tests(${name}_test DISCOVERY_MODE PRE_TEST
-                         PROPERTIES LABELS unit TIMEOUT 120)
+                         PROPERTIES LABELS ${labels} TIMEOUT 120
+                                    ENVIRONMENT ASAN_OPTIONS=detect_leaks=${leaks})
   endif()
 endfunction()
 

@@ -7,8 +7,8 @@ set(TELEFORK_SANITIZE "" CACHE STRING "empty, or what -fsanitize= takes: address
 
 add_library(telefork_flags INTERFACE)
 target_compile_options(telefork_flags INTERFACE
-  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-align -Woverloaded-virtual
-  -Wnull-dereference -Wimplicit-fallthrough)
+  -Wall -Wextra -Wshadow -Wcast-align -Wnull-dereference -Wimplicit-fallthrough
+  $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor -Wold-style-cast -Woverloaded-virtual>)
 if(TELEFORK_WERROR)
   target_compile_options(telefork_flags INTERFACE -Werror)
 endif()

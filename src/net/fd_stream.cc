@@ -1,0 +1,106 @@
+#include "net/fd_stream.h"
+
+#include <cerrno>
+#include <climits>
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+namespace telefork::net {
+namespace {
+
+bool is_ready(int fd, short events) {
+  pollfd entry{fd, events, 0};
+  return poll_until({&entry, 1}, Deadline::now()) > 0;
+}
+
+bool would_wait(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
+
+iovec to_iovec(Stream::ConstBytes bytes) {
+  // sendmsg(2) and writev(2) do not write through it; the struct serves both directions.
+  return {const_cast<std::byte*>(bytes.data()), bytes.size()};
+}
+
+ssize_t write_to_socket(int fd, Stream::ConstBytes head, Stream::ConstBytes body) {
+  iovec pieces[] = {to_iovec(head), to_iovec(body)};
+  msghdr message{};
+  message.msg_iov = pieces;
+  message.msg_iovlen = 2;
+  return ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+ssize_t write_after_poll(int fd, Stream::ConstBytes head, Stream::ConstBytes body) {
+  if (!is_ready(fd, POLLOUT)) {
+    errno = EAGAIN;
+    return -1;
+  }
+  head = head.first(std::min<std::size_t>(head.size(), PIPE_BUF));
+  body = body.first(std::min<std::size_t>(body.size(), PIPE_BUF - head.size()));
+  iovec pieces[] = {to_iovec(head), to_iovec(body)};
+  return ::writev(fd, pieces, 2);
+}
+
+}  // namespace
+
+bool is_socket(int fd) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) throw_errno("looking at a descriptor");
+  return S_ISSOCK(status.st_mode);
+}
+
+FdStream::FdStream(UniqueFd fd, std::string name)
+    : in_(std::move(fd)),
+      name_(std::move(name)),
+      ends_(Ends::kOne),
+      socket_in_(is_socket(in_.get())),
+      socket_out_(socket_in_) {}
+
+FdStream::FdStream(UniqueFd in, UniqueFd out, std::string name)
+    : in_(std::move(in)),
+      out_(std::move(out)),
+      name_(std::move(name)),
+      ends_(Ends::kTwo),
+      socket_in_(is_socket(in_.get())),
+      socket_out_(is_socket(out_.get())) {}
+
+std::optional<std::size_t> FdStream::try_read(Bytes bytes) {
+  if (!socket_in_ && !is_ready(in_.get(), POLLIN)) return std::nullopt;
+  ssize_t count = socket_in_ ? ::recv(in_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT)
+                             : ::read(in_.get(), bytes.data(), bytes.size());
+  if (count >= 0) return static_cast<std::size_t>(count);
+  if (would_wait(errno)) return std::nullopt;
+  throw_errno(name_ + ": reading");
+}
+
+std::optional<std::size_t> FdStream::try_write(ConstBytes head, ConstBytes body) {
+  if (head.empty() && body.empty()) return 0;
+  if (ends_ == Ends::kClosed) throw_closed();
+  ssize_t count =
+      socket_out_ ? write_to_socket(out(), head, body) : write_after_poll(out(), head, body);
+  if (count >= 0) return static_cast<std::size_t>(count);
+  if (would_wait(errno)) return std::nullopt;
+  if (errno == EPIPE) throw_closed();
+  throw_errno(name_ + ": writing");
+}
+
+void FdStream::shutdown_write() {
+  // ENOTCONN: the other end was faster. A one-ended pipe cannot be shut; its owner closes it.
+  if (socket_out_) {
+    ::shutdown(out(), SHUT_WR);
+  } else if (ends_ == Ends::kTwo) {
+    out_.reset();
+    ends_ = Ends::kClosed;
+  }
+}
+
+std::pair<std::unique_ptr<FdStream>, std::unique_ptr<FdStream>> make_stream_pair() {
+  auto [one, other] = make_socket_pair(SOCK_STREAM);
+  return {std::make_unique<FdStream>(std::move(one), "one end"),
+          std::make_unique<FdStream>(std::move(other), "other end")};
+}
+
+}  // namespace telefork::net

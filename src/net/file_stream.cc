@@ -1,0 +1,128 @@
+#include "net/file_stream.h"
+
+#include <cerrno>
+#include <filesystem>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+namespace telefork::net {
+namespace {
+
+constexpr unsigned kImageMode = 0600;
+
+bool is_other_than_regular(const std::string& path) {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode);
+}
+
+// "DIR/.NAME.telefork-XXXXXX": beside the file, so that rename(2) stays within one file system.
+std::string temporary_pattern(const std::string& path) {
+  std::filesystem::path whole(path);
+  return whole.parent_path() / fmt::format(".{}.telefork-XXXXXX", whole.filename().string());
+}
+
+}  // namespace
+
+FileSink::FileSink(std::string path) : path_(std::move(path)) {
+  directory_ = std::filesystem::path(path_).parent_path();
+  if (directory_.empty()) directory_ = ".";
+  if (is_other_than_regular(path_)) {
+    fd_ = open_file(path_, O_WRONLY);
+  } else {
+    open_nameless_or_temporary();
+  }
+}
+
+void FileSink::open_nameless_or_temporary() {
+  int fd = ::open(directory_.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, kImageMode);
+  if (fd >= 0) {
+    fd_.reset(fd);
+    state_ = State::kNameless;
+    return;
+  }
+  // EISDIR: a kernel or file system that does not know O_TMPFILE (open(2)).
+  if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL) throw_errno("creating " + path_);
+  temporary_ = temporary_pattern(path_);
+  fd_.reset(::mkostemp(temporary_.data(), O_CLOEXEC));
+  if (!fd_) throw_errno("creating " + path_);
+  state_ = State::kTemporary;
+}
+
+FileSink::~FileSink() {
+  if (state_ == State::kTemporary) ::unlink(temporary_.c_str());
+}
+
+void FileSink::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    ssize_t count = ::write(fd_.get(), bytes.data(), bytes.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw_errno("writing " + path_);
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+  }
+}
+
+void FileSink::sync() const {
+  if (::fsync(fd_.get()) != 0) throw_errno("writing " + path_);
+}
+
+void FileSink::commit() {
+  if (state_ == State::kInPlace || state_ == State::kCommitted) return;
+  sync();
+  if (state_ == State::kNameless) {
+    // linkat(2) does not replace a file, so the name is a temporary one first.
+    temporary_ = temporary_pattern(path_);
+    temporary_.replace(temporary_.size() - 6, 6, fmt::format("{}", ::getpid()));
+    std::string self = fmt::format("/proc/self/fd/{}", fd_.get());
+    ::unlink(temporary_.c_str());
+    if (::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+      throw_errno("naming " + path_);
+    }
+    state_ = State::kTemporary;
+  }
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw_errno("naming " + path_);
+  state_ = State::kCommitted;
+  // Without it the name may be lost in a crash; a file system that cannot sync a directory says
+  // EINVAL, and then there is nothing to be done.
+  UniqueFd directory = open_file(directory_, O_RDONLY | O_DIRECTORY);
+  if (::fsync(directory.get()) != 0 && errno != EINVAL) throw_errno("writing " + directory_);
+}
+
+FileSource::FileSource(std::string path) : path_(std::move(path)) {
+  fd_ = open_file(path_, O_RDONLY);
+}
+
+std::size_t FileSource::read_some(std::span<std::byte> bytes) {
+  while (true) {
+    ssize_t count = ::read(fd_.get(), bytes.data(), bytes.size());
+    if (count >= 0) return static_cast<std::size_t>(count);
+    if (errno != EINTR) throw_errno("reading " + path_);
+  }
+}
+
+void FileSource::read(std::span<std::byte> bytes) {
+  if (ahead_ && !bytes.empty()) {
+    bytes.front() = *std::exchange(ahead_, std::nullopt);
+    bytes = bytes.subspan(1);
+  }
+  while (!bytes.empty()) {
+    std::size_t count = read_some(bytes);
+    if (count == 0) throw Error(Code::kCorrupt, path_ + ": the file ends too early");
+    bytes = bytes.subspan(count);
+  }
+}
+
+bool FileSource::at_end() {
+  if (ahead_) return false;
+  std::byte next{};
+  if (read_some({&next, 1}) == 0) return true;
+  ahead_ = next;
+  return false;
+}
+
+}  // namespace telefork::net

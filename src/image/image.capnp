@@ -180,6 +180,11 @@ struct Pages {
   runs @1 :List(PageRun);
 }
 
+struct FreezeMark {
+  # From here on nothing of the process changes any more.
+  clockMonotonic @0 :Int64;
+}
+
 struct FileDescription {
   # An open file description; several descriptors may name it.
   id @0 :UInt32;
@@ -209,6 +214,10 @@ struct Descriptor {
 struct Files {
   descriptions @0 :List(FileDescription);
   descriptors @1 :List(Descriptor);
+}
+
+struct Sockets {
+  # Nothing yet: sockets are refused by name.
 }
 
 struct SignalAction {

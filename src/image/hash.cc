@@ -1,0 +1,45 @@
+#include "image/hash.h"
+
+#include <new>
+
+#include <xxhash.h>
+
+namespace telefork::image {
+
+namespace internal {
+void FreeHashState::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
+}  // namespace internal
+
+namespace {
+internal::HashState make_state() {
+  internal::HashState state(XXH3_createState());
+  if (!state) throw std::bad_alloc();
+  return state;
+}
+}  // namespace
+
+Hash64::Hash64(std::uint64_t seed) : state_(make_state()) { reset(seed); }
+
+void Hash64::reset(std::uint64_t seed) { XXH3_64bits_reset_withSeed(state_.get(), seed); }
+
+void Hash64::add(std::span<const std::byte> bytes) {
+  XXH3_64bits_update(state_.get(), bytes.data(), bytes.size());
+}
+
+std::uint64_t Hash64::value() const { return XXH3_64bits_digest(state_.get()); }
+
+Hash128::Hash128() : state_(make_state()) { XXH3_128bits_reset(state_.get()); }
+
+void Hash128::add(std::span<const std::byte> bytes) {
+  XXH3_128bits_update(state_.get(), bytes.data(), bytes.size());
+}
+
+std::array<std::byte, 16> Hash128::value() const {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_.get()));
+  std::array<std::byte, 16> bytes{};
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte{canonical.digest[i]};
+  return bytes;
+}
+
+}  // namespace telefork::image

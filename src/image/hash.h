@@ -1,0 +1,45 @@
+// XXH3 over bytes that come in pieces. It finds damage; it does not stop a forger.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+struct XXH3_state_s;
+
+namespace telefork::image {
+
+namespace internal {
+struct FreeHashState {
+  void operator()(XXH3_state_s* state) const;
+};
+using HashState = std::unique_ptr<XXH3_state_s, FreeHashState>;
+}  // namespace internal
+
+// The checksums of the format.
+class Hash64 {
+ public:
+  explicit Hash64(std::uint64_t seed = 0);
+  void reset(std::uint64_t seed = 0);
+  void add(std::span<const std::byte> bytes);
+  // Of all that was added so far; more may follow.
+  std::uint64_t value() const;
+
+ private:
+  internal::HashState state_;
+};
+
+// The hash of a file's content (FileRef.hash): 16 bytes in XXH3's canonical order.
+class Hash128 {
+ public:
+  Hash128();
+  void add(std::span<const std::byte> bytes);
+  std::array<std::byte, 16> value() const;
+
+ private:
+  internal::HashState state_;
+};
+
+}  // namespace telefork::image

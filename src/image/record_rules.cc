@@ -1,0 +1,121 @@
+#include "image/record_rules.h"
+
+#include <iterator>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/remote_ptr.h"
+
+namespace telefork::image {
+namespace {
+
+constexpr std::uint32_t bit(RecordType type) { return 1u << static_cast<unsigned>(type); }
+
+constexpr std::uint32_t kOnce =
+    bit(RecordType::kHeader) | bit(RecordType::kProcess) | bit(RecordType::kCommand) |
+    bit(RecordType::kFreezeMark) | bit(RecordType::kFiles) | bit(RecordType::kSockets) |
+    bit(RecordType::kTimers) | bit(RecordType::kSignals) | bit(RecordType::kEnd);
+
+constexpr std::uint32_t kWithCommand = bit(RecordType::kHeader) | bit(RecordType::kCommand) |
+                                       bit(RecordType::kFileContent) | bit(RecordType::kFiles) |
+                                       bit(RecordType::kEnd);
+
+template <class... Args>
+[[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(Code::kCorrupt, fmt::format(format, std::forward<Args>(args)...));
+}
+
+// The pages of the runs. They rise, do not overlap, and lie in [start, end).
+std::uint64_t check_runs(::capnp::List<schema::PageRun>::Reader runs, std::uint64_t start,
+                         std::uint64_t end) {
+  std::uint64_t free_from = start;
+  std::uint64_t pages = 0;
+  for (schema::PageRun::Reader run : runs) {
+    const std::uint64_t at = run.getStart();
+    if (at % kPageSize != 0) refuse("its page run at {:#x} does not begin on a page", at);
+    if (at < free_from || at >= end || run.getPages() > (end - at) / kPageSize) {
+      refuse("its page run of {} pages at {:#x} overlaps or leaves the VMA {:#x}-{:#x}",
+             run.getPages(), at, start, end);
+    }
+    if (run.getPages() == 0) refuse("its page run at {:#x} is empty", at);
+    free_from = at + run.getPages() * kPageSize;
+    pages += run.getPages();
+  }
+  return pages;
+}
+
+}  // namespace
+
+void check_format_version(std::uint32_t version) {
+  if (version > kFormatVersion) {
+    refuse("it has image format {}, this telefork reads formats up to {}: use a newer telefork",
+           version, kFormatVersion);
+  }
+  if (version < kOldestReadableVersion) {
+    refuse("it has image format {}, this telefork reads formats from {} on", version,
+           kOldestReadableVersion);
+  }
+}
+
+void RecordRules::check(const Record& record) {
+  check_order(record);
+  if (record.type() == RecordType::kVma) check_vma(record.get<schema::Vma>());
+  if (record.type() == RecordType::kPages) check_pages(record);
+  if (record.type() == RecordType::kFileContent) check_file_content(record);
+}
+
+void RecordRules::check_order(const Record& record) {
+  const RecordType type = record.type();
+  const std::uint32_t mine = bit(type);
+  if (count_ == 0 && type != RecordType::kHeader) refuse("an image begins with its header");
+  const bool subject = type == RecordType::kProcess || type == RecordType::kCommand;
+  if (count_ > 0 && (count_ == 1) != subject) {
+    refuse("a process or a command is what comes after the header, and nowhere else");
+  }
+  if ((mine & kOnce & seen_) != 0) refuse("there was such a record before");
+  if ((seen_ & bit(RecordType::kCommand)) != 0 && (mine & kWithCommand) == 0) {
+    refuse("a command has no such record");
+  }
+  seen_ |= mine;
+  ++count_;
+}
+
+void RecordRules::check_vma(schema::Vma::Reader vma) {
+  const std::uint64_t start = vma.getStart();
+  const std::uint64_t end = vma.getEnd();
+  if (start >= end || start % kPageSize != 0 || end % kPageSize != 0) {
+    refuse("{:#x}-{:#x} is no range of pages", start, end);
+  }
+  const auto after = vmas_.lower_bound(start);
+  if (after != vmas_.end() && after->first < end) {
+    refuse("the VMA {:#x}-{:#x} overlaps the one at {:#x}", start, end, after->first);
+  }
+  if (after != vmas_.begin() && std::prev(after)->second > start) {
+    refuse("the VMA {:#x}-{:#x} overlaps the one at {:#x}", start, end, std::prev(after)->first);
+  }
+  check_runs(vma.getGuardRuns(), start, end);
+  vmas_.emplace_hint(after, start, end);
+}
+
+void RecordRules::check_pages(const Record& record) {
+  const auto pages = record.get<schema::Pages>();
+  const auto vma = vmas_.find(pages.getVmaStart());
+  if (vma == vmas_.end()) refuse("its VMA at {:#x} did not come before it", pages.getVmaStart());
+  const std::uint64_t bytes = check_runs(pages.getRuns(), vma->first, vma->second) * kPageSize;
+  if (bytes != record.payload_bytes()) {
+    refuse("its runs are {} bytes of pages, its payload {}", bytes, record.payload_bytes());
+  }
+}
+
+void RecordRules::check_file_content(const Record& record) {
+  const auto content = record.get<schema::FileContent>();
+  if (content.getSize() != record.payload_bytes()) {
+    refuse("it is of {} bytes, its payload of {}", content.getSize(), record.payload_bytes());
+  }
+  if (content.getId() == 0 || !contents_.insert(content.getId()).second) {
+    refuse("its id {} is 0 or was there before", content.getId());
+  }
+}
+
+}  // namespace telefork::image

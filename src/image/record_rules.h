@@ -1,0 +1,41 @@
+// What must be true of a stream of records beyond each being whole: their order, and that what one
+// says fits what others said. Pure. Reader holds every image to it.
+//
+//   Header, then Process or Command, then the rest in any order, then End
+//   Header, Process, Command, Freeze mark, Files, Sockets, Timers and Signals at most once
+//   with a Command: no VMA, no pages, no thread, nothing that only a process has
+//   VMAs: whole pages, start < end, none overlaps another; guard runs within
+//   pages: of a VMA that came before, runs rising, within it, as long as the payload
+//   file contents: ids not 0, each once, as long as their payload
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+
+#include "image/record_source.h"
+
+namespace telefork::image {
+
+class RecordRules {
+ public:
+  // Throws kCorrupt. The End record's totals are the Reader's to compare.
+  void check(const Record& record);
+
+ private:
+  void check_order(const Record& record);
+  void check_vma(schema::Vma::Reader vma);
+  void check_pages(const Record& record);
+  void check_file_content(const Record& record);
+
+  std::uint64_t count_ = 0;
+  std::uint32_t seen_ = 0;                       // one bit a RecordType
+  std::map<std::uint64_t, std::uint64_t> vmas_;  // start -> end
+  std::set<std::uint32_t> contents_;
+};
+
+// "image format 7 is newer than the 1 that this telefork reads"; throws kCorrupt. Its own function,
+// because it must be asked before anything else of the Header is looked at.
+void check_format_version(std::uint32_t version);
+
+}  // namespace telefork::image

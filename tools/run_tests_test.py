@@ -11,7 +11,7 @@ RUN_TESTS = pathlib.Path(__file__).resolve().parent / "run_tests"
 
 
 class RunTests(unittest.TestCase):
-    def run_one(self, command, ci=True, arguments=()):
+    def run_one(self, command, ci=True, arguments=(), counts=None):
         """run_tests over a build folder that holds one test, `sh -c command`."""
         with tempfile.TemporaryDirectory() as folder:
             build = pathlib.Path(folder)
@@ -20,8 +20,11 @@ class RunTests(unittest.TestCase):
                 f"add_test(one sh -c [[{command}]])\n"
                 "set_tests_properties(one PROPERTIES SKIP_RETURN_CODE 77)\n" if command else "")
             env = {key: value for key, value in os.environ.items() if key != "CI"}
+            env.pop("TELEFORK_TEST_COUNTS", None)
             if ci:
                 env["CI"] = "true"
+            if counts:
+                env["TELEFORK_TEST_COUNTS"] = counts
             return subprocess.run([sys.executable, str(RUN_TESTS), folder, *arguments], env=env,
                                   capture_output=True, text=True)
 
@@ -54,6 +57,13 @@ class RunTests(unittest.TestCase):
             (pathlib.Path(folder) / "CTestTestfile.cmake").write_text("add_test(one /nowhere/program)\n")
             run = subprocess.run([sys.executable, str(RUN_TESTS), folder], capture_output=True)
         self.assertNotEqual(run.returncode, 0)
+
+    def test_the_counts_are_appended(self):
+        with tempfile.NamedTemporaryFile("r") as counts:
+            self.run_one("exit 0", counts=counts.name)
+            self.run_one("exit 1", counts=counts.name)
+            self.run_one("echo needs: a unicorn; exit 77", counts=counts.name)
+            self.assertEqual(counts.read(), "1 0 0\n0 1 0\n0 0 1\n")
 
     def test_no_test_at_all_fails_unless_it_may(self):
         self.assertNotEqual(self.run_one(None).returncode, 0)

@@ -1,0 +1,118 @@
+/* telefork: fork(), across machines. The C interface of libtelefork.
+ *
+ *     pid_t pid = telefork_fork("node7");
+ *     if (pid < 0) { fprintf(stderr, "%s\n", telefork_error()); return 1; }
+ *     if (pid == 0) { compute(); _exit(0); }       // runs on node7
+ *     waitpid(pid, &status, 0);                    // as with any child
+ *
+ * The contract of a fork:
+ *
+ * - It returns twice: 0 in the child, on the other machine; in the parent a real local pid. wait()
+ *   on that pid gives the child's true status, kill() on it reaches the child, stopping and
+ *   continuing are seen as with any child.
+ * - Only the calling thread continues in the child, as with fork(). Handlers of pthread_atfork()
+ *   run as with fork(), though with every signal blocked.
+ * - The parent waits about as long as for a local fork(); the child travels while the parent runs.
+ *   What can be known before the call returns (node, connection, keys, versions, CPU features,
+ *   descriptors, mappings) is an error of the call. What fails later ends the pid with status 125
+ *   and the reason on stderr. The child never runs twice, and never in both places.
+ * - stdout and stderr go home, all of it before the status is delivered. stdin is /dev/null in the
+ *   child unless the options say otherwise.
+ * - The child outlives the parent as any orphan does, unless the options say otherwise. It may
+ *   fork, exec, and telefork again.
+ *
+ * Threads: every function may be called from any thread; calls that fork wait for each other.
+ * From a signal handler that interrupted such a call they fail with EDEADLK.
+ * Descriptors: the first call opens one, close-on-exec and high-numbered, and keeps it for later
+ * calls. Nothing else is kept, no thread is started, no signal is sent to the program.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <sys/types.h>
+
+/* NOLINTBEGIN(readability-identifier-naming): a C interface has its own names. */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TELEFORK_API __attribute__((visibility("default")))
+
+/* Why a call failed, named by what the caller can do about it. The values never change. */
+enum telefork_code {
+  TELEFORK_OK = 0,
+  TELEFORK_FAILED = 1,  /* anything else; the message says what */
+  TELEFORK_USAGE = 2,   /* the call is wrong: node name, options */
+  TELEFORK_REFUSED = 3, /* something of the process cannot move there; the message has the remedy */
+  TELEFORK_UNREACHABLE = 4,  /* the node does not answer */
+  TELEFORK_UNAUTHORISED = 5, /* the node does not trust us, or we do not trust it */
+  TELEFORK_LOST = 6,         /* the connection or the peer was lost on the way */
+  TELEFORK_CORRUPT = 7,      /* bytes from outside are damaged or not ours */
+  TELEFORK_RESOURCES = 8,    /* memory, disk, pids or descriptors ran out, here or there */
+  TELEFORK_UNSUPPORTED = 9,  /* this kernel or machine lacks what is needed */
+  TELEFORK_GONE = 10         /* the process has ended */
+};
+
+/* How the memory travels. A mode asked for by name that cannot be had is refused. */
+enum telefork_mode {
+  TELEFORK_MODE_AUTOMATIC = 0,
+  TELEFORK_MODE_EAGER = 1, /* all of it before the child starts */
+  TELEFORK_MODE_LAZY = 2,  /* the child starts at once and pulls what it touches */
+  TELEFORK_MODE_LIVE = 3   /* sent in rounds while the original runs: not for a fork */
+};
+
+/* What becomes of a descriptor that cannot travel. */
+enum telefork_fds {
+  TELEFORK_FDS_REFUSE = 0,    /* the call fails and names each of them */
+  TELEFORK_FDS_LEAVE_HOME = 1 /* the number stays taken in the child; every use of it is EBADF */
+};
+
+/* What becomes of memory shared with processes that stay. */
+enum telefork_shared {
+  TELEFORK_SHARED_REFUSE = 0, /* the call fails and names it */
+  TELEFORK_SHARED_COPY = 1    /* the child has a private copy of it */
+};
+
+enum telefork_standard_input {
+  TELEFORK_STDIN_NOTHING = 0, /* /dev/null, but a regular file travels as any file does */
+  TELEFORK_STDIN_TAKE = 1     /* carried from home; the parent should no longer read it */
+};
+
+/* Begins with its own size, so that it can grow; set it by TELEFORK_OPTIONS_INIT. */
+struct telefork_options {
+  size_t size;         /* sizeof(struct telefork_options) */
+  int mode;            /* enum telefork_mode */
+  int fds;             /* enum telefork_fds */
+  int shared;          /* enum telefork_shared */
+  int standard_input;  /* enum telefork_standard_input */
+  int die_with_parent; /* not 0: the child is killed when the parent process ends */
+  int reserved[9];     /* 0 */
+};
+
+#define TELEFORK_OPTIONS_INIT                             \
+  {                                                       \
+    sizeof(struct telefork_options), 0, 0, 0, 0, 0, { 0 } \
+  }
+
+/* Forks the calling process onto `node`: "local", "unix:PATH", "host[:port]",
+ * "ssh://[user@]host"; at most 255 bytes. Returns 0 in the child, its pid in the parent, or -1 with
+ * errno set, and then there is no child. */
+TELEFORK_API pid_t telefork_fork(const char* node);
+
+/* The same; NULL options mean TELEFORK_OPTIONS_INIT. Nothing is kept of either argument. */
+TELEFORK_API pid_t telefork_fork_with(const char* node, const struct telefork_options* options);
+
+/* Why the last failed call of this thread failed: one sentence without a final full stop, several
+ * lines where several things are refused. "" before the first failure. Owned by the library, valid
+ * until the thread's next call or its end. */
+TELEFORK_API const char* telefork_error(void);
+
+/* The same as enum telefork_code; TELEFORK_OK before the first failure. */
+TELEFORK_API int telefork_error_code(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+/* NOLINTEND(readability-identifier-naming) */

@@ -1,0 +1,49 @@
+// What the files of libtelefork share. The library lives in other people's processes: libc only, no
+// thread, no allocation between fork and hand-over, and no state but the thread's error, one lock
+// and the agent's socket.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <sys/types.h>
+
+#include "abi/agent.h"
+#include "telefork/telefork.h"
+
+// The kernel's set of signals, bit n-1 for signal n: libc's hides two of them.
+typedef uint64_t tf_signals;
+
+// error.c: the thread's error. `error` 0 means the errno that fits the code.
+void tf_set_error(enum telefork_code code, int error, const char* format, ...)
+    __attribute__((format(printf, 3, 4)));
+// The errno of the last tf_set_error of this thread.
+int tf_error_errno(void);
+
+// lock.c: one lock that a child can use although another thread of its parent held it at the fork.
+void tf_lock(void);
+void tf_unlock(void);
+// Whoever held it: for the snapshot, where no other thread is left.
+void tf_reset_lock(void);
+
+// signals.c: blocks every signal of the calling thread, those of libc itself included.
+void tf_block_signals(tf_signals* old);
+void tf_restore_signals(const tf_signals* old);
+
+// agent_socket.c. All of it under the lock.
+struct tf_go_ahead {
+  int session_fd;
+  int agent_fd;     // the library's own socket, by number
+  pid_t agent_pid;  // who sent the go-ahead, by the kernel; 0 where our pid namespace lacks it
+};
+// Sends the request to the agent, connecting or starting one where there is none. False: the error
+// is set.
+bool tf_ask_agent(struct telefork_agent_request* request, struct tf_go_ahead* go);
+// In a child: the socket belongs to the parent. Closes nothing.
+void tf_forget_agent(void);
+
+// private_agent.c: a socket to an agent of our own, or -1 and the error is set.
+int tf_start_private_agent(void);
+
+// helper_path.c: finds an executable of libexec/telefork. False: the error is set.
+bool tf_find_agent(char path[4096]);

@@ -1,0 +1,105 @@
+#include "tracee/freezer.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+#include <sys/ptrace.h>
+
+#include "base/error.h"
+#include "kernel/procfs_maps.h"
+#include "kernel/procfs_task.h"
+
+namespace telefork::tracee {
+namespace {
+
+// The longest function of the vDSO is some hundred instructions, loops on a sequence lock aside.
+constexpr int kMaxSteps = 100'000;
+
+Error cannot_trace(pid_t pid, const Error& error) {
+  pid_t tracer = kernel::read_status(pid).tracer_pid;
+  std::string why = tracer != 0
+                        ? fmt::format("process {} traces it; end that debugger first", tracer)
+                        : "it is another user's, or protected; ask as its user or as root";
+  return Error(Code::kRefused, fmt::format("process {} cannot be traced: {}", pid, why),
+               error.error());
+}
+
+}  // namespace
+
+bool FrozenProcess::seize_new_threads(std::uint64_t options) {
+  std::size_t known = threads_.size();
+  for (pid_t tid : kernel::list_threads(pid_)) {
+    auto same = [tid](const TracedThread& thread) { return thread.tid() == tid; };
+    if (std::any_of(threads_.begin(), threads_.end(), same)) continue;
+    try {
+      TracedThread thread = TracedThread::seize(tid, options);
+      thread.request_stop();
+      threads_.push_back(std::move(thread));
+    } catch (const Error& error) {
+      if (error.error() == EPERM) throw cannot_trace(pid_, error);
+      if (error.code() != Code::kGone || tid == pid_) throw;
+    }
+  }
+  for (std::size_t i = known; i < threads_.size(); ++i) {
+    try {
+      threads_[i].await_stop();
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone || threads_[i].tid() == pid_) throw;
+    }
+  }
+  std::erase_if(threads_, [](const TracedThread& thread) { return !thread.attached(); });
+  return threads_.size() != known;
+}
+
+void FrozenProcess::step_out_of_vdso() {
+  RemotePtr start, end;
+  for (const kernel::Vma& vma : kernel::read_maps(pid_)) {
+    if (!vma.is_vdso()) continue;
+    start = vma.start;
+    end = vma.end;
+  }
+  for (TracedThread& thread : threads_) {
+    bool stepped_out = false;
+    for (int step = 0;; ++step) {
+      RemotePtr at(instruction_pointer(thread.registers()));
+      if (at < start || at >= end) break;
+      if (step == kMaxSteps) {
+        throw Error(Code::kRefused, fmt::format("thread {} does not leave the vDSO", thread.tid()));
+      }
+      stepped_out = true;
+      WaitStatus status = thread.resume_until_stop(PTRACE_SINGLESTEP);
+      if (status.ended()) throw Error(Code::kGone, fmt::format("process {} has ended", pid_));
+      bool stepped =
+          status.kind() == WaitStatus::Kind::kSignalDelivery && status.signal() == SIGTRAP;
+      // Any other signal is delivered: its handler is outside.
+      if (status.kind() == WaitStatus::Kind::kSignalDelivery && !stepped) {
+        thread.request_stop();
+        thread.resume(PTRACE_CONT, status.signal());
+        thread.await_stop();
+      }
+    }
+    if (!stepped_out) continue;
+    // A single step ends in a signal stop; the kernel settles an interrupted call only in an
+    // interrupt's.
+    thread.request_stop();
+    thread.resume(PTRACE_CONT);
+    thread.await_stop();
+  }
+}
+
+FrozenProcess FrozenProcess::freeze(pid_t pid, std::uint64_t options) {
+  FrozenProcess frozen(pid);
+  while (frozen.seize_new_threads(options)) {
+  }
+  if (frozen.threads_.empty()) throw Error(Code::kGone, fmt::format("process {} has ended", pid));
+  std::sort(frozen.threads_.begin(), frozen.threads_.end(),
+            [pid](const TracedThread& a, const TracedThread& b) {
+              return (a.tid() != pid) < (b.tid() != pid) ||
+                     ((a.tid() != pid) == (b.tid() != pid) && a.tid() < b.tid());
+            });
+  frozen.step_out_of_vdso();
+  return frozen;
+}
+
+}  // namespace telefork::tracee

@@ -1,0 +1,47 @@
+// Stops every thread of a process and holds it stopped.
+//
+//     FrozenProcess frozen = FrozenProcess::freeze(pid, options);
+//     for (TracedThread& thread : frozen.threads()) ...
+//     frozen.thaw();                       // also done by the destructor
+//
+// Threads begun while the freeze goes on are found too: it ends only when a reading of the thread
+// list has nothing new after all that it has are stopped. A thread that is inside the vDSO is
+// stepped out of it, since the code there may be another one's when it continues.
+//
+// If the tracer dies, the kernel lets every thread go on.
+#pragma once
+
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/remote_ptr.h"
+#include "tracee/thread.h"
+
+namespace telefork::tracee {
+
+class FrozenProcess {
+ public:
+  // `options` are PTRACE_O_*. kGone where the process has ended; kRefused where it cannot be
+  // traced, with the reason (a debugger, another user's).
+  static FrozenProcess freeze(pid_t pid, std::uint64_t options);
+
+  FrozenProcess(FrozenProcess&&) = default;
+  FrozenProcess& operator=(FrozenProcess&&) = delete;
+
+  pid_t pid() const { return pid_; }
+  // The leader first; the others by tid.
+  std::vector<TracedThread>& threads() { return threads_; }
+  TracedThread& leader() { return threads_.front(); }
+  void thaw() { threads_.clear(); }
+
+ private:
+  explicit FrozenProcess(pid_t pid) : pid_(pid) {}
+  bool seize_new_threads(std::uint64_t options);
+  void step_out_of_vdso();
+
+  pid_t pid_;
+  std::vector<TracedThread> threads_;
+};
+
+}  // namespace telefork::tracee

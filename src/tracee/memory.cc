@@ -1,0 +1,47 @@
+#include "tracee/memory.h"
+
+#include <cerrno>
+
+#include <fmt/format.h>
+#include <sys/uio.h>
+
+#include "base/error.h"
+
+namespace telefork::tracee {
+
+std::size_t try_read_memory(pid_t pid, RemotePtr from, std::span<std::byte> to) {
+  iovec local = {to.data(), to.size()};
+  iovec remote = {reinterpret_cast<void*>(from.value()), to.size()};
+  ssize_t count = ::process_vm_readv(pid, &local, 1, &remote, 1, 0);
+  if (count >= 0) return static_cast<std::size_t>(count);
+  if (errno == EFAULT) return 0;
+  throw_errno(fmt::format("reading memory of process {} at {:#x}", pid, from.value()));
+}
+
+void read_memory(pid_t pid, RemotePtr from, std::span<std::byte> to) {
+  std::size_t done = 0;
+  while (done < to.size()) {
+    std::size_t count = try_read_memory(pid, from + done, to.subspan(done));
+    if (count == 0) {
+      throw_errno(fmt::format("reading memory of process {} at {:#x}", pid, from.value() + done),
+                  EFAULT);
+    }
+    done += count;
+  }
+}
+
+void write_memory(pid_t pid, RemotePtr to, std::span<const std::byte> from) {
+  std::size_t done = 0;
+  while (done < from.size()) {
+    iovec local = {const_cast<std::byte*>(from.data()) + done, from.size() - done};
+    iovec remote = {reinterpret_cast<void*>(to.value() + done), from.size() - done};
+    ssize_t count = ::process_vm_writev(pid, &local, 1, &remote, 1, 0);
+    if (count <= 0) {
+      throw_errno(fmt::format("writing memory of process {} at {:#x}", pid, to.value() + done),
+                  count == 0 ? EFAULT : errno);
+    }
+    done += static_cast<std::size_t>(count);
+  }
+}
+
+}  // namespace telefork::tracee

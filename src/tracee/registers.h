@@ -1,0 +1,64 @@
+// The registers of a stopped thread as the kernel gives them (NT_PRSTATUS and NT_X86_XSTATE or
+// their like), and the few of them that telefork touches, by meaning. What is behind the names is
+// in one file an architecture.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <sys/user.h>
+
+namespace telefork::tracee {
+
+// The note type (elf.h) of the extended state as PTRACE_GETREGSET gives it.
+extern const int kXstateNote;
+
+struct Registers {
+  user_regs_struct general;
+};
+
+std::uint64_t instruction_pointer(const Registers& registers);
+void set_instruction_pointer(Registers& registers, std::uint64_t address);
+std::uint64_t stack_pointer(const Registers& registers);
+void set_stack_pointer(Registers& registers, std::uint64_t address);
+// Where the thread control block lies.
+std::uint64_t thread_pointer(const Registers& registers);
+// What the stub expects in its program register (rbx).
+void set_stub_program(Registers& registers, std::uint64_t address);
+
+// Of a thread at the entry to, inside or at the exit from a system call.
+void set_system_call(Registers& registers, long number, const std::uint64_t (&arguments)[6]);
+std::int64_t system_call_result(const Registers& registers);
+void set_system_call_result(Registers& registers, std::int64_t result);
+// The number of the call that was interrupted, or -1 where the thread is not in one.
+long interrupted_system_call(const Registers& registers);
+// No call is under way: the kernel restarts nothing when the thread goes on.
+void forget_system_call(Registers& registers);
+
+// The registers as the kernel would leave them on the way back to the program from a call that a
+// stop interrupted (arch/x86/kernel/signal.c, arch_do_signal_or_restart): -ERESTARTSYS and its like
+// mean that the call is made again. -ERESTART_RESTARTBLOCK cannot be continued once the registers
+// leave the kernel's hands (rt_sigreturn and another machine alike forget the restart block): a
+// nanosleep whose rest the kernel writes over its request is made again, everything else ends with
+// EINTR.
+Registers settle_system_call(const Registers& registers);
+
+// False for a thread in 32-bit code, which telefork refuses.
+bool is_native_code(const Registers& registers);
+
+// What is below the stack pointer and still the program's (x86-64 psABI: the red zone).
+extern const std::uint64_t kRedZone;
+
+// "mov $__NR_rt_sigreturn; system call": the instructions that every libc has for the return from a
+// signal handler. `code` is executable memory of a process; the offset of the first find, or -1.
+std::int64_t find_sigreturn(const std::uint8_t* code, std::size_t size);
+
+// What rt_sigreturn(2) reads: general registers, xstate, signal mask. The frame is built to lie at
+// `address` (64-byte aligned) of the process; the thread makes the call with its stack pointer at
+// `address` + kSignalFrameStackOffset. The alternate signal stack stays as it is.
+std::vector<std::uint8_t> build_signal_frame(const Registers& registers,
+                                             const std::vector<std::uint8_t>& xstate,
+                                             std::uint64_t signal_mask, std::uint64_t address);
+extern const std::uint64_t kSignalFrameStackOffset;
+
+}  // namespace telefork::tracee

@@ -1,0 +1,342 @@
+#include "tracee/stub.h"
+
+#include <algorithm>
+#include <csignal>
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "kernel/procfs_task.h"
+#include "tracee/memory.h"
+#include "tracee/sigreturn_finder.h"
+
+namespace telefork::tracee {
+namespace {
+
+constexpr std::uint64_t kFrameAlignment = 64;
+constexpr std::uint64_t kStackSize = 4096;
+constexpr std::uint64_t kAllSignals = ~std::uint64_t{0};
+
+std::uint64_t bit_of(int signal) { return std::uint64_t{1} << (signal - 1); }
+
+std::span<const std::byte> as_bytes(const std::vector<std::uint8_t>& bytes) {
+  return std::as_bytes(std::span(bytes));
+}
+
+}  // namespace
+
+ThreadState read_thread_state(const TracedThread& thread) {
+  return {thread.registers(), thread.xstate(), thread.signal_mask()};
+}
+
+Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
+    : thread_(thread), pid_(pid), original_(read_thread_state(thread)) {
+  if (!is_native_code(original_.registers)) {
+    throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
+  }
+  choose_stop_signal();
+  sigreturn_ = find_sigreturn_in(pid);
+  enter_safe_state();
+  install(options);
+}
+
+Stub::~Stub() {
+  if (!installed_) return;
+  try {
+    remove();
+  } catch (const Error&) {
+    // The process has ended, or is beyond help: whoever threw while the stub was in place has
+    // said what matters.
+  }
+}
+
+// A signal that nobody listens to: ignored by default, not caught, not blocked and not pending. To
+// a process without a tracer it never happens.
+void Stub::choose_stop_signal() {
+  kernel::Status status = kernel::read_status(thread_.tid());
+  std::uint64_t taken =
+      status.caught | original_.signal_mask | status.thread_pending | status.shared_pending;
+  for (int signal : {SIGURG, SIGWINCH}) {
+    if ((taken & bit_of(signal)) == 0) {
+      stop_signal_ = signal;
+      return;
+    }
+  }
+}
+
+void Stub::enter_safe_state() {
+  Registers settled = settle_system_call(original_.registers);
+  std::uint64_t top = stack_pointer(original_.registers) - kRedZone;
+  std::size_t size = build_signal_frame(settled, original_.xstate, 0, 0).size();
+  stack_frame_ = RemotePtr(round_down(top - size, kFrameAlignment));
+  std::vector<std::uint8_t> frame =
+      build_signal_frame(settled, original_.xstate, original_.signal_mask, stack_frame_.value());
+  stack_bytes_.resize(frame.size());
+  try {
+    read_memory(pid_, stack_frame_, stack_bytes_);
+    write_memory(pid_, stack_frame_, as_bytes(frame));
+  } catch (Error& error) {
+    if (error.code() == Code::kGone) throw;
+    throw Error(Code::kRefused,
+                fmt::format("thread {} has no room for a signal frame on its stack at {:#x}",
+                            thread_.tid(), stack_frame_.value()));
+  }
+  Registers safe = original_.registers;
+  forget_system_call(safe);
+  set_instruction_pointer(safe, sigreturn_.value());
+  set_stack_pointer(safe, (stack_frame_ + kSignalFrameStackOffset).value());
+  thread_.set_registers(safe);
+  thread_.set_signal_mask(kAllSignals);
+}
+
+// In the safe state: makes the thread enter rt_sigreturn, and has the kernel do another system call
+// in its place. Afterwards the safe state holds again.
+std::int64_t Stub::borrow_system_call(long number, const std::uint64_t (&arguments)[6]) {
+  Registers safe = thread_.registers();
+  bool done = false;
+  while (!done) {
+    WaitStatus status = thread_.resume_until_stop(PTRACE_SYSCALL);
+    switch (status.kind()) {
+      case WaitStatus::Kind::kSyscallStop:
+        done = true;
+        break;
+      case WaitStatus::Kind::kExited:
+      case WaitStatus::Kind::kKilled:
+        throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
+      case WaitStatus::Kind::kSignalDelivery:
+        if (status.signal() == SIGSTOP) stop_arrived_ = true;
+        break;
+      default:
+        break;
+    }
+  }
+  Registers call = safe;
+  set_system_call(call, number, arguments);
+  set_instruction_pointer(call, sigreturn_.value());
+  thread_.set_registers(call);
+  for (;;) {
+    WaitStatus status = thread_.resume_until_stop(PTRACE_SYSCALL);
+    if (status.kind() == WaitStatus::Kind::kSyscallStop) break;
+    if (status.ended()) {
+      throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
+    }
+  }
+  std::int64_t result = system_call_result(thread_.registers());
+  thread_.set_registers(safe);
+  return result;
+}
+
+void Stub::install(const Options& options) {
+  std::size_t frame_size = build_signal_frame(original_.registers, original_.xstate, 0, 0).size();
+  std::uint64_t code_size =
+      round_up(static_cast<std::uint64_t>(telefork_stub_end - telefork_stub_begin), kPageSize);
+  area_size_ = round_up(
+      code_size + round_up(frame_size, kPageSize) + kStackSize + options.data_size, kPageSize);
+  std::uint64_t flags = MAP_PRIVATE | MAP_ANONYMOUS | (options.address ? MAP_FIXED_NOREPLACE : 0);
+  std::int64_t mapped =
+      borrow_system_call(SYS_mmap, {options.address.value(), area_size_, PROT_READ | PROT_WRITE,
+                                    flags, static_cast<std::uint64_t>(-1), 0});
+  if (mapped < 0 && mapped >= -4095) {
+    leave_stack();
+    throw_errno(fmt::format("mapping the stub in process {}", pid_), static_cast<int>(-mapped));
+  }
+  area_ = RemotePtr(static_cast<std::uint64_t>(mapped));
+  installed_ = true;
+
+  write_memory(pid_, area_, std::as_bytes(std::span(telefork_stub_begin, telefork_stub_end)));
+  idle_program_ = area_ + code_size;
+  frame_ = area_ + code_size + kFrameAlignment;
+  static_assert(sizeof(StubProgram) <= kFrameAlignment);
+  stack_top_ = area_ + code_size + round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize;
+  stack_top_ = std::min(stack_top_, area_ + area_size_);
+  programs_ = stack_top_;
+  Registers settled = settle_system_call(original_.registers);
+  write_memory(pid_, frame_,
+               as_bytes(build_signal_frame(settled, original_.xstate, original_.signal_mask,
+                                           frame_.value())));
+  write_object(pid_, idle_program_, header());
+  std::int64_t protect =
+      borrow_system_call(SYS_mprotect, {area_.value(), code_size, PROT_READ | PROT_EXEC, 0, 0, 0});
+  if (protect < 0) throw_errno("making the stub executable", static_cast<int>(-protect));
+  set_idle();
+  write_memory(pid_, stack_frame_, stack_bytes_);
+}
+
+StubProgram Stub::header() const {
+  StubProgram program{};
+  program.failed = kStubDone;
+  program.stop_signal = static_cast<std::uint32_t>(stop_signal_);
+  program.pid = static_cast<std::uint32_t>(kernel::read_status(thread_.tid()).ns_tgids.back());
+  program.tid = static_cast<std::uint32_t>(kernel::read_status(thread_.tid()).ns_pids.back());
+  program.frame = (frame_ + kSignalFrameStackOffset).value();
+  return program;
+}
+
+// Where a plain resume leaves through the frame.
+void Stub::set_idle() {
+  Registers idle = original_.registers;
+  forget_system_call(idle);
+  set_instruction_pointer(
+      idle, (area_ + static_cast<std::uint64_t>(telefork_stub_stop - telefork_stub_begin)).value());
+  set_stack_pointer(idle, stack_top_.value());
+  set_stub_program(idle, idle_program_.value());
+  thread_.set_registers(idle);
+  std::uint64_t open = stop_signal_ == 0 ? 0 : bit_of(stop_signal_);
+  thread_.set_signal_mask(kAllSignals & ~open);
+}
+
+RemotePtr Stub::entry_address() const { return area_; }
+
+RemotePtr Stub::allocate(std::size_t size) {
+  RemotePtr address = programs_;
+  programs_ = RemotePtr(round_up((programs_ + size).value(), kFrameAlignment));
+  TELEFORK_ASSERT(programs_ <= area_ + area_size_);
+  return address;
+}
+
+RemotePtr Stub::load(const SyscallProgram& program) {
+  TELEFORK_ASSERT(program.loaded_size() <= (area_ + area_size_) - programs_);
+  write_memory(pid_, programs_, program.encode(programs_, header()));
+  return programs_;
+}
+
+bool Stub::at_end(const WaitStatus& status) const {
+  RemotePtr end = area_ + static_cast<std::uint64_t>(telefork_stub_stop - telefork_stub_begin);
+  if (instruction_pointer(thread_.registers()) != end.value()) return false;
+  if (stop_signal_ == 0) {
+    return status.kind() == WaitStatus::Kind::kSyscallStop &&
+           interrupted_system_call(thread_.registers()) == -1;
+  }
+  return status.kind() == WaitStatus::Kind::kSignalDelivery && status.signal() == stop_signal_;
+}
+
+WaitStatus Stub::resume_to_end() {
+  int request = stop_signal_ == 0 ? PTRACE_SYSCALL : PTRACE_CONT;
+  for (;;) {
+    WaitStatus status = thread_.resume_until_stop(request);
+    if (status.ended()) {
+      installed_ = false;
+      throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
+    }
+    if (status.kind() == WaitStatus::Kind::kEvent && status.event() == PTRACE_EVENT_EXEC) {
+      return status;
+    }
+    if (at_end(status)) return status;
+    if (status.kind() != WaitStatus::Kind::kSignalDelivery) continue;
+    if (status.signal() == SIGSTOP) stop_arrived_ = true;
+    // Blocked signals do not come this way; a fault of the stub itself does.
+    if (thread_.stop_signal_info().si_code > 0 && status.signal() != SIGSTOP &&
+        status.signal() != stop_signal_) {
+      std::uint64_t at = instruction_pointer(thread_.registers());
+      set_idle();
+      throw Error(Code::kFailed,
+                  fmt::format("the stub in process {} {} at {:#x}", pid_, status.describe(), at));
+    }
+  }
+}
+
+ProgramRun Stub::try_run(const SyscallProgram& program) {
+  RemotePtr address = load(program);
+  Registers start = original_.registers;
+  forget_system_call(start);
+  set_instruction_pointer(start, area_.value());
+  set_stack_pointer(start, stack_top_.value());
+  set_stub_program(start, address.value());
+  thread_.set_registers(start);
+  resume_to_end();
+  std::vector<std::byte> bytes(program.loaded_size());
+  read_memory(pid_, address, bytes);
+  set_idle();
+  return ProgramRun(program, std::move(bytes));
+}
+
+ProgramRun Stub::run(const SyscallProgram& program) {
+  ProgramRun run = try_run(program);
+  run.check(program);
+  return run;
+}
+
+bool Stub::run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>* failed_run) {
+  RemotePtr address = load(program);
+  Registers start = original_.registers;
+  forget_system_call(start);
+  set_instruction_pointer(start, area_.value());
+  set_stack_pointer(start, stack_top_.value());
+  set_stub_program(start, address.value());
+  thread_.set_registers(start);
+  WaitStatus status = resume_to_end();
+  if (status.kind() == WaitStatus::Kind::kEvent) {
+    installed_ = false;
+    return true;
+  }
+  std::vector<std::byte> bytes(program.loaded_size());
+  read_memory(pid_, address, bytes);
+  set_idle();
+  failed_run->emplace(program, std::move(bytes));
+  return false;
+}
+
+// From a system call or signal stop to an event stop, without an instruction of the program: only
+// there does the kernel look at the registers of an interrupted call again.
+void Stub::interrupt_at_stop() {
+  thread_.request_stop();
+  for (;;) {
+    WaitStatus status = thread_.resume_until_stop(PTRACE_CONT);
+    if (status.kind() == WaitStatus::Kind::kEventStop ||
+        status.kind() == WaitStatus::Kind::kGroupStop) {
+      return;
+    }
+    if (status.ended()) {
+      throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
+    }
+    if (status.kind() == WaitStatus::Kind::kSignalDelivery && status.signal() == SIGSTOP) {
+      stop_arrived_ = true;
+    }
+  }
+}
+
+// From the safe state: the thread is again what it was. The registers come last: until then it
+// would leave through the frame, which has all three.
+void Stub::leave_stack() {
+  interrupt_at_stop();
+  thread_.set_signal_mask(original_.signal_mask);
+  thread_.set_xstate(original_.xstate);
+  thread_.set_registers(original_.registers);
+  write_memory(pid_, stack_frame_, stack_bytes_);
+  if (stop_arrived_) ::kill(pid_, SIGSTOP);
+}
+
+void Stub::remove() {
+  if (!installed_) return;
+  enter_safe_state();
+  installed_ = false;
+  std::int64_t result = borrow_system_call(SYS_munmap, {area_.value(), area_size_, 0, 0, 0, 0});
+  leave_stack();
+  if (result < 0) throw_errno("unmapping the stub", static_cast<int>(-result));
+}
+
+void Stub::replace_with(const ThreadState& state) {
+  installed_ = false;
+  // Any system call instruction of the stub will do: the process dies with its tracer, so nothing
+  // has to be able to go on from here.
+  std::int64_t offset = find_sigreturn(
+      telefork_stub_begin, static_cast<std::size_t>(telefork_stub_end - telefork_stub_begin));
+  TELEFORK_ASSERT(offset >= 0);
+  sigreturn_ = area_ + static_cast<std::uint64_t>(offset);
+  Registers registers = original_.registers;
+  forget_system_call(registers);
+  set_instruction_pointer(registers, sigreturn_.value());
+  thread_.set_registers(registers);
+  thread_.set_signal_mask(kAllSignals);
+  std::int64_t result = borrow_system_call(SYS_munmap, {area_.value(), area_size_, 0, 0, 0, 0});
+  if (result < 0) throw_errno("unmapping the stub", static_cast<int>(-result));
+  interrupt_at_stop();
+  thread_.set_xstate(state.xstate);
+  thread_.set_registers(state.registers);
+  thread_.set_signal_mask(state.signal_mask);
+}
+
+}  // namespace telefork::tracee

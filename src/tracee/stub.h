@@ -1,0 +1,124 @@
+// Runs syscall programs inside a stopped thread of another process.
+//
+//     Stub stub(thread, pid, Stub::Options{});
+//     ProgramRun run = stub.run(program);
+//     stub.remove();
+//
+// How it gets in, so that the death of the tracer at any instant leaves a program that goes on as
+// if nothing had been (S is the state that the thread would continue from):
+//
+//   1. a signal frame with the thread's registers, xstate and mask is written below the red zone of
+//      its stack, where the kernel itself would put one;
+//   2. S := "about to make rt_sigreturn from that frame", at the instructions that every libc has
+//      for that; the mask is set to block everything, which the frame gives back;
+//   3. for mmap: the thread is let into that system call, and at its entry stop the number becomes
+//      mmap's and the instruction pointer goes back to the same instructions: after the call, S is
+//      what it was;
+//   4. the stub's code and a second frame are written into the new pages; S := the stub's way out,
+//      which makes rt_sigreturn from the second frame; the bytes of the stack are put back;
+//   5. a program's S is its own start: it runs to its end, and then leaves through the frame.
+//
+// remove() goes the same way back, with munmap in the place of mmap. The destructor removes the
+// stub too, swallowing the error of a process that has ended meanwhile; the process is then gone or
+// as it was before. If the tracer dies while the stub is in place its pages stay mapped: the
+// process runs on, some kilobytes larger.
+//
+// Signals: everything but the stub's own stop signal is blocked meanwhile and stays pending; a
+// SIGSTOP that arrives is sent again by remove(). Owned by the thread that owns the TracedThread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "kernel/procfs_maps.h"
+#include "tracee/registers.h"
+#include "tracee/syscall_program.h"
+#include "tracee/thread.h"
+
+namespace telefork::tracee {
+
+// The whole of what a thread's registers hold.
+struct ThreadState {
+  Registers registers;
+  std::vector<std::uint8_t> xstate;
+  std::uint64_t signal_mask = 0;
+};
+
+ThreadState read_thread_state(const TracedThread& thread);
+
+class Stub {
+ public:
+  struct Options {
+    RemotePtr address;                     // where; 0: the kernel's choice
+    std::uint64_t data_size = 256 * 1024;  // for programs; a larger one is refused by assertion
+  };
+
+  // `thread` must be stopped by interrupt(). Throws kRefused for what cannot be entered (32-bit
+  // code, no libc's return from signals, no room on the stack), naming it.
+  Stub(TracedThread& thread, pid_t pid, const Options& options);
+  Stub(const Stub&) = delete;
+  Stub& operator=(const Stub&) = delete;
+  ~Stub();
+
+  // Throws an Error that names the step that failed; kGone where the process ended.
+  ProgramRun run(const SyscallProgram& program);
+  // The same, but a failing step is the caller's to look at.
+  ProgramRun try_run(const SyscallProgram& program);
+  // Runs a program whose last step is an execve; true when it happened: then the stub is gone with
+  // the old memory, and the thread is stopped at its PTRACE_EVENT_EXEC (set PTRACE_O_TRACEEXEC
+  // before). False: the program failed, see `failed_run`.
+  bool run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>* failed_run);
+
+  // Parts of the data pages that outlive one run: for the programs and stacks of threads.
+  RemotePtr allocate(std::size_t size);
+  RemotePtr code_address() const { return area_; }
+  RemotePtr entry_address() const;
+  RemotePtr area() const { return area_; }
+  std::uint64_t area_size() const { return area_size_; }
+
+  // What the thread was when it was stopped, as the tracer read it.
+  const ThreadState& original() const { return original_; }
+  pid_t pid() const { return pid_; }
+  TracedThread& thread() { return thread_; }
+  int stop_signal() const { return stop_signal_; }
+
+  // Gives everything back; the thread stays stopped, with its original registers.
+  void remove();
+  // Unmaps the stub's pages and gives the thread another state, for a process that has become
+  // another one. Only for a process that dies with its tracer (PTRACE_O_EXITKILL).
+  void replace_with(const ThreadState& state);
+  // The process is another one now or has ended: there is nothing to give back.
+  void abandon() { installed_ = false; }
+
+ private:
+  void enter_safe_state();
+  void leave_stack();
+  void install(const Options& options);
+  std::int64_t borrow_system_call(long number, const std::uint64_t (&arguments)[6]);
+  void set_idle();
+  WaitStatus resume_to_end();
+  bool at_end(const WaitStatus& status) const;
+  void interrupt_at_stop();
+  StubProgram header() const;
+  RemotePtr load(const SyscallProgram& program);
+  void choose_stop_signal();
+
+  TracedThread& thread_;
+  pid_t pid_;
+  ThreadState original_;
+  RemotePtr sigreturn_;    // the libc's instructions
+  RemotePtr stack_frame_;  // the frame on the thread's stack
+  std::vector<std::byte> stack_bytes_;
+  RemotePtr area_;
+  std::uint64_t area_size_ = 0;
+  RemotePtr frame_;  // the frame in the stub's pages
+  RemotePtr stack_top_;
+  RemotePtr idle_program_;
+  RemotePtr programs_;  // where the next program is loaded
+  int stop_signal_ = 0;
+  bool installed_ = false;
+  bool stop_arrived_ = false;
+};
+
+}  // namespace telefork::tracee

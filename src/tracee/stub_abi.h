@@ -1,0 +1,66 @@
+// What the stub and the code that compiles programs for it agree on. Plain numbers and structs:
+// the stub is assembly (stub_x86_64.S repeats the offsets, stub.cc asserts them).
+//
+//   code page (r-x)   stub_begin ... stub_end
+//   data pages (rw-)  StubProgram | StubStep[count] | StubStep[undo_count] | signal frame | stack
+//
+// The stub runs the steps of one program in one resume. A step is a system call, whose arguments
+// may be results of earlier steps, or one of two operations on memory that threads meet by. It
+// stops at the first step whose result is not what the step calls success.
+//
+// At the end it makes itself known to its tracer by a signal to its own thread that is ignored by
+// default (StubProgram::stop_signal): a tracer sees it as a signal-delivery-stop, and where there
+// is no tracer any more it does nothing. A tracer that wants another program run sets the
+// registers anew. A plain resume, such as the kernel's when a tracer dies, runs the undo steps and
+// then rt_sigreturn from the frame, which gives every register, the xstate and the signal mask
+// back: the program goes on as if nothing had been.
+#pragma once
+
+#include <cstdint>
+
+namespace telefork::tracee {
+
+enum class StepSuccess : std::uint32_t {
+  kNoError = 0,  // the result is not in [-4095, -1]
+  kEquals = 1,   // the result is `expected`
+  kAny = 2,      // whatever it is
+};
+
+// Numbers above every system call: what threads of one restore meet by.
+constexpr std::uint32_t kOpAdd = 0x10000;   // *(u32*)args[0] += args[1], then wake all waiters
+constexpr std::uint32_t kOpWait = 0x10001;  // sleep until *(u32*)args[0] == args[1]
+
+struct StubStep {
+  std::uint32_t number;       // the system call, or kOp...
+  std::uint32_t success;      // StepSuccess
+  std::uint32_t from_result;  // bit i: args[i] is (index of an earlier step) + (addend << 16)
+  std::uint32_t reserved;
+  std::uint64_t args[6];
+  std::int64_t expected;
+  std::int64_t result;  // written by the stub
+};
+static_assert(sizeof(StubStep) == 80);
+
+constexpr std::uint32_t kStubDone = 0xffffffff;
+
+struct StubProgram {
+  std::uint64_t steps;  // address of the first step
+  std::uint64_t undo_steps;
+  std::uint32_t count;
+  std::uint32_t undo_count;
+  std::uint32_t failed;       // index of the step that failed; kStubDone: none; written by the stub
+  std::uint32_t stop_signal;  // 0: makes system call -1 instead, for a tracer of system calls
+  std::uint32_t pid;          // thread group and thread that the stop signal goes to
+  std::uint32_t tid;
+  std::uint64_t done_counter;  // not 0: += 1 at the end, whether all steps worked or not
+  std::uint64_t gate;          // not 0: then sleeps until this u32 is not 0
+  std::uint64_t frame;         // what rsp is when rt_sigreturn is made
+};
+static_assert(sizeof(StubProgram) == 64);
+
+// Position-independent code, to be copied to the start of a page.
+extern "C" const std::uint8_t telefork_stub_begin[];
+extern "C" const std::uint8_t telefork_stub_stop[];  // where it is after the end's signal
+extern "C" const std::uint8_t telefork_stub_end[];
+
+}  // namespace telefork::tracee

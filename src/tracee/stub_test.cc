@@ -1,0 +1,311 @@
+#include "tracee/stub.h"
+
+#include <csignal>
+#include <cstdarg>
+#include <cstring>
+#include <functional>
+#include <thread>
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "kernel/procfs_maps.h"
+#include "kernel/procfs_task.h"
+#include "tracee/memory.h"
+
+// Linked with --wrap=ptrace,process_vm_writev: a tracer can be made to die right before any call
+// by which it acts on its tracee.
+namespace {
+long g_calls = 0;
+long g_die_at = -1;
+void count_call() {
+  if (g_calls++ == g_die_at) ::raise(SIGKILL);
+}
+}  // namespace
+
+extern "C" {
+long __real_ptrace(unsigned request, pid_t pid, void* address, void* data);
+long __wrap_ptrace(unsigned request, pid_t pid, void* address, void* data) {
+  count_call();
+  return __real_ptrace(request, pid, address, data);
+}
+ssize_t __real_process_vm_writev(pid_t, const iovec*, unsigned long, const iovec*, unsigned long,
+                                 unsigned long);
+ssize_t __wrap_process_vm_writev(pid_t pid, const iovec* local, unsigned long local_count,
+                                 const iovec* remote, unsigned long remote_count,
+                                 unsigned long flags) {
+  count_call();
+  return __real_process_vm_writev(pid, local, local_count, remote, remote_count, flags);
+}
+}
+
+namespace telefork::tracee {
+namespace {
+
+// A child that does `work` until it can read from its pipe, and ends with what `work` returned.
+class Victim {
+ public:
+  explicit Victim(const std::function<int(int stop_fd, int ready_fd)>& work) {
+    auto [stop_read, stop_write] = make_pipe();
+    auto [ready_read, ready_write] = make_pipe();
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      stop_write.reset();
+      ::alarm(60);
+      ::_exit(work(stop_read.get(), ready_write.get()));
+    }
+    ready_write.reset();
+    char byte;
+    EXPECT_EQ(::read(ready_read.get(), &byte, 1), 1);
+    stop_ = std::move(stop_write);
+  }
+  ~Victim() {
+    if (pid_ > 0) finish();
+  }
+  pid_t pid() const { return pid_; }
+  // The wait status: 0 when it was well to the end.
+  int finish() {
+    // A victim that was killed reads nothing more.
+    ::signal(SIGPIPE, SIG_IGN);
+    [[maybe_unused]] ssize_t told = ::write(stop_.get(), "", 1);
+    int status = -1;
+    ::waitpid(pid_, &status, 0);
+    pid_ = 0;
+    return status;
+  }
+
+ private:
+  pid_t pid_ = 0;
+  UniqueFd stop_;
+};
+
+bool can_read(int fd) {
+  pollfd poll = {fd, POLLIN, 0};
+  return ::poll(&poll, 1, 0) == 1;
+}
+
+// Sums in every kind of register, and says at once when one of them was changed behind its back.
+int compute(int stop_fd, int ready_fd) {
+  sigset_t mask;
+  sigemptyset(&mask);
+  sigaddset(&mask, SIGUSR2);
+  ::sigprocmask(SIG_SETMASK, &mask, nullptr);
+  if (::write(ready_fd, "", 1) != 1) return 9;
+  volatile double expected_sum = 0;
+  for (int k = 0; k < 1000; ++k) expected_sum = expected_sum + k * 0.5;
+  do {
+    double sum = 0;
+    long integers = 0;
+    for (int k = 0; k < 1000; ++k) {
+      sum += k * 0.5;
+      integers += k;
+    }
+    if (sum != expected_sum || integers != 499500) return 1;
+  } while (!can_read(stop_fd));
+  sigset_t now;
+  ::sigprocmask(SIG_SETMASK, nullptr, &now);
+  return sigismember(&now, SIGUSR2) == 1 && sigismember(&now, SIGUSR1) == 0 ? 0 : 2;
+}
+
+// Sleeps in read(): must come back with the byte, and not with EINTR.
+int block_in_read(int stop_fd, int ready_fd) {
+  char byte = 7;
+  if (::write(ready_fd, "", 1) != 1) return 9;
+  return ::read(stop_fd, &byte, 1) == 1 && byte == 0 ? 0 : 1;
+}
+
+int sleep_half_a_second(int stop_fd, int ready_fd) {
+  if (::write(ready_fd, "", 1) != 1) return 9;
+  timespec start, end, request = {0, 500'000'000};
+  ::clock_gettime(CLOCK_MONOTONIC, &start);
+  if (::nanosleep(&request, nullptr) != 0) return 1;
+  ::clock_gettime(CLOCK_MONOTONIC, &end);
+  long elapsed_ms = (end.tv_sec - start.tv_sec) * 1000 + (end.tv_nsec - start.tv_nsec) / 1'000'000;
+  char byte;
+  return ::read(stop_fd, &byte, 1) == 1 && elapsed_ms >= 499 ? 0 : 2;
+}
+
+using Work = int (*)(int, int);
+
+SyscallProgram thousand_mmaps() {
+  SyscallProgram program;
+  for (int i = 0; i < 1000; ++i) {
+    program.call("mapping a page", SYS_mmap,
+                 {0, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0});
+  }
+  return program;
+}
+
+std::vector<std::string> describe_maps(pid_t pid) {
+  std::vector<std::string> lines;
+  for (const kernel::Vma& vma : kernel::read_maps(pid)) {
+    lines.push_back(std::to_string(vma.start.value()) + "-" + std::to_string(vma.end.value()) +
+                    " " + std::to_string(vma.protection()) + " " + vma.path);
+  }
+  return lines;
+}
+
+TEST(Stub, PassesResultsOfEarlierStepsOn) {
+  Victim victim(compute);
+  TracedThread thread = TracedThread::seize(victim.pid(), 0);
+  thread.interrupt();
+  Stub stub(thread, victim.pid(), {});
+  SyscallProgram program;
+  Result fd = program.call("opening a file", SYS_openat,
+                           {AT_FDCWD, program.text("/etc/hostname"), O_RDONLY, 0});
+  Data buffer = program.buffer(64);
+  program.call("reading it", SYS_read, {fd, buffer, 64});
+  program.call_expecting("moving it", 77, SYS_dup3, {fd, 77, 0});
+  program.call("closing it", SYS_close, {fd});
+  program.call("closing the other", SYS_close, {77});
+  ProgramRun run = stub.run(program);
+  EXPECT_GT(run.result(fd), 2);
+  EXPECT_NE(run.data(buffer)[0], std::byte{0});
+  stub.remove();
+  thread.detach();
+  EXPECT_EQ(victim.finish(), 0);
+}
+
+TEST(Stub, StopsAtTheFirstStepThatFailsAndNamesIt) {
+  Victim victim(compute);
+  TracedThread thread = TracedThread::seize(victim.pid(), 0);
+  thread.interrupt();
+  Stub stub(thread, victim.pid(), {});
+  SyscallProgram program;
+  program.call("a step that works", SYS_getpid, {});
+  program.call("closing what is not open", SYS_close, {12345});
+  Result last = program.call("never made", SYS_getppid, {});
+  try {
+    stub.run(program);
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.text(), "closing what is not open: Bad file descriptor");
+    EXPECT_EQ(error.error(), EBADF);
+  }
+  EXPECT_EQ(stub.try_run(program).result(last), 0);
+  stub.remove();
+  thread.detach();
+  EXPECT_EQ(victim.finish(), 0);
+}
+
+TEST(Stub, MakesAThousandMappingsInOneResume) {
+  Victim victim(compute);
+  TracedThread thread = TracedThread::seize(victim.pid(), 0);
+  thread.interrupt();
+  Stub stub(thread, victim.pid(), {});
+  SyscallProgram program = thousand_mmaps();
+  ProgramRun run = stub.run(program);
+  EXPECT_EQ(run.failed(), kStubDone);
+  stub.remove();
+  thread.detach();
+  EXPECT_EQ(victim.finish(), 0);
+}
+
+class StubInEveryWork : public ::testing::TestWithParam<Work> {};
+
+TEST_P(StubInEveryWork, GivesEverythingBack) {
+  Victim victim(GetParam());
+  std::vector<std::string> before = describe_maps(victim.pid());
+  TracedThread thread = TracedThread::seize(victim.pid(), 0);
+  thread.interrupt();
+  ThreadState state = read_thread_state(thread);
+  {
+    Stub stub(thread, victim.pid(), {});
+    SyscallProgram program;
+    program.call("asking for the pid", SYS_getpid, {});
+    stub.run(program);
+  }
+  ThreadState after = read_thread_state(thread);
+  EXPECT_EQ(std::memcmp(&state.registers, &after.registers, sizeof(Registers)), 0);
+  EXPECT_EQ(state.xstate, after.xstate);
+  EXPECT_EQ(state.signal_mask, after.signal_mask);
+  EXPECT_EQ(describe_maps(victim.pid()), before);
+  thread.detach();
+  EXPECT_EQ(victim.finish(), 0);
+}
+
+// What a tracer does from the first call to the last. Returns in the tracer's process.
+void trace_once(pid_t pid) {
+  TracedThread thread = TracedThread::seize(pid, 0);
+  thread.interrupt();
+  Stub stub(thread, pid, {});
+  SyscallProgram program;
+  Result fd = program.call("opening a file", SYS_openat,
+                           {AT_FDCWD, program.text("/etc/hostname"), O_RDONLY | O_CLOEXEC, 0});
+  program.call("closing it", SYS_close, {fd});
+  program.undo(SYS_close, {fd});
+  stub.run(program);
+  stub.run(program);
+  stub.remove();
+  thread.detach();
+}
+
+TEST_P(StubInEveryWork, SurvivesTheDeathOfItsTracerAtEveryStep) {
+  long calls = 0;
+  for (long die_at = 0;; ++die_at) {
+    Victim victim(GetParam());
+    pid_t tracer = ::fork();
+    if (tracer == 0) {
+      g_calls = 0;
+      g_die_at = die_at;
+      trace_once(victim.pid());
+      ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(tracer, &status, 0), tracer);
+    EXPECT_EQ(victim.finish(), 0) << "the tracer died before its call " << die_at;
+    if (WIFEXITED(status)) break;
+    calls = die_at;
+    // The sleeper takes half a second each: a few are enough of it.
+    if (GetParam() == &sleep_half_a_second) die_at += 4;
+  }
+  EXPECT_GT(calls, 40);
+}
+
+TEST_P(StubInEveryWork, SaysThatTheTargetHasDiedAtEveryStep) {
+  if (GetParam() == &sleep_half_a_second) GTEST_SKIP() << "covered by the other two";
+  int errors = 0;
+  for (long die_at = 1; die_at < 60; ++die_at) {
+    Victim victim(GetParam());
+    pid_t tracer = ::fork();
+    if (tracer == 0) {
+      // The victim is killed by somebody else while the tracer is between two calls.
+      g_calls = 0;
+      std::thread killer([&] {
+        while (__atomic_load_n(&g_calls, __ATOMIC_RELAXED) < die_at) std::this_thread::yield();
+        ::kill(victim.pid(), SIGKILL);
+      });
+      int result = 0;
+      try {
+        trace_once(victim.pid());
+      } catch (const Error& error) {
+        result = error.code() == Code::kGone ? 1 : 2;
+        if (result == 2) std::fprintf(stderr, "%s\n", error.what());
+      }
+      g_calls = 1'000'000;
+      killer.join();
+      ::_exit(result);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(tracer, &status, 0), tracer);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) <= 1) << "killed at call " << die_at;
+    errors += WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+    victim.finish();
+  }
+  EXPECT_GT(errors, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(, StubInEveryWork,
+                         ::testing::Values(&compute, &block_in_read, &sleep_half_a_second));
+
+}  // namespace
+}  // namespace telefork::tracee

@@ -1,0 +1,250 @@
+#include "tracee/thread.h"
+
+#include <elf.h>
+#include <cerrno>
+#include <utility>
+
+#include <fmt/format.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "base/error.h"
+#include "kernel/procfs_task.h"
+
+namespace telefork::tracee {
+namespace {
+
+constexpr std::size_t kMaxXstate = 64 * 1024;
+constexpr std::size_t kMaxPendingSignals = 100'000;
+
+template <class Request>
+long call_ptrace(Request request, pid_t tid, std::uint64_t address, void* data, const char* doing) {
+  long result =
+      ::ptrace(static_cast<__ptrace_request>(request), tid, reinterpret_cast<void*>(address), data);
+  if (result == -1 && errno != 0) throw_errno(fmt::format("{} thread {}", doing, tid));
+  return result;
+}
+
+template <class Request>
+long call_ptrace(Request request, pid_t tid, std::uint64_t address, std::uint64_t data,
+                 const char* doing) {
+  return call_ptrace(request, tid, address, reinterpret_cast<void*>(data), doing);
+}
+
+}  // namespace
+
+std::string WaitStatus::describe() const {
+  switch (kind()) {
+    case Kind::kExited:
+      return fmt::format("exited with {}", code());
+    case Kind::kKilled:
+      return fmt::format("was killed by signal {}", signal());
+    case Kind::kSyscallStop:
+      return "stopped at a system call";
+    case Kind::kEventStop:
+      return "was interrupted";
+    case Kind::kGroupStop:
+      return fmt::format("was stopped by signal {}", signal());
+    case Kind::kEvent:
+      return fmt::format("stopped for event {}", event());
+    case Kind::kSignalDelivery:
+      return fmt::format("got signal {}", signal());
+    case Kind::kContinued:
+      return "was continued";
+  }
+  return "did something unknown";
+}
+
+TracedThread TracedThread::seize(pid_t tid, std::uint64_t options) {
+  try {
+    call_ptrace(PTRACE_SEIZE, tid, 0, options | PTRACE_O_TRACESYSGOOD, "seizing");
+  } catch (const Error& error) {
+    // EPERM also says that it is a zombie (kernel/ptrace.c, ptrace_attach).
+    if (error.error() == EPERM && kernel::read_stat(tid).state == 'Z') {
+      throw Error(Code::kGone, fmt::format("thread {} has ended", tid));
+    }
+    throw;
+  }
+  return TracedThread(tid);
+}
+
+TracedThread::TracedThread(TracedThread&& other) noexcept
+    : tid_(std::exchange(other.tid_, 0)),
+      stopped_(std::exchange(other.stopped_, false)),
+      group_stop_(std::exchange(other.group_stop_, false)) {}
+
+TracedThread& TracedThread::operator=(TracedThread&& other) noexcept {
+  std::swap(tid_, other.tid_);
+  std::swap(stopped_, other.stopped_);
+  std::swap(group_stop_, other.group_stop_);
+  return *this;
+}
+
+TracedThread::~TracedThread() {
+  try {
+    if (attached() && !stopped_) interrupt();
+    detach();
+  } catch (const Error&) {
+    // It has ended meanwhile: there is nothing left to detach from.
+  }
+}
+
+WaitStatus TracedThread::note(int status) {
+  WaitStatus result(status);
+  stopped_ = WIFSTOPPED(status);
+  if (result.ended()) forget();
+  return result;
+}
+
+WaitStatus TracedThread::wait() {
+  int status = 0;
+  pid_t waited;
+  do {
+    waited = ::waitpid(tid_, &status, __WALL | __WNOTHREAD);
+  } while (waited < 0 && errno == EINTR);
+  if (waited < 0) throw_errno(fmt::format("waiting for thread {}", tid_), Code::kGone);
+  return note(status);
+}
+
+std::optional<WaitStatus> TracedThread::try_wait() {
+  int status = 0;
+  pid_t waited = ::waitpid(tid_, &status, __WALL | __WNOTHREAD | WNOHANG);
+  if (waited < 0) throw_errno(fmt::format("waiting for thread {}", tid_), Code::kGone);
+  if (waited == 0) return std::nullopt;
+  return note(status);
+}
+
+void TracedThread::request_stop() {
+  call_ptrace(PTRACE_INTERRUPT, tid_, 0, nullptr, "interrupting");
+}
+
+void TracedThread::await_stop() {
+  pid_t tid = tid_;
+  for (;;) {
+    WaitStatus status = wait();
+    switch (status.kind()) {
+      case WaitStatus::Kind::kGroupStop:
+        group_stop_ = true;
+        return;
+      case WaitStatus::Kind::kEventStop:
+        return;
+      case WaitStatus::Kind::kExited:
+      case WaitStatus::Kind::kKilled:
+        throw Error(Code::kGone, fmt::format("thread {} {}", tid, status.describe()));
+      case WaitStatus::Kind::kSignalDelivery:
+        resume(PTRACE_CONT, status.signal());
+        break;
+      default:
+        resume(PTRACE_CONT);
+    }
+  }
+}
+
+void TracedThread::interrupt() {
+  request_stop();
+  await_stop();
+}
+
+void TracedThread::resume(int request, int signal) {
+  TELEFORK_ASSERT(stopped_);
+  call_ptrace(request, tid_, 0, static_cast<std::uint64_t>(signal), "resuming");
+  stopped_ = false;
+}
+
+WaitStatus TracedThread::resume_until_stop(int request, int signal) {
+  resume(request, signal);
+  return wait();
+}
+
+Registers TracedThread::registers() const {
+  Registers registers;
+  iovec io = {&registers.general, sizeof(registers.general)};
+  call_ptrace(PTRACE_GETREGSET, tid_, NT_PRSTATUS, &io, "reading the registers of");
+  return registers;
+}
+
+void TracedThread::set_registers(const Registers& registers) {
+  Registers copy = registers;
+  iovec io = {&copy.general, sizeof(copy.general)};
+  call_ptrace(PTRACE_SETREGSET, tid_, NT_PRSTATUS, &io, "setting the registers of");
+}
+
+std::vector<std::uint8_t> TracedThread::xstate() const {
+  std::vector<std::uint8_t> bytes(kMaxXstate);
+  iovec io = {bytes.data(), bytes.size()};
+  call_ptrace(PTRACE_GETREGSET, tid_, static_cast<std::uint64_t>(kXstateNote), &io,
+              "reading the xstate of");
+  bytes.resize(io.iov_len);
+  return bytes;
+}
+
+void TracedThread::set_xstate(const std::vector<std::uint8_t>& xstate) {
+  std::vector<std::uint8_t> copy = xstate;
+  iovec io = {copy.data(), copy.size()};
+  call_ptrace(PTRACE_SETREGSET, tid_, static_cast<std::uint64_t>(kXstateNote), &io,
+              "setting the xstate of");
+}
+
+std::uint64_t TracedThread::signal_mask() const {
+  std::uint64_t mask = 0;
+  call_ptrace(PTRACE_GETSIGMASK, tid_, sizeof(mask), &mask, "reading the signal mask of");
+  return mask;
+}
+
+void TracedThread::set_signal_mask(std::uint64_t mask) {
+  call_ptrace(PTRACE_SETSIGMASK, tid_, sizeof(mask), &mask, "setting the signal mask of");
+}
+
+siginfo_t TracedThread::stop_signal_info() const {
+  siginfo_t info{};
+  call_ptrace(PTRACE_GETSIGINFO, tid_, 0, &info, "reading the signal of");
+  return info;
+}
+
+std::vector<siginfo_t> TracedThread::pending_signals(bool shared) const {
+  std::vector<siginfo_t> pending;
+  for (;;) {
+    siginfo_t batch[32];
+    __ptrace_peeksiginfo_args arguments{};
+    arguments.off = pending.size();
+    arguments.flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0;
+    arguments.nr = 32;
+    long count = call_ptrace(PTRACE_PEEKSIGINFO, tid_, reinterpret_cast<std::uint64_t>(&arguments),
+                             batch, "reading the pending signals of");
+    if (count == 0) return pending;
+    pending.insert(pending.end(), batch, batch + count);
+    if (pending.size() > kMaxPendingSignals) {
+      throw Error(Code::kRefused, fmt::format("thread {} has more than {} pending signals", tid_,
+                                              kMaxPendingSignals));
+    }
+  }
+}
+
+std::optional<TracedThread::RseqArea> TracedThread::rseq() const {
+  __ptrace_rseq_configuration configuration{};
+  long size = call_ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid_, sizeof(configuration),
+                          &configuration, "reading the rseq area of");
+  if (size <= 0 || configuration.rseq_abi_pointer == 0) return std::nullopt;
+  return RseqArea{configuration.rseq_abi_pointer, configuration.rseq_abi_size,
+                  configuration.signature, configuration.flags};
+}
+
+void TracedThread::set_options(std::uint64_t options) {
+  call_ptrace(PTRACE_SETOPTIONS, tid_, 0, options | PTRACE_O_TRACESYSGOOD, "setting options of");
+}
+
+unsigned long TracedThread::event_message() const {
+  unsigned long message = 0;
+  call_ptrace(PTRACE_GETEVENTMSG, tid_, 0, &message, "reading the event of");
+  return message;
+}
+
+void TracedThread::detach() {
+  if (!attached()) return;
+  pid_t tid = std::exchange(tid_, 0);
+  stopped_ = false;
+  call_ptrace(PTRACE_DETACH, tid, 0, nullptr, "detaching from");
+}
+
+}  // namespace telefork::tracee

@@ -1,0 +1,95 @@
+// One thread of another process, seized with PTRACE_SEIZE by this thread.
+//
+//     TracedThread thread = TracedThread::seize(tid, 0);
+//     thread.interrupt();
+//     Registers registers = thread.registers();
+//     ...
+//     thread.detach();                      // also done by the destructor
+//
+// Owned by the thread that made it: only a tracer's own thread may use ptrace(2) and wait for its
+// tracees. Every failure because the thread has ended is Code::kGone. When the tracer itself dies
+// the kernel detaches and resumes the thread; with PTRACE_O_EXITKILL among the options it kills it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "tracee/registers.h"
+#include "tracee/wait_status.h"
+
+namespace telefork::tracee {
+
+class TracedThread {
+ public:
+  // Does not stop it. PTRACE_O_TRACESYSGOOD is always among the options.
+  static TracedThread seize(pid_t tid, std::uint64_t options);
+
+  TracedThread(TracedThread&& other) noexcept;
+  TracedThread& operator=(TracedThread&& other) noexcept;
+  TracedThread(const TracedThread&) = delete;
+  TracedThread& operator=(const TracedThread&) = delete;
+  // Detaches; what a signal interrupted goes on.
+  ~TracedThread();
+
+  pid_t tid() const { return tid_; }
+  bool stopped() const { return stopped_; }
+  bool attached() const { return tid_ > 0; }
+  // Whether its thread group was stopped by a signal when it was interrupted. Detaching stops it
+  // again.
+  bool in_group_stop() const { return group_stop_; }
+
+  // Stops it. A signal that is being delivered meanwhile is delivered first: nothing is lost, and
+  // the thread stops before the first instruction of its handler.
+  void interrupt();
+  // The two halves of it, to stop many threads in the time of one.
+  void request_stop();
+  void await_stop();
+
+  // Goes on until the next stop, whatever it is. `request` is PTRACE_CONT, PTRACE_SYSCALL or
+  // PTRACE_SINGLESTEP; `signal` is delivered, 0: none.
+  WaitStatus resume_until_stop(int request, int signal = 0);
+  void resume(int request, int signal = 0);
+  WaitStatus wait();
+  // Empty where nothing has happened yet.
+  std::optional<WaitStatus> try_wait();
+
+  // Of a stopped thread.
+  Registers registers() const;
+  void set_registers(const Registers& registers);
+  std::vector<std::uint8_t> xstate() const;
+  void set_xstate(const std::vector<std::uint8_t>& xstate);
+  std::uint64_t signal_mask() const;
+  void set_signal_mask(std::uint64_t mask);
+  // The siginfo_t of the signal that it stopped for.
+  siginfo_t stop_signal_info() const;
+  // Pending signals of this thread (shared: of its whole process), in order, 128 bytes each.
+  std::vector<siginfo_t> pending_signals(bool shared) const;
+  struct RseqArea {
+    std::uint64_t address;
+    std::uint32_t size;
+    std::uint32_t signature;
+    std::uint32_t flags;
+  };
+  // Nothing where none is registered.
+  std::optional<RseqArea> rseq() const;
+  void set_options(std::uint64_t options);
+  unsigned long event_message() const;
+
+  // Lets it go on untraced. No effect when it is not attached.
+  void detach();
+  // For a thread that has ended or that another takes over.
+  void forget() { tid_ = 0; }
+
+ private:
+  explicit TracedThread(pid_t tid) : tid_(tid) {}
+  WaitStatus note(int status);
+
+  pid_t tid_ = 0;
+  bool stopped_ = false;
+  bool group_stop_ = false;
+};
+
+}  // namespace telefork::tracee

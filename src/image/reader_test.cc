@@ -1,30 +1,407 @@
 #include "image/reader.h"
 
+#include <algorithm>
+#include <cstring>
+#include <functional>
+
+#include <capnp/message.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
 #include "base/remote_ptr.h"
+#include "image/frame.h"
 #include "image/image_samples.h"
 #include "image/writer.h"
 
 namespace telefork::image {
 namespace {
 
+using samples::error_of_reading;
 using samples::sample_image;
+using samples::write_header;
+using samples::write_pages;
+using samples::write_process;
+using samples::write_vma;
 using ::testing::HasSubstr;
+
+std::vector<std::byte> image_of(const std::function<void(Writer&)>& write) {
+  MemorySink file;
+  Writer writer(file);
+  write(writer);
+  writer.end();
+  return file.take();
+}
+
+// An image with two VMAs, 0x10000-0x14000 and 0x20000-0x24000, and what `write` adds.
+std::string error_of_image_with(const std::function<void(Writer&)>& write) {
+  return error_of_reading(image_of([&](Writer& writer) {
+    write_header(writer);
+    write_process(writer);
+    write_vma(writer, 0x10000, 0x14000);
+    write_vma(writer, 0x20000, 0x24000);
+    write(writer);
+  }));
+}
+
+template <class T>
+void write_empty(RecordSink& sink, RecordType type) {
+  ::capnp::MallocMessageBuilder message;
+  message.initRoot<T>();
+  sink.write(type, message);
+}
+
+// Changes the frame that begins at `at`, and makes its checksum right again.
+void change_frame(std::vector<std::byte>& image, std::size_t at,
+                  const std::function<void(FrameHeader&)>& change) {
+  FrameHeader frame;
+  std::memcpy(&frame, image.data() + at, sizeof frame);
+  const std::size_t metadata = frame.metadata_bytes;
+  change(frame);
+  frame.checksum =
+      frame_checksum(frame, std::span<const std::byte>(image).subspan(at + sizeof frame, metadata));
+  std::memcpy(image.data() + at, &frame, sizeof frame);
+}
+
+std::size_t second_frame(const std::vector<std::byte>& image) {
+  FrameHeader frame;
+  std::memcpy(&frame, image.data(), sizeof frame);
+  return sizeof frame + frame.metadata_bytes;
+}
 
 TEST(ImageReader, GivesBackWhatTheWriterWrote) {
   const std::vector<std::byte> image = sample_image();
   MemorySource file(image);
   Reader reader(file);
-  Record header = reader.next();
+  const Record header = reader.next();
   EXPECT_EQ(header.get<schema::Header>().getVersion(), kFormatVersion);
   EXPECT_EQ(header.get<schema::Header>().getMachine().getCpuLeaves()[1].getEax(), 0x1234u);
-  Record process = reader.next();
+  const Record process = reader.next();
   EXPECT_EQ(process.get<schema::Process>().getComm(), "victim");
   EXPECT_EQ(process.get<schema::Process>().getArguments()[1].size(), 3u);
   EXPECT_EQ(reader.next().get<schema::Vma>().getEnd(), 0x14000u);
+  EXPECT_EQ(reader.next().get<schema::Vma>().getEnd(), 0x24000u);
+  EXPECT_EQ(reader.next().payload_bytes(), kPageSize);
+}
+
+TEST(ImageReader, GivesThePayloadInPiecesOfAnySize) {
+  const std::vector<std::byte> image = sample_image();
+  MemorySource file(image);
+  Reader reader(file);
+  while (reader.next().type() != RecordType::kPages) reader.skip_payload();
+  std::vector<std::byte> payload(kPageSize);
+  for (std::size_t done = 0; done < kPageSize;) {
+    const std::size_t piece = std::min<std::size_t>(1000, kPageSize - done);
+    reader.read_payload(std::span(payload).subspan(done, piece));
+    done += piece;
+  }
+  EXPECT_EQ(payload[1], std::byte{7});
+  EXPECT_EQ(payload[kPageSize - 1], std::byte((kPageSize - 1) * 7 + (kPageSize - 1) / 256));
+  EXPECT_EQ(reader.next().type(), RecordType::kFreezeMark);
+}
+
+TEST(ImageReader, CountsLikeTheWriter) {
+  MemorySink sink;
+  Writer writer(sink);
+  samples::write_sample_records(writer);
+  writer.end();
+  MemorySource file(sink.bytes());
+  Reader reader(file);
+  while (reader.next().type() != RecordType::kEnd) reader.skip_payload();
+  EXPECT_TRUE(reader.ended());
+  EXPECT_EQ(reader.totals().records, writer.totals().records);
+  EXPECT_EQ(reader.totals().pages, writer.totals().pages);
+  EXPECT_EQ(reader.totals().payload_bytes, writer.totals().payload_bytes);
+  EXPECT_EQ(reader.totals().bytes, writer.totals().bytes);
+}
+
+TEST(ImageReader, TakesThePayloadsOfALinkFromTheirOwnStream) {
+  MemorySink record_sink;
+  MemorySink payload_sink;
+  Writer writer(record_sink, payload_sink);
+  samples::write_sample_records(writer);
+  writer.end();
+  MemorySource records(record_sink.bytes());
+  MemorySource payloads(payload_sink.bytes());
+  Reader reader(records, &payloads);
+  while (reader.next().type() != RecordType::kEnd) reader.skip_payload();
+  EXPECT_EQ(payloads.left(), 0u);
+}
+
+TEST(ImageReader, CountsPayloadsThatAnotherProcessReceives) {
+  MemorySink record_sink;
+  MemorySink payload_sink;
+  Writer writer(record_sink, payload_sink);
+  samples::write_sample_records(writer);
+  writer.end();
+  MemorySource records(record_sink.bytes());
+  Reader reader(records, nullptr);
+  while (reader.next().type() != RecordType::kEnd) reader.payload_taken_elsewhere();
+  EXPECT_EQ(reader.totals().pages, 3u);
+  EXPECT_EQ(reader.totals().bytes, writer.totals().bytes);
+}
+
+TEST(ImageReader, RefusesTheRecordsOfALinkAsAFile) {
+  MemorySink records;
+  MemorySink payloads;
+  Writer writer(records, payloads);
+  samples::write_sample_records(writer);
+  writer.end();
+  EXPECT_THAT(error_of_reading(records.bytes()), HasSubstr("flags"));
+}
+
+TEST(ImageReader, RefusesToGiveARecordAsAnotherType) {
+  const std::vector<std::byte> image = sample_image();
+  MemorySource file(image);
+  Reader reader(file);
+  const Record header = reader.next();
+  try {
+    header.get<schema::Process>();
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kCorrupt);
+  }
+}
+
+TEST(ImageReader, SaysThatOtherFilesAreNoImages) {
+  const std::vector<std::byte> text(4096, std::byte{'x'});
+  EXPECT_THAT(error_of_reading(text), HasSubstr("this is not a telefork image"));
+  EXPECT_THAT(error_of_reading({}), HasSubstr("truncated"));
+}
+
+TEST(ImageReader, NamesBothVersionsOfAnImageThatIsTooNew) {
+  const std::vector<std::byte> image = image_of([](Writer& writer) {
+    ::capnp::MallocMessageBuilder message;
+    auto header = message.initRoot<schema::Header>();
+    header.setVersion(kFormatVersion + 6);
+    // A newer format may well have another purpose; the version is what matters.
+    header.setPurpose(static_cast<schema::Header::Purpose>(99));
+    writer.write(RecordType::kHeader, message);
+  });
+  EXPECT_THAT(error_of_reading(image),
+              HasSubstr("it has image format 7, this telefork reads formats up to 1"));
+}
+
+TEST(ImageReader, RefusesVersionZero) {
+  const std::vector<std::byte> image =
+      image_of([](Writer& writer) { write_empty<schema::Header>(writer, RecordType::kHeader); });
+  EXPECT_THAT(error_of_reading(image), HasSubstr("it has image format 0"));
+}
+
+TEST(ImageReader, RefusesAnUnknownRecordType) {
+  std::vector<std::byte> image = sample_image();
+  change_frame(image, second_frame(image), [](FrameHeader& frame) { frame.type = 77; });
+  EXPECT_EQ(error_of_reading(image), "image record 1: its type 77 is unknown");
+}
+
+TEST(ImageReader, RefusesUnknownFlags) {
+  std::vector<std::byte> image = sample_image();
+  change_frame(image, second_frame(image), [](FrameHeader& frame) { frame.flags = 0x100; });
+  EXPECT_THAT(error_of_reading(image), HasSubstr("flags"));
+}
+
+TEST(ImageReader, RefusesARecordThatIsMissing) {
+  std::vector<std::byte> image = sample_image();
+  change_frame(image, second_frame(image), [](FrameHeader& frame) { frame.number = 2; });
+  EXPECT_THAT(error_of_reading(image), HasSubstr("it says that it is record 2"));
+}
+
+TEST(ImageReader, RefusesAPayloadWhereNoneBelongs) {
+  std::vector<std::byte> image = sample_image();
+  change_frame(image, second_frame(image), [](FrameHeader& frame) { frame.payload_bytes = 8; });
+  EXPECT_THAT(error_of_reading(image), HasSubstr("payload"));
+}
+
+TEST(ImageReader, RefusesMoreMetadataThanIsAllowed) {
+  std::vector<std::byte> image = sample_image();
+  change_frame(image, second_frame(image),
+               [](FrameHeader& frame) { frame.metadata_bytes = kMaxMetadata + 8; });
+  EXPECT_THAT(error_of_reading(image), HasSubstr("more than the 67108864 allowed"));
+}
+
+TEST(ImageReader, TakesNoMemoryForBytesThatNeverCome) {
+  // Ends after the frame that announces 64 MiB; and counts how much room was made for them.
+  class Counting : public MemorySource {
+   public:
+    using MemorySource::MemorySource;
+    void read(std::span<std::byte> bytes) override {
+      largest = std::max(largest, bytes.size());
+      MemorySource::read(bytes);
+    }
+    std::size_t largest = 0;
+  };
+  std::vector<std::byte> image = sample_image();
+  change_frame(image, second_frame(image),
+               [](FrameHeader& frame) { frame.metadata_bytes = kMaxMetadata; });
+  Counting file(image);
+  Reader reader(file);
+  reader.next();
+  EXPECT_THROW(reader.next(), Error);
+  EXPECT_LE(file.largest, kReadStep);
+}
+
+TEST(ImageReader, RefusesAHugePayloadThatItsRunsDoNotExplain) {
+  EXPECT_THAT(error_of_image_with([](Writer& writer) {
+                write_pages(writer, 0x10000, {{0x10000, 1}}, 2 * kPageSize);
+              }),
+              HasSubstr("its runs are 4096 bytes of pages, its payload 8192"));
+}
+
+TEST(ImageReader, RefusesPagesOfAVmaThatDidNotComeBefore) {
+  EXPECT_THAT(error_of_image_with([](Writer& writer) {
+                write_pages(writer, 0x30000, {{0x30000, 1}}, kPageSize);
+              }),
+              HasSubstr("its VMA at 0x30000 did not come before it"));
+}
+
+struct BadRuns {
+  const char* name;
+  std::vector<samples::Run> runs;
+};
+
+class ImageReaderRefuses : public ::testing::TestWithParam<BadRuns> {};
+
+TEST_P(ImageReaderRefuses, PageRuns) {
+  std::uint64_t pages = 0;
+  for (const samples::Run& run : GetParam().runs) pages += run.pages;
+  const std::uint64_t bytes = pages > 100 ? 0 : pages * kPageSize;
+  EXPECT_THAT(error_of_image_with(
+                  [&](Writer& writer) { write_pages(writer, 0x20000, GetParam().runs, bytes); }),
+              HasSubstr("page run"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    , ImageReaderRefuses,
+    ::testing::Values(
+        BadRuns{"ThatOverlap", {{0x20000, 2}, {0x21000, 1}}},
+        BadRuns{"ThatComeTwice", {{0x20000, 1}, {0x20000, 1}}},
+        BadRuns{"ThatFall", {{0x21000, 1}, {0x20000, 1}}}, BadRuns{"OffThePage", {{0x20800, 1}}},
+        BadRuns{"ThatAreEmpty", {{0x20000, 0}}}, BadRuns{"LongerThanTheVma", {{0x20000, 5}}},
+        BadRuns{"BeforeTheVma", {{0x1f000, 1}}}, BadRuns{"BehindTheVma", {{0x24000, 1}}},
+        BadRuns{"OfTheNextVma", {{0x10000, 1}}}, BadRuns{"ThatWrapRound", {{0x20000, ~0ull}}},
+        BadRuns{"ThatWrapRoundInBytes", {{0x21000, 1ull << 52}}},
+        BadRuns{"AtTheEndOfAllAddresses", {{0xfffffffffffff000, 1}}}),
+    [](const auto& test) { return test.param.name; });
+
+TEST(ImageReader, RefusesVmasThatAreNoPagesOrOverlap) {
+  const auto error_with_vma = [](std::uint64_t start, std::uint64_t end) {
+    return error_of_image_with([&](Writer& writer) { write_vma(writer, start, end); });
+  };
+  EXPECT_THAT(error_with_vma(0x30000, 0x30000), HasSubstr("no range of pages"));
+  EXPECT_THAT(error_with_vma(0x31000, 0x30000), HasSubstr("no range of pages"));
+  EXPECT_THAT(error_with_vma(0x30001, 0x31000), HasSubstr("no range of pages"));
+  EXPECT_THAT(error_with_vma(0x30000, 0x30fff), HasSubstr("no range of pages"));
+  EXPECT_THAT(error_with_vma(0x10000, 0x14000), HasSubstr("overlaps"));
+  EXPECT_THAT(error_with_vma(0x13000, 0x15000), HasSubstr("overlaps"));
+  EXPECT_THAT(error_with_vma(0xf000, 0x11000), HasSubstr("overlaps"));
+  EXPECT_THAT(error_with_vma(0x0, 0x100000), HasSubstr("overlaps"));
+  EXPECT_EQ(error_with_vma(0x14000, 0x20000), "");
+  EXPECT_EQ(error_with_vma(0xffffffffff600000, 0xffffffffff601000), "");
+}
+
+TEST(ImageReader, RefusesAnImageThatDoesNotBeginWithItsHeader) {
+  std::vector<std::byte> image = sample_image();
+  const std::size_t second = second_frame(image);
+  image.erase(image.begin(), image.begin() + static_cast<std::ptrdiff_t>(second));
+  change_frame(image, 0, [](FrameHeader& frame) { frame.number = 0; });
+  EXPECT_EQ(error_of_reading(image), "image record 0 (process): an image begins with its header");
+}
+
+TEST(ImageReader, RefusesASecondHeader) {
+  const std::vector<std::byte> image = sample_image();
+  std::vector<std::byte> twice(image.begin(),
+                               image.begin() + static_cast<std::ptrdiff_t>(second_frame(image)));
+  twice.insert(twice.end(), image.begin(), image.end());
+  change_frame(twice, second_frame(image), [](FrameHeader& frame) { frame.number = 1; });
+  EXPECT_THAT(error_of_reading(twice), HasSubstr("image record 1 (header)"));
+}
+
+TEST(ImageReader, RefusesAnythingBeforeTheProcess) {
+  EXPECT_THAT(error_of_reading(image_of([](Writer& writer) {
+                write_header(writer);
+                write_vma(writer, 0x10000, 0x14000);
+              })),
+              HasSubstr("a process or a command is what comes after the header"));
+}
+
+TEST(ImageReader, RefusesToMeetTwiceWhatThereIsOnce) {
+  EXPECT_THAT(error_of_image_with([](Writer& writer) {
+                write_empty<schema::Timers>(writer, RecordType::kTimers);
+                write_empty<schema::Timers>(writer, RecordType::kTimers);
+              }),
+              HasSubstr("there was such a record before"));
+}
+
+TEST(ImageReader, RefusesMemoryOfACommand) {
+  EXPECT_THAT(error_of_reading(image_of([](Writer& writer) {
+                write_header(writer);
+                write_empty<schema::Command>(writer, RecordType::kCommand);
+                write_vma(writer, 0x10000, 0x14000);
+              })),
+              HasSubstr("a command has no such record"));
+}
+
+TEST(ImageReader, RefusesAFileContentThatComesTwice) {
+  const auto write_content = [](Writer& writer, std::uint32_t id) {
+    ::capnp::MallocMessageBuilder message;
+    message.initRoot<schema::FileContent>().setId(id);
+    writer.begin_payload_record(RecordType::kFileContent, message, 0);
+  };
+  EXPECT_EQ(error_of_image_with([&](Writer& writer) { write_content(writer, 1); }), "");
+  EXPECT_THAT(error_of_image_with([&](Writer& writer) { write_content(writer, 0); }),
+              HasSubstr("its id 0"));
+  EXPECT_THAT(error_of_image_with([&](Writer& writer) {
+                write_content(writer, 1);
+                write_content(writer, 1);
+              }),
+              HasSubstr("its id 1"));
+}
+
+TEST(ImageReader, RefusesBytesBehindTheEnd) {
+  std::vector<std::byte> image = sample_image();
+  image.push_back(std::byte{0});
+  EXPECT_THAT(error_of_reading(image), HasSubstr("there are bytes behind it"));
+}
+
+TEST(ImageReader, RefusesTotalsThatDoNotAgree) {
+  // A whole image but for one VMA, whose numbers were made to fit: only the End can tell.
+  MemorySink whole;
+  Writer writer(whole);
+  write_header(writer);
+  write_process(writer);
+  const std::size_t before = whole.bytes().size();
+  write_vma(writer, 0x10000, 0x14000);
+  const std::size_t after = whole.bytes().size();
+  writer.end();
+  std::vector<std::byte> image = whole.take();
+  image.erase(image.begin() + static_cast<std::ptrdiff_t>(before),
+              image.begin() + static_cast<std::ptrdiff_t>(after));
+  change_frame(image, before, [](FrameHeader& frame) { frame.number = 2; });
+  EXPECT_THAT(error_of_reading(image), HasSubstr("it tells of 3 records"));
+}
+
+TEST(ImageReader, RefusesPayloadsThatWereExchanged) {
+  std::vector<std::byte> image = image_of([](Writer& writer) {
+    write_header(writer);
+    write_process(writer);
+    write_vma(writer, 0x10000, 0x14000);
+    write_pages(writer, 0x10000, {{0x10000, 1}}, kPageSize);
+    write_pages(writer, 0x10000, {{0x11000, 1}}, kPageSize);
+  });
+  // The second payload is the same as the first, so only its checksum tells them apart.
+  const auto find_checksum_end = [&](std::size_t from) {
+    const std::byte magic[] = {std::byte{'T'}, std::byte{'F'}, std::byte{'R'}, std::byte{'K'}};
+    return static_cast<std::size_t>(std::search(image.begin() + static_cast<std::ptrdiff_t>(from),
+                                                image.end(), std::begin(magic), std::end(magic)) -
+                                    image.begin());
+  };
+  std::vector<std::size_t> frames;
+  for (std::size_t at = 0; at < image.size(); at = find_checksum_end(at + 1)) frames.push_back(at);
+  ASSERT_EQ(frames.size(), 6u);
+  std::swap_ranges(image.begin() + static_cast<std::ptrdiff_t>(frames[4] - 8),
+                   image.begin() + static_cast<std::ptrdiff_t>(frames[4]),
+                   image.begin() + static_cast<std::ptrdiff_t>(frames[5] - 8));
+  EXPECT_THAT(error_of_reading(image), HasSubstr("the checksum of its payload is wrong"));
 }
 
 }  // namespace

@@ -1,0 +1,123 @@
+// The first bytes of every connection: who is there, which protocol, which machine.
+//
+//     client (connected)                        server (telepad)
+//     "TFLINK01" | u32 length | Hello      -->
+//                                          <--  "TFLINK01" | u32 length | HelloReply
+//
+// Both sides read exactly these bytes and not one more: the descriptor can be handed on right
+// after. HelloDecoder is the pure half, for a telepad that reads many connections in one poll loop
+// (and for the fuzzer); the functions below wait.
+//
+// Guarantees: other bytes are kCorrupt, another protocol or architecture is kRefused naming both.
+// The server tells the client before it throws, so that both sides say the same. Lengths are capped
+// before memory is taken.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "image/checked_message.h"
+#include "net/stream.h"
+#include "protocol/link.h"
+#include "protocol/messages.capnp.h"
+
+namespace telefork::protocol {
+
+inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::string_view kPreamble = "TFLINK01";
+inline constexpr std::size_t kMaxHello = 256 * 1024;
+inline constexpr std::chrono::seconds kHandshakePatience(10);
+inline constexpr std::size_t kTokenSize = 16;
+
+// What HelloReply.features may hold.
+inline constexpr std::string_view kFeatureJoin = "join";  // a bulk connection may join the session
+
+// T is schema::Hello or schema::HelloReply; see checked_message.h.
+template <class T>
+class Greeting {
+ public:
+  explicit Greeting(image::CheckedMessage message)
+      : message_(std::move(message)), root_(message_.root<T>()) {}
+  const typename T::Reader* operator->() const { return &root_; }
+  const typename T::Reader& operator*() const { return root_; }
+
+ private:
+  image::CheckedMessage message_;
+  typename T::Reader root_;
+};
+using ReceivedHello = Greeting<schema::Hello>;
+using ReceivedHelloReply = Greeting<schema::HelloReply>;
+
+// Collects the bytes of one greeting; pure.
+class HelloDecoder {
+ public:
+  // Exactly as many bytes as can be read without reading too far. Empty when it is complete.
+  std::span<std::byte> begin_receive();
+  // kCorrupt or kRefused as soon as the bytes cannot be a greeting of ours.
+  void end_receive(std::size_t count);
+  bool complete() const { return received_ == wanted() && length_; }
+  ReceivedHello hello() const;
+  ReceivedHelloReply reply() const;
+
+ private:
+  static constexpr std::size_t kHeaderSize = 12;
+  std::size_t wanted() const { return kHeaderSize + length_.value_or(0); }
+  std::span<const std::byte> body() const { return std::span(bytes_).subspan(kHeaderSize); }
+
+  std::vector<std::byte> bytes_ = std::vector<std::byte>(kHeaderSize);
+  std::size_t received_ = 0;
+  std::optional<std::size_t> length_;
+};
+
+// ---- The server ----
+
+ReceivedHello receive_hello(net::Stream& stream, net::Deadline deadline);
+
+// Throws kRefused or kCorrupt when no session between these two can be.
+void check_hello(const schema::Hello::Reader& hello, image::schema::Machine::Reader own);
+
+using FillReply = std::function<void(schema::HelloReply::Builder)>;
+// Version, machine and creator are filled in already. For a join and a query an empty fill will do.
+void send_hello_reply(net::Stream& stream, image::schema::Machine::Reader own,
+                      const FillReply& fill, net::Deadline deadline);
+// Never throws: the client may be gone.
+void send_hello_refusal(net::Stream& stream, image::schema::Machine::Reader own, const Error& error,
+                        net::Deadline deadline) noexcept;
+
+// From the kernel's random numbers.
+std::vector<std::byte> make_token();
+// Without telling by its duration where they differ.
+bool same_token(std::span<const std::byte> one, std::span<const std::byte> other);
+
+// ---- The client ----
+
+using FillHello = std::function<void(schema::Hello::Builder)>;
+// Says hello (magic, version, machine and creator are filled in already) and waits for the answer;
+// throws the refusal of the other end, or ours, as "node7: ...".
+ReceivedHelloReply say_hello(net::Stream& stream, const std::string& node,
+                             image::schema::Machine::Reader own, const FillHello& fill,
+                             net::Deadline deadline);
+
+struct OpenedLink {
+  std::unique_ptr<Link> link;
+  ReceivedHelloReply reply;
+};
+using Connect = std::function<std::unique_ptr<net::Stream>()>;
+// A new session with a node: calls `connect` for the control connection and, where the node offers
+// it, once more for the bulk connection, which joins the session by its token.
+//
+//     auto opened = open_link(address.text(), [&] { return net::connect(address); }, machine,
+//                             [](auto hello) {}, net::Deadline::in(kHandshakePatience));
+OpenedLink open_link(const std::string& node, const Connect& connect,
+                     image::schema::Machine::Reader own, const FillHello& fill,
+                     net::Deadline deadline);
+
+}  // namespace telefork::protocol

@@ -1,0 +1,165 @@
+// What connects the two machines of one session: control messages, the records of an image, and
+// the raw bytes of its payloads.
+//
+//     session process                                 keeper
+//     Link: control stream  <== frames (frame.h) ==>  Link: control stream
+//           bulk stream     ---- raw bytes -------->        bulk stream, or whoever has bulk_fd()
+//
+// Without a bulk stream (ssh has only one) payload bytes travel as bulk frames of the control
+// stream; bulk_sink() and bulk_source() hide the difference.
+//
+// Guarantees:
+//  * Whatever arrives while something else is waited for is kept, in order. It is bounded: an end
+//    that sends more than this one can have asked for is kCorrupt.
+//  * A `failed` of the other end surfaces as its Error ("node7: ...") from every call that waits,
+//    also from one that writes and finds the connection closed: the true reason is looked for
+//    first. Records and payloads end with kGone when `abort` arrives.
+//  * send() does not wait while the other end is slow: up to kMaxUnsent bytes are kept and go out
+//    with the next calls. Nor does it throw when the connection is closed: what the other end said
+//    before that is still to be received, and then the loss is told.
+//    In a poll loop: poll poll_entries(), then try_receive() until it is empty.
+//  * Heartbeats are taken here; last_heard() tells when anything came last.
+//
+// Records are gathered in a buffer. Every call that waits, polls or sends lets them go first;
+// before another process sends on bulk_fd(), call flush().
+//
+// The process must ignore SIGPIPE. Owned by one thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "image/byte_stream.h"
+#include "net/stream.h"
+#include "protocol/frame.h"
+#include "protocol/message.h"
+
+namespace telefork::protocol {
+
+class Link {
+ public:
+  using Clock = net::Deadline::Clock;
+  static constexpr std::size_t kMaxUnsent = 4 * 1024 * 1024;
+  static constexpr std::size_t kMaxUnread = 8 * 1024 * 1024;
+
+  // `node` names the other end in Errors. `bulk` may be null.
+  Link(std::string node, std::unique_ptr<net::Stream> control, std::unique_ptr<net::Stream> bulk);
+  ~Link();
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
+
+  const std::string& node() const { return node_; }
+
+  void send(const FillMessage& fill);
+  void send_heartbeat();
+  // The last words: `failed` with this Error, then nothing more is written, and what the other end
+  // still sends is thrown away until it has read them and closed, or the deadline passes. (Closing
+  // with unread bytes would reset a TCP connection, and the words would be lost.) Never throws.
+  void fail(const Error& error, net::Deadline deadline) noexcept;
+
+  // The next message; kLost when the other end closed or the deadline passed.
+  ReceivedMessage receive(net::Deadline deadline);
+  // As receive(), and kCorrupt when it is another one than `expected`.
+  ReceivedMessage expect(schema::Message::Which expected, net::Deadline deadline);
+  // Never waits. Also sends what is left to send. Throws kLost at the end of the connection, once
+  // everything that came before was given out.
+  std::optional<ReceivedMessage> try_receive();
+
+  // For a poll loop: the control connection, and for writing only while something is unsent.
+  // Entries that is_ready_now() knows of are not seen by poll(2): ask it before waiting.
+  std::vector<pollfd> poll_entries();
+  bool is_ready_now() const;
+
+  // Everything that was sent has left this process.
+  void flush(net::Deadline deadline);
+  Clock::time_point last_heard() const { return last_heard_; }
+  // Records and payloads give up (kLost) after so long without a byte. 60 s unless set.
+  void set_patience(std::chrono::milliseconds patience) { patience_ = patience; }
+
+  // Each lives as long as the Link.
+  image::ByteSink& record_sink();
+  image::ByteSource& record_source();
+  image::ByteSink& bulk_sink();
+  image::ByteSource& bulk_source();
+
+  bool has_bulk_stream() const { return bulk_ != nullptr; }
+  // The raw descriptor of the bulk stream for another process, which then reads or writes the
+  // payload bytes itself; -1 when there is none, or when the bytes on it are not the plain ones.
+  // Nothing is ever read ahead of it.
+  int bulk_fd() const;
+
+ private:
+  class RecordSink;
+  class RecordSource;
+  class BulkSink;
+  class BulkSource;
+  // Bytes of a channel that arrived before anybody asked for them.
+  struct Unread {
+    std::vector<std::byte> bytes;
+    std::size_t begin = 0;
+    std::size_t size() const { return bytes.size() - begin; }
+    std::size_t take(std::span<std::byte> out);
+    void put(std::span<const std::byte> in);
+  };
+
+  // Input.
+  bool read_once();
+  void take_frame(const Frame& frame);
+  void take_message(std::span<const std::byte> bytes);
+  std::optional<ReceivedMessage> pop_message();
+  void throw_if_given_up() const;
+  [[noreturn]] void throw_lost();
+  // Output.
+  void put_frame(Channel channel, std::span<const std::byte> payload);
+  void close_record_frame();
+  void try_flush();
+  void flush_with_patience(std::size_t limit);
+  std::size_t unsent() const { return unsent_.size() - unsent_begin_; }
+  void write_waiting(net::Stream& stream, std::span<const std::byte> head,
+                     std::span<const std::byte> body);
+  void write_frame(Channel channel, std::span<const std::byte> payload);
+  void write_in_frames(Channel channel, std::span<const std::byte> bytes);
+  void prepare_to_write();
+  // Until something moved on the control connection, or `extra` is ready.
+  void wait(pollfd extra, net::Deadline deadline);
+
+  void write_records(std::span<const std::byte> bytes);
+  void read_channel(Unread& unread, std::span<std::byte> bytes);
+  void write_bulk(std::span<const std::byte> bytes);
+  void read_bulk(std::span<std::byte> bytes);
+  net::Deadline patience() const { return net::Deadline::in(patience_); }
+
+  std::string node_;
+  std::unique_ptr<net::Stream> control_;
+  std::unique_ptr<net::Stream> bulk_;
+  FrameDecoder decoder_;
+  struct Queued {
+    ReceivedMessage message;
+    std::size_t size;
+  };
+  std::deque<Queued> messages_;
+  std::size_t message_bytes_ = 0;
+  Unread image_;
+  Unread bulk_frames_;
+  bool input_ended_ = false;
+  bool output_closed_ = false;
+  std::optional<Error> failure_;  // `failed`: why the other end gave up
+  std::optional<Error> abort_;    // `abort`, also among the messages
+  std::vector<std::byte> unsent_;
+  std::size_t unsent_begin_ = 0;
+  std::vector<std::byte> records_;  // not yet a frame
+  Clock::time_point last_heard_ = Clock::now();
+  std::uint64_t heartbeats_ = 0;
+  std::chrono::milliseconds patience_{60'000};
+  std::unique_ptr<RecordSink> record_sink_;
+  std::unique_ptr<RecordSource> record_source_;
+  std::unique_ptr<BulkSink> bulk_sink_;
+  std::unique_ptr<BulkSource> bulk_source_;
+};
+
+}  // namespace telefork::protocol

@@ -1,0 +1,147 @@
+@0xd3b5a0b6f2c4e917;
+# What two telepads say to each other; docs/wire-protocol.md tells when. Fields and union members
+# are only ever added; a change that an older end would misunderstand raises kProtocolVersion
+# (protocol/handshake.h).
+
+using Cxx = import "/capnp/c++.capnp";
+using Image = import "/image/image.capnp";
+$Cxx.namespace("telefork::protocol::schema");
+
+struct Hello {
+  # The first message of every connection, from the one that connected.
+  magic @0 :Text;             # "telefork"
+  version @1 :UInt32;         # of the protocol
+  role @2 :Role;
+  token @3 :Data;             # of the session that a join belongs to; else empty
+  machine @4 :Image.Machine;
+  creator @5 :Text;           # "telefork 0.1.0"
+  user @6 :Text;              # the account that is wished for; empty: whatever fits the peer
+  nodeName @7 :Text;          # what the user called the node, for messages
+  enum Role {
+    session @0;               # a new session: a fork, a move, a command
+    join @1;                  # the bulk connection of a session
+    query @2;                 # only the reply is wanted: what machine is that?
+  }
+}
+
+struct HelloReply {
+  # The answer, and the last message of a query.
+  version @0 :UInt32;
+  machine @1 :Image.Machine;
+  creator @2 :Text;
+  token @3 :Data;             # of the new session
+  features @4 :List(Text);    # what the other end can do beside the basics
+  refusal @5 :Failure;        # absent: welcome
+}
+
+struct Failure {
+  # A telefork::Error of one machine, for the other one.
+  code @0 :UInt32;            # telefork::Code
+  errno @1 :UInt32;           # 0: none
+  text @2 :Text;
+}
+
+struct Message {
+  # One control message.
+  union {
+    nothing @0 :Void;         # never sent: a message that nobody filled in
+    # Source to destination, before anything is frozen.
+    checkFiles @1 :CheckFiles;
+    prepare @3 :Prepare;
+    # The hand-over. The destination restores, says ready and waits for go.
+    ready @4 :Ready;
+    go @5 :Void;
+    started @6 :Void;         # the guest runs
+    failed @7 :Failure;       # from either end: it is over, and why
+    abort @8 :Text;           # from the source: forget it, nothing may run
+    # While the guest runs.
+    status @9 :Status;
+    signal @10 :Signal;
+    finished @11 :Void;       # the last descendant of the guest ended
+    stdioData @12 :StdioData;
+    stdioEnd @13 :UInt32;     # a stream: nothing follows
+    stdioCredit @14 :StdioCredit;
+    stdioBroken @15 :StdioBroken;
+    heartbeat @16 :UInt64;    # a sequence number; the Link itself takes it
+    report @17 :Text;         # JSON, for --json and the log
+    # Destination to source.
+    checkFilesReply @2 :CheckFilesReply;
+  }
+}
+
+struct CheckFiles {
+  files @0 :List(Image.FileRef);
+}
+
+struct CheckFilesReply {
+  verdicts @0 :List(FileVerdict);  # one a file, in their order
+}
+
+struct FileVerdict {
+  verdict @0 :Verdict;
+  hash @1 :Data;              # of `hashed`: XXH3-128 of the file there
+  path @2 :Text;              # where it was found
+  why @3 :Text;               # of `missing` and `different`: for people
+  enum Verdict {
+    same @0;                  # it is the same file (FileIdentity)
+    hashed @1;                # there is one of that path and size; compare the hashes
+    missing @2;
+    different @3;             # another size, or another kind of file
+  }
+}
+
+struct Prepare {
+  # What the destination has to know before the first record.
+  purpose @0 :Image.Header.Purpose;
+  wantPid @1 :UInt32;         # 0: any
+  pidRequired @2 :Bool;       # another pid is a refusal
+  dieWithParent @3 :Bool;
+  detached @4 :Bool;          # no home, no lease
+  cpuForce @5 :Bool;
+  libcForce @6 :Bool;
+  takesStdin @7 :Bool;        # else stdin is /dev/null
+  streams @8 :UInt32;         # bit n: stream n of home is open
+  leaseStopMs @9 :UInt32;     # silence from home after which the guest is stopped
+  leaseKillMs @10 :UInt32;    # and after which it is killed
+  description @11 :Text;      # for `telefork ps`: the program and its arguments
+}
+
+struct Ready {
+  pid @0 :UInt32;             # as the telepad there sees it
+  guestPid @1 :UInt32;        # as the program sees it
+}
+
+struct Status {
+  # Of the guest, as waitpid(2) would tell it at home.
+  union {
+    exited @0 :Int32;
+    killed :group {
+      signal @1 :UInt32;
+      core @2 :Bool;
+    }
+    stopped @3 :UInt32;       # the signal
+    continued @4 :Void;
+  }
+}
+
+struct Signal {
+  number @0 :UInt32;
+  fromTerminal @1 :Bool;      # for the whole foreground group
+  siginfo @2 :Data;           # siginfo_t, 128 bytes; empty: as kill(2) sends it
+}
+
+struct StdioData {
+  stream @0 :UInt32;          # 0, 1 or 2
+  data @1 :Data;
+}
+
+struct StdioCredit {
+  stream @0 :UInt32;
+  bytes @1 :UInt32;           # so many more may be sent
+}
+
+struct StdioBroken {
+  # From the end that writes a stream: nobody reads it any more.
+  stream @0 :UInt32;
+  errno @1 :UInt32;
+}

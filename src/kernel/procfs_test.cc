@@ -383,11 +383,11 @@ TEST(EveryParser, SurvivesRandomDamage) {
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   for (int round = 0; round < 30000; ++round) {
-    const auto& [good, parse] = parsers[random() % parsers.size()];
-    std::string text = good;
+    const auto& parser = parsers[random() % parsers.size()];
+    std::string text = parser.first;
     text[random() % text.size()] = static_cast<char>(random());
     text.resize(random() % (text.size() + 1));
-    Code code = failure([&] { parse(text); });
+    Code code = failure([&] { parser.second(text); });
     EXPECT_TRUE(code == Code::kUsage || code == Code::kCorrupt) << text;
   }
 }

@@ -43,6 +43,23 @@ Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
   install(options);
 }
 
+Stub::Stub(TracedThread& thread, Stub& host)
+    : thread_(thread),
+      pid_(host.pid_),
+      original_(read_thread_state(thread)),
+      area_(host.area_),
+      area_size_(host.area_size_),
+      lent_(true) {
+  if (!is_native_code(original_.registers)) {
+    throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
+  }
+  choose_stop_signal();
+  std::size_t frame_size = build_signal_frame(original_.registers, original_.xstate, 0, 0).size();
+  write_exit(RemotePtr(round_up(host.programs_.value(), kPageSize)), frame_size);
+  set_idle();
+  installed_ = true;
+}
+
 Stub::~Stub() {
   if (!installed_) return;
   try {
@@ -134,7 +151,9 @@ void Stub::install(const Options& options) {
   std::uint64_t code_size =
       round_up(static_cast<std::uint64_t>(telefork_stub_end - telefork_stub_begin), kPageSize);
   area_size_ = round_up(
-      code_size + round_up(frame_size, kPageSize) + kStackSize + options.data_size, kPageSize);
+      code_size + round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize +
+          options.data_size,
+      kPageSize);
   std::uint64_t flags = MAP_PRIVATE | MAP_ANONYMOUS | (options.address ? MAP_FIXED_NOREPLACE : 0);
   std::int64_t mapped =
       borrow_system_call(SYS_mmap, {options.address.value(), area_size_, PROT_READ | PROT_WRITE,
@@ -147,22 +166,27 @@ void Stub::install(const Options& options) {
   installed_ = true;
 
   write_memory(pid_, area_, std::as_bytes(std::span(telefork_stub_begin, telefork_stub_end)));
-  idle_program_ = area_ + code_size;
-  frame_ = area_ + code_size + kFrameAlignment;
-  static_assert(sizeof(StubProgram) <= kFrameAlignment);
-  stack_top_ = area_ + code_size + round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize;
-  stack_top_ = std::min(stack_top_, area_ + area_size_);
-  programs_ = stack_top_;
-  Registers settled = settle_system_call(original_.registers);
-  write_memory(pid_, frame_,
-               as_bytes(build_signal_frame(settled, original_.xstate, original_.signal_mask,
-                                           frame_.value())));
-  write_object(pid_, idle_program_, header());
+  write_exit(area_ + code_size, frame_size);
   std::int64_t protect =
       borrow_system_call(SYS_mprotect, {area_.value(), code_size, PROT_READ | PROT_EXEC, 0, 0, 0});
   if (protect < 0) throw_errno("making the stub executable", static_cast<int>(-protect));
   set_idle();
   write_memory(pid_, stack_frame_, stack_bytes_);
+}
+
+// The idle program and the frame that it leaves through, then the stack, then room for programs.
+void Stub::write_exit(RemotePtr at, std::size_t frame_size) {
+  static_assert(sizeof(StubProgram) <= kFrameAlignment);
+  idle_program_ = at;
+  frame_ = at + kFrameAlignment;
+  stack_top_ = at + round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize;
+  programs_ = stack_top_;
+  TELEFORK_ASSERT(programs_ < area_ + area_size_);
+  Registers settled = settle_system_call(original_.registers);
+  write_memory(pid_, frame_,
+               as_bytes(build_signal_frame(settled, original_.xstate, original_.signal_mask,
+                                           frame_.value())));
+  write_object(pid_, idle_program_, header());
 }
 
 StubProgram Stub::header() const {
@@ -300,17 +324,26 @@ void Stub::interrupt_at_stop() {
 
 // From the safe state: the thread is again what it was. The registers come last: until then it
 // would leave through the frame, which has all three.
-void Stub::leave_stack() {
+void Stub::restore_state() {
   interrupt_at_stop();
   thread_.set_signal_mask(original_.signal_mask);
   thread_.set_xstate(original_.xstate);
   thread_.set_registers(original_.registers);
-  write_memory(pid_, stack_frame_, stack_bytes_);
   if (stop_arrived_) ::kill(pid_, SIGSTOP);
+}
+
+void Stub::leave_stack() {
+  restore_state();
+  write_memory(pid_, stack_frame_, stack_bytes_);
 }
 
 void Stub::remove() {
   if (!installed_) return;
+  if (lent_) {
+    installed_ = false;
+    restore_state();
+    return;
+  }
   enter_safe_state();
   installed_ = false;
   std::int64_t result = borrow_system_call(SYS_munmap, {area_.value(), area_size_, 0, 0, 0, 0});

@@ -57,6 +57,10 @@ class Stub {
   // `thread` must be stopped by interrupt(). Throws kRefused for what cannot be entered (32-bit
   // code, no libc's return from signals, no room on the stack), naming it.
   Stub(TracedThread& thread, pid_t pid, const Options& options);
+  // In another stopped thread of a process where `host` is in place: uses its pages, so that
+  // nothing has to be mapped. `host` may run nothing while this one lives, and only one such stub
+  // may live at a time.
+  Stub(TracedThread& thread, Stub& host);
   Stub(const Stub&) = delete;
   Stub& operator=(const Stub&) = delete;
   ~Stub();
@@ -94,8 +98,10 @@ class Stub {
  private:
   void enter_safe_state();
   void leave_stack();
+  void restore_state();
   void install(const Options& options);
   std::int64_t borrow_system_call(long number, const std::uint64_t (&arguments)[6]);
+  void write_exit(RemotePtr at, std::size_t frame_size);
   void set_idle();
   WaitStatus resume_to_end();
   bool at_end(const WaitStatus& status) const;
@@ -118,6 +124,7 @@ class Stub {
   RemotePtr programs_;  // where the next program is loaded
   int stop_signal_ = 0;
   bool installed_ = false;
+  bool lent_ = false;             // the pages are another stub's
   bool stop_arrived_ = false;
 };
 

@@ -32,6 +32,7 @@
 #define SYS_rt_sigreturn 15
 #define SYS_clone 56
 #define SYS_futex 202
+#define SYS_clone3 435
 #define SYS_tgkill 234
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
@@ -63,7 +64,10 @@ telefork_stub_begin:
     test %rax, %rax
     jnz .Lstore
     cmpl $SYS_clone, STEP_NUMBER(%r12)
+    je .Lnew_thread
+    cmpl $SYS_clone3, STEP_NUMBER(%r12)
     jne .Lstore
+.Lnew_thread:
     // The new thread (or process): its own program lies on top of its own stack.
     pop %rbx
     jmp telefork_stub_begin

@@ -1,0 +1,22 @@
+// Whole reads and writes of files, whatever the kernel gives at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+#include "base/unique_fd.h"
+
+namespace telefork {
+
+// Gives [0, size) of a file to `take` in pieces, by pread. Throws where the file is shorter, or
+// cannot be read; `name` is for the message.
+void read_in_pieces(const UniqueFd& file, std::uint64_t size, const std::string& name,
+                    const std::function<void(std::span<const std::byte>)>& take);
+
+// Writes all of it; the Error of a full disk is kResources.
+void write_fully(const UniqueFd& file, std::span<const std::byte> bytes, const std::string& name);
+
+}  // namespace telefork

@@ -1,0 +1,77 @@
+// Kernel objects of a frozen process to records of an image; restore/ has the twins, file by file.
+//
+//     Survey survey = survey_process(pid, options);        // before the freeze
+//     FrozenProcess frozen = FrozenProcess::freeze(pid, 0);
+//     Stub stub(frozen.leader(), pid, {});
+//     Capture capture(survey, frozen, stub, settings);
+//     capture.write_process(sink); ...                     // or write_all
+//
+// Needs the process frozen from the first call to the last. Every failure is an Error that names
+// what was being captured; the process is not changed by any of it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include "capture/survey.h"
+#include "image/record_sink.h"
+#include "kernel/pagemap.h"
+#include "tracee/freezer.h"
+#include "tracee/stub.h"
+
+namespace telefork::capture {
+
+struct CaptureSettings {
+  kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  // The calling thread of a fork: its mask when it called, and what its read() returns in the
+  // guest (see abi/agent.h).
+  std::optional<std::uint64_t> signal_mask;
+  std::optional<std::int64_t> system_call_result;
+  // Pending signals stay with the pid at home, as a forked child has none.
+  bool pending_signals = true;
+  // fork() hands on neither timers nor a parent death signal.
+  bool timers = true;
+  // Told after every piece of pages: bytes read so far, for progress.
+  std::function<void(std::uint64_t)> on_progress;
+};
+
+struct MemoryTotals {
+  std::uint64_t pages_read = 0;
+  std::uint64_t pages_sent = 0;  // the others were zero
+};
+
+class Capture {
+ public:
+  Capture(const Survey& survey, tracee::FrozenProcess& frozen, tracee::Stub& stub,
+          const CaptureSettings& settings)
+      : survey_(survey), frozen_(frozen), stub_(stub), settings_(settings) {}
+
+  void write_process(image::RecordSink& sink);
+  void write_mappings(image::RecordSink& sink);
+  void write_files(image::RecordSink& sink);
+  void write_signals(image::RecordSink& sink);
+  void write_timers(image::RecordSink& sink);
+  void write_threads(image::RecordSink& sink);
+  // All pages that must travel. Does not use the stub: the threads may be parked meanwhile.
+  MemoryTotals write_pages(image::RecordSink& sink);
+
+  // Everything but the pages, in the order of docs/image-format.md.
+  void write_metadata(image::RecordSink& sink);
+
+ private:
+  void write_thread(tracee::TracedThread& thread, tracee::Stub& stub, image::RecordSink& sink);
+
+  const Survey& survey_;
+  tracee::FrozenProcess& frozen_;
+  tracee::Stub& stub_;
+  const CaptureSettings& settings_;
+};
+
+// The bytes of any trivially copyable object as Cap'n Proto Data.
+template <class T>
+::capnp::Data::Reader as_data(const T& object) {
+  return ::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(&object), sizeof(object));
+}
+
+}  // namespace telefork::capture

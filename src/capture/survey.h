@@ -1,0 +1,85 @@
+// What a process consists of, found out from outside while it may still run, and what of it cannot
+// move.
+//
+//     Survey survey = survey_process(pid, options);
+//     throw_refusals(survey.refusals);
+//     ... the destination is asked about survey.files ...
+//     freeze it, survey it again if it ran meanwhile, capture it by the survey
+//
+// The same function answers `telefork check`, so that a check and a move cannot disagree.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "capture/file_table.h"
+#include "capture/refusal.h"
+#include "image/image.capnp.h"
+#include "kernel/procfs.h"
+
+namespace telefork::capture {
+
+enum class Purpose { kFork, kSave };
+
+struct SurveyOptions {
+  Purpose purpose = Purpose::kFork;
+  bool leave_home = false;      // descriptors that cannot travel become placeholders
+  bool copy_shared = false;     // shared memory becomes the copy's own
+  bool takes_stdin = false;     // fd 0 is carried from home
+  std::set<int> own_fds;        // telefork's own sockets in the process: no part of it
+  pid_t sharer = 0;             // fork: the process that it was, or is about to be, forked from
+};
+
+// One open file description.
+struct Description {
+  image::schema::FileDescription::Kind kind;
+  std::string name;                    // the link in /proc/PID/fd
+  unsigned flags = 0;                  // without O_CLOEXEC
+  std::uint64_t position = 0;
+  std::optional<std::size_t> file;     // in FileTable
+  unsigned stream = 0;                 // of kind stdio
+};
+
+struct Descriptor {
+  int fd = 0;
+  std::size_t description = 0;
+  bool close_on_exec = false;
+};
+
+struct Mapping {
+  kernel::Vma vma;
+  image::schema::Vma::Kind kind;
+  std::optional<std::size_t> file;
+  std::uint64_t shared_id = 0;
+};
+
+struct Survey {
+  pid_t pid = 0;
+  kernel::Stat stat;
+  kernel::Status status;
+  FileTable files;
+  std::optional<std::size_t> executable;
+  std::vector<Mapping> mappings;
+  std::vector<Description> descriptions;
+  std::vector<Descriptor> descriptors;
+  Refusals refusals;
+  // Descriptors that stay at home: for `check` and --json.
+  std::vector<std::string> left_home;
+
+  Survey() : files(kernel::read_boot_id()) {}
+};
+
+Survey survey_process(pid_t pid, const SurveyOptions& options);
+
+// The parts of it; each adds to the survey.
+void survey_mappings(const SurveyOptions& options, Survey& survey);
+void survey_descriptors(const SurveyOptions& options, Survey& survey);
+void survey_policy(const SurveyOptions& options, Survey& survey);
+
+}  // namespace telefork::capture

@@ -1,0 +1,191 @@
+// Sorts the open descriptors by what becomes of each.
+#include <algorithm>
+#include <cerrno>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "capture/survey.h"
+
+namespace telefork::capture {
+namespace {
+
+using Kind = image::schema::FileDescription::Kind;
+
+// Character devices that are the same on every machine and keep no state (Documentation/
+// admin-guide/devices.txt): null, zero, full, random, urandom.
+bool is_stateless_device(dev_t device) {
+  if (major(device) != 1) return false;
+  unsigned number = minor(device);
+  return number == 3 || number == 5 || number == 7 || number == 8 || number == 9;
+}
+
+// True for two descriptors of one open file description. Falls back on "no" without kcmp(2): then
+// two descriptions stand where one was, and the caller refuses by a survey's refusal.
+bool same_description(pid_t pid, int a, int b) {
+  long order = ::syscall(SYS_kcmp, pid, pid, KCMP_FILE, a, b);
+  if (order < 0) throw_errno(fmt::format("comparing descriptors {} and {} of process {}", a, b, pid));
+  return order == 0;
+}
+
+struct OpenFile {
+  int fd;
+  std::string link;
+  kernel::FdInfo info;
+  struct stat stat;
+};
+
+OpenFile look_at(pid_t pid, int fd) {
+  OpenFile open{fd, kernel::read_fd_link(pid, fd), kernel::read_fdinfo(pid, fd), {}};
+  std::string path = kernel::fd_open_path(pid, fd);
+  if (::stat(path.c_str(), &open.stat) != 0) throw_errno("looking at " + path);
+  return open;
+}
+
+std::string describe(const OpenFile& open) {
+  std::string kind;
+  if (S_ISCHR(open.stat.st_mode)) {
+    kind = fmt::format(" (char {}:{})", major(open.stat.st_rdev), minor(open.stat.st_rdev));
+  } else if (S_ISBLK(open.stat.st_mode)) {
+    kind = fmt::format(" (block {}:{})", major(open.stat.st_rdev), minor(open.stat.st_rdev));
+  }
+  return fmt::format("fd {} -> {}{}", open.fd, open.link, kind);
+}
+
+const char* why_not(const OpenFile& open) {
+  if (S_ISFIFO(open.stat.st_mode)) return "a pipe whose other end stays cannot move yet";
+  if (S_ISSOCK(open.stat.st_mode)) return "a socket cannot move yet";
+  if (S_ISCHR(open.stat.st_mode)) return "device state cannot move";
+  if (S_ISBLK(open.stat.st_mode)) return "a block device cannot move";
+  if (open.link.starts_with("anon_inode:")) return "this kind of descriptor cannot move yet";
+  return "this kind of file cannot move";
+}
+
+class Sorter {
+ public:
+  Sorter(const SurveyOptions& options, Survey& survey) : options_(options), survey_(survey) {}
+
+  void add(int fd) {
+    OpenFile open = look_at(survey_.pid, fd);
+    Descriptor descriptor{fd, 0, (open.info.flags & O_CLOEXEC) != 0};
+    auto known = find_description(open);
+    if (known) {
+      descriptor.description = *known;
+    } else {
+      std::optional<Description> description = sort(open);
+      if (!description) return;
+      descriptor.description = survey_.descriptions.size();
+      survey_.descriptions.push_back(std::move(*description));
+      first_fd_.push_back(fd);
+    }
+    survey_.descriptors.push_back(descriptor);
+  }
+
+ private:
+  std::optional<std::size_t> find_description(const OpenFile& open) const {
+    for (std::size_t i = 0; i < survey_.descriptions.size(); ++i) {
+      if (survey_.descriptions[i].name == open.link &&
+          same_description(survey_.pid, first_fd_[i], open.fd)) {
+        return i;
+      }
+    }
+    return std::nullopt;
+  }
+
+  bool is_standard_output(const OpenFile& open) const {
+    return options_.purpose == Purpose::kFork && (open.fd == 1 || open.fd == 2);
+  }
+
+  std::optional<Description> sort(const OpenFile& open) {
+    Description description{Kind::REGULAR, open.link, open.info.flags & ~unsigned{O_CLOEXEC},
+                            static_cast<std::uint64_t>(open.info.position), std::nullopt, 0};
+    if (S_ISCHR(open.stat.st_mode) && is_stateless_device(open.stat.st_rdev)) {
+      description.kind = Kind::DEVICE;
+      return with_file(open, std::move(description));
+    }
+    if (is_standard_output(open)) {
+      description.kind = Kind::STDIO;
+      description.stream = static_cast<unsigned>(open.fd);
+      return description;
+    }
+    if (S_ISREG(open.stat.st_mode)) return sort_regular(open, std::move(description));
+    if (S_ISDIR(open.stat.st_mode)) {
+      description.kind = Kind::DIRECTORY;
+      return with_file(open, std::move(description));
+    }
+    if (open.fd == 0 && options_.purpose == Purpose::kFork) {
+      description.kind = options_.takes_stdin ? Kind::STDIO : Kind::NULL_;
+      return description;
+    }
+    if (open.fd <= 2 && options_.purpose == Purpose::kSave) {
+      // `load` gives its own standard streams in their place.
+      description.kind = Kind::STDIO;
+      description.stream = static_cast<unsigned>(open.fd);
+      return description;
+    }
+    return refuse(open, why_not(open));
+  }
+
+  std::optional<Description> sort_regular(const OpenFile& open, Description description) {
+    if (open.link.starts_with("/memfd:")) return refuse(open, "a memfd cannot move yet");
+    for (const std::string& detail : open.info.details) {
+      if (detail.starts_with("lock:")) return refuse(open, "a lock on the file cannot move yet");
+    }
+    bool writable = (description.flags & O_ACCMODE) != O_RDONLY;
+    if (writable && open.stat.st_nlink == 0) {
+      return refuse(open, "a deleted file that is open for writing cannot move yet");
+    }
+    return with_file(open, std::move(description), writable);
+  }
+
+  std::optional<Description> with_file(const OpenFile& open, Description description,
+                                       bool must_be_same = false) {
+    bool deleted = open.stat.st_nlink == 0;
+    std::string path = open.link;
+    if (deleted && path.ends_with(" (deleted)")) path.resize(path.size() - 10);
+    description.file = survey_.files.add(kernel::fd_open_path(survey_.pid, open.fd), path, deleted);
+    if (must_be_same) survey_.files.entries()[*description.file].must_be_same = true;
+    return description;
+  }
+
+  std::optional<Description> refuse(const OpenFile& open, const char* why) {
+    if (options_.leave_home) {
+      survey_.left_home.push_back(describe(open));
+      return Description{Kind::LEFT_HOME, open.link, O_PATH, 0, std::nullopt, 0};
+    }
+    std::string remedy = "close it";
+    if (options_.purpose == Purpose::kFork) remedy += ", or leave it at home with --leave-fds";
+    survey_.refusals.push_back({describe(open), why, remedy});
+    return std::nullopt;
+  }
+
+  const SurveyOptions& options_;
+  Survey& survey_;
+  std::vector<int> first_fd_;  // of each description
+};
+
+}  // namespace
+
+void survey_descriptors(const SurveyOptions& options, Survey& survey) {
+  Sorter sorter(options, survey);
+  std::vector<int> fds = kernel::list_fds(survey.pid);
+  // Where stdout or stderr shares its description with other descriptors it is stdio, whichever
+  // number comes first.
+  std::stable_partition(fds.begin(), fds.end(), [](int fd) { return fd == 1 || fd == 2; });
+  for (int fd : fds) {
+    if (options.own_fds.count(fd) != 0) continue;
+    try {
+      sorter.add(fd);
+    } catch (const Error& error) {
+      // A running program closes descriptors; what is gone need not move.
+      if (error.error() != ENOENT && error.error() != EBADF) throw;
+    }
+  }
+}
+
+}  // namespace telefork::capture

@@ -1,0 +1,151 @@
+// Each thread: registers, and what the kernel keeps for it.
+#include <csignal>
+#include <sched.h>
+
+#include <fmt/format.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "capture/capture.h"
+#include "tracee/memory.h"
+
+namespace telefork::capture {
+namespace {
+
+// struct rseq_cs (include/uapi/linux/rseq.h): the critical section that a thread is in.
+struct RseqCriticalSection {
+  std::uint32_t version;
+  std::uint32_t flags;
+  std::uint64_t start;
+  std::uint64_t length;
+  std::uint64_t abort;
+};
+constexpr std::uint64_t kRseqCsOffset = 8;  // of struct rseq
+
+// A thread that is inside a restartable sequence would be put at its abort handler by the kernel on
+// the way back to user space. At the destination no kernel knows that it was inside.
+void leave_critical_section(pid_t pid, const tracee::TracedThread::RseqArea& area,
+                            tracee::Registers& registers) {
+  auto address = tracee::read_object<std::uint64_t>(pid, RemotePtr(area.address) + kRseqCsOffset);
+  if (address == 0) return;
+  auto section = tracee::read_object<RseqCriticalSection>(pid, RemotePtr(address));
+  if (tracee::instruction_pointer(registers) - section.start < section.length) {
+    tracee::set_instruction_pointer(registers, section.abort);
+  }
+}
+
+struct OwnAnswers {
+  stack_t alternate;
+  std::uint64_t clear_child_tid;
+  int parent_death_signal;
+};
+
+OwnAnswers ask(tracee::Stub& stub) {
+  tracee::SyscallProgram program;
+  tracee::Data alternate = program.buffer(sizeof(stack_t));
+  program.call("asking for the alternate signal stack", SYS_sigaltstack, {0, alternate});
+  tracee::Data clear_tid = program.buffer(sizeof(std::uint64_t));
+  program.call("asking for clear_child_tid", SYS_prctl, {PR_GET_TID_ADDRESS, clear_tid, 0, 0, 0});
+  tracee::Data death = program.buffer(sizeof(int));
+  program.call("asking for the parent death signal", SYS_prctl, {PR_GET_PDEATHSIG, death, 0, 0, 0});
+  tracee::ProgramRun run = stub.run(program);
+  return {run.object<stack_t>(alternate), run.object<std::uint64_t>(clear_tid),
+          run.object<int>(death)};
+}
+
+void fill_robust_list(pid_t tid, image::schema::Thread::Builder record) {
+  std::uint64_t head = 0;
+  std::size_t size = 0;
+  if (::syscall(SYS_get_robust_list, tid, &head, &size) != 0) {
+    throw_errno(fmt::format("reading the robust list of thread {}", tid));
+  }
+  record.setRobustList(head);
+  record.setRobustListSize(size);
+}
+
+void fill_scheduling(pid_t tid, image::schema::Thread::Builder record) {
+  errno = 0;
+  int nice = ::getpriority(PRIO_PROCESS, static_cast<id_t>(tid));
+  if (nice == -1 && errno != 0) throw_errno(fmt::format("reading the nice value of {}", tid));
+  int policy = ::sched_getscheduler(tid);
+  sched_param parameters{};
+  if (policy < 0 || ::sched_getparam(tid, &parameters) != 0) {
+    throw_errno(fmt::format("reading the scheduling policy of {}", tid));
+  }
+  record.setNice(nice);
+  record.setPolicy(static_cast<std::uint32_t>(policy));
+  record.setPriority(static_cast<std::uint32_t>(parameters.sched_priority));
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  if (::sched_getaffinity(tid, sizeof(cpus), &cpus) != 0) {
+    throw_errno(fmt::format("reading the affinity of {}", tid));
+  }
+  // All that there are is no choice of the program's: it may use all that there are there too.
+  if (CPU_COUNT(&cpus) < ::sysconf(_SC_NPROCESSORS_ONLN)) record.setAffinity(as_data(cpus));
+  record.setTimerSlack(kernel::read_timerslack_ns(tid));
+}
+
+}  // namespace
+
+void Capture::write_thread(tracee::TracedThread& thread, tracee::Stub& stub,
+                           image::RecordSink& sink) {
+  OwnAnswers own = ask(stub);
+  pid_t tid = thread.tid();
+  ::capnp::MallocMessageBuilder message;
+  auto record = message.initRoot<image::schema::Thread>();
+  kernel::Status status = kernel::read_status(tid);
+  record.setTid(static_cast<std::uint32_t>(status.ns_pids.back()));
+  record.setComm(kernel::read_comm(survey_.pid, tid));
+
+  tracee::Registers registers = stub.original().registers;
+  bool calling = settings_.system_call_result && tid == survey_.pid;
+  if (calling) {
+    tracee::set_system_call_result(registers, *settings_.system_call_result);
+    tracee::forget_system_call(registers);
+  } else {
+    registers = tracee::settle_system_call(registers);
+  }
+  if (auto rseq = thread.rseq()) {
+    leave_critical_section(survey_.pid, *rseq, registers);
+    record.setRseq(rseq->address);
+    record.setRseqSize(rseq->size);
+    record.setRseqSignature(rseq->signature);
+    record.setRseqFlags(rseq->flags);
+  }
+  record.setRegisters(as_data(registers.general));
+  const std::vector<std::uint8_t>& xstate = stub.original().xstate;
+  record.setXstate(::capnp::Data::Reader(xstate.data(), xstate.size()));
+  record.setSignalMask(settings_.signal_mask && tid == survey_.pid ? *settings_.signal_mask
+                                                                   : stub.original().signal_mask);
+  record.setAltStack(reinterpret_cast<std::uint64_t>(own.alternate.ss_sp));
+  record.setAltStackSize(own.alternate.ss_size);
+  record.setAltStackFlags(static_cast<std::uint32_t>(own.alternate.ss_flags));
+  record.setClearChildTid(own.clear_child_tid);
+  record.setParentDeathSignal(static_cast<std::uint32_t>(own.parent_death_signal));
+  record.setSeccompMode(static_cast<std::uint32_t>(status.seccomp));
+  fill_robust_list(tid, record);
+  fill_scheduling(tid, record);
+  if (settings_.pending_signals) {
+    std::vector<siginfo_t> pending = thread.pending_signals(false);
+    auto waiting = record.initPending(static_cast<unsigned>(pending.size()));
+    for (unsigned i = 0; i < waiting.size(); ++i) waiting.set(i, as_data(pending[i]));
+  }
+  sink.write(image::RecordType::kThreads, message);
+}
+
+void Capture::write_threads(image::RecordSink& sink) {
+  for (tracee::TracedThread& thread : frozen_.threads()) {
+    if (thread.tid() == stub_.thread().tid()) {
+      write_thread(thread, stub_, sink);
+    } else {
+      tracee::Stub guest(thread, stub_);
+      write_thread(thread, guest, sink);
+      guest.remove();
+    }
+  }
+}
+
+}  // namespace telefork::capture

@@ -1,0 +1,43 @@
+#include "restore/address_space.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace telefork::restore {
+namespace {
+
+TEST(AddressSpace, GivesRangesThatTouchNothingTaken) {
+  AddressSpace space;
+  space.take(RemotePtr(0x10000000000), RemotePtr(0x10000800000));
+  RemotePtr first = space.allocate(0x1000, RemotePtr(0));
+  RemotePtr second = space.allocate(0x1000, RemotePtr(0));
+  EXPECT_GE(first.value(), 0x10000800000 + AddressSpace::kGap);
+  EXPECT_GE(second - first, 0x1000 + AddressSpace::kGap);
+  EXPECT_FALSE(space.is_free(first, first + 1));
+}
+
+TEST(AddressSpace, KeepsTheOffsetInAHugePage) {
+  AddressSpace space;
+  RemotePtr at = space.allocate(64 << 20, RemotePtr(0x7f0000123000));
+  EXPECT_EQ(at.value() % kHugePageSize, 0x123000u);
+}
+
+TEST(AddressSpace, MergesWhatOverlaps) {
+  AddressSpace space;
+  space.take(RemotePtr(0x1000), RemotePtr(0x3000));
+  space.take(RemotePtr(0x2000), RemotePtr(0x5000));
+  EXPECT_FALSE(space.is_free(RemotePtr(0x4000), RemotePtr(0x5000)));
+  EXPECT_TRUE(space.is_free(RemotePtr(0x5000), RemotePtr(0x6000)));
+}
+
+TEST(AddressSpace, SaysThatThereIsNoRoom) {
+  AddressSpace space;
+  space.take(RemotePtr(0x1000), RemotePtr(std::uint64_t{1} << 47));
+  EXPECT_THROW(space.allocate(0x1000, RemotePtr(0)), Error);
+  AddressSpace empty;
+  EXPECT_THROW(empty.allocate(~std::uint64_t{0}, RemotePtr(0)), Error);
+}
+
+}  // namespace
+}  // namespace telefork::restore

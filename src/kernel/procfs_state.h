@@ -83,6 +83,7 @@ int read_oom_score_adj(pid_t pid);
 void write_oom_score_adj(pid_t pid, int value);
 unsigned read_coredump_filter(pid_t pid);
 void write_coredump_filter(pid_t pid, unsigned value);
+// Of another process only with CAP_SYS_NICE (EPERM); a stub can ask by prctl(PR_GET_TIMERSLACK).
 std::uint64_t read_timerslack_ns(pid_t tid);
 unsigned read_personality(pid_t pid);
 

@@ -315,7 +315,7 @@ TEST(Settings, OfAProcessAreWrittenAndReadBack) {
   EXPECT_EQ(read_oom_score_adj(child.pid()), 123);
   write_coredump_filter(child.pid(), 0x23);
   EXPECT_EQ(read_coredump_filter(child.pid()), 0x23u);
-  EXPECT_GT(read_timerslack_ns(child.pid()), 0u);
+  EXPECT_GT(read_timerslack_ns(::getpid()), 0u);
   EXPECT_EQ(read_personality(child.pid()) & 0xff, 0u);
   EXPECT_EQ(failure([] { write_oom_score_adj(pid_that_has_ended(), 0); }), Code::kGone);
 }

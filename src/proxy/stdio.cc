@@ -26,7 +26,7 @@ bool is_ready(std::span<const pollfd> entries, int fd, short events) {
 }  // namespace
 
 StdioSender::StdioSender(protocol::Link& link, unsigned stream, UniqueFd fd)
-    : link_(link), stream_(stream), fd_(std::move(fd), SharedFd::Direction::kRead) {}
+    : link_(&link), stream_(stream), fd_(std::move(fd), SharedFd::Direction::kRead) {}
 
 void StdioSender::add_interest(std::vector<pollfd>& entries) const {
   if (fd_ && !paused_ && window_ > 0) entries.push_back({fd_.get(), POLLIN, 0});
@@ -49,7 +49,7 @@ void StdioSender::read_once() {
   std::size_t count = *result.count;
   window_ -= count;
   if (drain_left_) *drain_left_ -= std::min(*drain_left_, count);
-  link_.send([&](Message::Builder message) {
+  link_->send([&](Message::Builder message) {
     auto data = message.initStdioData();
     data.setStream(stream_);
     data.setData({reinterpret_cast<const kj::byte*>(buffer.data()), count});
@@ -58,13 +58,13 @@ void StdioSender::read_once() {
 
 void StdioSender::end() {
   fd_.reset();
-  link_.send([&](Message::Builder message) { message.setStdioEnd(stream_); });
+  link_->send([&](Message::Builder message) { message.setStdioEnd(stream_); });
 }
 
 void StdioSender::on_credit(std::size_t bytes) {
   if (bytes > kStdioWindow - window_) {
     throw Error(Code::kCorrupt,
-                fmt::format("{}: credit for stream {} that was never sent", link_.node(), stream_));
+                fmt::format("{}: credit for stream {} that was never sent", link_->node(), stream_));
   }
   window_ += bytes;
   if (drain_left_) drain();
@@ -89,7 +89,7 @@ void StdioSender::drain() {
 }
 
 StdioReceiver::StdioReceiver(protocol::Link& link, unsigned stream, UniqueFd fd, AtEnd at_end)
-    : link_(link),
+    : link_(&link),
       stream_(stream),
       fd_(std::move(fd), SharedFd::Direction::kWrite),
       at_end_(at_end) {}
@@ -105,7 +105,7 @@ void StdioReceiver::on_ready(std::span<const pollfd> entries) {
 void StdioReceiver::on_data(std::span<const std::byte> bytes) {
   if (end_seen_ || unwritten() + uncredited_ + bytes.size() > kStdioWindow) {
     throw Error(Code::kCorrupt,
-                fmt::format("{}: more bytes of stream {} than allowed", link_.node(), stream_));
+                fmt::format("{}: more bytes of stream {} than allowed", link_->node(), stream_));
   }
   // What was under way when the stream broke.
   if (!fd_) return;
@@ -136,7 +136,7 @@ void StdioReceiver::write_some() {
 void StdioReceiver::give_credit(std::size_t bytes) {
   uncredited_ += bytes;
   if (uncredited_ < kCreditPortion) return;
-  link_.send([&](Message::Builder message) {
+  link_->send([&](Message::Builder message) {
     auto credit = message.initStdioCredit();
     credit.setStream(stream_);
     credit.setBytes(static_cast<std::uint32_t>(uncredited_));
@@ -148,7 +148,7 @@ void StdioReceiver::break_off(int error) {
   fd_.reset();
   queue_.clear();
   begin_ = 0;
-  link_.send([&](Message::Builder message) {
+  link_->send([&](Message::Builder message) {
     auto broken = message.initStdioBroken();
     broken.setStream(stream_);
     broken.setErrno(static_cast<std::uint32_t>(error));

@@ -61,7 +61,7 @@ class StdioSender {
   void drain();
   void end();
 
-  protocol::Link& link_;
+  protocol::Link* link_;
   unsigned stream_;
   SharedFd fd_;
   std::size_t window_ = kStdioWindow;
@@ -94,7 +94,7 @@ class StdioReceiver {
   void break_off(int error);
   void close_if_done();
 
-  protocol::Link& link_;
+  protocol::Link* link_;
   unsigned stream_;
   SharedFd fd_;
   AtEnd at_end_;

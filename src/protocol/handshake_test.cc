@@ -1,0 +1,223 @@
+#include "protocol/handshake.h"
+
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "net/fd_stream.h"
+#include "net/memory_stream.h"
+#include "protocol/test_machine.h"
+
+namespace telefork::protocol {
+namespace {
+
+using net::Deadline;
+using net::MemoryStream;
+using ::testing::HasSubstr;
+using namespace std::chrono_literals;
+
+Error error_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return {Code::kFailed, ""};
+}
+
+// What a server at `there` answers to a client, as bytes.
+std::vector<std::byte> reply_bytes(const TestMachine& there, const FillReply& fill) {
+  MemoryStream stream;
+  send_hello_reply(stream, there.reader(), fill, Deadline::never());
+  return stream.written();
+}
+
+std::vector<std::byte> hello_bytes(const TestMachine& here, const FillHello& fill) {
+  // The reply never comes: only what was said is of interest.
+  MemoryStream stream;
+  EXPECT_EQ(
+      error_of([&] { say_hello(stream, "n", here.reader(), fill, Deadline::never()); }).code(),
+      Code::kLost);
+  return stream.written();
+}
+
+TEST(Handshake, TellsEachSideTheOthersMachine) {
+  TestMachine here("here");
+  TestMachine there("there");
+  MemoryStream server(hello_bytes(here, [](auto hello) { hello.setUser("eve"); }));
+  ReceivedHello hello = receive_hello(server, Deadline::never());
+  EXPECT_NO_THROW(check_hello(*hello, there.reader()));
+  EXPECT_STREQ(hello->getUser().cStr(), "eve");
+  EXPECT_STREQ(hello->getMachine().getHostname().cStr(), "here");
+
+  MemoryStream client(reply_bytes(there, {}));
+  auto reply = say_hello(client, "node7", here.reader(), {}, Deadline::never());
+  EXPECT_STREQ(reply->getMachine().getHostname().cStr(), "there");
+}
+
+TEST(Handshake, ReadsNotOneByteTooMany) {
+  auto bytes = hello_bytes(TestMachine("here"), {});
+  bytes.resize(bytes.size() + 3);
+  MemoryStream server(bytes);
+  receive_hello(server, Deadline::never());
+  EXPECT_EQ(server.unread(), 3U);
+}
+
+TEST(Handshake, IsLostWhereverItIsCutAndWorksInShortReads) {
+  auto bytes = hello_bytes(TestMachine("here"), {});
+  for (std::size_t cut = 0; cut < bytes.size(); ++cut) {
+    net::FaultyStream server(std::make_unique<MemoryStream>(bytes),
+                             {.cut_read_after = cut, .longest_read = 1});
+    EXPECT_EQ(error_of([&] { receive_hello(server, Deadline::never()); }).code(), Code::kLost);
+  }
+  net::FaultyStream server(std::make_unique<MemoryStream>(bytes), {.longest_read = 1});
+  EXPECT_NO_THROW(receive_hello(server, Deadline::never()));
+}
+
+TEST(Handshake, CallsGarbageCorruptAtTheFirstWrongByte) {
+  for (std::string_view text : {"GET / HTTP/1.1\r\n\r\n", "T", "SSH-2.0-OpenSSH"}) {
+    std::vector<std::byte> bytes;
+    for (char c : text) bytes.push_back(static_cast<std::byte>(c));
+    MemoryStream server(bytes);
+    EXPECT_EQ(error_of([&] { receive_hello(server, Deadline::never()); }).code(),
+              text == "T" ? Code::kLost : Code::kCorrupt);
+  }
+}
+
+TEST(Handshake, CapsTheLengthBeforeMemoryIsTaken) {
+  auto bytes = hello_bytes(TestMachine("here"), {});
+  for (int i = 8; i < 12; ++i) bytes[static_cast<std::size_t>(i)] = std::byte{0xff};
+  MemoryStream server(bytes);
+  EXPECT_EQ(error_of([&] { receive_hello(server, Deadline::never()); }).code(), Code::kCorrupt);
+}
+
+TEST(Handshake, TakesOrRefusesAHelloWithAnyBitFlipped) {
+  const auto bytes = hello_bytes(TestMachine("here"), {});
+  for (std::size_t i = 12 * 8; i < bytes.size() * 8; ++i) {
+    auto flipped = bytes;
+    flipped[i / 8] ^= static_cast<std::byte>(1U << (i % 8));
+    MemoryStream server(flipped);
+    try {
+      receive_hello(server, Deadline::never());
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::kCorrupt) << error.text();
+    }
+  }
+}
+
+TEST(Handshake, RefusesAnotherLinkFormatNamingBoth) {
+  auto bytes = hello_bytes(TestMachine("here"), {});
+  bytes[7] = std::byte{'9'};
+  MemoryStream server(bytes);
+  Error error = error_of([&] { receive_hello(server, Deadline::never()); });
+  EXPECT_EQ(error.code(), Code::kRefused);
+  EXPECT_THAT(error.text(), HasSubstr("09 there and 01 here"));
+}
+
+TEST(Handshake, RefusesAnotherVersionOnBothSidesNamingBoth) {
+  TestMachine here("here");
+  MemoryStream server(hello_bytes(here, [](auto hello) { hello.setVersion(7); }));
+  ReceivedHello hello = receive_hello(server, Deadline::never());
+  Error error = error_of([&] { check_hello(*hello, here.reader()); });
+  EXPECT_EQ(error.code(), Code::kRefused);
+  EXPECT_THAT(error.text(), HasSubstr("version 7 there and 1 here"));
+
+  MemoryStream client(reply_bytes(here, [](auto reply) { reply.setVersion(8); }));
+  error = error_of([&] { say_hello(client, "node7", here.reader(), {}, Deadline::never()); });
+  EXPECT_EQ(error.code(), Code::kRefused);
+  EXPECT_THAT(error.text(), HasSubstr("node7: the protocol is version 8 there and 1 here"));
+}
+
+TEST(Handshake, RefusesAnotherArchitectureOnBothSidesNamingBoth) {
+  TestMachine here("here");
+  TestMachine there("there", "aarch64");
+  MemoryStream server(hello_bytes(here, {}));
+  ReceivedHello hello = receive_hello(server, Deadline::never());
+  Error error = error_of([&] { check_hello(*hello, there.reader()); });
+  EXPECT_EQ(error.code(), Code::kRefused);
+  EXPECT_THAT(error.text(), HasSubstr("x86_64 there and aarch64 here"));
+
+  MemoryStream client(reply_bytes(there, {}));
+  error = error_of([&] { say_hello(client, "node7", here.reader(), {}, Deadline::never()); });
+  EXPECT_EQ(error.code(), Code::kRefused);
+  EXPECT_THAT(error.text(), HasSubstr("aarch64 there and x86_64 here"));
+}
+
+TEST(Handshake, AnswersAQueryFromAnotherArchitecture) {
+  TestMachine here("here");
+  TestMachine there("there", "aarch64");
+  auto query = [](schema::Hello::Builder hello) { hello.setRole(schema::Hello::Role::QUERY); };
+  MemoryStream server(hello_bytes(here, query));
+  EXPECT_NO_THROW(check_hello(*receive_hello(server, Deadline::never()), there.reader()));
+  MemoryStream client(reply_bytes(there, {}));
+  EXPECT_NO_THROW(say_hello(client, "node7", here.reader(), query, Deadline::never()));
+}
+
+TEST(Handshake, ThrowsTheRefusalOfTheOtherEnd) {
+  TestMachine here("here");
+  MemoryStream server;
+  send_hello_refusal(server, here.reader(), Error(Code::kUnauthorised, "no account 'eve'"),
+                     Deadline::never());
+  MemoryStream client(server.written());
+  Error error = error_of([&] { say_hello(client, "node7", here.reader(), {}, Deadline::never()); });
+  EXPECT_EQ(error.code(), Code::kUnauthorised);
+  EXPECT_EQ(error.text(), "node7: no account 'eve'");
+}
+
+TEST(Handshake, GivesUpOnASilentPeer) {
+  auto [one, other] = net::make_stream_pair();
+  EXPECT_EQ(error_of([&, &end = one] { receive_hello(*end, Deadline::in(1ms)); }).error(),
+            ETIMEDOUT);
+}
+
+TEST(Handshake, MakesTokensThatDiffer) {
+  auto one = make_token();
+  EXPECT_TRUE(same_token(one, one));
+  EXPECT_FALSE(same_token(one, make_token()));
+  EXPECT_FALSE(same_token(one, std::span(one).first(15)));
+  EXPECT_FALSE(same_token({}, {}));
+}
+
+// A telepad with one session: answers a hello, then the join that names its token.
+void serve_session(net::Stream& control, net::Stream& bulk, const TestMachine& machine) {
+  auto token = make_token();
+  auto deadline = Deadline::in(10s);
+  check_hello(*receive_hello(control, deadline), machine.reader());
+  send_hello_reply(
+      control, machine.reader(),
+      [&](schema::HelloReply::Builder reply) {
+        reply.setToken({reinterpret_cast<const kj::byte*>(token.data()), token.size()});
+        reply.initFeatures(1).set(0, std::string(kFeatureJoin));
+      },
+      deadline);
+  ReceivedHello join = receive_hello(bulk, deadline);
+  check_hello(*join, machine.reader());
+  EXPECT_EQ(join->getRole(), schema::Hello::Role::JOIN);
+  EXPECT_TRUE(same_token(token, std::as_bytes(std::span(join->getToken().begin(), kTokenSize))));
+  send_hello_reply(bulk, machine.reader(), {}, deadline);
+}
+
+TEST(Handshake, JoinsABulkConnectionToItsSession) {
+  auto [client_control, server_control] = net::make_stream_pair();
+  auto [client_bulk, server_bulk] = net::make_stream_pair();
+  TestMachine machine("there");
+  std::jthread server([&machine, &control = *server_control, &bulk = *server_bulk] {
+    serve_session(control, bulk, machine);
+  });
+  std::vector<std::unique_ptr<net::Stream>> streams;
+  streams.push_back(std::move(client_bulk));
+  streams.push_back(std::move(client_control));
+  auto connect = [&] {
+    auto stream = std::move(streams.back());
+    streams.pop_back();
+    return stream;
+  };
+  OpenedLink opened = open_link("node7", connect, machine.reader(), {}, Deadline::in(10s));
+  EXPECT_TRUE(opened.link->has_bulk_stream());
+  EXPECT_GE(opened.link->bulk_fd(), 0);
+}
+
+}  // namespace
+}  // namespace telefork::protocol

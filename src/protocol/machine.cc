@@ -1,0 +1,97 @@
+#include "protocol/machine.h"
+
+#include <ctime>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "kernel/procfs_system.h"
+
+namespace telefork::protocol {
+namespace {
+
+using image::schema::Machine;
+
+std::int64_t read_clock(clockid_t clock) {
+  timespec time{};
+  if (::clock_gettime(clock, &time) != 0) throw_errno("reading a clock");
+  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
+[[noreturn]] void refuse(Machine::Reader source, Machine::Reader destination,
+                         const std::string& why) {
+  throw Error(Code::kRefused,
+              fmt::format("a process of {} cannot run on {}: {}", source.getHostname().cStr(),
+                          destination.getHostname().cStr(), why));
+}
+
+}  // namespace
+
+void encode_cpu(const kernel::CpuFacts& facts, Machine::Builder machine) {
+  machine.setArchitecture(facts.arch);
+  machine.setCpuModel(facts.vendor_model);
+  machine.setXcr0(facts.xcr0);
+  auto leaves = machine.initCpuLeaves(static_cast<unsigned>(facts.leaves.size()));
+  for (unsigned i = 0; i < leaves.size(); ++i) {
+    const kernel::CpuLeaf& leaf = facts.leaves[i];
+    leaves[i].setLeaf(leaf.leaf);
+    leaves[i].setSubleaf(leaf.subleaf);
+    leaves[i].setEax(leaf.eax);
+    leaves[i].setEbx(leaf.ebx);
+    leaves[i].setEcx(leaf.ecx);
+    leaves[i].setEdx(leaf.edx);
+  }
+}
+
+kernel::CpuFacts decode_cpu(Machine::Reader machine) {
+  kernel::CpuFacts facts;
+  facts.arch = machine.getArchitecture().cStr();
+  facts.vendor_model = machine.getCpuModel().cStr();
+  facts.xcr0 = machine.getXcr0();
+  for (auto leaf : machine.getCpuLeaves()) {
+    facts.leaves.push_back({leaf.getLeaf(), leaf.getSubleaf(), leaf.getEax(), leaf.getEbx(),
+                            leaf.getEcx(), leaf.getEdx()});
+  }
+  return facts;
+}
+
+void gather_machine(Machine::Builder machine) {
+  utsname names{};
+  if (::uname(&names) != 0) throw_errno("asking for the machine's name");
+  encode_cpu(kernel::cpu_facts(), machine);
+  machine.setHostname(names.nodename);
+  machine.setBootId(kernel::read_boot_id());
+  machine.setKernelRelease(names.release);
+  machine.setPageSize(static_cast<std::uint32_t>(::sysconf(_SC_PAGESIZE)));
+  machine.setClockRealtime(read_clock(CLOCK_REALTIME));
+  machine.setClockMonotonic(read_clock(CLOCK_MONOTONIC));
+  machine.setClockBoottime(read_clock(CLOCK_BOOTTIME));
+}
+
+OwnMachine::OwnMachine() : root_(message_.initRoot<Machine>()) { gather_machine(root_); }
+
+void check_compatible(Machine::Reader source, Machine::Reader destination, bool cpu_force) {
+  if (source.getArchitecture() != destination.getArchitecture()) {
+    refuse(source, destination,
+           fmt::format("the architecture is {} here and {} there", source.getArchitecture().cStr(),
+                       destination.getArchitecture().cStr()));
+  }
+  if (source.getPageSize() != destination.getPageSize()) {
+    refuse(source, destination,
+           fmt::format("a page has {} bytes here and {} there", source.getPageSize(),
+                       destination.getPageSize()));
+  }
+  bool same_kernel = source.getBootId().size() > 0 && source.getBootId() == destination.getBootId();
+  if (same_kernel || cpu_force) return;
+  std::vector<std::string> missing =
+      kernel::missing_features(decode_cpu(source), decode_cpu(destination));
+  if (missing.empty()) return;
+  refuse(source, destination,
+         fmt::format("its CPU lacks {} (--cpu=force tries it nevertheless)",
+                     fmt::join(missing, ", ")));
+}
+
+}  // namespace telefork::protocol

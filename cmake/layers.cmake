@@ -24,6 +24,14 @@ function(telefork_keep_own_architecture list)
   set(${list} ${files} PARENT_SCOPE)
 endfunction()
 
+# Adds programs to the target threaded_tests: what has to be built for ThreadSanitizer's turn.
+function(telefork_threaded_test)
+  if(NOT TARGET threaded_tests)
+    add_custom_target(threaded_tests)
+  endif()
+  add_dependencies(threaded_tests ${ARGN})
+endfunction()
+
 function(telefork_folder name)
   cmake_parse_arguments(arg "THREADED" "LEVEL" "DEPENDS;LIBS" ${ARGN})
   set_property(GLOBAL PROPERTY TELEFORK_LEVEL_${name} ${arg_LEVEL})
@@ -84,6 +92,7 @@ function(telefork_folder name)
     target_link_libraries(${name}_test PRIVATE telefork_${name} GTest::gmock GTest::gtest_main)
     set(labels unit)
     if(arg_THREADED)
+      telefork_threaded_test(${name}_test)
       set(labels unit-threaded)  # one word: a list does not get through; ctest -L takes a pattern
     endif()
     set(leaks 1)

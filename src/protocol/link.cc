@@ -97,6 +97,16 @@ int Link::bulk_fd() const {
   return plain == nullptr ? -1 : plain->fd();
 }
 
+void Link::set_bulk(std::unique_ptr<net::Stream> bulk) {
+  TELEFORK_ASSERT(!bulk_ && !bulk_elsewhere_);
+  bulk_ = std::move(bulk);
+}
+
+void Link::close_bulk() {
+  bulk_.reset();
+  bulk_elsewhere_ = true;
+}
+
 // ---- Input ----
 
 // One read of the control connection; whether anything came, the end included.
@@ -233,6 +243,7 @@ void Link::read_channel(Unread& unread, std::span<std::byte> bytes) {
 }
 
 void Link::read_bulk(std::span<std::byte> bytes) {
+  TELEFORK_ASSERT(!bulk_elsewhere_);
   if (!bulk_) return read_channel(bulk_frames_, bytes);
   while (!bytes.empty()) {
     throw_if_given_up();
@@ -375,7 +386,7 @@ void Link::fail(const Error& error, Deadline deadline) noexcept {
               }));
     flush(deadline);
     control_->shutdown_write();
-    bulk_.reset();
+    close_bulk();
     std::vector<std::byte> discarded(kGather);
     while (control_->read_some(discarded, deadline) > 0) {
     }
@@ -403,6 +414,7 @@ void Link::write_records(std::span<const std::byte> bytes) {
 }
 
 void Link::write_bulk(std::span<const std::byte> bytes) {
+  TELEFORK_ASSERT(!bulk_elsewhere_);
   // The record that announces the payload must not wait behind it; prepare_to_write() sends it.
   prepare_to_write();
   if (bulk_) return write_waiting(*bulk_, bytes, {});

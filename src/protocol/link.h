@@ -92,6 +92,11 @@ class Link {
   // payload bytes itself; -1 when there is none, or when the bytes on it are not the plain ones.
   // Nothing is ever read ahead of it.
   int bulk_fd() const;
+  // The bulk connection came later than the control connection (a join).
+  void set_bulk(std::unique_ptr<net::Stream> bulk);
+  // Another process has its own copy of bulk_fd() and does the rest, so that its end is the end of
+  // the stream. bulk_sink() and bulk_source() may not be used after it.
+  void close_bulk();
 
  private:
   class RecordSink;
@@ -137,6 +142,7 @@ class Link {
   std::string node_;
   std::unique_ptr<net::Stream> control_;
   std::unique_ptr<net::Stream> bulk_;
+  bool bulk_elsewhere_ = false;
   FrameDecoder decoder_;
   struct Queued {
     ReceivedMessage message;

@@ -275,6 +275,19 @@ TEST_P(LinkTest, LetsAnotherProcessTakeOverTheBulkDescriptor) {
   EXPECT_EQ(std::string_view(text, 3), "raw");
 }
 
+TEST_P(LinkTest, EndsTheBulkStreamWithTheProcessThatTookItOver) {
+  if (!GetParam()) return;
+  UniqueFd taken(::dup(keeper_->bulk_fd()));
+  keeper_->close_bulk();
+  EXPECT_FALSE(keeper_->has_bulk_stream());
+  home_->bulk_sink().write(numbered(3));
+  char text[3];
+  ASSERT_EQ(::read(taken.get(), text, 3), 3);
+  taken.reset();
+  keeper_.reset();
+  EXPECT_EQ(error_of([&] { home_->bulk_sink().write(numbered(3)); }).code(), Code::kLost);
+}
+
 // Everything of a small conversation, cut after each byte: an Error each time, never a hang.
 TEST(LinkCut, IsLostWhereverTheConnectionIsCut) {
   net::MemoryStream* kept = nullptr;

@@ -63,8 +63,8 @@ void StdioSender::end() {
 
 void StdioSender::on_credit(std::size_t bytes) {
   if (bytes > kStdioWindow - window_) {
-    throw Error(Code::kCorrupt,
-                fmt::format("{}: credit for stream {} that was never sent", link_->node(), stream_));
+    throw Error(Code::kCorrupt, fmt::format("{}: credit for stream {} that was never sent",
+                                            link_->node(), stream_));
   }
   window_ += bytes;
   if (drain_left_) drain();

@@ -17,7 +17,7 @@ test:            ## everything CI runs: builds, checks, all tests, sanitizers
 
 check: build     ## before a commit: format, layers, unit tests; under a minute when built
 	@tools/format --check
-	@tools/run_tests build/$(PRESET) -L unit
+	@tools/run_tests build/$(PRESET) -L unit -j 2
 
 build:           ## configure and build build/$(PRESET)
 	@tools/build $(PRESET)

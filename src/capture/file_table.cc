@@ -66,8 +66,8 @@ void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) co
   file.setDevice(entry.stat.st_rdev);
   file.setContentId(entry.content_id);
   if (!entry.hash.empty()) {
-    file.setHash(kj::arrayPtr(reinterpret_cast<const kj::byte*>(entry.hash.data()),
-                              entry.hash.size()));
+    file.setHash(
+        kj::arrayPtr(reinterpret_cast<const kj::byte*>(entry.hash.data()), entry.hash.size()));
   }
   auto identity = file.initIdentity();
   identity.setBootId(entry.identity.boot_id);
@@ -77,8 +77,8 @@ void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) co
   identity.setCtime(entry.identity.ctime_ns);
   identity.setFsType(entry.identity.fs_type);
   identity.setFsId(entry.identity.fs_id);
-  identity.setHandle(kj::arrayPtr(
-      reinterpret_cast<const kj::byte*>(entry.identity.handle.data()), entry.identity.handle.size()));
+  identity.setHandle(kj::arrayPtr(reinterpret_cast<const kj::byte*>(entry.identity.handle.data()),
+                                  entry.identity.handle.size()));
 }
 
 void FileTable::capture_contents(image::RecordSink& sink) const {

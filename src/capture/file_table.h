@@ -30,9 +30,9 @@ struct FileEntry {
   kernel::FileIdentity identity;
   bool deleted = false;
   bool readable = false;
-  bool must_be_same = false;         // open for writing: a copy will not do
-  std::vector<std::byte> hash;       // XXH3-128 of the content; empty until compute_hash()
-  std::uint32_t content_id = 0;      // not 0: its content travels in that record
+  bool must_be_same = false;     // open for writing: a copy will not do
+  std::vector<std::byte> hash;   // XXH3-128 of the content; empty until compute_hash()
+  std::uint32_t content_id = 0;  // not 0: its content travels in that record
 };
 
 class FileTable {

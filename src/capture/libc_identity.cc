@@ -1,10 +1,10 @@
 #include "capture/libc_identity.h"
 
-#include <cstring>
 #include <elf.h>
+#include <cstring>
 
-#include "base/error.h"
 #include <unistd.h>
+#include "base/error.h"
 
 namespace telefork::capture {
 namespace {

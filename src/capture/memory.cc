@@ -67,9 +67,8 @@ class PageWriter {
  private:
   // Moves what travels of `bytes`, which lie at the end of what is used, down to it.
   void take(RemotePtr start, std::span<std::byte> bytes, bool keep_zeros) {
-    std::vector<PageRun> kept = keep_zeros
-                                    ? std::vector<PageRun>{{start, bytes.size() / kPageSize}}
-                                    : non_zero_runs(start, bytes);
+    std::vector<PageRun> kept = keep_zeros ? std::vector<PageRun>{{start, bytes.size() / kPageSize}}
+                                           : non_zero_runs(start, bytes);
     for (const PageRun& run : kept) {
       std::size_t size = run.pages * kPageSize;
       std::byte* to = buffer_.data() + used_;

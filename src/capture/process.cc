@@ -1,7 +1,7 @@
 // What the process has once, whatever its threads do.
+#include <link.h>
 #include <algorithm>
 #include <cstring>
-#include <link.h>
 
 #include <fmt/format.h>
 #include <sys/prctl.h>
@@ -40,11 +40,13 @@ OwnAnswers ask(tracee::Stub& stub) {
   program.call("asking for the subreaper flag", SYS_prctl,
                {PR_GET_CHILD_SUBREAPER, subreaper, 0, 0, 0});
   Result thp = program.call("asking for THP_DISABLE", SYS_prctl, {PR_GET_THP_DISABLE, 0, 0, 0, 0});
-  Result securebits = program.call("asking for securebits", SYS_prctl, {PR_GET_SECUREBITS, 0, 0, 0, 0});
+  Result securebits =
+      program.call("asking for securebits", SYS_prctl, {PR_GET_SECUREBITS, 0, 0, 0, 0});
   ProgramRun run = stub.run(program);
-  return {static_cast<std::uint64_t>(run.result(brk)), static_cast<int>(run.result(dumpable)),
-          static_cast<int>(run.result(keep_caps)), run.object<int>(subreaper),
-          static_cast<int>(run.result(thp)), static_cast<unsigned>(run.result(securebits))};
+  return {
+      static_cast<std::uint64_t>(run.result(brk)), static_cast<int>(run.result(dumpable)),
+      static_cast<int>(run.result(keep_caps)),     run.object<int>(subreaper),
+      static_cast<int>(run.result(thp)),           static_cast<unsigned>(run.result(securebits))};
 }
 
 void fill_layout(const Survey& survey, std::uint64_t brk,
@@ -103,7 +105,8 @@ void fill_vdso(const Survey& survey, image::schema::Vdso::Builder record) {
     tracee::read_memory(survey.pid, mapping.vma.start, code);
     record.setStart(mapping.vma.start.value());
     record.setEnd(mapping.vma.end.value());
-    record.setCode(::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(code.data()), code.size()));
+    record.setCode(
+        ::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(code.data()), code.size()));
   }
 }
 

@@ -1,7 +1,7 @@
 #include "capture/survey.h"
 
 #include <fmt/format.h>
-#include <sched.h>
+#include <unistd.h>
 
 #include "base/error.h"
 
@@ -27,8 +27,9 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     survey.refusals.push_back({process, "it runs under seccomp, which cannot be restored yet",
                                "start it without a seccomp filter"});
   }
-  if (survey.status.tracer_pid != 0) {
-    survey.refusals.push_back({process, fmt::format("process {} traces it", survey.status.tracer_pid),
+  if (survey.status.tracer_pid != 0 && survey.status.tracer_pid != ::getpid()) {
+    survey.refusals.push_back({process,
+                               fmt::format("process {} traces it", survey.status.tracer_pid),
                                "end that debugger first"});
   }
   if (kernel::read_root_link(survey.pid) != kernel::read_root_link(::getpid())) {
@@ -36,8 +37,8 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   }
   std::string cwd = kernel::read_cwd_link(survey.pid);
   if (cwd.ends_with(" (deleted)")) {
-    survey.refusals.push_back({process, "its working directory was removed: " + cwd,
-                               "have it change to another one"});
+    survey.refusals.push_back(
+        {process, "its working directory was removed: " + cwd, "have it change to another one"});
   }
   if (options.purpose == Purpose::kSave && !kernel::list_children(survey.pid).empty()) {
     survey.refusals.push_back(

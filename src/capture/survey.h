@@ -29,21 +29,21 @@ enum class Purpose { kFork, kSave };
 
 struct SurveyOptions {
   Purpose purpose = Purpose::kFork;
-  bool leave_home = false;      // descriptors that cannot travel become placeholders
-  bool copy_shared = false;     // shared memory becomes the copy's own
-  bool takes_stdin = false;     // fd 0 is carried from home
-  std::set<int> own_fds;        // telefork's own sockets in the process: no part of it
-  pid_t sharer = 0;             // fork: the process that it was, or is about to be, forked from
+  bool leave_home = false;   // descriptors that cannot travel become placeholders
+  bool copy_shared = false;  // shared memory becomes the copy's own
+  bool takes_stdin = false;  // fd 0 is carried from home
+  std::set<int> own_fds;     // telefork's own sockets in the process: no part of it
+  pid_t sharer = 0;          // fork: the process that it was, or is about to be, forked from
 };
 
 // One open file description.
 struct Description {
   image::schema::FileDescription::Kind kind;
-  std::string name;                    // the link in /proc/PID/fd
-  unsigned flags = 0;                  // without O_CLOEXEC
+  std::string name;    // the link in /proc/PID/fd
+  unsigned flags = 0;  // without O_CLOEXEC
   std::uint64_t position = 0;
-  std::optional<std::size_t> file;     // in FileTable
-  unsigned stream = 0;                 // of kind stdio
+  std::optional<std::size_t> file;  // in FileTable
+  unsigned stream = 0;              // of kind stdio
 };
 
 struct Descriptor {

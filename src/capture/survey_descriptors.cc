@@ -29,7 +29,8 @@ bool is_stateless_device(dev_t device) {
 // two descriptions stand where one was, and the caller refuses by a survey's refusal.
 bool same_description(pid_t pid, int a, int b) {
   long order = ::syscall(SYS_kcmp, pid, pid, KCMP_FILE, a, b);
-  if (order < 0) throw_errno(fmt::format("comparing descriptors {} and {} of process {}", a, b, pid));
+  if (order < 0)
+    throw_errno(fmt::format("comparing descriptors {} and {} of process {}", a, b, pid));
   return order == 0;
 }
 
@@ -102,8 +103,12 @@ class Sorter {
   }
 
   std::optional<Description> sort(const OpenFile& open) {
-    Description description{Kind::REGULAR, open.link, open.info.flags & ~unsigned{O_CLOEXEC},
-                            static_cast<std::uint64_t>(open.info.position), std::nullopt, 0};
+    Description description{Kind::REGULAR,
+                            open.link,
+                            open.info.flags & ~unsigned{O_CLOEXEC},
+                            static_cast<std::uint64_t>(open.info.position),
+                            std::nullopt,
+                            0};
     if (S_ISCHR(open.stat.st_mode) && is_stateless_device(open.stat.st_rdev)) {
       description.kind = Kind::DEVICE;
       return with_file(open, std::move(description));

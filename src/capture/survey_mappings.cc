@@ -26,9 +26,11 @@ std::optional<Refusal> refuse_by_flags(const Vma& vma) {
   };
   static constexpr Rule kRules[] = {
       {VmFlag::kHugeTlb, "hugetlb memory cannot be captured yet", "use transparent huge pages"},
-      {VmFlag::kUffdMissing, "a userfaultfd of the program watches it", "end that use of userfaultfd"},
+      {VmFlag::kUffdMissing, "a userfaultfd of the program watches it",
+       "end that use of userfaultfd"},
       {VmFlag::kUffdWp, "a userfaultfd of the program watches it", "end that use of userfaultfd"},
-      {VmFlag::kUffdMinor, "a userfaultfd of the program watches it", "end that use of userfaultfd"},
+      {VmFlag::kUffdMinor, "a userfaultfd of the program watches it",
+       "end that use of userfaultfd"},
       {VmFlag::kIo, "device memory cannot move", "have the program close the device"},
       {VmFlag::kPfnMap, "device memory cannot move", "have the program close the device"},
       {VmFlag::kMixedMap, "device memory cannot move", "have the program close the device"},
@@ -41,8 +43,8 @@ std::optional<Refusal> refuse_by_flags(const Vma& vma) {
     if (vma.has(rule.flag)) return Refusal{describe(vma), rule.why, rule.remedy};
   }
   if (!vma.unknown_flags.empty()) {
-    return Refusal{describe(vma), "it has a flag that telefork does not know: " + vma.unknown_flags[0],
-                   ""};
+    return Refusal{describe(vma),
+                   "it has a flag that telefork does not know: " + vma.unknown_flags[0], ""};
   }
   if (vma.protection_key != 0) {
     return Refusal{describe(vma), "memory protection keys cannot be restored yet", ""};
@@ -62,13 +64,13 @@ std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
     std::size_t index = survey.files.add(path, vma.path, vma.deleted);
     const FileEntry& file = survey.files.entries()[index];
     if (file.stat.st_ino == vma.inode && S_ISREG(file.stat.st_mode)) return index;
-    survey.refusals.push_back(
-        {describe(vma),
-         S_ISREG(file.stat.st_mode) ? "the file was replaced since it was mapped, and this user may "
-                                      "not open the old one"
-                                    : "the mapping of a device cannot move",
-         S_ISREG(file.stat.st_mode) ? "restart the program, or ask as root"
-                                    : "have the program close the device"});
+    survey.refusals.push_back({describe(vma),
+                               S_ISREG(file.stat.st_mode)
+                                   ? "the file was replaced since it was mapped, and this user may "
+                                     "not open the old one"
+                                   : "the mapping of a device cannot move",
+                               S_ISREG(file.stat.st_mode) ? "restart the program, or ask as root"
+                                                          : "have the program close the device"});
   } catch (const Error& error) {
     survey.refusals.push_back({describe(vma), error.text(), ""});
   }
@@ -100,9 +102,9 @@ void survey_shared_memory(const SurveyOptions& options, Mapping& mapping, Survey
   mapping.kind = Kind::SHARED_ANONYMOUS;
   mapping.shared_id = mapping.vma.inode;
   if (options.copy_shared) return;
-  survey.refusals.push_back(
-      {describe(mapping.vma), "memory shared with processes that stay cannot move",
-       "have a copy of it made with --shared=copy"});
+  survey.refusals.push_back({describe(mapping.vma),
+                             "memory shared with processes that stay cannot move",
+                             "have a copy of it made with --shared=copy"});
 }
 
 // Whether another process maps the same shared memory.
@@ -167,8 +169,8 @@ void survey_mappings(const SurveyOptions& options, Survey& survey) {
     survey.mappings.push_back(std::move(mapping));
   }
   try {
-    survey.executable = survey.files.add(kernel::exe_path(survey.pid),
-                                         kernel::read_exe_link(survey.pid), false);
+    survey.executable =
+        survey.files.add(kernel::exe_path(survey.pid), kernel::read_exe_link(survey.pid), false);
   } catch (const Error& error) {
     survey.refusals.push_back(
         {fmt::format("process {}", survey.pid), "its program file: " + error.text(), ""});

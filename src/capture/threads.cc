@@ -1,6 +1,6 @@
 // Each thread: registers, and what the kernel keeps for it.
-#include <csignal>
 #include <sched.h>
+#include <csignal>
 
 #include <fmt/format.h>
 #include <sys/prctl.h>
@@ -41,6 +41,7 @@ struct OwnAnswers {
   stack_t alternate;
   std::uint64_t clear_child_tid;
   int parent_death_signal;
+  std::uint64_t timer_slack;
 };
 
 OwnAnswers ask(tracee::Stub& stub) {
@@ -51,9 +52,12 @@ OwnAnswers ask(tracee::Stub& stub) {
   program.call("asking for clear_child_tid", SYS_prctl, {PR_GET_TID_ADDRESS, clear_tid, 0, 0, 0});
   tracee::Data death = program.buffer(sizeof(int));
   program.call("asking for the parent death signal", SYS_prctl, {PR_GET_PDEATHSIG, death, 0, 0, 0});
+  // /proc tells it only to the thread itself, or to CAP_SYS_NICE.
+  tracee::Result slack =
+      program.call("asking for the timer slack", SYS_prctl, {PR_GET_TIMERSLACK, 0, 0, 0, 0});
   tracee::ProgramRun run = stub.run(program);
   return {run.object<stack_t>(alternate), run.object<std::uint64_t>(clear_tid),
-          run.object<int>(death)};
+          run.object<int>(death), static_cast<std::uint64_t>(run.result(slack))};
 }
 
 void fill_robust_list(pid_t tid, image::schema::Thread::Builder record) {
@@ -85,7 +89,6 @@ void fill_scheduling(pid_t tid, image::schema::Thread::Builder record) {
   }
   // All that there are is no choice of the program's: it may use all that there are there too.
   if (CPU_COUNT(&cpus) < ::sysconf(_SC_NPROCESSORS_ONLN)) record.setAffinity(as_data(cpus));
-  record.setTimerSlack(kernel::read_timerslack_ns(tid));
 }
 
 }  // namespace
@@ -124,6 +127,7 @@ void Capture::write_thread(tracee::TracedThread& thread, tracee::Stub& stub,
   record.setAltStackSize(own.alternate.ss_size);
   record.setAltStackFlags(static_cast<std::uint32_t>(own.alternate.ss_flags));
   record.setClearChildTid(own.clear_child_tid);
+  record.setTimerSlack(own.timer_slack);
   record.setParentDeathSignal(static_cast<std::uint32_t>(own.parent_death_signal));
   record.setSeccompMode(static_cast<std::uint32_t>(status.seccomp));
   fill_robust_list(tid, record);

@@ -11,7 +11,9 @@ namespace telefork::capture {
 namespace {
 
 std::int64_t microseconds(const timeval& time) { return time.tv_sec * 1'000'000 + time.tv_usec; }
-std::int64_t nanoseconds(const timespec& time) { return time.tv_sec * 1'000'000'000 + time.tv_nsec; }
+std::int64_t nanoseconds(const timespec& time) {
+  return time.tv_sec * 1'000'000'000 + time.tv_nsec;
+}
 
 unsigned notify_number(const kernel::PosixTimer& timer) {
   unsigned base = SIGEV_SIGNAL;

@@ -67,7 +67,8 @@ void take_statfs(FileIdentity& identity, int fd) {
 }
 
 bool same_inode(const FileIdentity& a, const FileIdentity& b) {
-  return a.inode == b.inode && a.ctime_ns == b.ctime_ns;
+  // The handle tells an inode number that was used again (it has the inode's generation).
+  return a.inode == b.inode && a.handle == b.handle;
 }
 
 bool same_kernel(const FileIdentity& a, const FileIdentity& b) {
@@ -93,6 +94,10 @@ FileIdentity identify_file(int fd, const std::string& boot_id) {
 FileIdentity identify_file(int fd) { return identify_file(fd, read_boot_id()); }
 
 bool same_file(const FileIdentity& a, const FileIdentity& b) {
+  return a.ctime_ns == b.ctime_ns && same_file_whatever_its_content(a, b);
+}
+
+bool same_file_whatever_its_content(const FileIdentity& a, const FileIdentity& b) {
   return same_inode(a, b) && (same_kernel(a, b) || same_shared_filesystem(a, b));
 }
 

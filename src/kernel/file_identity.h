@@ -44,6 +44,9 @@ FileIdentity identify_file(int fd, const std::string& boot_id);
 FileIdentity identify_file(int fd);
 
 bool same_file(const FileIdentity& a, const FileIdentity& b);
+// The same without ctime: for a file open for writing, which others may write to all the time, and
+// which is right to reopen as long as it is that file.
+bool same_file_whatever_its_content(const FileIdentity& a, const FileIdentity& b);
 
 // By f_type: the same for every machine that mounts it.
 bool is_network_filesystem(std::uint64_t fs_type);

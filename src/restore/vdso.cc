@@ -1,7 +1,7 @@
 #include "restore/vdso.h"
 
-#include <cstring>
 #include <elf.h>
+#include <cstring>
 
 #include <fmt/format.h>
 
@@ -86,10 +86,9 @@ std::vector<std::byte> redirect_vdso(std::span<const std::byte> old_image, Remot
   std::vector<std::byte> patched(old_image.begin(), old_image.end());
   for (const auto& [name, offset] : old_symbols) {
     auto target = new_symbols.find(name);
-    std::vector<std::byte> code =
-        target != new_symbols.end()
-            ? encode_jump(old_start + offset, new_start + target->second)
-            : encode_system_call_of(name);
+    std::vector<std::byte> code = target != new_symbols.end()
+                                      ? encode_jump(old_start + offset, new_start + target->second)
+                                      : encode_system_call_of(name);
     if (code.empty()) {
       throw Error(Code::kRefused,
                   fmt::format("this kernel's vDSO lacks {}, which the process may call", name));

@@ -32,10 +32,12 @@ std::vector<std::byte> encode_jump(RemotePtr, RemotePtr to) {
 }
 
 std::vector<std::byte> encode_system_call_of(const std::string& symbol) {
-  static const std::map<std::string, int> kCalls = {
-      {"clock_gettime", SYS_clock_gettime}, {"gettimeofday", SYS_gettimeofday},
-      {"clock_getres", SYS_clock_getres},   {"time", SYS_time},
-      {"getcpu", SYS_getcpu},               {"getrandom", SYS_getrandom}};
+  static const std::map<std::string, int> kCalls = {{"clock_gettime", SYS_clock_gettime},
+                                                    {"gettimeofday", SYS_gettimeofday},
+                                                    {"clock_getres", SYS_clock_getres},
+                                                    {"time", SYS_time},
+                                                    {"getcpu", SYS_getcpu},
+                                                    {"getrandom", SYS_getrandom}};
   std::string name = symbol.starts_with("__vdso_") ? symbol.substr(7) : symbol;
   auto call = kCalls.find(name);
   if (call == kCalls.end()) return {};

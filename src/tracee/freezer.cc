@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 
 #include <fmt/format.h>
 #include <sys/ptrace.h>
@@ -86,6 +87,16 @@ void FrozenProcess::step_out_of_vdso() {
     thread.resume(PTRACE_CONT);
     thread.await_stop();
   }
+}
+
+void FrozenProcess::kill() {
+  ::kill(pid_, SIGKILL);
+  // The leader's end is told when all others have ended.
+  std::reverse(threads_.begin(), threads_.end());
+  for (TracedThread& thread : threads_) {
+    while (thread.attached() && !thread.wait().ended()) thread.resume(PTRACE_CONT);
+  }
+  threads_.clear();
 }
 
 FrozenProcess FrozenProcess::freeze(pid_t pid, std::uint64_t options) {

@@ -34,6 +34,9 @@ class FrozenProcess {
   std::vector<TracedThread>& threads() { return threads_; }
   TracedThread& leader() { return threads_.front(); }
   void thaw() { threads_.clear(); }
+  // Ends the process with SIGKILL and waits until it is gone, as far as a tracer sees it: a zombie
+  // is left for its parent.
+  void kill();
 
  private:
   explicit FrozenProcess(pid_t pid) : pid_(pid) {}

@@ -150,10 +150,9 @@ void Stub::install(const Options& options) {
   std::size_t frame_size = build_signal_frame(original_.registers, original_.xstate, 0, 0).size();
   std::uint64_t code_size =
       round_up(static_cast<std::uint64_t>(telefork_stub_end - telefork_stub_begin), kPageSize);
-  area_size_ = round_up(
-      code_size + round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize +
-          options.data_size,
-      kPageSize);
+  area_size_ = round_up(code_size + round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize +
+                            options.data_size,
+                        kPageSize);
   std::uint64_t flags = MAP_PRIVATE | MAP_ANONYMOUS | (options.address ? MAP_FIXED_NOREPLACE : 0);
   std::int64_t mapped =
       borrow_system_call(SYS_mmap, {options.address.value(), area_size_, PROT_READ | PROT_WRITE,

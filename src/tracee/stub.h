@@ -124,7 +124,7 @@ class Stub {
   RemotePtr programs_;  // where the next program is loaded
   int stop_signal_ = 0;
   bool installed_ = false;
-  bool lent_ = false;             // the pages are another stub's
+  bool lent_ = false;  // the pages are another stub's
   bool stop_arrived_ = false;
 };
 

@@ -1,0 +1,65 @@
+// The blank process: a child of the keeper that becomes the guest.
+//
+//     Blank blank = Blank::start(settings);     // exec'ed, traced, stopped before its first
+//                                               // instruction
+//     blank.install_stub(address);
+//     blank.stub().run(program);
+//     ...
+//     blank.give_fds(fds)                       // descriptors into it, in order
+//
+// It dies with its keeper until release() (PTRACE_O_EXITKILL), and the destructor kills and reaps
+// it unless it was released. Owned by the keeper's main thread.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/unique_fd.h"
+#include "tracee/stub.h"
+#include "tracee/thread.h"
+
+namespace telefork::restore {
+
+struct BlankSettings {
+  std::string program;        // path of telefork-blank
+  pid_t want_pid = 0;         // 0: any
+  bool pid_required = false;  // another pid is an Error (kRefused); else it is taken
+};
+
+class Blank {
+ public:
+  static Blank start(const BlankSettings& settings);
+  Blank(Blank&&) noexcept;
+  Blank& operator=(Blank&&) = delete;
+  ~Blank();
+
+  pid_t pid() const { return pid_; }
+  tracee::TracedThread& thread() { return thread_; }
+  tracee::Stub& stub() { return *stub_; }
+  bool has_stub() const { return stub_ != nullptr; }
+  void install_stub(const tracee::Stub::Options& options);
+
+  // Sends descriptors through the socket that the blank was born with and has it take them; their
+  // numbers there, in order. At most net's 253 at a time go with one message; any number may be
+  // given.
+  std::vector<int> give_fds(std::span<const int> fds);
+  // The socket's number in the blank.
+  static constexpr int kSocket = 3;
+
+  // It is a guest now: neither killed nor reaped by this object any more.
+  void release() { pid_ = 0; }
+
+ private:
+  Blank(pid_t pid, UniqueFd socket, tracee::TracedThread thread);
+
+  pid_t pid_;
+  UniqueFd socket_;
+  tracee::TracedThread thread_;
+  std::unique_ptr<tracee::Stub> stub_;
+};
+
+}  // namespace telefork::restore

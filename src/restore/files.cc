@@ -1,0 +1,197 @@
+#include "restore/files.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "image/hash.h"
+#include "kernel/procfs_file.h"
+#include "kernel/procfs_system.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::schema::FileDescription;
+using image::schema::FileRef;
+
+constexpr std::size_t kPiece = 1024 * 1024;
+// What open(2) keeps in a description; O_CREAT and the like did their work long ago.
+constexpr unsigned kKeptFlags = O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT |
+                                O_LARGEFILE | O_NOATIME | O_DIRECTORY | O_PATH;
+
+kernel::FileIdentity decode_identity(FileRef::Reader ref) {
+  auto from = ref.getIdentity();
+  kernel::FileIdentity identity;
+  identity.boot_id = from.getBootId();
+  identity.device = from.getDevice();
+  identity.inode = from.getInode();
+  identity.size = ref.getSize();
+  identity.mtime_ns = from.getMtime();
+  identity.ctime_ns = from.getCtime();
+  identity.fs_type = from.getFsType();
+  identity.fs_id = from.getFsId();
+  auto handle = from.getHandle();
+  const auto* bytes = reinterpret_cast<const std::byte*>(handle.begin());
+  identity.handle.assign(bytes, bytes + handle.size());
+  return identity;
+}
+
+bool same_kind(std::uint32_t mode, const struct stat& stat) {
+  return (mode & S_IFMT) == (stat.st_mode & S_IFMT);
+}
+
+[[noreturn]] void refuse(FileRef::Reader ref, const std::string& why) {
+  throw Error(Code::kRefused, fmt::format("file {}: {}", ref.getPath().cStr(), why));
+}
+
+}  // namespace
+
+void ContentStore::take(const image::Record& record, image::RecordSource& source) {
+  auto content = record.get<image::schema::FileContent>();
+  int fd = ::memfd_create("telefork-content", MFD_CLOEXEC);
+  if (fd < 0) throw_errno("making a memory file");
+  UniqueFd file(fd);
+  std::vector<std::byte> buffer(std::min<std::uint64_t>(record.payload_bytes(), kPiece));
+  while (source.payload_left() > 0) {
+    auto piece = std::span(buffer).first(std::min<std::uint64_t>(source.payload_left(), kPiece));
+    source.read_payload(piece);
+    write_fully(file, piece, "a memory file");
+  }
+  files_[content.getId()] = std::move(file);
+}
+
+const UniqueFd& ContentStore::get(std::uint32_t id) const {
+  auto found = files_.find(id);
+  if (found == files_.end()) {
+    throw Error(Code::kCorrupt, fmt::format("the image lacks file content {}", id));
+  }
+  return found->second;
+}
+
+OpenFiles::OpenFiles() : boot_id_(kernel::read_boot_id()) {}
+
+const std::vector<std::byte>& OpenFiles::hash_of(const UniqueFd& file,
+                                                 const kernel::FileIdentity& identity,
+                                                 const std::string& path) {
+  KnownHash& known = hashes_[{identity.device, identity.inode}];
+  if (known.hash.empty() || known.ctime_ns != identity.ctime_ns) {
+    image::Hash128 hash;
+    read_in_pieces(file, identity.size, path,
+                   [&hash](std::span<const std::byte> bytes) { hash.add(bytes); });
+    auto value = hash.value();
+    known = {identity.ctime_ns, {value.begin(), value.end()}};
+  }
+  return known.hash;
+}
+
+FileVerdict OpenFiles::examine(FileRef::Reader ref) {
+  FileVerdict verdict;
+  std::string path = ref.getPath();
+  // Naming it needs no permission on the file; reading it does.
+  int named = ::open(path.c_str(), O_PATH | O_CLOEXEC);
+  if (named < 0) {
+    verdict.why = fmt::format("{} there: {}", path, std::strerror(errno));
+    return verdict;
+  }
+  UniqueFd file(named);
+  struct stat stat;
+  if (::fstat(file.get(), &stat) != 0) throw_errno("looking at " + path);
+  kernel::FileIdentity identity = kernel::identify_file(file.get(), boot_id_);
+  if (kernel::same_file(identity, decode_identity(ref))) {
+    verdict.kind = FileVerdict::Kind::kSame;
+    return verdict;
+  }
+  verdict.kind = FileVerdict::Kind::kDifferent;
+  bool regular = S_ISREG(stat.st_mode);
+  if (!same_kind(ref.getMode(), stat)) {
+    verdict.why = path + " there is another kind of file";
+  } else if (!regular) {
+    // Directories and stateless devices are told by their path and kind.
+    verdict.kind = FileVerdict::Kind::kSame;
+  } else if (identity.size != ref.getSize()) {
+    verdict.why = fmt::format("{} there has {} bytes, not {}", path, identity.size, ref.getSize());
+  } else if (int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC); fd < 0) {
+    verdict.why = fmt::format("{} there: {}", path, std::strerror(errno));
+  } else {
+    UniqueFd readable(fd);
+    verdict.kind = FileVerdict::Kind::kHashed;
+    verdict.hash = hash_of(readable, identity, path);
+  }
+  return verdict;
+}
+
+UniqueFd OpenFiles::open_here(FileRef::Reader ref, int flags) {
+  return open_file(std::string(ref.getPath()), flags | O_NOCTTY);
+}
+
+void OpenFiles::verify(FileRef::Reader ref, const UniqueFd& file, bool must_be_same) {
+  kernel::FileIdentity identity = kernel::identify_file(file.get(), boot_id_);
+  struct stat stat;
+  if (::fstat(file.get(), &stat) != 0) throw_errno("looking at " + std::string(ref.getPath()));
+  if (!same_kind(ref.getMode(), stat)) refuse(ref, "it is another kind of file here");
+  if (!S_ISREG(stat.st_mode)) return;
+  kernel::FileIdentity wanted = decode_identity(ref);
+  if (kernel::same_file(identity, wanted)) return;
+  if (must_be_same) {
+    if (kernel::same_file_whatever_its_content(identity, wanted)) return;
+    refuse(ref, "it is open for writing there, and the file here is not known to be the same one");
+  }
+  if (identity.size != ref.getSize()) {
+    refuse(ref, fmt::format("it has {} bytes here, {} there", identity.size, ref.getSize()));
+  }
+  auto hash = ref.getHash();
+  if (hash.size() == 0) refuse(ref, "it is another file here, and its content was not compared");
+  const std::vector<std::byte>& mine = hash_of(file, identity, std::string(ref.getPath()));
+  if (hash.size() != mine.size() || std::memcmp(hash.begin(), mine.data(), mine.size()) != 0) {
+    refuse(ref, "its content differs from the one there");
+  }
+}
+
+UniqueFd OpenFiles::open_for_mapping(FileRef::Reader ref, const ContentStore& contents,
+                                     bool writable) {
+  if (ref.getContentId() != 0) return contents.get(ref.getContentId()).duplicate();
+  UniqueFd file = open_here(ref, writable ? O_RDWR : O_RDONLY);
+  verify(ref, file, writable);
+  return file;
+}
+
+UniqueFd OpenFiles::open_description(FileDescription::Reader description,
+                                     const ContentStore& contents) {
+  FileRef::Reader ref = description.getFile();
+  unsigned flags = description.getFlags() & kKeptFlags;
+  UniqueFd file;
+  switch (description.getKind()) {
+    case FileDescription::Kind::NULL_:
+      return open_file("/dev/null", O_RDONLY);
+    case FileDescription::Kind::LEFT_HOME:
+      return open_file("/", O_PATH);
+    case FileDescription::Kind::REGULAR:
+      if (ref.getContentId() != 0) {
+        // By its name below /proc it is opened anew: its position is its own.
+        file = open_file(kernel::self_fd_path(contents.get(ref.getContentId()).get()),
+                         static_cast<int>(flags));
+      } else {
+        file = open_here(ref, static_cast<int>(flags));
+        verify(ref, file, (flags & O_ACCMODE) != O_RDONLY);
+      }
+      break;
+    default:
+      file = open_here(ref, static_cast<int>(flags));
+      verify(ref, file, false);
+  }
+  bool seekable = description.getKind() == FileDescription::Kind::REGULAR && (flags & O_PATH) == 0;
+  if (seekable &&
+      ::lseek(file.get(), static_cast<off_t>(description.getPosition()), SEEK_SET) < 0) {
+    throw_errno("seeking in " + std::string(ref.getPath()));
+  }
+  return file;
+}
+
+}  // namespace telefork::restore

@@ -1,0 +1,75 @@
+// The files that an image refers to, as they are here.
+//
+//     OpenFiles files;
+//     files.examine(ref)                        // the answer to "do you have this one?"
+//     files.open_for_mapping(ref, contents, writable)
+//     files.open_description(description, contents)
+//
+// A file is taken from here when it is the same file (kernel/file_identity.h) or, for one that is
+// only read, when its content hash agrees; else its content must have come with the image. Nothing
+// else is ever opened in a file's place.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "image/image.capnp.h"
+#include "image/record_source.h"
+#include "kernel/file_identity.h"
+
+namespace telefork::restore {
+
+// Contents that travelled: memory files without a name, one each.
+class ContentStore {
+ public:
+  // Takes the payload of a FileContent record.
+  void take(const image::Record& record, image::RecordSource& source);
+  // Throws kCorrupt where no such content came.
+  const UniqueFd& get(std::uint32_t id) const;
+
+ private:
+  std::map<std::uint32_t, UniqueFd> files_;
+};
+
+struct FileVerdict {
+  enum class Kind {
+    kSame,    // it is the same file
+    kHashed,  // one of that path and size: compare the hashes
+    kMissing,
+    kDifferent,  // another size, another kind of file, or not to be opened
+  };
+  Kind kind = Kind::kMissing;
+  std::vector<std::byte> hash;  // of kHashed
+  std::string why;              // of kMissing and kDifferent, for people
+};
+
+class OpenFiles {
+ public:
+  OpenFiles();
+  FileVerdict examine(image::schema::FileRef::Reader ref);
+  // What to map. `writable`: for a shared mapping that is written to.
+  UniqueFd open_for_mapping(image::schema::FileRef::Reader ref, const ContentStore& contents,
+                            bool writable);
+  // A new open file description with the flags and position of the old one. Not for stdio.
+  UniqueFd open_description(image::schema::FileDescription::Reader description,
+                            const ContentStore& contents);
+
+ private:
+  UniqueFd open_here(image::schema::FileRef::Reader ref, int flags);
+  void verify(image::schema::FileRef::Reader ref, const UniqueFd& file, bool must_be_same);
+  const std::vector<std::byte>& hash_of(const UniqueFd& file, const kernel::FileIdentity& identity,
+                                        const std::string& path);
+
+  std::string boot_id_;
+  // By device and inode, for files that did not change since.
+  struct KnownHash {
+    std::int64_t ctime_ns;
+    std::vector<std::byte> hash;
+  };
+  std::map<std::pair<std::uint64_t, std::uint64_t>, KnownHash> hashes_;
+};
+
+}  // namespace telefork::restore

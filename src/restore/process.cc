@@ -1,0 +1,209 @@
+// What a process has once.
+#include <linux/capability.h>
+#include <cerrno>
+#include <csignal>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "kernel/abi.h"
+#include "kernel/procfs_state.h"
+#include "kernel/procfs_task.h"
+#include "restore/restorer.h"
+
+namespace telefork::restore {
+namespace {
+
+using tracee::SyscallProgram;
+
+// struct __user_cap_data_struct, two of them: version 3 of capset(2).
+struct CapabilitySets {
+  __user_cap_data_struct low;
+  __user_cap_data_struct high;
+};
+
+CapabilitySets split(std::uint64_t effective, std::uint64_t permitted, std::uint64_t inheritable) {
+  auto half = [&](int shift) {
+    return __user_cap_data_struct{static_cast<std::uint32_t>(effective >> shift),
+                                  static_cast<std::uint32_t>(permitted >> shift),
+                                  static_cast<std::uint32_t>(inheritable >> shift)};
+  };
+  return {half(0), half(32)};
+}
+
+bool same_ids(image::schema::Credentials::Reader wanted, const kernel::Status& have) {
+  for (unsigned i = 0; i < 4 && i < wanted.getUids().size() && i < wanted.getGids().size(); ++i) {
+    if (wanted.getUids()[i] != have.uids[i] || wanted.getGids()[i] != have.gids[i]) return false;
+  }
+  return true;
+}
+
+bool same_groups(image::schema::Credentials::Reader wanted, const kernel::Status& have) {
+  auto groups = wanted.getGroups();
+  if (groups.size() != have.groups.size()) return false;
+  for (unsigned i = 0; i < groups.size(); ++i) {
+    if (groups[i] != have.groups[i]) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+// PR_SET_MM_MAP: the only form of PR_SET_MM that a plain user may use. The link to the program file
+// is set by the same call, but that is for root and CAP_CHECKPOINT_RESTORE only.
+void Restorer::restore_layout() {
+  if (try_set_layout(-1) < 0) {
+    throw_errno("setting the memory layout (PR_SET_MM_MAP)", EINVAL);
+  }
+  if (process().getExe().getPath().size() == 0) return;
+  try {
+    UniqueFd exe = open_files_.open_for_mapping(process().getExe(), contents_, false);
+    int given[] = {exe.get()};
+    int number = blank_->give_fds(given).front();
+    if (try_set_layout(number) < 0) {
+      warn("/proc/self/exe is telefork-blank: to restore it takes CAP_CHECKPOINT_RESTORE");
+    }
+    SyscallProgram program;
+    program.call("closing the program file", SYS_close, {number});
+    blank_->stub().run(program);
+  } catch (const Error& error) {
+    if (error.code() != Code::kRefused && error.error() == 0) throw;
+    warn("/proc/self/exe is telefork-blank: " + error.text());
+  }
+}
+
+// The result of the call; `exe_fd` is the program file's number in the guest, or -1.
+std::int64_t Restorer::try_set_layout(int exe_fd) {
+  auto layout = process().getLayout();
+  auto auxv = layout.getAuxv();
+  SyscallProgram program;
+  tracee::Data auxv_data =
+      program.bytes(std::span(reinterpret_cast<const std::byte*>(auxv.begin()), auxv.size()));
+  kernel::PrctlMmMap map{};
+  map.start_code = layout.getStartCode();
+  map.end_code = layout.getEndCode();
+  map.start_data = layout.getStartData();
+  map.end_data = layout.getEndData();
+  map.start_brk = layout.getStartBrk();
+  map.brk = layout.getBrk();
+  map.start_stack = layout.getStartStack();
+  map.arg_start = layout.getArgStart();
+  map.arg_end = layout.getArgEnd();
+  map.env_start = layout.getEnvStart();
+  map.env_end = layout.getEnvEnd();
+  map.auxv_size = static_cast<std::uint32_t>(auxv.size());
+  map.exe_fd = static_cast<std::uint32_t>(exe_fd);
+  tracee::Data data = program.object(map);
+  program.point(data + offsetof(kernel::PrctlMmMap, auxv), auxv_data);
+  tracee::Result result =
+      program.call_any("setting the memory layout", SYS_prctl,
+                       {kernel::kPrSetMm, kernel::kPrSetMmMap, data, sizeof(map), 0});
+  return blank_->stub().run(program).result(result);
+}
+
+void Restorer::restore_settings() {
+  auto p = process();
+  SyscallProgram program;
+  program.call("changing to directory " + std::string(p.getCwd()), SYS_chdir,
+               {program.text(std::string(p.getCwd()))});
+  program.call("restoring the umask", SYS_umask, {p.getUmask()});
+  program.call("restoring the personality", SYS_personality, {p.getPersonality()});
+  program.call("restoring the subreaper flag", SYS_prctl,
+               {PR_SET_CHILD_SUBREAPER, p.getChildSubreaper() ? 1 : 0, 0, 0, 0});
+  program.call("restoring keepcaps", SYS_prctl,
+               {PR_SET_KEEPCAPS, p.getKeepCaps() ? 1 : 0, 0, 0, 0});
+  program.call("restoring THP_DISABLE", SYS_prctl,
+               {PR_SET_THP_DISABLE, p.getThpDisable() & 1, p.getThpDisable() & ~1u, 0, 0});
+  blank_->stub().run(program);
+
+  kernel::write_coredump_filter(blank_->pid(), p.getCoredumpFilter());
+  int adjustment = p.getOomScoreAdj();
+  if (kernel::read_oom_score_adj(blank_->pid()) != adjustment) {
+    try {
+      kernel::write_oom_score_adj(blank_->pid(), adjustment);
+    } catch (const Error& error) {
+      if (error.error() != EACCES) throw;
+      warn(fmt::format("its oom_score_adj is not {}: lowering it takes CAP_SYS_RESOURCE",
+                       adjustment));
+    }
+  }
+}
+
+void Restorer::restore_credentials() {
+  auto wanted = process().getCredentials();
+  kernel::Status have = kernel::read_status(blank_->pid());
+  SyscallProgram program;
+  if (process().getNoNewPrivs()) {
+    program.call("restoring no_new_privs", SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0});
+  }
+  bool ids = !same_ids(wanted, have);
+  bool capabilities = wanted.getEffective() != have.cap_effective ||
+                      wanted.getPermitted() != have.cap_permitted ||
+                      wanted.getInheritable() != have.cap_inheritable;
+  if (have.uids[1] == 0 && (ids || !same_groups(wanted, have))) {
+    std::vector<std::uint32_t> groups;
+    for (std::uint32_t group : wanted.getGroups()) groups.push_back(group);
+    program.call("restoring the groups", SYS_setgroups,
+                 {groups.size(), program.bytes(std::as_bytes(std::span(groups)))});
+  }
+  if (ids) {
+    auto uids = wanted.getUids();
+    auto gids = wanted.getGids();
+    if (uids.size() != 4 || gids.size() != 4) throw Error(Code::kCorrupt, "credentials lack ids");
+    std::string who = fmt::format("becoming user {} with group {}", uids[0], gids[0]);
+    program.call("keeping capabilities", SYS_prctl, {PR_SET_KEEPCAPS, 1, 0, 0, 0});
+    program.call(who, SYS_setresgid, {gids[0], gids[1], gids[2]});
+    program.call(who, SYS_setresuid, {uids[0], uids[1], uids[2]});
+    program.call_any(who, SYS_setfsgid, {gids[3]});
+    program.call_any(who, SYS_setfsuid, {uids[3]});
+    program.call("restoring keepcaps", SYS_prctl,
+                 {PR_SET_KEEPCAPS, process().getKeepCaps() ? 1 : 0, 0, 0, 0});
+  }
+  if (ids || capabilities) {
+    // What this user has not got cannot be given.
+    std::uint64_t permitted = wanted.getPermitted() & have.cap_permitted;
+    if (permitted != wanted.getPermitted()) {
+      warn("it has fewer capabilities than where it came from");
+    }
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    CapabilitySets sets =
+        split(wanted.getEffective() & permitted, permitted, wanted.getInheritable() & permitted);
+    program.call("restoring capabilities", SYS_capset,
+                 {program.object(header), program.object(sets)});
+  }
+  // After the ids, which reset it; the value 2 is the kernel's own doing.
+  program.call("restoring dumpable", SYS_prctl,
+               {PR_SET_DUMPABLE, process().getDumpable() == 0 ? 0 : 1, 0, 0, 0});
+  blank_->stub().run(program);
+}
+
+void Restorer::restore_limits() {
+  for (image::schema::Limit::Reader wanted : process().getLimits()) {
+    rlimit limit{wanted.getSoft(), wanted.getHard()};
+    rlimit have{};
+    auto resource = static_cast<__rlimit_resource>(wanted.getResource());
+    if (::prlimit(blank_->pid(), resource, nullptr, &have) != 0) {
+      throw_errno(fmt::format("reading limit {}", wanted.getResource()));
+    }
+    if (have.rlim_cur == limit.rlim_cur && have.rlim_max == limit.rlim_max) continue;
+    if (::prlimit(blank_->pid(), resource, &limit, nullptr) == 0) continue;
+    if (errno != EPERM) throw_errno(fmt::format("restoring limit {}", wanted.getResource()));
+    // Raising a hard limit takes CAP_SYS_RESOURCE, and so does touching another user's process.
+    limit = {std::min<rlim_t>(limit.rlim_cur, have.rlim_max),
+             std::min(limit.rlim_max, have.rlim_max)};
+    if (::prlimit(blank_->pid(), resource, &limit, nullptr) != 0) {
+      warn(fmt::format("its limit {} could not be restored", wanted.getResource()));
+    } else {
+      warn(fmt::format("its hard limit {} is {}, not {}: raising it takes CAP_SYS_RESOURCE",
+                       wanted.getResource(), limit.rlim_max, wanted.getHard()));
+    }
+  }
+}
+
+}  // namespace telefork::restore

@@ -1,0 +1,148 @@
+// Records of an image to a process: the twin of capture/.
+//
+//     Restorer restorer(settings);
+//     while (restorer.take(source)) {}        // every record up to the End
+//     restorer.finish();                      // the guest is whole, and stopped
+//     ... ready, go ...
+//     pid_t pid = restorer.release();         // it runs
+//
+//   what arrives     where it is kept              when it is put in place
+//   ---------------  ----------------------------  ---------------------------------------------
+//   metadata         the records themselves        finish(), in the order of the kernel's needs
+//   file contents    memory files of the keeper    finish(), mapped or opened like any file
+//   pages            staging inside the blank      finish(), one mremap a VMA
+//
+// Staging is as large as its VMA and of the same kind, lies where neither the blank process nor the
+// guest has anything, and is filled by the blank itself from the bulk connection where the bytes
+// come raw (`bulk_fd`), else by this process. Until release() the guest dies with this process; the
+// destructor kills it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/mapped_region.h"
+#include "base/unique_fd.h"
+#include "image/record_source.h"
+#include "restore/address_space.h"
+#include "restore/blank.h"
+#include "restore/files.h"
+
+namespace telefork::restore {
+
+struct RestoreSettings {
+  BlankSettings blank;
+  // The descriptor to receive pages from, raw, in their order; -1: they come through the source.
+  int bulk_fd = -1;
+  // What the guest's standard streams become; an empty one is /dev/null.
+  UniqueFd streams[3];
+  // Told what is not as it was, though the guest runs: "its hard limit on open files is 1024".
+  std::function<void(const std::string&)> warn;
+};
+
+class Restorer {
+ public:
+  explicit Restorer(RestoreSettings settings);
+  ~Restorer();
+  Restorer(const Restorer&) = delete;
+  Restorer& operator=(const Restorer&) = delete;
+
+  // One record. False: it was the End. Throws what cannot be restored here, by name.
+  bool take(image::RecordSource& source);
+  void finish();
+  // Lets the guest run. The caller reaps it from now on.
+  pid_t release();
+
+  // Of the guest, once there is one.
+  pid_t pid() const { return blank_ ? blank_->pid() : 0; }
+  // As the guest sees itself.
+  pid_t guest_pid() const { return blank_ ? blank_->pid() : 0; }
+
+ private:
+  struct Mapping {
+    image::Record record;
+    image::schema::Vma::Reader vma() const { return record.get<image::schema::Vma>(); }
+    RemotePtr start() const { return RemotePtr(vma().getStart()); }
+    std::uint64_t size() const { return vma().getEnd() - vma().getStart(); }
+    RemotePtr staging;  // 0: nothing was staged
+    int file = -1;      // its number in the blank, once it is there
+  };
+  // Shared anonymous memory: one object, mapped once or more.
+  struct SharedMemory {
+    std::uint64_t first = ~std::uint64_t{0};  // offsets of the object that are mapped
+    std::uint64_t last = 0;
+    RemotePtr staging;
+  };
+
+  // start.cc: the blank process and room in its address space.
+  void prepare();
+  void lay_out();
+  void give_files();
+  void move_vdso_aside();
+  // memory.cc
+  void take_pages(const image::Record& record, image::RecordSource& source);
+  Mapping& mapping_at(RemotePtr start);
+  void stage(Mapping& mapping);
+  void stage_shared(Mapping& mapping);
+  void receive_in_blank(Mapping& mapping, image::schema::Pages::Reader pages);
+  void write_from_here(Mapping& mapping, image::schema::Pages::Reader pages,
+                       image::RecordSource& source);
+  void populate(Mapping& mapping, image::schema::Pages::Reader pages);
+  RemotePtr staged_address(const Mapping& mapping, RemotePtr address) const;
+  void place_memory();
+  void place(const Mapping& mapping, tracee::SyscallProgram& program);
+  void place_shared(const Mapping& mapping, tracee::SyscallProgram& program);
+  void drop_shared_staging(tracee::SyscallProgram& program);
+  void place_vdso();
+  void clear_blank();
+  // process.cc
+  void restore_layout();
+  std::int64_t try_set_layout(int exe_fd);
+  void restore_settings();
+  void restore_credentials();
+  void restore_limits();
+  // descriptors.cc
+  void restore_descriptors();
+  // signals.cc, timers.cc
+  void restore_signals();
+  void restore_timers();
+  // threads.cc
+  void restore_threads();
+  void start_other_threads();
+  tracee::SyscallProgram thread_program(image::schema::Thread::Reader thread, bool main);
+  tracee::ThreadState thread_state(image::schema::Thread::Reader thread) const;
+
+  // Runs `program` and empties it, when it has grown large, or `always`.
+  void run_if_large(tracee::SyscallProgram& program, bool always = false);
+  image::schema::Process::Reader process() const;
+  void warn(const std::string& text) const;
+
+  RestoreSettings settings_;
+  std::optional<image::Record> process_;
+  std::optional<image::Record> files_;
+  std::optional<image::Record> signals_;
+  std::optional<image::Record> timers_;
+  std::vector<image::Record> threads_;
+  std::vector<Mapping> mappings_;
+  std::map<std::uint64_t, SharedMemory> shared_;
+  ContentStore contents_;
+  OpenFiles open_files_;
+
+  AddressSpace space_;
+  std::unique_ptr<Blank> blank_;
+  std::vector<kernel::Vma> blank_maps_;  // as it was born
+  RemotePtr vdso_parking_;               // where the blank's vvar and vdso are kept
+  std::vector<kernel::Vma> vdso_parts_;  // of the blank, at their parking addresses
+  std::vector<std::byte> vdso_code_;
+  int bulk_in_blank_ = -1;
+  std::unique_ptr<MappedRegion> buffer_;
+  std::vector<tracee::TracedThread> other_threads_;
+  bool prepared_ = false;
+};
+
+}  // namespace telefork::restore

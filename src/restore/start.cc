@@ -1,0 +1,185 @@
+// The blank process, and room in its address space for what it will be.
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "base/error.h"
+#include "kernel/procfs_maps.h"
+#include "restore/restorer.h"
+#include "tracee/memory.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::RecordType;
+using image::schema::Vma;
+using tracee::SyscallProgram;
+
+constexpr std::size_t kBatch = 128 * 1024;     // a program is run when it has grown so large
+constexpr std::size_t kStubData = 512 * 1024;  // room for a batch and what the last step adds
+constexpr std::size_t kPerThread = 16 * 1024;  // a thread's program and stack
+
+}  // namespace
+
+Restorer::Restorer(RestoreSettings settings) : settings_(std::move(settings)) {}
+
+Restorer::~Restorer() {
+  // They end with the blank, which is killed.
+  for (tracee::TracedThread& thread : other_threads_) thread.forget();
+}
+
+image::schema::Process::Reader Restorer::process() const {
+  return process_->get<image::schema::Process>();
+}
+
+void Restorer::warn(const std::string& text) const {
+  if (settings_.warn) settings_.warn(text);
+}
+
+bool Restorer::take(image::RecordSource& source) {
+  image::Record record = source.next();
+  switch (record.type()) {
+    case RecordType::kProcess:
+      process_ = std::move(record);
+      break;
+    case RecordType::kFileContent:
+      contents_.take(record, source);
+      break;
+    case RecordType::kVma:
+      mappings_.push_back(Mapping{std::move(record), RemotePtr(), -1});
+      break;
+    case RecordType::kFiles:
+      files_ = std::move(record);
+      break;
+    case RecordType::kSignals:
+      signals_ = std::move(record);
+      break;
+    case RecordType::kTimers:
+      timers_ = std::move(record);
+      break;
+    case RecordType::kThreads:
+      threads_.push_back(std::move(record));
+      break;
+    case RecordType::kPages:
+      take_pages(record, source);
+      break;
+    case RecordType::kHeader:
+    case RecordType::kFreezeMark:
+      break;
+    case RecordType::kEnd:
+      return false;
+    default:
+      throw Error(Code::kCorrupt, fmt::format("an image of a process holds a record of type {}",
+                                              image::record_type_name(record.type())));
+  }
+  return true;
+}
+
+void Restorer::run_if_large(SyscallProgram& program, bool always) {
+  if (program.empty() || (!always && program.loaded_size() < kBatch)) return;
+  blank_->stub().run(program);
+  program = SyscallProgram();
+}
+
+// When the first page arrives, or at the End: by then every VMA and every thread is known.
+void Restorer::prepare() {
+  if (prepared_) return;
+  if (!process_ || threads_.empty()) {
+    throw Error(Code::kCorrupt, "the image lacks its process or its threads");
+  }
+  prepared_ = true;
+  std::sort(mappings_.begin(), mappings_.end(),
+            [](const Mapping& a, const Mapping& b) { return a.start() < b.start(); });
+  BlankSettings settings = settings_.blank;
+  if (settings.want_pid == 0) settings.want_pid = static_cast<pid_t>(process().getPid());
+  blank_ = std::make_unique<Blank>(Blank::start(settings));
+  lay_out();
+  give_files();
+  move_vdso_aside();
+}
+
+void Restorer::lay_out() {
+  for (const Mapping& mapping : mappings_) {
+    space_.take(mapping.start(), mapping.start() + mapping.size());
+    if (mapping.vma().getKind() != Vma::Kind::SHARED_ANONYMOUS) continue;
+    SharedMemory& shared = shared_[mapping.vma().getSharedId()];
+    shared.first = std::min(shared.first, mapping.vma().getOffset());
+    shared.last = std::max(shared.last, mapping.vma().getOffset() + mapping.size());
+  }
+  blank_maps_ = kernel::read_maps(blank_->pid());
+  for (const kernel::Vma& vma : blank_maps_) {
+    if (!vma.is_vsyscall()) space_.take(vma.start, vma.end);
+  }
+  std::uint64_t data_size = kStubData + threads_.size() * kPerThread;
+  RemotePtr address = space_.allocate(data_size + kHugePageSize, RemotePtr());
+  blank_->install_stub({address, data_size});
+}
+
+// Every file that is mapped, once, into the blank.
+void Restorer::give_files() {
+  std::vector<UniqueFd> files;
+  std::vector<int> numbers;
+  std::map<std::pair<std::string, std::uint32_t>, std::size_t> known;
+  std::vector<std::pair<Mapping*, std::size_t>> users;
+  for (Mapping& mapping : mappings_) {
+    Vma::Reader vma = mapping.vma();
+    bool shared = vma.getKind() == Vma::Kind::SHARED_FILE;
+    if (!shared && vma.getKind() != Vma::Kind::PRIVATE_FILE) continue;
+    bool writable =
+        shared && (vma.getFlags() & static_cast<std::uint64_t>(kernel::VmFlag::kMayWrite)) != 0;
+    auto key = std::make_pair(std::string(vma.getFile().getPath()) + (writable ? "+" : ""),
+                              vma.getFile().getContentId());
+    auto [found, is_new] = known.emplace(key, files.size());
+    if (is_new) files.push_back(open_files_.open_for_mapping(vma.getFile(), contents_, writable));
+    users.emplace_back(&mapping, found->second);
+  }
+  for (const UniqueFd& file : files) numbers.push_back(file.get());
+  if (settings_.bulk_fd >= 0) numbers.push_back(settings_.bulk_fd);
+  std::vector<int> given = blank_->give_fds(numbers);
+  if (settings_.bulk_fd >= 0) bulk_in_blank_ = given.back();
+  for (auto& [mapping, index] : users) mapping->file = given[index];
+}
+
+// Out of the way of the guest's own; clear_blank() unmaps the rest.
+void Restorer::move_vdso_aside() {
+  std::vector<kernel::Vma> parts;
+  for (const kernel::Vma& vma : blank_maps_) {
+    if (vma.is_vdso_or_vvar()) parts.push_back(vma);
+  }
+  if (parts.empty()) return;
+  std::uint64_t span = parts.back().end - parts.front().start;
+  vdso_parking_ = space_.allocate(span, RemotePtr());
+  SyscallProgram program;
+  for (const kernel::Vma& part : parts) {
+    RemotePtr to = vdso_parking_ + (part.start - parts.front().start);
+    program.call_expecting(
+        "moving " + part.path, static_cast<std::int64_t>(to.value()), SYS_mremap,
+        {part.start, part.size(), part.size(), MREMAP_MAYMOVE | MREMAP_FIXED, to});
+    kernel::Vma moved = part;
+    moved.start = to;
+    moved.end = to + part.size();
+    if (part.is_vdso()) {
+      vdso_code_.resize(part.size());
+      tracee::read_memory(blank_->pid(), part.start, vdso_code_);
+    }
+    vdso_parts_.push_back(std::move(moved));
+  }
+  blank_->stub().run(program);
+}
+
+void Restorer::finish() {
+  with_context("making the guest's process", [&] { prepare(); });
+  with_context("restoring memory", [&] { place_memory(); });
+  with_context("restoring the process", [&] { restore_layout(); });
+  with_context("restoring descriptors", [&] { restore_descriptors(); });
+  with_context("restoring the process", [&] { restore_settings(); });
+  with_context("restoring signals", [&] { restore_signals(); });
+  with_context("restoring timers", [&] { restore_timers(); });
+  with_context("restoring credentials", [&] { restore_credentials(); });
+  with_context("restoring threads", [&] { restore_threads(); });
+  with_context("restoring limits", [&] { restore_limits(); });
+}
+
+}  // namespace telefork::restore

@@ -1,0 +1,90 @@
+#include "tracee/stop_watch.h"
+
+#include <cerrno>
+#include <csignal>
+#include <string>
+#include <utility>
+
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
+#include "base/error.h"
+#include "tracee/wait_status.h"
+
+namespace telefork::tracee {
+namespace {
+
+// ESRCH is a process that was killed in its stop: the next wait tells.
+void resume(__ptrace_request how, pid_t pid, int signal) {
+  if (ptrace(how, pid, nullptr, signal) != 0 && errno != ESRCH) {
+    throw_errno("resuming process " + std::to_string(pid));
+  }
+}
+
+}  // namespace
+
+StopWatch StopWatch::seize(pid_t pid) {
+  if (ptrace(PTRACE_SEIZE, pid, nullptr, nullptr) != 0) {
+    throw_errno("watching process " + std::to_string(pid));
+  }
+  return StopWatch(pid);
+}
+
+StopWatch::StopWatch(StopWatch&& other) noexcept
+    : pid_(std::exchange(other.pid_, 0)), stopped_(other.stopped_) {}
+
+StopWatch::~StopWatch() { detach(); }
+
+std::vector<StopWatch::Event> StopWatch::on_sigchld() {
+  std::vector<Event> events;
+  while (pid_ != 0) {
+    int status = 0;
+    const pid_t waited = waitpid(pid_, &status, WNOHANG | __WALL);
+    if (waited == 0) break;
+    if (waited > 0) {
+      answer(status, events);
+    } else if (errno != EINTR) {
+      throw_errno("waiting for process " + std::to_string(pid_));
+    }
+  }
+  return events;
+}
+
+void StopWatch::answer(int raw, std::vector<Event>& events) {
+  const WaitStatus status(raw);
+  switch (status.kind()) {
+    case WaitStatus::Kind::kExited:
+    case WaitStatus::Kind::kKilled:
+      pid_ = 0;
+      stopped_ = false;
+      events.push_back({.kind = Event::Kind::kEnded, .wait_status = raw});
+      return;
+    case WaitStatus::Kind::kGroupStop:
+      // Reported again while it listens when something else has woken it.
+      if (!stopped_) events.push_back({.kind = Event::Kind::kStopped, .signal = WSTOPSIG(raw)});
+      stopped_ = true;
+      return resume(PTRACE_LISTEN, pid_, 0);
+    case WaitStatus::Kind::kSignalDelivery:
+      return resume(PTRACE_CONT, pid_, WSTOPSIG(raw));
+    default:
+      if (stopped_) events.push_back({.kind = Event::Kind::kContinued});
+      stopped_ = false;
+      return resume(PTRACE_CONT, pid_, 0);
+  }
+}
+
+// PTRACE_DETACH needs a stop; the interrupt brings one about, also in a process that listens.
+void StopWatch::detach() {
+  if (pid_ == 0) return;
+  const pid_t pid = std::exchange(pid_, 0);
+  ptrace(PTRACE_INTERRUPT, pid, nullptr, nullptr);
+  int status = 0;
+  while (waitpid(pid, &status, __WALL) < 0) {
+    if (errno != EINTR) return;
+  }
+  if (!WIFSTOPPED(status)) return;
+  const bool delivery = WaitStatus(status).kind() == WaitStatus::Kind::kSignalDelivery;
+  ptrace(PTRACE_DETACH, pid, nullptr, delivery ? WSTOPSIG(status) : 0);
+}
+
+}  // namespace telefork::tracee

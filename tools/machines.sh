@@ -1,0 +1,128 @@
+#!/bin/bash
+# "Machines" on this one, for the demo and for tests: each has its own network, pids, host name, IPC,
+# mounts, /proc and /run, and a telepad inside. They see the same files otherwise. Needs root.
+#
+#   source tools/machines.sh
+#   trap machines_end EXIT             stops them all; says what is left behind, and then fails
+#   machines_begin                     makes the folder $machines_folder for sockets and logs
+#   machine_start alpha TELEPAD        a machine named alpha; returns when its telepad listens
+#   machine_run alpha COMMAND ARG...   runs a command on it, in the current directory
+#   machine_node alpha                 prints the NODE by which all machines reach it
+#   machine_stop alpha                 ends it at once, with all that runs there, as a power cut would
+#
+# Call them from the main shell, not from a subshell: a machine ends with the shell that started it,
+# even if that is killed.
+
+declare -gA machine_pid=()    # of each machine's pid 1, as seen from here
+declare -gA machine_shell=()  # of the unshare that waits for it
+machine_namespaces=()         # of all that were ever started
+machines_folder=""
+machines_script=$(realpath "${BASH_SOURCE[0]}")
+
+machines_begin() {
+  if [[ $(id -u) != 0 ]]; then
+    echo "machines: making namespaces needs root" >&2
+    return 1
+  fi
+  machines_folder=$(mktemp -d -t telefork-machines.XXXXXX)
+}
+
+machine_socket() { echo "$machines_folder/$1.sock"; }
+machine_node() { echo "unix:$(machine_socket "$1")"; }
+machine_log() { echo "$machines_folder/$1.log"; }
+
+machine_start() {
+  local name=$1 telepad=$2 pid="" ready
+  mkfifo "$machines_folder/$name.ready"
+  # Both ends, so that neither open waits.
+  exec {ready}<>"$machines_folder/$name.ready"
+  setpriv --pdeathsig KILL \
+    unshare --mount --uts --ipc --net --pid --fork --kill-child=KILL \
+    bash "$machines_script" "$name" "$telepad" "$(machine_socket "$name")" "$ready" \
+    </dev/null >"$(machine_log "$name")" 2>&1 &
+  machine_shell[$name]=$!
+  IFS= read -r -t 10 -u "$ready" pid || pid=""
+  exec {ready}>&-
+  rm -f "$machines_folder/$name.ready"
+  if [[ ! $pid =~ ^[0-9]+$ ]]; then
+    machine_fail "$name" "did not start"
+    return 1
+  fi
+  machine_pid[$name]=$pid
+  mapfile -t -O "${#machine_namespaces[@]}" machine_namespaces < <(
+    readlink "/proc/$pid/ns/"{mnt,uts,ipc,net,pid} | tr -dc '0-9\n')
+  machine_await_telepad "$name"
+}
+
+# A socket that listens has the flag __SO_ACCEPTCON in its network's /proc/net/unix.
+machine_await_telepad() {
+  local name=$1 tries
+  for ((tries = 0; tries < 500; ++tries)); do
+    grep -q " 00010000 .* $(machine_socket "$name")\$" "/proc/${machine_pid[$name]}/net/unix" \
+      2>/dev/null && return 0
+    sleep 0.02
+  done
+  machine_fail "$name" "has no telepad that listens"
+  return 1
+}
+
+machine_fail() {
+  echo "machines: $1 $2" >&2
+  cat "$(machine_log "$1")" >&2
+}
+
+machine_run() {
+  local name=$1
+  shift
+  nsenter --target "${machine_pid[$name]}" --mount --uts --ipc --net --pid --wdns="$PWD" -- "$@"
+}
+
+# The kernel kills what is left in a pid namespace with its pid 1, and waits for it.
+machine_stop() {
+  local name=$1
+  kill -KILL "${machine_pid[$name]:-${machine_shell[$name]}}" 2>/dev/null || true
+  { wait "${machine_shell[$name]}"; } 2>/dev/null || true
+  unset "machine_pid[$name]" "machine_shell[$name]"
+}
+
+machines_end() {
+  local name left=""
+  [[ -n $machines_folder ]] || return 0
+  for name in "${!machine_shell[@]}"; do machine_stop "$name"; done
+  rm -rf "$machines_folder"
+  left=$(machines_left)
+  machines_folder=""
+  [[ -z $left ]] || { printf 'machines: left behind:\n%s\n' "$left" >&2; return 1; }
+}
+
+machines_left() {
+  local id
+  for id in "${machine_namespaces[@]}"; do
+    lsns -n -o NS,TYPE,PID,COMMAND | awk -v id="$id" '$1 == id {print "namespace " $0}'
+  done
+  grep -F "$machines_folder" /proc/self/mounts || true
+  [[ ! -e $machines_folder ]] || echo "folder $machines_folder"
+}
+
+# Pid 1 of a machine: it reaps, as bash does, whatever ends there without a parent.
+machine_init() {
+  local name=$1 telepad=$2 socket=$3 ready=$4 pid
+  # /proc is still that of the machine we are on: our pid as it counts.
+  read -r pid _ </proc/self/stat
+  hostname "$name"
+  mount -t proc proc /proc
+  mount -t tmpfs -o mode=755 tmpfs /run
+  mkdir /run/telefork
+  ip link set lo up
+  "$telepad" --socket "$socket" {ready}>&- &
+  # It outlives its telepad, so that tests can end that and start another.
+  sleep infinity {ready}>&- &
+  echo "$pid" >&"$ready"
+  exec {ready}>&-
+  wait
+}
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+  set -euo pipefail
+  machine_init "$@"
+fi

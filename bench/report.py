@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""What a run of tools/bench has measured: medians, the floors of the same run beside them, and the targets.
+
+    bench/report.py SAMPLES BUILD JSON [--load AVERAGE] [--failed NAME]...
+
+SAMPLES has one JSON object a line, as the benchmarks' programs print them; records of the same kind and
+parameters are put together. The table goes to stdout, the same and all samples to the file JSON.
+docs/benchmarks.md explains the figures.
+"""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MB = 1 << 20
+GB = 1 << 30
+
+
+def read_text(path, otherwise=""):
+    try:
+        return pathlib.Path(path).read_text()
+    except OSError:
+        return otherwise
+
+
+def first_match(pattern, text, otherwise="?"):
+    match = re.search(pattern, text, re.M)
+    return match.group(1).strip() if match else otherwise
+
+
+def output_of(*command):
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return run.stdout.strip() if run.returncode == 0 else ""
+
+
+def machine_facts():
+    cpu = read_text("/proc/cpuinfo")
+    memory = first_match(r"^MemTotal:\s+(\d+)", read_text("/proc/meminfo"), "0")
+    huge = read_text("/sys/kernel/mm/transparent_hugepage/enabled")
+    return {
+        "cpu": first_match(r"^model name\s*:\s*(.*)", cpu, os.uname().machine),
+        "cpus": os.cpu_count(),
+        "memory_gb": round(int(memory) / MB, 1),
+        "kernel": os.uname().release,
+        "virtual": bool(re.search(r"^flags.*\bhypervisor\b", cpu, re.M)),
+        "huge_pages": first_match(r"\[(\w+)\]", huge),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def build_facts(folder):
+    cache = read_text(folder / "CMakeCache.txt")
+    compiler = first_match(r"^CMAKE_CXX_COMPILER:\w+=(.*)", cache, "c++")
+    commit = output_of("git", "rev-parse", "--short", "HEAD") or "?"
+    if output_of("git", "status", "--porcelain", "--untracked-files=no"):
+        commit += " with changes"
+    return {
+        "commit": commit,
+        "type": first_match(r"^CMAKE_BUILD_TYPE:\w+=(.*)", cache),
+        "compiler": (output_of(compiler, "--version").splitlines() or ["?"])[0],
+    }
+
+
+def merge(records):
+    """Puts the samples of records of the same kind and parameters together."""
+    merged = {}
+    for record in records:
+        key = tuple(record.get(k) for k in ("bench", "node", "size", "pages", "build")) + (
+            any(k.startswith("peak_bytes") for k in record),)
+        if key not in merged:
+            merged[key] = dict(record)
+            continue
+        for name, value in record.items():
+            if isinstance(value, list):
+                merged[key][name] = merged[key][name] + value
+    return list(merged.values())
+
+
+def summary(samples):
+    if len(samples) < 2:
+        return {"median": samples[0], "low": samples[0], "high": samples[0], "trials": len(samples)}
+    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return {"median": median, "low": low, "high": high, "trials": len(samples)}
+
+
+def size_text(size):
+    return f"{size / GB:g} GB" if size >= GB else f"{size / MB:g} MB"
+
+
+def time_text(milliseconds):
+    if milliseconds is None:
+        return "-"
+    return f"{milliseconds:.{2 if milliseconds < 10 else 1 if milliseconds < 1000 else 0}f} ms"
+
+
+def rate_text(bytes_a_second):
+    return f"{bytes_a_second / GB:.2f} GB/s"
+
+
+def process_text(record):
+    return f"{size_text(record['size'])}, {'huge' if record['pages'] == 'huge' else '4 KB'} pages"
+
+
+class Report:
+    """Sections of a table, and the same as a list of results."""
+
+    def __init__(self, records):
+        self.records = merge(records)
+        self.sections = []
+        self.results = []
+
+    def find(self, bench, **fields):
+        return [r for r in self.records
+                if r["bench"] == bench and all(r.get(k) == v for k, v in fields.items())]
+
+    def timed_forks(self):
+        return [r for r in self.find("fork") if "away_held_ms" in r]
+
+    def carried(self, kind, record):
+        """The floor for the same memory as the record's; None when it was not measured."""
+        floors = self.find(kind, size=record["size"], pages=record["pages"])
+        return summary(floors[0]["carry_ms"]) if floors else None
+
+    def section(self, title, columns, rows):
+        if rows:
+            self.sections.append((title, columns, rows))
+
+    def result(self, bench, record, **fields):
+        known = {k: record[k] for k in ("node", "size", "pages", "build") if k in record}
+        self.results.append({"bench": bench, **known, **fields})
+
+    def add_held(self):
+        rows = []
+        for r in self.timed_forks():
+            away, local = summary(r["away_held_ms"]), summary(r["local_held_ms"])
+            limit = 1.3 * local["median"] + 1
+            met = away["median"] <= limit
+            rows.append([process_text(r), time_text(away["median"]), time_text(local["median"]),
+                         f"{away['median'] / local['median']:.2f}", f"<= {time_text(limit)}", met])
+            self.result("parent_held_up", r, measured_ms=away, floor_ms=local,
+                        ratio=away["median"] / local["median"], target="<= 1.3 x floor + 1 ms",
+                        limit_ms=limit, met=met, first_call_ms=r["opening_held_ms"])
+        self.section("How long the call holds up the parent, and fork() of the same process",
+                     ["process", "telefork", "fork()", "ratio", "target", "met"], rows)
+
+    def add_first_instruction(self):
+        rows = []
+        for r in self.timed_forks():
+            away, local = summary(r["away_first_instruction_ms"]), summary(r["local_first_instruction_ms"])
+            floor = self.carried("floor_whole", r)
+            small = r["size"] == MB
+            met = away["median"] <= 10 if small else None
+            rows.append([process_text(r), time_text(away["median"]),
+                         time_text(floor and floor["median"]), time_text(local["median"]),
+                         f"{away['median'] / floor['median']:.2f}" if floor else "-",
+                         "<= 10 ms" if small else "", met])
+            self.result("first_instruction", r, measured_ms=away, floor_ms=floor, fork_ms=local,
+                        ratio=away["median"] / floor["median"] if floor else None,
+                        target="<= 10 ms" if small else None, met=met,
+                        first_call_ms=r["opening_first_instruction_ms"])
+        self.section("From the call to the child's first instruction (floor: fork, exec, memory carried)",
+                     ["process", "telefork", "floor", "fork()", "ratio", "target", "met"], rows)
+
+    def add_bulk(self):
+        rows = []
+        for r in self.timed_forks():
+            floor = self.carried("floor_carry", r)
+            if floor is None:
+                continue
+            away = summary(r["away_first_instruction_ms"])
+            share = floor["median"] / away["median"]
+            rates = [r["size"] / (time["median"] / 1000) for time in (away, floor)]
+            judged = r["size"] == GB
+            rows.append([process_text(r), rate_text(rates[0]), rate_text(rates[1]), f"{share:.0%}",
+                         ">= 60 %" if judged else "", share >= 0.6 if judged else None])
+            self.result("bulk", r, measured_ms=away, floor_ms=floor, measured_bytes_per_s=rates[0],
+                        floor_bytes_per_s=rates[1], ratio=share,
+                        target=">= 0.6" if judged else None, met=share >= 0.6 if judged else None)
+        self.section("Rate of a whole fork, call to first instruction (floor: read, send, receive, mremap)",
+                     ["process", "telefork", "floor", "share", "target", "met"], rows)
+
+    def add_memory(self):
+        rows = []
+        for r in self.find("fork"):
+            peaks = {k.removeprefix("peak_bytes "): v for k, v in r.items() if k.startswith("peak_bytes ")}
+            for name, peak in sorted(peaks.items()):
+                # The others are not bounded: the guest carries its own memory.
+                judged = name in ("telefork-agent", "telefork-keeper")
+                met = peak <= 64 * MB if judged else None
+                if not judged and name != "telepad":
+                    continue
+                rows.append([f"{name}, {process_text(r)}", f"{peak / MB:.1f} MB",
+                             "<= 64 MB" if judged else "", met])
+                self.result("memory", r, program=name, measured_bytes=peak,
+                            target="<= 64 MB" if judged else None, met=met)
+        self.section("Peak resident memory while the process goes through",
+                     ["program", "peak", "target", "met"], rows)
+
+    def add_startup(self):
+        builds = {r["build"]: r for r in self.find("startup")}
+        if not {"plain", "empty", "linked"} <= builds.keys():
+            return
+        rows = []
+        for name, what in (("start_ms", "start to end"), ("malloc_ms", "allocations"),
+                           ("open_ms", "opens"), ("fork_ms", "forks")):
+            times = {build: summary(r[name]) for build, r in builds.items()}
+            ratio = times["linked"]["median"] / times["empty"]["median"]
+            rows.append([what] + [time_text(times[b]["median"]) for b in ("linked", "empty", "plain")]
+                        + [f"{ratio:.2f}", "", None])
+            self.result("startup", {}, what=name.removesuffix("_ms"), measured_ms=times["linked"],
+                        floor_ms=times["empty"], without_library_ms=times["plain"], ratio=ratio,
+                        target=None, met=None)
+        for name in ("threads", "fds", "mappings", "private_kb"):
+            counts = {build: int(r[name]) for build, r in builds.items()}
+            judged = name != "private_kb"
+            met = counts["linked"] == counts["plain"] if judged else None
+            rows.append([name.replace("_kb", " KB")] + [str(counts[b]) for b in ("linked", "empty", "plain")]
+                        + ["", "as plain" if judged else "", met])
+            self.result("startup", {}, what=name, measured=counts["linked"], floor=counts["empty"],
+                        without_library=counts["plain"], target="as without" if judged else None, met=met)
+        self.section("A program that never calls (linked with libtelefork, with an empty library, with none)",
+                     ["", "telefork", "empty", "plain", "ratio", "target", "met"], rows)
+
+    def make(self):
+        self.add_held()
+        self.add_first_instruction()
+        self.add_bulk()
+        self.add_memory()
+        self.add_startup()
+
+
+def print_section(title, columns, rows):
+    shown = [[{True: "yes", False: "NO", None: ""}.get(cell, cell) if not isinstance(cell, str) else cell
+              for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [columns] + shown) for i in range(len(columns))]
+    print(f"\n{title}")
+    for row in [columns] + shown:
+        first, *others = zip(row, widths)
+        line = "  " + first[0].ljust(first[1]) + "".join("  " + cell.rjust(width) for cell, width in others)
+        print(line.rstrip())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("samples", type=pathlib.Path)
+    parser.add_argument("build", type=pathlib.Path)
+    parser.add_argument("json", type=pathlib.Path)
+    parser.add_argument("--load", type=float, help="the load average before the run")
+    parser.add_argument("--failed", action="append", default=[])
+    arguments = parser.parse_args()
+
+    records = [json.loads(line) for line in arguments.samples.read_text().splitlines() if line]
+    machine, build = machine_facts(), build_facts(arguments.build)
+    machine["load_before"] = arguments.load
+    report = Report(records)
+    report.make()
+
+    print(f"\n{machine['cpu']}{', virtual' if machine['virtual'] else ''}: {machine['cpus']} CPUs, "
+          f"{machine['memory_gb']} GB; Linux {machine['kernel']}, huge pages {machine['huge_pages']}")
+    print(f"commit {build['commit']}, {build['type']}, {build['compiler']}; "
+          f"load before the run {machine['load_before']}; {machine['date']}")
+    print("medians; every floor is of this run")
+    for section in report.sections:
+        print_section(*section)
+    for name in arguments.failed:
+        print(f"\n{name}: FAILED")
+    arguments.json.write_text(json.dumps(
+        {"version": 1, "machine": machine, "build": build, "results": report.results,
+         "failed": arguments.failed, "samples": report.records}, indent=1) + "\n")
+    return 1 if arguments.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,14 +1,16 @@
 // The session socket once the deputy has taken the snapshot's place (exec keeps the description).
 //
 //   deputy                                         session process (src/deputy/supervisor.h)
-//   event READY + the lifeline's write end ----->  keeps that descriptor open, writes nothing to it
+//                            <-------------------  command START + the lifeline's end to read
+//   event READY -------------------------------->
 //   event SIGNAL (signalfd_siginfo) ------------>  for the guest
 //   event PARENT_DIED -------------------------->
-//                            <-------------------  command EXIT, DIE, STOP
+//                            <-------------------  command EXIT, DIE, STOP, CONTINUE
+//   event OBEYED ------------------------------->  once for each STOP and CONTINUE, before it stops
 //
-// The lifeline is a pipe whose reader, the deputy, asks for SIGCONT on events (F_SETSIG): its only
-// event is the end of the last holder of the other end, so that a deputy that is stopped when its
-// session process dies is continued, and ends.
+// The lifeline is a pipe on which the deputy asks for SIGCONT on events (F_SETSIG). The session
+// process holds the other end and writes nothing to it: the only event is its own death, so that a
+// deputy that is stopped at that time is continued, and ends.
 //
 // The deputy's environment:
 //   TELEFORK_DEPUTY_FD      the number of the session socket
@@ -37,6 +39,7 @@ enum telefork_deputy_event_kind {
   TELEFORK_DEPUTY_READY = 1,
   TELEFORK_DEPUTY_SIGNAL = 2,
   TELEFORK_DEPUTY_PARENT_DIED = 3,
+  TELEFORK_DEPUTY_OBEYED = 4,
 };
 
 struct telefork_deputy_event {
@@ -47,9 +50,12 @@ struct telefork_deputy_event {
 };
 
 enum telefork_deputy_command_kind {
-  TELEFORK_DEPUTY_EXIT = 1,  // value: the exit status
-  TELEFORK_DEPUTY_DIE = 2,   // value: the signal to die of, without a core file of its own
-  TELEFORK_DEPUTY_STOP = 3,  // value: the signal to stop by
+  TELEFORK_DEPUTY_START = 1,  // the first, and only the first
+  TELEFORK_DEPUTY_EXIT = 2,   // value: the exit status
+  TELEFORK_DEPUTY_DIE = 3,    // value: the signal to die of, without a core file of its own
+  TELEFORK_DEPUTY_STOP = 4,   // value: the signal to stop by
+  // Takes back a STOP that is not obeyed yet; SIGCONT is sent beside it for one that is.
+  TELEFORK_DEPUTY_CONTINUE = 5,
 };
 
 struct telefork_deputy_command {

@@ -166,7 +166,7 @@ void Supervisor::end(telefork_deputy_command_kind kind, int value) {
   if (watch_.stopped()) wake();
 }
 
-void Supervisor::exit(int status) { end(TELEFORK_DEPUTY_EXIT, status); }
+void Supervisor::exit_with(int status) { end(TELEFORK_DEPUTY_EXIT, status); }
 
 void Supervisor::die(int signal) {
   if (signal != SIGKILL) return end(TELEFORK_DEPUTY_DIE, signal);
@@ -198,7 +198,7 @@ void Supervisor::fail(std::string_view text) {
     [[maybe_unused]] const ssize_t n =
         write(standard_error_.get(), line.data(), std::min<std::size_t>(line.size(), 4096));
   }
-  exit(TELEFORK_FAILED_STATUS);
+  exit_with(TELEFORK_FAILED_STATUS);
 }
 
 }  // namespace telefork::deputy

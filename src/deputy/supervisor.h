@@ -5,14 +5,14 @@
 //     // readable supervisor.socket_fd(): supervisor.on_readable()
 //     // every SIGCHLD:                   supervisor.on_sigchld()
 //     while (auto event = supervisor.next_event()) ...
-//     supervisor.exit(3);                 // the guest has ended so
+//     supervisor.exit_with(3);                 // the guest has ended so
 //
 //   at home                                            with the guest
 //   kill(), ^C, SIGCONT -> signalfd -> kSignal      -> the same signal
 //   SIGSTOP, SIGTSTP's stop          -> kStopped    -> stop it
 //   parent dead (die_with_parent)    -> kParentDied -> kill it
 //   SIGKILL                          -> kKilled     -> kill it
-//   exit(), die(), stop(), resume()                <-  exited, killed, stopped, continued
+//   exit_with(), die(), stop(), resume()                <-  exited, killed, stopped, continued
 //
 // A stopped deputy does not read: SIGTERM waits until SIGCONT, as it would in the program itself.
 // Where stops and continues of the two ends cross each other both finish in the same state. For
@@ -66,7 +66,7 @@ class Supervisor {
   std::optional<Event> next_event();
 
   // These say how the guest fares. After the deputy's end they do nothing.
-  void exit(int status);
+  void exit_with(int status);
   void die(int signal);
   // By this very signal where the kernel lets a process be stopped by it, else by SIGSTOP.
   void stop(int signal);
@@ -90,7 +90,7 @@ class Supervisor {
   std::deque<Event> events_;
   int unacknowledged_ = 0;  // STOPs and CONTINUEs
   bool held_ = false;       // both ends are stopped, or will be when they have heard of it
-  bool ending_ = false;     // exit() or die() was called
+  bool ending_ = false;     // exit_with() or die() was called
 };
 
 }  // namespace telefork::deputy

@@ -193,7 +193,7 @@ std::string read_text(const std::string& path) {
 TEST_F(SupervisorTest, ParentSeesTheGuestsExitStatus) {
   for (const int status : {0, 3, 255}) {
     start();
-    supervisor_->exit(status);
+    supervisor_->exit_with(status);
     const Event ended = next();
     EXPECT_EQ(ended.kind, Kind::kEnded);
     EXPECT_EQ(WEXITSTATUS(ended.wait_status), status);
@@ -337,7 +337,7 @@ TEST_F(SupervisorTest, QuickStopsAndContinuesLeaveItAsTheLastOneSays) {
 }
 
 TEST_F(SupervisorTest, EndReachesTheParentAlsoOutOfAStop) {
-  for (const auto& end : std::vector<std::function<void()>>{[&] { supervisor_->exit(9); },
+  for (const auto& end : std::vector<std::function<void()>>{[&] { supervisor_->exit_with(9); },
                                                             [&] { supervisor_->die(SIGTERM); },
                                                             [&] { supervisor_->die(SIGKILL); }}) {
     start();
@@ -358,7 +358,7 @@ TEST_F(SupervisorTest, KillAtHomeIsAnEventSoThatTheGuestCanBeKilled) {
   EXPECT_EQ(killed.kind, Kind::kKilled);
   EXPECT_EQ(WTERMSIG(killed.wait_status), SIGKILL);
   EXPECT_EQ(WTERMSIG(family_->read_report()), SIGKILL);
-  supervisor_->exit(0);  // too late, and no error
+  supervisor_->exit_with(0);  // too late, and no error
 }
 
 TEST_F(SupervisorTest, DeathOfTheParentIsAnEventOnlyWhereItWasAskedFor) {

@@ -8,8 +8,10 @@
 #include <sys/ptrace.h>
 
 #include "base/error.h"
+#include "kernel/abi.h"
 #include "kernel/procfs_maps.h"
 #include "kernel/procfs_task.h"
+#include "tracee/memory.h"
 
 namespace telefork::tracee {
 namespace {
@@ -89,6 +91,26 @@ void FrozenProcess::step_out_of_vdso() {
   }
 }
 
+void FrozenProcess::abort_restartable_sequences() {
+  for (TracedThread& thread : threads_) {
+    std::optional<TracedThread::RseqArea> area = thread.rseq();
+    if (!area) continue;
+    try {
+      auto current =
+          read_object<std::uint64_t>(pid_, RemotePtr(area->address) + kernel::kRseqCsOffset);
+      if (current == 0) continue;
+      auto section = read_object<kernel::RseqCriticalSection>(pid_, RemotePtr(current));
+      Registers registers = thread.registers();
+      if (instruction_pointer(registers) - section.start_ip >= section.post_commit_offset) continue;
+      set_instruction_pointer(registers, section.abort_ip);
+      thread.set_registers(registers);
+    } catch (const Error& error) {
+      // An area or a section that is not mapped any more: the kernel's to punish.
+      if (error.error() != EFAULT) throw;
+    }
+  }
+}
+
 void FrozenProcess::kill() {
   ::kill(pid_, SIGKILL);
   // The leader's end is told when all others have ended.
@@ -110,6 +132,7 @@ FrozenProcess FrozenProcess::freeze(pid_t pid, std::uint64_t options) {
                      ((a.tid() != pid) == (b.tid() != pid) && a.tid() < b.tid());
             });
   frozen.step_out_of_vdso();
+  frozen.abort_restartable_sequences();
   return frozen;
 }
 

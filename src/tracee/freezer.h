@@ -6,7 +6,9 @@
 //
 // Threads begun while the freeze goes on are found too: it ends only when a reading of the thread
 // list has nothing new after all that it has are stopped. A thread that is inside the vDSO is
-// stepped out of it, since the code there may be another one's when it continues.
+// stepped out of it, since the code there may be another one's when it continues. A thread inside a
+// restartable sequence (rseq(2)) is put at its abort handler, as the kernel would do when it goes
+// on: whatever a stub runs in it makes the kernel forget that it was inside.
 //
 // If the tracer dies, the kernel lets every thread go on.
 #pragma once
@@ -42,6 +44,7 @@ class FrozenProcess {
   explicit FrozenProcess(pid_t pid) : pid_(pid) {}
   bool seize_new_threads(std::uint64_t options);
   void step_out_of_vdso();
+  void abort_restartable_sequences();
 
   pid_t pid_;
   std::vector<TracedThread> threads_;

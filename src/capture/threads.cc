@@ -10,31 +10,23 @@
 
 #include "base/error.h"
 #include "capture/capture.h"
-#include "tracee/memory.h"
 
 namespace telefork::capture {
 namespace {
 
-// struct rseq_cs (include/uapi/linux/rseq.h): the critical section that a thread is in.
-struct RseqCriticalSection {
-  std::uint32_t version;
-  std::uint32_t flags;
-  std::uint64_t start;
-  std::uint64_t length;
-  std::uint64_t abort;
-};
-constexpr std::uint64_t kRseqCsOffset = 8;  // of struct rseq
-
-// A thread that is inside a restartable sequence would be put at its abort handler by the kernel on
-// the way back to user space. At the destination no kernel knows that it was inside.
-void leave_critical_section(pid_t pid, const tracee::TracedThread::RseqArea& area,
-                            tracee::Registers& registers) {
-  auto address = tracee::read_object<std::uint64_t>(pid, RemotePtr(area.address) + kRseqCsOffset);
-  if (address == 0) return;
-  auto section = tracee::read_object<RseqCriticalSection>(pid, RemotePtr(address));
-  if (tracee::instruction_pointer(registers) - section.start < section.length) {
-    tracee::set_instruction_pointer(registers, section.abort);
+// What the kernel would continue from a restart block (include/linux/errno.h), which does not
+// travel, is made again from its beginning: a poll() or futex wait with a timeout may last longer
+// than asked, but is never interrupted for no reason that the program knows. A nap is left to
+// settle_system_call(), which knows where the kernel has written what is left of it.
+tracee::Registers settle_for_travel(tracee::Registers registers) {
+  constexpr std::int64_t kErestartnointr = -513;
+  constexpr std::int64_t kErestartRestartblock = -516;
+  long call = tracee::interrupted_system_call(registers);
+  bool nap = call == SYS_nanosleep || call == SYS_clock_nanosleep;
+  if (call >= 0 && !nap && tracee::system_call_result(registers) == kErestartRestartblock) {
+    tracee::set_system_call_result(registers, kErestartnointr);
   }
+  return tracee::settle_system_call(registers);
 }
 
 struct OwnAnswers {
@@ -109,10 +101,9 @@ void Capture::write_thread(tracee::TracedThread& thread, tracee::Stub& stub,
     tracee::set_system_call_result(registers, *settings_.system_call_result);
     tracee::forget_system_call(registers);
   } else {
-    registers = tracee::settle_system_call(registers);
+    registers = settle_for_travel(registers);
   }
   if (auto rseq = thread.rseq()) {
-    leave_critical_section(survey_.pid, *rseq, registers);
     record.setRseq(rseq->address);
     record.setRseqSize(rseq->size);
     record.setRseqSignature(rseq->signature);

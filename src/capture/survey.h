@@ -33,6 +33,9 @@ struct SurveyOptions {
   bool copy_shared = false;  // shared memory becomes the copy's own
   bool takes_stdin = false;  // fd 0 is carried from home
   std::set<int> own_fds;     // telefork's own sockets in the process: no part of it
+  // For a check that holds somebody up: the map without flags and sizes, which cost a walk of the
+  // page tables. What only they tell is found later.
+  bool quick = false;
   pid_t sharer = 0;          // fork: the process that it was, or is about to be, forked from
 };
 

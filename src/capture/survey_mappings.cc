@@ -17,6 +17,9 @@ std::string describe(const Vma& vma) {
                      vma.path.empty() ? "anonymous memory" : vma.path);
 }
 
+// As far as a quick survey can tell.
+bool may_write(const Vma& vma) { return vma.write || vma.has(VmFlag::kMayWrite); }
+
 // Why the memory behind a VMA cannot be captured, whatever it maps; nothing: it can.
 std::optional<Refusal> refuse_by_flags(const Vma& vma) {
   struct Rule {
@@ -82,7 +85,7 @@ void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& 
   mapping.kind = Kind::SHARED_FILE;
   bool memory_file = vma.path.starts_with("/memfd:") || vma.path.starts_with("/SYSV") ||
                      vma.path.starts_with("/dev/shm/");
-  if (memory_file && vma.has(VmFlag::kMayWrite)) {
+  if (memory_file && may_write(vma)) {
     if (options.copy_shared) {
       mapping.kind = Kind::SHARED_ANONYMOUS;
       mapping.shared_id = vma.inode;
@@ -93,7 +96,7 @@ void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& 
     return;
   }
   mapping.file = add_file(vma, survey);
-  if (mapping.file && vma.has(VmFlag::kMayWrite)) {
+  if (mapping.file && may_write(vma)) {
     survey.files.entries()[*mapping.file].must_be_same = true;
   }
 }
@@ -163,7 +166,9 @@ void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey
 }  // namespace
 
 void survey_mappings(const SurveyOptions& options, Survey& survey) {
-  for (Vma& vma : kernel::read_smaps(survey.pid)) {
+  std::vector<Vma> maps =
+      options.quick ? kernel::read_maps(survey.pid) : kernel::read_smaps(survey.pid);
+  for (Vma& vma : maps) {
     Mapping mapping{std::move(vma), Kind::ANONYMOUS, std::nullopt, 0};
     sort_mapping(options, mapping, survey);
     survey.mappings.push_back(std::move(mapping));

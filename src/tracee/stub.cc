@@ -37,7 +37,7 @@ Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
   if (!is_native_code(original_.registers)) {
     throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
   }
-  choose_stop_signal();
+  choose_stop_signal(options.waits_for_no_signal);
   sigreturn_ = find_sigreturn_in(pid);
   enter_safe_state();
   install(options);
@@ -53,7 +53,7 @@ Stub::Stub(TracedThread& thread, Stub& host)
   if (!is_native_code(original_.registers)) {
     throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
   }
-  choose_stop_signal();
+  choose_stop_signal(false);
   std::size_t frame_size = build_signal_frame(original_.registers, original_.xstate, 0, 0).size();
   write_exit(RemotePtr(round_up(host.programs_.value(), kPageSize)), frame_size);
   set_idle();
@@ -72,10 +72,10 @@ Stub::~Stub() {
 
 // A signal that nobody listens to: ignored by default, not caught, not blocked and not pending. To
 // a process without a tracer it never happens.
-void Stub::choose_stop_signal() {
+void Stub::choose_stop_signal(bool waits_for_no_signal) {
   kernel::Status status = kernel::read_status(thread_.tid());
-  std::uint64_t taken =
-      status.caught | original_.signal_mask | status.thread_pending | status.shared_pending;
+  std::uint64_t taken = status.caught | status.thread_pending | status.shared_pending;
+  if (!waits_for_no_signal) taken |= original_.signal_mask;
   for (int signal : {SIGURG, SIGWINCH}) {
     if ((taken & bit_of(signal)) == 0) {
       stop_signal_ = signal;
@@ -109,38 +109,33 @@ void Stub::enter_safe_state() {
   thread_.set_signal_mask(kAllSignals);
 }
 
+// Until the thread stops at the entry to, or the exit from, a system call.
+void Stub::await_system_call_stop(bool entry) {
+  for (;;) {
+    WaitStatus status = thread_.resume_until_stop(PTRACE_SYSCALL);
+    if (status.ended()) {
+      throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
+    }
+    if (status.kind() == WaitStatus::Kind::kSignalDelivery && status.signal() == SIGSTOP) {
+      stop_arrived_ = true;
+    }
+    if (status.kind() == WaitStatus::Kind::kSyscallStop &&
+        thread_.at_system_call_entry() == entry) {
+      return;
+    }
+  }
+}
+
 // In the safe state: makes the thread enter rt_sigreturn, and has the kernel do another system call
 // in its place. Afterwards the safe state holds again.
 std::int64_t Stub::borrow_system_call(long number, const std::uint64_t (&arguments)[6]) {
   Registers safe = thread_.registers();
-  bool done = false;
-  while (!done) {
-    WaitStatus status = thread_.resume_until_stop(PTRACE_SYSCALL);
-    switch (status.kind()) {
-      case WaitStatus::Kind::kSyscallStop:
-        done = true;
-        break;
-      case WaitStatus::Kind::kExited:
-      case WaitStatus::Kind::kKilled:
-        throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
-      case WaitStatus::Kind::kSignalDelivery:
-        if (status.signal() == SIGSTOP) stop_arrived_ = true;
-        break;
-      default:
-        break;
-    }
-  }
+  await_system_call_stop(true);
   Registers call = safe;
   set_system_call(call, number, arguments);
   set_instruction_pointer(call, sigreturn_.value());
   thread_.set_registers(call);
-  for (;;) {
-    WaitStatus status = thread_.resume_until_stop(PTRACE_SYSCALL);
-    if (status.kind() == WaitStatus::Kind::kSyscallStop) break;
-    if (status.ended()) {
-      throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
-    }
-  }
+  await_system_call_stop(false);
   std::int64_t result = system_call_result(thread_.registers());
   thread_.set_registers(safe);
   return result;

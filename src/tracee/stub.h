@@ -52,6 +52,9 @@ class Stub {
   struct Options {
     RemotePtr address;                     // where; 0: the kernel's choice
     std::uint64_t data_size = 256 * 1024;  // for programs; a larger one is refused by assertion
+    // The process waits for no signal by sigwait or signalfd: one that it has blocked may be the
+    // stop signal too.
+    bool waits_for_no_signal = false;
   };
 
   // `thread` must be stopped by interrupt(). Throws kRefused for what cannot be entered (32-bit
@@ -108,7 +111,8 @@ class Stub {
   void interrupt_at_stop();
   StubProgram header() const;
   RemotePtr load(const SyscallProgram& program);
-  void choose_stop_signal();
+  void choose_stop_signal(bool waits_for_no_signal);
+  void await_system_call_stop(bool entry);
 
   TracedThread& thread_;
   pid_t pid_;

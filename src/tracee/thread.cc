@@ -230,6 +230,12 @@ std::optional<TracedThread::RseqArea> TracedThread::rseq() const {
                   configuration.signature, configuration.flags};
 }
 
+bool TracedThread::at_system_call_entry() const {
+  __ptrace_syscall_info info{};
+  call_ptrace(PTRACE_GET_SYSCALL_INFO, tid_, sizeof(info), &info, "reading the system call of");
+  return info.op == PTRACE_SYSCALL_INFO_ENTRY;
+}
+
 void TracedThread::set_options(std::uint64_t options) {
   call_ptrace(PTRACE_SETOPTIONS, tid_, 0, options | PTRACE_O_TRACESYSGOOD, "setting options of");
 }

@@ -75,6 +75,8 @@ class TracedThread {
   };
   // Nothing where none is registered.
   std::optional<RseqArea> rseq() const;
+  // Of a thread in a syscall stop: whether it is the one at the entry (PTRACE_GET_SYSCALL_INFO).
+  bool at_system_call_entry() const;
   void set_options(std::uint64_t options);
   unsigned long event_message() const;
 

@@ -1,0 +1,38 @@
+// telefork-keeper: started by telepad, one a guest. See session/keeper.h.
+#include <csignal>
+#include <cstdio>
+
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <CLI/CLI.hpp>
+
+#include "app/places.h"
+#include "base/error.h"
+#include "session/keeper.h"
+
+int main(int argc, char** argv) {
+  ::signal(SIGPIPE, SIG_IGN);
+  // It holds a session's secrets, and what its guest leaves behind must come to it.
+  ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  telefork::app::raise_descriptor_limit();
+  int control = -1;
+  int telepad = -1;
+  telefork::session::KeeperSettings settings;
+  CLI::App app("Keeps one guest; started by telepad.", "telefork-keeper");
+  app.add_option("--control", control)->required();
+  app.add_option("--telepad", telepad)->required();
+  app.add_option("--registry", settings.registry);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    settings.control.reset(control);
+    settings.telepad.reset(telepad);
+    settings.node = "home";
+    settings.programs = telefork::session::find_programs();
+    telefork::session::run_keeper(std::move(settings));
+    return 0;
+  } catch (const telefork::Error& error) {
+    std::fprintf(stderr, "telefork-keeper: %s\n", error.what());
+    return telefork::app::exit_code(error);
+  }
+}

@@ -1,0 +1,69 @@
+#include "app/places.h"
+
+#include <cstdlib>
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernel/procfs_system.h"
+
+namespace telefork::app {
+namespace {
+
+std::string runtime_folder() {
+  if (::geteuid() == 0) return "/run/telefork";
+  const char* runtime = ::secure_getenv("XDG_RUNTIME_DIR");
+  if (runtime != nullptr && runtime[0] == '/') return std::string(runtime) + "/telefork";
+  return fmt::format("/tmp/telefork-{}", ::geteuid());
+}
+
+// /tmp is everybody's: what is there must be ours.
+bool is_own_folder(const std::string& path) {
+  struct stat stat;
+  return ::lstat(path.c_str(), &stat) == 0 && S_ISDIR(stat.st_mode) && stat.st_uid == ::geteuid() &&
+         (::geteuid() == 0 || (stat.st_mode & 077) == 0);
+}
+
+}  // namespace
+
+std::string default_socket() { return runtime_folder() + "/telepad.sock"; }
+
+std::string registry_folder() {
+  std::string folder = runtime_folder();
+  ::mkdir(folder.c_str(), ::geteuid() == 0 ? 0755 : 0700);
+  if (!is_own_folder(folder)) return "";
+  std::string sessions = folder + "/sessions";
+  ::mkdir(sessions.c_str(), 0700);
+  return is_own_folder(sessions) ? sessions : "";
+}
+
+int exit_code(const Error& error) {
+  switch (error.code()) {
+    case Code::kUsage:
+    case Code::kRefused:
+    case Code::kUnreachable:
+    case Code::kUnauthorised:
+      return static_cast<int>(error.code());
+    default:
+      return 1;
+  }
+}
+
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+kernel::PageMapAbi best_pagemap_abi() {
+  // Where the kernel's version says it is there it is: the ioctl has no configuration of its own.
+  kernel::KernelVersion version = kernel::parse_kernel_version(kernel::kernel_release());
+  if (version >= kernel::KernelVersion{6, 15}) return kernel::PageMapAbi::kScanGuards;
+  if (version >= kernel::KernelVersion{6, 7}) return kernel::PageMapAbi::kScan;
+  return kernel::PageMapAbi::kEntries;
+}
+
+}  // namespace telefork::app

@@ -1,0 +1,27 @@
+// What every program of telefork decides from its environment: where sockets and state lie, and how
+// an Error becomes an exit code.
+#pragma once
+
+#include <string>
+
+#include "base/error.h"
+#include "kernel/pagemap.h"
+
+namespace telefork::app {
+
+// /run/telefork/telepad.sock for root, else below XDG_RUNTIME_DIR, else /tmp/telefork-UID (made
+// 0700 and its owner checked).
+std::string default_socket();
+// Where sessions of this user are listed; made where it is missing. Empty where it cannot be had.
+std::string registry_folder();
+
+// 2, 3, 4 and 5 where the code says so, 75 never, else 1.
+int exit_code(const Error& error);
+
+// Soft limit to hard limit: a guest may have more descriptors than telefork's own limit.
+void raise_descriptor_limit();
+
+// The fastest way to ask for pages on this kernel, by trying it.
+kernel::PageMapAbi best_pagemap_abi();
+
+}  // namespace telefork::app

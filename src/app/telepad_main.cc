@@ -1,0 +1,63 @@
+// telepad: the daemon of a node. See session/telepad.h.
+#include <csignal>
+#include <cstdio>
+
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+#include <CLI/CLI.hpp>
+
+#include "app/places.h"
+#include "base/error.h"
+#include "session/telepad.h"
+
+namespace {
+
+using telefork::Error;
+using telefork::UniqueFd;
+
+int run(int argc, char** argv) {
+  CLI::App app("The telefork daemon: other machines' processes come to this one through it.",
+               "telepad");
+  std::string socket;
+  std::vector<int> connections;
+  bool quiet = false;
+  app.set_version_flag("--version", "telepad " TELEFORK_VERSION);
+  app.add_option("--socket", socket,
+                 "listen on this socket (default: " + telefork::app::default_socket() + ")");
+  app.add_option("--connection", connections, "serve this inherited connection, listen nowhere")
+      ->group("");
+  app.add_flag("--quiet", quiet, "log errors only");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(telefork::Code::kUsage);
+  }
+  if (quiet) spdlog::set_level(spdlog::level::err);
+
+  telefork::session::TelepadSettings settings;
+  settings.programs = telefork::session::find_programs();
+  settings.registry = telefork::app::registry_folder();
+  for (int connection : connections) settings.connections.emplace_back(connection);
+  if (connections.empty()) {
+    settings.socket = socket.empty() ? telefork::app::default_socket() : socket;
+    // Root's telepad serves everybody, each as himself.
+    settings.socket_mode = ::geteuid() == 0 ? 0666 : 0600;
+  }
+  telefork::session::run_telepad(std::move(settings));
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  ::signal(SIGPIPE, SIG_IGN);
+  spdlog::set_default_logger(spdlog::stderr_logger_st("telepad"));
+  spdlog::set_pattern("telepad: %v");
+  try {
+    return run(argc, argv);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "telepad: %s\n", error.what());
+    return telefork::app::exit_code(error);
+  }
+}

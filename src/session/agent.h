@@ -1,0 +1,18 @@
+// The agent of one program: answers the requests of its libtelefork, one after the other, each by a
+// session process of its own.
+//
+//   program ==socket==> agent --fork--> session process (ForkSession), forked ahead of the request
+//                                       with its link open
+//
+// A session lives on by itself when the agent ends, and the agent ends with the program.
+#pragma once
+
+#include "base/unique_fd.h"
+#include "session/fork_session.h"
+
+namespace telefork::session {
+
+// Returns when the program has closed its end.
+void run_agent(UniqueFd program_socket, const AgentSettings& settings);
+
+}  // namespace telefork::session

@@ -1,0 +1,28 @@
+// The structs of src/abi/agent.h over their socket, checked.
+#pragma once
+
+#include <optional>
+
+#include <sys/types.h>
+
+#include "abi/agent.h"
+#include "base/error.h"
+
+namespace telefork::session {
+
+// The next request; empty when the program has closed its end. kCorrupt for what is none.
+std::optional<telefork_agent_request> receive_request(int socket);
+// `fd` goes with it where it is not -1.
+void send_reply(int socket, const Error* error, int fd);
+
+struct ReceivedSnapshot {
+  telefork_snapshot message;
+  pid_t pid;  // of its sender, by the kernel
+};
+// Empty when the program's fork failed and the socket was closed.
+std::optional<ReceivedSnapshot> receive_snapshot(int socket);
+void send_verdict(int socket, const Error& error);
+// Has the kernel say who sent what (SCM_CREDENTIALS).
+void ask_for_credentials(int socket);
+
+}  // namespace telefork::session

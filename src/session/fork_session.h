@@ -1,0 +1,64 @@
+// One telefork::fork(), from the request of a program to the end of its child: the session process
+// of the agent. It is forked ahead of the request, with the link open, so that the program waits
+// for nothing but its own fork.
+//
+//   agent: request --> ForkSession::answer   checks all that can be known; the reply, with the
+//                                            session socket, or the error
+//                      ForkSession::run      the snapshot's message, capture, hand-over, deputy
+//
+// In run() the snapshot, a child of the program, waits in a read of the session socket. Until the
+// child runs elsewhere every failure is told to it there, and it ends with 125. It is never let
+// past that read here: so two never run.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "abi/agent.h"
+#include "base/unique_fd.h"
+#include "kernel/probe.h"
+#include "protocol/handshake.h"
+#include "protocol/machine.h"
+#include "session/file_negotiation.h"
+#include "session/programs.h"
+
+namespace telefork::session {
+
+struct AgentSettings {
+  Programs programs;
+  std::string registry;  // see registry.h; empty: none
+  kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+};
+
+class ForkSession {
+ public:
+  ForkSession(const AgentSettings& settings, std::string node);
+  ~ForkSession();
+
+  // Opens the link where it is not open, or not any more. Throws what is in the way.
+  void open();
+  // Checks the request of process `pid` and answers it on the program's socket. False: the answer
+  // was an error.
+  bool answer(const telefork_agent_request& request, pid_t pid, int program_socket);
+  // To the end of the child and of its last descendant.
+  void run();
+
+ private:
+  void check(const telefork_agent_request& request, pid_t pid);
+  capture::SurveyOptions survey_options(pid_t parent) const;
+  void send_image(const telefork_snapshot& snapshot);
+  void tell_snapshot(const Error& error);
+
+  const AgentSettings& settings_;
+  std::string node_;
+  protocol::OwnMachine here_;
+  std::optional<protocol::OpenedLink> opened_;
+  FileNegotiation files_;
+  telefork_agent_request request_{};
+  pid_t parent_ = 0;
+  pid_t snapshot_ = 0;  // trusted: the kernel told it
+  UniqueFd session_socket_;
+};
+
+}  // namespace telefork::session

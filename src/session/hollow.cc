@@ -1,0 +1,137 @@
+#include "session/hollow.h"
+
+#include <algorithm>
+#include <climits>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include "abi/deputy.h"
+#include "base/error.h"
+#include "kernel/procfs.h"
+#include "tracee/freezer.h"
+#include "tracee/stub.h"
+
+namespace telefork::session {
+namespace {
+
+using tracee::Data;
+using tracee::SyscallProgram;
+
+std::vector<std::string> split_arguments(const std::string& line) {
+  std::vector<std::string> arguments;
+  for (std::size_t at = 0; at < line.size();) {
+    std::size_t end = std::min(line.find('\0', at), line.size());
+    arguments.push_back(line.substr(at, end - at));
+    at = end + 1;
+  }
+  if (arguments.empty()) arguments.emplace_back("telefork-deputy");
+  return arguments;
+}
+
+// A NULL-terminated array of pointers to strings.
+Data string_array(SyscallProgram& program, const std::vector<std::string>& strings) {
+  Data array = program.buffer((strings.size() + 1) * sizeof(std::uint64_t));
+  for (std::size_t i = 0; i < strings.size(); ++i) {
+    program.point(array + i * sizeof(std::uint64_t), program.text(strings[i]));
+  }
+  return array;
+}
+
+// Receives one descriptor on the session socket.
+Data receive_descriptor(SyscallProgram& program, int socket) {
+  Data byte = program.buffer(1);
+  Data io = program.buffer(sizeof(iovec));
+  Data control = program.buffer(CMSG_SPACE(sizeof(int)));
+  Data message = program.buffer(sizeof(msghdr));
+  iovec raw_io = {nullptr, 1};
+  program.patch(io, std::as_bytes(std::span(&raw_io, 1)));
+  program.point(io, byte);
+  msghdr raw{};
+  raw.msg_iovlen = 1;
+  raw.msg_controllen = CMSG_SPACE(sizeof(int));
+  program.patch(message, std::as_bytes(std::span(&raw, 1)));
+  program.point(message + offsetof(msghdr, msg_iov), io);
+  program.point(message + offsetof(msghdr, msg_control), control);
+  program.call_expecting("receiving the deputy's program", 1, SYS_recvmsg,
+                         {socket, message, MSG_CMSG_CLOEXEC});
+  return control;
+}
+
+void send_descriptor(int socket, int fd) {
+  char byte = 0;
+  iovec io = {&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &io;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+  if (::sendmsg(socket, &message, MSG_NOSIGNAL) != 1) throw_errno("sending the deputy's program");
+}
+
+// The socket may carry credentials before the descriptor.
+int find_descriptor(std::span<const std::byte> control) {
+  cmsghdr header;
+  std::memcpy(&header, control.data(), sizeof(header));
+  int fd = -1;
+  if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_RIGHTS) {
+    std::memcpy(&fd, control.data() + CMSG_LEN(0), sizeof(fd));
+  }
+  if (fd < 0) throw Error(Code::kFailed, "the deputy's program did not arrive");
+  return fd;
+}
+
+}  // namespace
+
+void hollow(pid_t pid, const HollowSettings& settings) {
+  std::vector<std::string> arguments = split_arguments(kernel::read_cmdline(pid));
+  std::vector<std::string> environment = {
+      fmt::format("{}={}", TELEFORK_DEPUTY_FD, settings.session_fd),
+      fmt::format("{}={}", TELEFORK_DEPUTY_COMM, kernel::read_comm(pid, pid))};
+  if (settings.die_with_parent != 0) {
+    environment.push_back(fmt::format("{}={}", TELEFORK_DEPUTY_PARENT, settings.die_with_parent));
+  }
+  UniqueFd program_file = open_file(settings.deputy_program, O_PATH);
+
+  tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(pid, PTRACE_O_TRACEEXEC);
+  tracee::Stub::Options stub_options;
+  stub_options.waits_for_no_signal = true;
+  tracee::Stub stub(frozen.leader(), pid, stub_options);
+  send_descriptor(settings.session_socket, program_file.get());
+  SyscallProgram receive;
+  Data control = receive_descriptor(receive, settings.session_fd);
+  int number = find_descriptor(stub.run(receive).data(control));
+
+  SyscallProgram become;
+  become.call("keeping the session socket", SYS_fcntl, {settings.session_fd, F_SETFD, 0});
+  // Everything else goes, so that nobody waits for the end of a pipe that a deputy holds.
+  auto [low, high] = std::minmax(settings.session_fd, number);
+  if (low > 0) become.call("closing descriptors", SYS_close_range, {0, low - 1, 0});
+  if (high > low + 1) become.call("closing descriptors", SYS_close_range, {low + 1, high - 1, 0});
+  become.call("closing descriptors", SYS_close_range, {high + 1, ~0u, 0});
+  become.call("becoming the deputy", SYS_execveat,
+              {number, become.text(""), string_array(become, arguments),
+               string_array(become, environment), AT_EMPTY_PATH});
+  std::optional<tracee::ProgramRun> failed;
+  if (!stub.run_to_exec(become, &failed)) {
+    failed->check(become);
+    throw Error(Code::kFailed, "the deputy's program did not start");
+  }
+  frozen.leader().set_options(0);
+  frozen.leader().resume(PTRACE_CONT);
+  frozen.leader().forget();
+}
+
+}  // namespace telefork::session

@@ -1,0 +1,25 @@
+// Makes a deputy of the process that went away: its memory and descriptors go, its pid, its parent
+// and its pending signals stay.
+#pragma once
+
+#include <string>
+
+#include <sys/types.h>
+
+#include "base/unique_fd.h"
+
+namespace telefork::session {
+
+struct HollowSettings {
+  std::string deputy_program;
+  int session_fd = -1;        // the number of the deputy's socket in the process
+  int session_socket = -1;    // our end of it
+  pid_t die_with_parent = 0;  // not 0: the parent whose end is the guest's
+};
+
+// `pid` is single-threaded and waits, untraced, with every signal blocked. Afterwards it is the
+// deputy, seized by this thread with no options and running (StopWatch::adopt). Throws where that
+// cannot be; the process then waits as before, or has ended.
+void hollow(pid_t pid, const HollowSettings& settings);
+
+}  // namespace telefork::session

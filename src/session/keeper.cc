@@ -1,0 +1,380 @@
+#include "session/keeper.h"
+
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <memory>
+#include <optional>
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "image/reader.h"
+#include "net/fd_passing.h"
+#include "net/fd_stream.h"
+#include "protocol/link.h"
+#include "protocol/machine.h"
+#include "proxy/stdio_pump.h"
+#include "restore/restorer.h"
+#include "session/command_guest.h"
+#include "session/guest_tree.h"
+#include "session/handover.h"
+#include "session/registry.h"
+#include "session/signal_fd.h"
+
+namespace telefork::session {
+namespace {
+
+using namespace std::chrono_literals;
+using protocol::ReceivedMessage;
+using protocol::schema::Message;
+
+constexpr auto kHeartbeatInterval = 2s;
+constexpr auto kLastWords = 5s;      // to say why before the connection closes
+constexpr auto kBulkPatience = 10s;  // for a bulk connection that was announced
+constexpr long kPagePatience = 60;   // seconds without a byte of pages
+
+struct Lease {
+  std::chrono::milliseconds stop{10'000};
+  std::chrono::milliseconds kill{60'000};
+};
+
+class Keeper {
+ public:
+  explicit Keeper(KeeperSettings settings)
+      : settings_(std::move(settings)),
+        link_(settings_.node,
+              std::make_unique<net::FdStream>(std::move(settings_.control), settings_.node),
+              nullptr),
+        signals_({SIGCHLD, SIGTERM}),
+        registered_(settings_.registry, {}) {}
+
+  void run() {
+    try {
+      serve();
+    } catch (const Error& error) {
+      kill_descendants();
+      link_.fail(error, net::Deadline::in(kLastWords));
+    }
+    kill_descendants();
+  }
+
+ private:
+  void serve();
+  void answer_about_files(protocol::schema::CheckFiles::Reader request);
+  void attach_bulk();
+  void host(protocol::schema::Prepare::Reader prepare);
+  void receive_image(image::Reader& reader);
+  void make_streams(protocol::schema::Prepare::Reader prepare);
+  bool await_go();
+  void supervise();
+  void on_message(const ReceivedMessage& message);
+  void on_signal_message(protocol::schema::Signal::Reader signal);
+  void on_child_changes();
+  void on_guest_change(int status);
+  void send_status_when_drained();
+  void hold_lease();
+  void step(DestinationEvent event) { state_ = next_state(state_, event); }
+
+  KeeperSettings settings_;
+  protocol::Link link_;
+  SignalFd signals_;
+  RegistryEntry registered_;
+  restore::OpenFiles files_;
+  DestinationState state_ = DestinationState::kReceiving;
+  Lease lease_;
+
+  // The keeper's ends of the guest's pipes, and the guest's.
+  UniqueFd guest_streams_[3];
+  UniqueFd own_streams_[3];
+  std::unique_ptr<restore::Restorer> restorer_;
+  std::unique_ptr<CommandGuest> command_;
+  std::optional<proxy::StdioPump> pump_;
+  pid_t guest_ = 0;
+  std::optional<int> end_;  // the guest's wait status, until it was sent
+  bool finished_ = false;   // no descendant is left
+  bool stopped_by_lease_ = false;
+  protocol::Link::Clock::time_point next_heartbeat_{};
+};
+
+void Keeper::serve() {
+  for (;;) {
+    ReceivedMessage message = link_.receive(net::Deadline::never());
+    switch (message->which()) {
+      case Message::CHECK_FILES:
+        answer_about_files(message->getCheckFiles());
+        break;
+      case Message::PREPARE:
+        host(message->getPrepare());
+        return;
+      case Message::ABORT:
+        return;
+      default:
+        protocol::throw_unexpected(message, "prepare");
+    }
+  }
+}
+
+void Keeper::answer_about_files(protocol::schema::CheckFiles::Reader request) {
+  using Verdict = protocol::schema::FileVerdict::Verdict;
+  link_.send([&](Message::Builder message) {
+    auto verdicts = message.initCheckFilesReply().initVerdicts(request.getFiles().size());
+    for (unsigned i = 0; i < verdicts.size(); ++i) {
+      auto ref = request.getFiles()[i];
+      restore::FileVerdict verdict = files_.examine(ref);
+      verdicts[i].setPath(ref.getPath());
+      verdicts[i].setWhy(verdict.why);
+      verdicts[i].setHash(::capnp::Data::Reader(
+          reinterpret_cast<const kj::byte*>(verdict.hash.data()), verdict.hash.size()));
+      switch (verdict.kind) {
+        case restore::FileVerdict::Kind::kSame:
+          verdicts[i].setVerdict(Verdict::SAME);
+          break;
+        case restore::FileVerdict::Kind::kHashed:
+          verdicts[i].setVerdict(Verdict::HASHED);
+          break;
+        case restore::FileVerdict::Kind::kMissing:
+          verdicts[i].setVerdict(Verdict::MISSING);
+          break;
+        case restore::FileVerdict::Kind::kDifferent:
+          verdicts[i].setVerdict(Verdict::DIFFERENT);
+          break;
+      }
+    }
+  });
+}
+
+// The second connection of the session, which the telepad passes on.
+void Keeper::attach_bulk() {
+  if (!settings_.telepad) return;
+  std::byte byte;
+  net::ReceivedFds received = net::receive_fds(settings_.telepad.get(), std::span(&byte, 1), 1,
+                                               net::Deadline::in(kBulkPatience));
+  if (received.fds.size() != 1) {
+    throw Error(Code::kLost, "the bulk connection did not come");
+  }
+  // A source that stalls must not hold the blank process, and with it this one, for ever.
+  timeval patience{kPagePatience, 0};
+  ::setsockopt(received.fds[0].get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  link_.set_bulk(std::make_unique<net::FdStream>(std::move(received.fds[0]), settings_.node));
+}
+
+void Keeper::make_streams(protocol::schema::Prepare::Reader prepare) {
+  if (prepare.getTakesStdin()) {
+    auto [read_end, write_end] = make_pipe();
+    guest_streams_[0] = std::move(read_end);
+    own_streams_[0] = std::move(write_end);
+  }
+  for (unsigned stream : {1u, 2u}) {
+    if ((prepare.getStreams() & (1u << stream)) == 0) continue;
+    auto [read_end, write_end] = make_pipe();
+    guest_streams_[stream] = std::move(write_end);
+    own_streams_[stream] = std::move(read_end);
+  }
+}
+
+void Keeper::host(protocol::schema::Prepare::Reader prepare) {
+  attach_bulk();
+  make_streams(prepare);
+  if (prepare.getLeaseStopMs() != 0)
+    lease_.stop = std::chrono::milliseconds(prepare.getLeaseStopMs());
+  if (prepare.getLeaseKillMs() != 0)
+    lease_.kill = std::chrono::milliseconds(prepare.getLeaseKillMs());
+  SessionInfo info;
+  info.role = "guest";
+  info.node = settings_.node;
+  info.command = std::string(prepare.getDescription());
+  info.state = std::string(state_name(state_));
+
+  image::Reader reader(link_.record_source(), &link_.bulk_source());
+  if (prepare.getPurpose() == image::schema::Header::Purpose::EXEC) {
+    command_ = std::make_unique<CommandGuest>(guest_streams_);
+    command_->receive(reader);
+    guest_ = command_->pid();
+  } else {
+    restore::RestoreSettings settings;
+    settings.blank = {settings_.programs.blank, static_cast<pid_t>(prepare.getWantPid()),
+                      prepare.getPidRequired()};
+    settings.bulk_fd = link_.bulk_fd();
+    for (int i = 0; i < 3; ++i) settings.streams[i] = std::move(guest_streams_[i]);
+    restorer_ = std::make_unique<restore::Restorer>(std::move(settings));
+    while (restorer_->take(reader)) {
+    }
+    link_.close_bulk();
+    restorer_->finish();
+    guest_ = restorer_->pid();
+  }
+  step(DestinationEvent::kWhole);
+  info.pid = guest_;
+  info.guest_pid = guest_;
+  info.state = std::string(state_name(state_));
+  registered_.update(info);
+  link_.send([&](Message::Builder message) {
+    auto ready = message.initReady();
+    ready.setPid(static_cast<std::uint32_t>(guest_));
+    ready.setGuestPid(static_cast<std::uint32_t>(guest_));
+  });
+  if (!await_go()) return;
+  info.state = std::string(state_name(state_));
+  registered_.update(info);
+  supervise();
+}
+
+// Nothing runs before this returns true.
+bool Keeper::await_go() {
+  ReceivedMessage message = link_.receive(net::Deadline::in(lease_.kill));
+  if (message->which() == Message::ABORT) {
+    step(DestinationEvent::kAbort);
+    return false;
+  }
+  if (message->which() != Message::GO) protocol::throw_unexpected(message, "go");
+  pump_.emplace(proxy::StdioPump::at_keeper(
+      link_, std::move(own_streams_[0]), std::move(own_streams_[1]), std::move(own_streams_[2])));
+  if (restorer_) {
+    restorer_->release();
+    restorer_.reset();
+  } else {
+    command_->start();
+  }
+  step(DestinationEvent::kGo);
+  link_.send([](Message::Builder started) { started.setStarted(); });
+  return true;
+}
+
+void Keeper::supervise() {
+  next_heartbeat_ = protocol::Link::Clock::now() + kHeartbeatInterval;
+  on_child_changes();  // it may have ended before the first poll
+  for (;;) {
+    std::vector<pollfd> entries = link_.poll_entries();
+    entries.push_back({signals_.fd(), POLLIN, 0});
+    pump_->add_interest(entries);
+    bool now = link_.is_ready_now();
+    net::poll_until(entries, now ? net::Deadline::now() : net::Deadline::at(next_heartbeat_));
+    while (auto signal = signals_.try_read()) {
+      if (signal->ssi_signo == SIGTERM) throw Error(Code::kLost, "the keeper was told to end");
+    }
+    on_child_changes();
+    pump_->on_ready(entries);
+    while (auto message = link_.try_receive()) {
+      if (!pump_->on_message(*message)) on_message(*message);
+    }
+    send_status_when_drained();
+    hold_lease();
+    if (finished_ && !end_) break;
+  }
+  link_.send([](Message::Builder message) { message.setFinished(); });
+  link_.flush(net::Deadline::in(lease_.kill));
+}
+
+void Keeper::on_message(const ReceivedMessage& message) {
+  switch (message->which()) {
+    case Message::SIGNAL:
+      on_signal_message(message->getSignal());
+      break;
+    case Message::ABORT:
+      throw Error(Code::kGone, "home took the process back");
+    default:
+      protocol::throw_unexpected(message, "a signal");
+  }
+}
+
+void Keeper::on_signal_message(protocol::schema::Signal::Reader signal) {
+  if (guest_ == 0) return;
+  auto number = static_cast<int>(signal.getNumber());
+  if (signal.getFromTerminal()) {
+    // The terminal's signals go to the whole group; who of it has no deputy gets it from here.
+    pid_t group = ::getpgid(guest_);
+    if (group > 1 && group != ::getpgrp()) {
+      ::kill(-group, number);
+      return;
+    }
+  }
+  auto bytes = signal.getSiginfo();
+  if (bytes.size() == sizeof(siginfo_t)) {
+    siginfo_t info;
+    std::memcpy(&info, bytes.begin(), sizeof(info));
+    // Only what sigqueue(3) made may be queued for another process (kernel/signal.c).
+    if (info.si_code == SI_QUEUE && ::syscall(SYS_rt_sigqueueinfo, guest_, number, &info) == 0) {
+      return;
+    }
+  }
+  ::kill(guest_, number);
+}
+
+void Keeper::on_child_changes() {
+  for (;;) {
+    int status = 0;
+    pid_t pid = ::waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED | __WALL);
+    if (pid < 0) finished_ = true;  // ECHILD: nothing descends from here any more
+    if (pid <= 0) return;
+    if (pid == guest_) on_guest_change(status);
+  }
+}
+
+void Keeper::on_guest_change(int status) {
+  if (WIFEXITED(status) || WIFSIGNALED(status)) {
+    end_ = status;
+    guest_ = 0;
+    step(DestinationEvent::kEnd);
+    pump_->begin_drain();
+    return;
+  }
+  if (stopped_by_lease_) return;
+  link_.send([&](Message::Builder message) {
+    auto report = message.initStatus();
+    if (WIFSTOPPED(status)) {
+      report.setStopped(static_cast<std::uint32_t>(WSTOPSIG(status)));
+    } else {
+      report.setContinued();
+    }
+  });
+}
+
+// All output goes home before the status.
+void Keeper::send_status_when_drained() {
+  if (!end_ || !pump_->drained()) return;
+  int status = *end_;
+  end_.reset();
+  link_.send([&](Message::Builder message) {
+    auto report = message.initStatus();
+    if (WIFEXITED(status)) {
+      report.setExited(WEXITSTATUS(status));
+    } else {
+      auto killed = report.initKilled();
+      killed.setSignal(static_cast<std::uint32_t>(WTERMSIG(status)));
+      killed.setCore(WCOREDUMP(status));
+    }
+  });
+}
+
+void Keeper::hold_lease() {
+  auto now = protocol::Link::Clock::now();
+  if (now >= next_heartbeat_) {
+    link_.send_heartbeat();
+    next_heartbeat_ = now + kHeartbeatInterval;
+  }
+  auto silence = now - link_.last_heard();
+  if (silence >= lease_.kill) {
+    throw Error(Code::kLost,
+                fmt::format("nothing was heard from home for {} s",
+                            std::chrono::duration_cast<std::chrono::seconds>(silence).count()));
+  }
+  if (silence >= lease_.stop && !stopped_by_lease_) {
+    stopped_by_lease_ = true;
+    signal_descendants(SIGSTOP);
+  } else if (silence < lease_.stop && stopped_by_lease_) {
+    signal_descendants(SIGCONT);
+    stopped_by_lease_ = false;
+  }
+}
+
+}  // namespace
+
+void run_keeper(KeeperSettings settings) { Keeper(std::move(settings)).run(); }
+
+}  // namespace telefork::session

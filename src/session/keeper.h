@@ -1,0 +1,30 @@
+// The keeper: parent of one guest, its subreaper, and the node's end of its link.
+//
+//     telepad --fork, exec--> keeper --clone, exec--> blank process, which becomes the guest
+//
+// It restores the guest, keeps it stopped until go, then carries its streams, signals and status.
+// It lasts until the last descendant of the guest has ended. When the link is lost or home is
+// silent for longer than the lease, everything that descends from it is killed: nothing runs here
+// that nobody at home knows of.
+#pragma once
+
+#include <string>
+
+#include "base/unique_fd.h"
+#include "kernel/probe.h"
+#include "session/programs.h"
+
+namespace telefork::session {
+
+struct KeeperSettings {
+  UniqueFd control;      // the connection, greeted already
+  UniqueFd telepad;      // from which the bulk connection comes (SCM_RIGHTS)
+  std::string node;      // how to call the other end in messages
+  std::string registry;  // see registry.h; empty: none
+  Programs programs;
+};
+
+// Returns when the session is over. What went wrong was told to the other end.
+void run_keeper(KeeperSettings settings);
+
+}  // namespace telefork::session

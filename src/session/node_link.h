@@ -1,0 +1,18 @@
+// A link to a node, whatever kind of address it has.
+#pragma once
+
+#include <memory>
+
+#include "net/address.h"
+#include "protocol/handshake.h"
+#include "protocol/machine.h"
+#include "session/programs.h"
+
+namespace telefork::session {
+
+// Connects, greets, and checks that a process from here can run there. For `local` a private
+// telepad is started over socket pairs; it ends with its last session.
+protocol::OpenedLink open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
+                               const Programs& programs, bool cpu_force);
+
+}  // namespace telefork::session

@@ -1,0 +1,51 @@
+// Who is away and who is a guest here: one small file a session, for `telefork ps`.
+//
+//     RegistryEntry entry(folder, {...});       // there while the session lasts
+//     entry.update("away", ...)
+//     for (const SessionInfo& info : list_sessions(folder)) ...
+//
+// The folder is a user's own (0700). A file whose process has ended is left over from a session
+// that was killed; list_sessions() removes it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/remote_ptr.h"
+
+namespace telefork::session {
+
+struct SessionInfo {
+  ProcessId process{};  // of the session process or keeper
+  std::string role;     // "away": its deputy is here; "guest": it runs here
+  pid_t pid = 0;        // of the deputy, or of the guest
+  pid_t guest_pid = 0;  // as the destination's telepad sees it; 0: not known yet
+  std::string node;     // where it went to; of a guest: where it came from
+  std::string state;    // "being sent", "away", "running" ...
+  std::string command;
+  std::uint64_t bytes = 0;
+};
+
+class RegistryEntry {
+ public:
+  // An empty folder registers nothing.
+  RegistryEntry(std::string folder, SessionInfo info);
+  RegistryEntry(const RegistryEntry&) = delete;
+  RegistryEntry& operator=(const RegistryEntry&) = delete;
+  ~RegistryEntry();
+  // Written whole and renamed: a reader sees the old one or the new one. A failure to write is not
+  // the session's end: `telefork ps` shows less.
+  void update(const SessionInfo& info);
+  const SessionInfo& info() const { return info_; }
+
+ private:
+  std::string path_;
+  SessionInfo info_;
+};
+
+std::vector<SessionInfo> list_sessions(const std::string& folder);
+
+}  // namespace telefork::session

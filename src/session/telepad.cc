@@ -1,0 +1,299 @@
+#include "session/telepad.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <list>
+#include <map>
+#include <optional>
+#include <set>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "abi/agent.h"
+#include "base/error.h"
+#include "kernel/procfs_task.h"
+#include "net/fd_passing.h"
+#include "net/fd_stream.h"
+#include "net/unix_stream.h"
+#include "protocol/handshake.h"
+#include "protocol/machine.h"
+#include "session/become_user.h"
+#include "session/signal_fd.h"
+#include "session/spawn.h"
+
+namespace telefork::session {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = net::Deadline::Clock;
+using Role = protocol::schema::Hello::Role;
+
+constexpr std::size_t kMaxGreeting = 1000;  // connections that have not said hello yet
+
+// A connection that has not said yet what it wants.
+struct Greeting {
+  UniqueFd fd;
+  net::PeerCredentials peer;
+  protocol::HelloDecoder decoder;
+  Clock::time_point deadline;
+  bool is_link = false;  // the preamble was seen
+};
+
+struct Session {
+  pid_t keeper;
+  UniqueFd channel;  // to the keeper, for its bulk connection
+  std::vector<std::byte> token;
+};
+
+class Telepad {
+ public:
+  explicit Telepad(TelepadSettings settings)
+      : settings_(std::move(settings)), signals_({SIGCHLD, SIGTERM, SIGINT}) {
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    if (!settings_.socket.empty()) {
+      listener_.emplace(net::listen_unix(settings_.socket, settings_.socket_mode));
+      spdlog::info("listening on {}", settings_.socket);
+    }
+    for (UniqueFd& connection : settings_.connections) greet(std::move(connection));
+    settings_.connections.clear();
+  }
+
+  void run() {
+    while (!ended_ && (listener_ || !greetings_.empty() || !sessions_.empty())) poll_once();
+  }
+
+ private:
+  void poll_once();
+  void accept_all();
+  void greet(UniqueFd fd);
+  // True when the connection has been dealt with.
+  bool advance(Greeting& greeting);
+  bool read_preamble(Greeting& greeting);
+  void serve(Greeting& greeting);
+  void serve_session(Greeting& greeting, net::Stream& stream, UniqueFd control);
+  void serve_join(const protocol::ReceivedHello& hello, net::Stream& stream, int connection);
+  void start_agent(Greeting& greeting);
+  std::function<int()> as_user(const net::PeerCredentials& peer) const;
+  void reap();
+  void kill_orphans();
+
+  TelepadSettings settings_;
+  SignalFd signals_;
+  protocol::OwnMachine machine_;
+  std::optional<net::UnixListener> listener_;
+  std::list<Greeting> greetings_;
+  std::list<Session> sessions_;
+  std::set<pid_t> agents_;  // also their session ids: their children are no orphans of ours
+  std::set<pid_t> agent_sessions_;
+  bool ended_ = false;
+};
+
+void Telepad::greet(UniqueFd fd) {
+  Greeting greeting;
+  greeting.peer = net::peer_credentials(fd.get());
+  greeting.fd = std::move(fd);
+  greeting.deadline = Clock::now() + protocol::kHandshakePatience;
+  greetings_.push_back(std::move(greeting));
+}
+
+void Telepad::accept_all() {
+  while (greetings_.size() < kMaxGreeting) {
+    UniqueFd fd = listener_->try_accept();
+    if (!fd) return;
+    greet(std::move(fd));
+  }
+}
+
+void Telepad::poll_once() {
+  std::vector<pollfd> entries = {{signals_.fd(), POLLIN, 0}};
+  if (listener_) entries.push_back({listener_->fd(), POLLIN, 0});
+  std::optional<Clock::time_point> next;
+  for (const Greeting& greeting : greetings_) {
+    entries.push_back({greeting.fd.get(), POLLIN, 0});
+    next = next ? std::min(*next, greeting.deadline) : greeting.deadline;
+  }
+  net::poll_until(entries, next ? net::Deadline::at(*next) : net::Deadline::never());
+  while (auto signal = signals_.try_read()) {
+    if (signal->ssi_signo != SIGCHLD) ended_ = true;
+  }
+  reap();
+  if (listener_) accept_all();
+  for (auto greeting = greetings_.begin(); greeting != greetings_.end();) {
+    bool done = true;
+    try {
+      done = advance(*greeting);
+    } catch (const Error& error) {
+      spdlog::warn("a connection of user {}: {}", greeting->peer.uid, error.text());
+    }
+    greeting = done ? greetings_.erase(greeting) : std::next(greeting);
+  }
+}
+
+// The first bytes say which of the two protocols it is; those of a link are left for its decoder.
+bool Telepad::read_preamble(Greeting& greeting) {
+  std::array<char, TELEFORK_AGENT_PREAMBLE_SIZE> bytes;
+  ssize_t count = ::recv(greeting.fd.get(), bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT);
+  if (count == 0) throw Error(Code::kLost, "it closed before it said anything");
+  if (count < static_cast<ssize_t>(bytes.size())) return false;
+  if (std::memcmp(bytes.data(), TELEFORK_AGENT_PREAMBLE, bytes.size()) == 0) {
+    [[maybe_unused]] ssize_t taken =
+        ::recv(greeting.fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+    start_agent(greeting);
+    return true;
+  }
+  greeting.is_link = true;
+  return false;
+}
+
+bool Telepad::advance(Greeting& greeting) {
+  if (!greeting.is_link && read_preamble(greeting)) return true;
+  if (greeting.is_link) {
+    for (;;) {
+      std::span<std::byte> room = greeting.decoder.begin_receive();
+      if (room.empty()) {
+        serve(greeting);
+        return true;
+      }
+      ssize_t count = ::recv(greeting.fd.get(), room.data(), room.size(), MSG_DONTWAIT);
+      if (count == 0) throw Error(Code::kLost, "it closed in the middle of its greeting");
+      if (count < 0 && errno != EAGAIN && errno != EINTR) throw_errno("reading a greeting");
+      if (count < 0) break;
+      greeting.decoder.end_receive(static_cast<std::size_t>(count));
+    }
+  }
+  if (Clock::now() >= greeting.deadline) throw Error(Code::kLost, "it did not say hello in time");
+  return false;
+}
+
+void Telepad::serve(Greeting& greeting) {
+  protocol::ReceivedHello hello = greeting.decoder.hello();
+  int connection = greeting.fd.get();
+  UniqueFd control = greeting.fd.duplicate();
+  net::FdStream stream(std::move(greeting.fd), fmt::format("user {}", greeting.peer.uid));
+  net::Deadline deadline = net::Deadline::in(protocol::kHandshakePatience);
+  try {
+    protocol::check_hello(*hello, machine_.reader());
+    switch (hello->getRole()) {
+      case Role::SESSION:
+        serve_session(greeting, stream, std::move(control));
+        return;
+      case Role::JOIN:
+        serve_join(hello, stream, connection);
+        return;
+      case Role::QUERY:
+        protocol::send_hello_reply(stream, machine_.reader(), {}, deadline);
+        return;
+    }
+    throw Error(Code::kRefused, "it asks for what this telepad does not know");
+  } catch (const Error& error) {
+    protocol::send_hello_refusal(stream, machine_.reader(), error, deadline);
+    throw;
+  }
+}
+
+// Who the keeper or agent is to be: a telepad of root serves every user as that user, any other
+// only its own.
+std::function<int()> Telepad::as_user(const net::PeerCredentials& peer) const {
+  if (::geteuid() != 0) {
+    if (peer.uid == ::geteuid() || peer.uid == 0) return {};
+    throw Error(Code::kUnauthorised, fmt::format("this telepad serves user {} only", ::geteuid()));
+  }
+  if (peer.uid == 0) return {};
+  return [user = find_user(peer.uid)] { return become_user(user); };
+}
+
+void Telepad::serve_session(Greeting& greeting, net::Stream& stream, UniqueFd control) {
+  auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
+  std::vector<std::string> arguments = {"--control", "3", "--telepad", "4"};
+  if (!settings_.registry.empty()) {
+    arguments.insert(arguments.end(), {"--registry", settings_.registry});
+  }
+  pid_t keeper = spawn({settings_.programs.keeper,
+                        arguments,
+                        {control.get(), theirs.get()},
+                        true,
+                        as_user(greeting.peer)});
+  sessions_.push_back({keeper, std::move(ours), protocol::make_token()});
+  const std::vector<std::byte>& token = sessions_.back().token;
+  protocol::send_hello_reply(
+      stream, machine_.reader(),
+      [&](protocol::schema::HelloReply::Builder reply) {
+        reply.setToken(
+            ::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(token.data()), token.size()));
+        reply.initFeatures(1).set(
+            0, ::capnp::Text::Reader(protocol::kFeatureJoin.data(), protocol::kFeatureJoin.size()));
+      },
+      net::Deadline::in(protocol::kHandshakePatience));
+  spdlog::info("session of user {}: keeper {}", greeting.peer.uid, keeper);
+}
+
+void Telepad::serve_join(const protocol::ReceivedHello& hello, net::Stream& stream,
+                         int connection) {
+  auto token = hello->getToken();
+  std::span<const std::byte> given(reinterpret_cast<const std::byte*>(token.begin()), token.size());
+  auto session = std::find_if(sessions_.begin(), sessions_.end(), [given](const Session& s) {
+    return s.channel && protocol::same_token(s.token, given);
+  });
+  if (session == sessions_.end()) {
+    throw Error(Code::kUnauthorised, "there is no session with that token");
+  }
+  protocol::send_hello_reply(stream, machine_.reader(), {},
+                             net::Deadline::in(protocol::kHandshakePatience));
+  std::byte byte{};
+  int fds[] = {connection};
+  net::send_fds(session->channel.get(), std::span(&byte, 1), fds);
+  // One bulk connection a session.
+  session->channel.reset();
+}
+
+void Telepad::start_agent(Greeting& greeting) {
+  std::vector<std::string> arguments = {"--fd", "3"};
+  pid_t agent = spawn(
+      {settings_.programs.agent, arguments, {greeting.fd.get()}, true, as_user(greeting.peer)});
+  agents_.insert(agent);
+  agent_sessions_.insert(agent);
+  spdlog::info("agent {} for a program of user {}", agent, greeting.peer.uid);
+}
+
+void Telepad::reap() {
+  bool keeper_ended = false;
+  int status = 0;
+  for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
+    agents_.erase(pid);
+    auto session = std::find_if(sessions_.begin(), sessions_.end(),
+                                [pid](const Session& s) { return s.keeper == pid; });
+    if (session == sessions_.end()) continue;
+    sessions_.erase(session);
+    keeper_ended = true;
+    if (WIFSIGNALED(status))
+      spdlog::error("keeper {} was killed by signal {}", pid, WTERMSIG(status));
+  }
+  if (keeper_ended) kill_orphans();
+}
+
+// What a keeper that was killed left behind has come to us. Sessions of an agent that ended come
+// too, and are to live; they are still in the agent's session (setsid(2)).
+void Telepad::kill_orphans() {
+  for (pid_t child : kernel::list_children(::getpid())) {
+    bool keeper = std::any_of(sessions_.begin(), sessions_.end(),
+                              [child](const Session& s) { return s.keeper == child; });
+    if (keeper || agents_.count(child) != 0) continue;
+    if (agent_sessions_.count(::getsid(child)) != 0) continue;
+    spdlog::warn("killing {}, whose keeper has died", child);
+    ::kill(child, SIGKILL);
+  }
+}
+
+}  // namespace
+
+void run_telepad(TelepadSettings settings) { Telepad(std::move(settings)).run(); }
+
+}  // namespace telefork::session

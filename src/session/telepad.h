@@ -1,0 +1,33 @@
+// The daemon of a node: greets whoever connects and starts a keeper for each session, or an agent
+// for each program of this machine.
+//
+//   connection --"TFAGENT1"--> exec telefork-agent as the program's user
+//              --Hello-------> session: exec telefork-keeper as the peer's user
+//                              join:    hand the connection to that session's keeper
+//                              query:   say what machine this is
+//
+// It never touches an image or a process: what can go wrong with those ends a keeper, not the
+// telepad. It is the subreaper of what it starts: what a keeper leaves behind when it is killed is
+// killed here.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "session/programs.h"
+
+namespace telefork::session {
+
+struct TelepadSettings {
+  std::string socket;                 // to listen on; empty: none
+  unsigned socket_mode = 0600;        // 0666 for a telepad that serves every user
+  std::vector<UniqueFd> connections;  // to serve as if they had been accepted; ends with the last
+  std::string registry;               // given to keepers; empty: none
+  Programs programs;
+};
+
+// Returns after SIGTERM or SIGINT, or when it listens nowhere and its last session is over.
+void run_telepad(TelepadSettings settings);
+
+}  // namespace telefork::session

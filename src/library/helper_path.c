@@ -21,7 +21,7 @@ static bool find_ourselves(char path[PATH_MAX]) {
   return realpath("/proc/self/exe", path) != NULL;
 #else
   Dl_info info;
-  return dladdr((const void*)&telefork_fork, &info) != 0 && realpath(info.dli_fname, path) != NULL;
+  return dladdr((const void*)&tf_find_agent, &info) != 0 && realpath(info.dli_fname, path) != NULL;
 #endif
 }
 

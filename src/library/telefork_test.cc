@@ -1,0 +1,583 @@
+// The library against agents of the tests' own: what the true agent does with a snapshot is tested
+// where it is made. A guest is played by the snapshot itself, which is sent one zero byte: that is
+// what the end of its read() looks like in the guest.
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "abi/agent.h"
+#include "telefork/telefork.h"
+#include "telefork/telefork.hpp"
+
+namespace {
+
+constexpr int kPatienceMs = 20000;
+
+template <class T>
+bool receive(int fd, T& object) {
+  pollfd ready{.fd = fd, .events = POLLIN, .revents = 0};
+  return poll(&ready, 1, kPatienceMs) == 1 &&
+         recv(fd, &object, sizeof object, MSG_WAITALL) == ssize_t{sizeof object};
+}
+
+// One thread serves every connection, one after the other, as a telepad with its agents would.
+class FakeTelepad {
+ public:
+  // What becomes of the session; its descriptor is closed afterwards.
+  using OnSnapshot = std::function<void(int session, const telefork_snapshot& snapshot)>;
+
+  FakeTelepad() {
+    char folder[] = "/tmp/telefork-test-XXXXXX";
+    folder_ = mkdtemp(folder);
+    path_ = folder_ + "/telepad.sock";
+    listener_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strcpy(address.sun_path, path_.c_str());
+    EXPECT_EQ(bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(listen(listener_, 16), 0);
+    EXPECT_EQ(pipe2(stop_, O_CLOEXEC), 0);
+    setenv("TELEFORK_SOCKET", path_.c_str(), 1);
+    thread_ = std::thread([this] { serve(); });
+  }
+  ~FakeTelepad() {
+    close(stop_[1]);
+    thread_.join();
+    for (const int fd : connections_) close(fd);
+    close(listener_);
+    close(stop_[0]);
+    unlink(path_.c_str());
+    rmdir(folder_.c_str());
+    unsetenv("TELEFORK_SOCKET");
+  }
+
+  OnSnapshot on_snapshot = resume;
+  telefork_agent_reply reply = make_reply();
+  bool hang_up = false;  // instead of the next answer
+  telefork_agent_request request{};
+  int accepted = 0;
+
+  static void resume(int session, const telefork_snapshot&) {
+    EXPECT_EQ(send(session, "", 1, MSG_NOSIGNAL), 1);
+  }
+  static telefork_agent_reply make_reply() {
+    telefork_agent_reply reply{};
+    reply.header = {TELEFORK_MAGIC_REPLY, TELEFORK_ABI_VERSION, sizeof reply, 0};
+    return reply;
+  }
+
+ private:
+  void serve() {
+    for (;;) {
+      std::vector<pollfd> fds = {{stop_[0], POLLIN, 0}, {listener_, POLLIN, 0}};
+      for (const int fd : connections_) fds.push_back({fd, POLLIN, 0});
+      if (poll(fds.data(), fds.size(), -1) < 0) continue;
+      if (fds[0].revents != 0) return;
+      if (fds[1].revents != 0) accept_one();
+      for (std::size_t i = 2; i < fds.size(); ++i) {
+        if (fds[i].revents != 0) answer(fds[i].fd);
+      }
+    }
+  }
+
+  void accept_one() {
+    const int fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+    char preamble[TELEFORK_AGENT_PREAMBLE_SIZE] = {};
+    EXPECT_TRUE(receive(fd, preamble));
+    EXPECT_EQ(std::memcmp(preamble, TELEFORK_AGENT_PREAMBLE, sizeof preamble), 0);
+    connections_.push_back(fd);
+    ++accepted;
+  }
+
+  void drop(int fd) {
+    std::erase(connections_, fd);
+    close(fd);
+  }
+
+  void answer(int fd) {
+    telefork_agent_request next;
+    if (!receive(fd, next)) return drop(fd);
+    request = next;
+    if (std::exchange(hang_up, false)) return drop(fd);
+    int session[2] = {-1, -1};
+    const bool go = reply.code == TELEFORK_OK;
+    if (go) {
+      EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, session), 0);
+    }
+    send_reply(fd, session[1]);
+    if (!go) return;
+    close(session[1]);
+    telefork_snapshot snapshot;
+    if (receive(session[0], snapshot)) on_snapshot(session[0], snapshot);
+    // A snapshot is forked from this very process and so has a copy.
+    shutdown(session[0], SHUT_RDWR);
+    close(session[0]);
+  }
+
+  void send_reply(int fd, int descriptor) {
+    iovec part{&reply, sizeof reply};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    if (descriptor >= 0) {
+      message.msg_control = control;
+      message.msg_controllen = sizeof control;
+      cmsghdr* c = CMSG_FIRSTHDR(&message);
+      c->cmsg_level = SOL_SOCKET;
+      c->cmsg_type = SCM_RIGHTS;
+      c->cmsg_len = CMSG_LEN(sizeof(int));
+      std::memcpy(CMSG_DATA(c), &descriptor, sizeof descriptor);
+    }
+    EXPECT_EQ(sendmsg(fd, &message, MSG_NOSIGNAL), ssize_t{sizeof reply});
+  }
+
+  std::string folder_, path_;
+  int listener_ = -1;
+  int stop_[2] = {-1, -1};
+  std::vector<int> connections_;
+  std::thread thread_;
+};
+
+std::string read_text(const std::string& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+int status_of(pid_t pid) {
+  int status = -1;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  return status;
+}
+
+void expect_no_child() {
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
+  EXPECT_EQ(errno, ECHILD);
+}
+
+TEST(TeleforkFork, ReturnsTwiceAndTheParentWaitsAsForAnyChild) {
+  FakeTelepad telepad;
+  const pid_t pid = telefork_fork("node7");
+  if (pid == 0) _exit(42);
+  ASSERT_GT(pid, 0) << telefork_error();
+  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 42);
+  EXPECT_STREQ(telepad.request.node, "node7");
+  EXPECT_EQ(telepad.request.op, TELEFORK_OP_FORK);
+  EXPECT_EQ(telepad.request.tid, gettid());
+}
+
+TEST(TeleforkFork, SnapshotSaysWhatTheSessionCannotSee) {
+  FakeTelepad telepad;
+  telefork_snapshot seen{};
+  telepad.on_snapshot = [&](int session, const telefork_snapshot& snapshot) {
+    seen = snapshot;
+    FakeTelepad::resume(session, snapshot);
+  };
+  sigset_t usr2, old;
+  sigemptyset(&usr2);
+  sigaddset(&usr2, SIGUSR2);
+  sigprocmask(SIG_BLOCK, &usr2, &old);
+  const pid_t pid = telefork_fork("node7");
+  if (pid == 0) _exit(0);
+  sigset_t after;
+  sigprocmask(SIG_SETMASK, &old, &after);
+  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 0);
+  EXPECT_EQ(seen.header.magic, unsigned{TELEFORK_MAGIC_SNAPSHOT});
+  EXPECT_EQ(seen.pid, pid);
+  EXPECT_EQ(seen.tid, pid);
+  EXPECT_EQ(seen.signal_mask, std::uint64_t{1} << (SIGUSR2 - 1));
+  EXPECT_EQ(seen.agent_fd, telepad.request.agent_fd);
+  EXPECT_NE(seen.session_fd, seen.agent_fd);
+  EXPECT_EQ(seen.verdict_size, sizeof(telefork_verdict));
+  EXPECT_EQ(sigismember(&after, SIGUSR2), 1);
+  EXPECT_EQ(sigismember(&after, SIGUSR1), 0) << "the parent's mask is as it was";
+}
+
+volatile sig_atomic_t handled = 0;
+
+TEST(TeleforkFork, SignalToTheSnapshotWaitsForTheGuestAndRunsNoHandlerBefore) {
+  FakeTelepad telepad;
+  std::string status;
+  telepad.on_snapshot = [&](int session, const telefork_snapshot& snapshot) {
+    kill(snapshot.pid, SIGUSR1);
+    status = read_text("/proc/" + std::to_string(snapshot.pid) + "/status");
+    FakeTelepad::resume(session, snapshot);
+  };
+  handled = 0;
+  const auto old = signal(SIGUSR1, [](int) { handled = 1; });
+  const pid_t pid = telefork_fork("node7");
+  if (pid == 0) _exit(handled ? 5 : 6);
+  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 5);
+  signal(SIGUSR1, old);
+  EXPECT_EQ(handled, 0);
+  EXPECT_NE(status.find("SigBlk:\tfffffffffffbfeff"), std::string::npos) << status;
+  EXPECT_NE(status.find("ShdPnd:\t0000000000000200"), std::string::npos) << status;
+}
+
+TEST(TeleforkFork, RefusalOfTheAgentIsAnErrorAndThereIsNoChild) {
+  FakeTelepad telepad;
+  telepad.reply.code = TELEFORK_REFUSED;
+  std::strcpy(telepad.reply.message, "refused: fd 36 -> /dev/gdrdrv; close it");
+  errno = 0;
+  EXPECT_EQ(telefork_fork("node7"), -1);
+  EXPECT_EQ(errno, ENOTSUP);
+  EXPECT_EQ(telefork_error_code(), TELEFORK_REFUSED);
+  EXPECT_STREQ(telefork_error(), "refused: fd 36 -> /dev/gdrdrv; close it");
+  expect_no_child();
+}
+
+TEST(TeleforkFork, ErrorsErrnoIsTheAgentsWhereItHasOne) {
+  FakeTelepad telepad;
+  telepad.reply.code = TELEFORK_UNREACHABLE;
+  telepad.reply.error = ECONNREFUSED;
+  EXPECT_EQ(telefork_fork("node7"), -1);
+  EXPECT_EQ(errno, ECONNREFUSED);
+}
+
+TEST(TeleforkFork, ErrorIsOfTheThreadThatFailed) {
+  FakeTelepad telepad;
+  telepad.reply.code = TELEFORK_LOST;
+  EXPECT_EQ(telefork_fork("node7"), -1);
+  std::thread([] {
+    EXPECT_EQ(telefork_error_code(), TELEFORK_OK);
+    EXPECT_STREQ(telefork_error(), "");
+  }).join();
+  EXPECT_EQ(telefork_error_code(), TELEFORK_LOST);
+  EXPECT_EQ(errno, ECONNRESET);
+}
+
+// Forks with stderr in a pipe; what was written there by the child that then ended.
+std::string stderr_of_fork(int* status) {
+  int ends[2];
+  EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const int saved = dup(STDERR_FILENO);
+  dup2(ends[1], STDERR_FILENO);
+  const pid_t pid = telefork_fork("node7");
+  if (pid == 0) _exit(0);
+  dup2(saved, STDERR_FILENO);
+  close(saved);
+  close(ends[1]);
+  *status = status_of(pid);
+  char text[5000] = {};
+  EXPECT_GE(read(ends[0], text, sizeof text - 1), 0);
+  close(ends[0]);
+  return text;
+}
+
+TEST(TeleforkFork, FailureAfterTheCallHasReturnedEndsThePidWith125AndTheReason) {
+  FakeTelepad telepad;
+  telepad.on_snapshot = [](int session, const telefork_snapshot&) {
+    telefork_verdict verdict{};
+    verdict.header = {TELEFORK_MAGIC_VERDICT, TELEFORK_ABI_VERSION, sizeof verdict, 0};
+    verdict.code = TELEFORK_RESOURCES;
+    std::strcpy(verdict.message, "no memory there");
+    EXPECT_EQ(send(session, &verdict, sizeof verdict, MSG_NOSIGNAL), ssize_t{sizeof verdict});
+  };
+  int status = 0;
+  EXPECT_EQ(stderr_of_fork(&status), "telefork: fork to node7: no memory there\n");
+  EXPECT_EQ(WEXITSTATUS(status), 125);
+}
+
+TEST(TeleforkFork, SessionThatEndsBeforeTheJourneyEndsThePidWith125) {
+  FakeTelepad telepad;
+  telepad.on_snapshot = [](int, const telefork_snapshot&) {};
+  int status = 0;
+  EXPECT_EQ(stderr_of_fork(&status),
+            "telefork: fork to node7: the agent ended before the process was on its way\n");
+  EXPECT_EQ(WEXITSTATUS(status), 125);
+}
+
+TEST(TeleforkFork, AgentThatEndsWithoutAnAnswerIsAnError) {
+  FakeTelepad telepad;
+  telepad.hang_up = true;
+  EXPECT_EQ(telefork_fork("node7"), -1);
+  EXPECT_EQ(telefork_error_code(), TELEFORK_LOST);
+  expect_no_child();
+}
+
+int fork_and_wait() {
+  const pid_t pid = telefork_fork("node7");
+  if (pid == 0) _exit(7);
+  return pid < 0 ? -1 : WEXITSTATUS(status_of(pid));
+}
+
+TEST(AgentSocket, IsKeptBetweenCallsAndHighNumberedAndCloseOnExec) {
+  FakeTelepad telepad;
+  EXPECT_EQ(fork_and_wait(), 7);
+  const int fd = telepad.request.agent_fd;
+  EXPECT_EQ(fork_and_wait(), 7);
+  EXPECT_EQ(telepad.request.agent_fd, fd);
+  EXPECT_EQ(telepad.accepted, 1);
+  EXPECT_GE(fd, 64);
+  EXPECT_LT(fd, 1024);
+  EXPECT_EQ(fcntl(fd, F_GETFD), FD_CLOEXEC);
+}
+
+TEST(AgentSocket, IsOpenedAnewWhenTheProgramHasClosedItAndTheNumberIsAnothers) {
+  FakeTelepad telepad;
+  EXPECT_EQ(fork_and_wait(), 7);
+  const int fd = telepad.request.agent_fd;
+  const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(dup2(null, fd), fd);
+  EXPECT_EQ(fork_and_wait(), 7);
+  EXPECT_EQ(telepad.accepted, 2);
+  EXPECT_NE(telepad.request.agent_fd, fd);
+  struct stat at_number {
+  }, of_null{};
+  EXPECT_EQ(fstat(fd, &at_number), 0);
+  EXPECT_EQ(fstat(null, &of_null), 0);
+  EXPECT_EQ(at_number.st_rdev, of_null.st_rdev) << "the program's own descriptor was left alone";
+  close(fd);
+  close(null);
+}
+
+TEST(AgentSocket, IsOpenedAnewWhenTheAgentOfEarlierCallsHasEnded) {
+  FakeTelepad telepad;
+  EXPECT_EQ(fork_and_wait(), 7);
+  telepad.hang_up = true;
+  EXPECT_EQ(fork_and_wait(), 7);
+  EXPECT_EQ(telepad.accepted, 2);
+}
+
+TEST(AgentSocket, IsTheForkedChildsOwn) {
+  FakeTelepad telepad;
+  EXPECT_EQ(fork_and_wait(), 7);
+  const pid_t pid = fork();
+  if (pid == 0) _exit(fork_and_wait());
+  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 7);
+  EXPECT_EQ(telepad.accepted, 2);
+  EXPECT_EQ(fork_and_wait(), 7);
+  EXPECT_EQ(telepad.accepted, 2) << "the parent's own was left alone";
+}
+
+TEST(AgentSocket, GuestOpensOneOfItsOwn) {
+  FakeTelepad telepad;
+  const pid_t pid = telefork_fork("node7");
+  if (pid == 0) _exit(fork_and_wait() == 7 ? 8 : 9);
+  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 8);
+  EXPECT_EQ(telepad.accepted, 2);
+}
+
+TEST(AgentSocket, RefusesATelepadOfAnotherUser) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root";
+  FakeTelepad telepad;
+  // To the kernel the listener's user is the one that called listen().
+  char folder[] = "/tmp/telefork-test-XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  ASSERT_EQ(chmod(folder, 0777), 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::snprintf(address.sun_path, sizeof address.sun_path, "%s/s", folder);
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  const pid_t other = fork();
+  if (other == 0) {
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (setuid(65534) != 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+      _exit(1);
+    if (listen(fd, 1) != 0 || write(ready[1], "", 1) != 1) _exit(1);
+    for (;;) pause();
+  }
+  char byte;
+  ASSERT_EQ(read(ready[0], &byte, 1), 1);
+  setenv("TELEFORK_SOCKET", address.sun_path, 1);
+  EXPECT_EQ(telefork_fork("node7"), -1);
+  EXPECT_EQ(errno, EACCES);
+  kill(other, SIGKILL);
+  status_of(other);
+  close(ready[0]);
+  close(ready[1]);
+  unlink(address.sun_path);
+  rmdir(folder);
+}
+
+TEST(TeleforkFork, ThreadsTakeTurns) {
+  FakeTelepad telepad;
+  constexpr int kThreads = 4, kForks = 10;
+  std::vector<std::thread> threads;
+  std::vector<int> right(kThreads);
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&right, i] {
+      for (int n = 0; n < kForks; ++n) {
+        const pid_t pid = telefork_fork("node7");
+        if (pid == 0) _exit(i * kForks + n);
+        int status = -1;
+        waitpid(pid, &status, 0);
+        if (WIFEXITED(status) && WEXITSTATUS(status) == i * kForks + n) ++right[i];
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(right, std::vector<int>(kThreads, kForks));
+  EXPECT_EQ(telepad.accepted, 1);
+}
+
+TEST(TeleforkFork, WrongCallsAreUsageErrors) {
+  FakeTelepad telepad;
+  telefork_options later = TELEFORK_OPTIONS_INIT;
+  later.reserved[0] = 1;
+  telefork_options unknown = TELEFORK_OPTIONS_INIT;
+  unknown.mode = 17;
+  telefork_options empty = {};
+  const std::string longest(256, 'n');
+  const std::vector<std::function<pid_t()>> calls = {
+      [] { return telefork_fork(nullptr); },
+      [] { return telefork_fork(""); },
+      [&] { return telefork_fork(longest.c_str()); },
+      [&] { return telefork_fork_with("node7", &later); },
+      [&] { return telefork_fork_with("node7", &unknown); },
+      [&] { return telefork_fork_with("node7", &empty); },
+  };
+  for (const auto& call : calls) {
+    EXPECT_EQ(call(), -1);
+    EXPECT_EQ(errno, EINVAL);
+    EXPECT_EQ(telefork_error_code(), TELEFORK_USAGE);
+  }
+  EXPECT_EQ(telepad.accepted, 0);
+}
+
+TEST(TeleforkFork, OptionsReachTheAgent) {
+  FakeTelepad telepad;
+  telefork_options options = TELEFORK_OPTIONS_INIT;
+  options.mode = TELEFORK_MODE_EAGER;
+  options.fds = TELEFORK_FDS_LEAVE_HOME;
+  options.shared = TELEFORK_SHARED_COPY;
+  options.standard_input = TELEFORK_STDIN_TAKE;
+  options.die_with_parent = 1;
+  const pid_t pid = telefork_fork_with("node7", &options);
+  if (pid == 0) _exit(0);
+  status_of(pid);
+  EXPECT_EQ(telepad.request.options.mode, TELEFORK_MODE_EAGER);
+  EXPECT_EQ(telepad.request.options.fds, 1);
+  EXPECT_EQ(telepad.request.options.shared, 1);
+  EXPECT_EQ(telepad.request.options.standard_input, 1);
+  EXPECT_EQ(telepad.request.options.die_with_parent, 1);
+}
+
+TEST(TeleforkSkin, ThrowsWhatTheAgentSays) {
+  FakeTelepad telepad;
+  telepad.reply.code = TELEFORK_UNAUTHORISED;
+  std::strcpy(telepad.reply.message, "node7 does not trust this key");
+  try {
+    telefork::fork("node7", {.mode = telefork::Mode::lazy});
+    FAIL() << "nothing was thrown";
+  } catch (const telefork::Error& error) {
+    EXPECT_EQ(error.code(), TELEFORK_UNAUTHORISED);
+    EXPECT_EQ(error.error(), EACCES);
+    EXPECT_STREQ(error.what(), "node7 does not trust this key");
+  }
+  EXPECT_EQ(telepad.request.options.mode, TELEFORK_MODE_LAZY);
+}
+
+// An empty TELEFORK_SOCKET: no telepad.
+class PrivateAgent : public ::testing::Test {
+ protected:
+  PrivateAgent() {
+    setenv("TELEFORK_SOCKET", "", 1);
+    setenv("TELEFORK_AGENT", TELEFORK_TESTING_AGENT, 1);
+  }
+  ~PrivateAgent() override {
+    unsetenv("TELEFORK_SOCKET");
+    unsetenv("TELEFORK_AGENT");
+    // The agent would serve the tests that follow.
+    for (int fd = 64; fd < 1024; ++fd) {
+      struct stat found {};
+      if (fstat(fd, &found) == 0 && S_ISSOCK(found.st_mode)) close(fd);
+    }
+  }
+};
+
+TEST_F(PrivateAgent, HasNothingOfTheProgramAndIsNobodysChild) {
+  signal(SIGUSR2, SIG_IGN);
+  handled = 0;
+  const auto old = signal(SIGCHLD, [](int) { handled = 1; });
+  sigset_t usr1;
+  sigemptyset(&usr1);
+  sigaddset(&usr1, SIGUSR1);
+  sigprocmask(SIG_BLOCK, &usr1, nullptr);
+  const int open_to_all = open("/dev/zero", O_RDONLY);
+  EXPECT_EQ(telefork_fork("node7"), -1);
+  EXPECT_STREQ(telefork_error(), "0=/dev/null 1=/dev/null 2=/dev/null 3=socket own session in /");
+  expect_no_child();
+  EXPECT_EQ(handled, 0) << "a SIGCHLD came";
+  sigset_t mask;
+  sigprocmask(SIG_UNBLOCK, &usr1, &mask);
+  EXPECT_EQ(sigismember(&mask, SIGUSR1), 1);
+  EXPECT_EQ(sigismember(&mask, SIGUSR2), 0);
+  close(open_to_all);
+  signal(SIGCHLD, old);
+  signal(SIGUSR2, SIG_DFL);
+}
+
+TEST_F(PrivateAgent, MissingHelperIsAnErrorThatNamesThePathTried) {
+  setenv("TELEFORK_AGENT", "/nowhere/telefork-agent", 1);
+  // In a child, which has no socket to an agent yet.
+  const pid_t pid = fork();
+  if (pid == 0) {
+    const bool failed = telefork_fork("node7") == -1 && errno == ENOENT;
+    _exit(failed &&
+                  std::string(telefork_error()).find("/nowhere/telefork-agent") != std::string::npos
+              ? 0
+              : 1);
+  }
+  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 0);
+}
+
+TEST_F(PrivateAgent, HelperIsLookedForBesideTheLibraryItself) {
+  unsetenv("TELEFORK_AGENT");
+  char folder[] = "/tmp/telefork-test-XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string root = folder;
+  for (const char* name : {"/lib", "/lib/x86_64-linux-gnu", "/libexec", "/libexec/telefork"}) {
+    ASSERT_EQ(mkdir((root + name).c_str(), 0755), 0);
+  }
+  const std::string library = root + "/lib/x86_64-linux-gnu/libtelefork.so";
+  std::ofstream(library, std::ios::binary) << read_text(TELEFORK_LIBRARY);
+  void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  ASSERT_NE(handle, nullptr) << dlerror();
+  const auto fork_there = reinterpret_cast<pid_t (*)(const char*)>(dlsym(handle, "telefork_fork"));
+  const auto error = reinterpret_cast<const char* (*)()>(dlsym(handle, "telefork_error"));
+  EXPECT_EQ(fork_there("node7"), -1);
+  EXPECT_NE(std::string(error()).find("no helper program: " + root + "/lib/libexec"),
+            std::string::npos)
+      << error();
+  const std::string helper = root + "/libexec/telefork/telefork-agent";
+  ASSERT_EQ(symlink(TELEFORK_TESTING_AGENT, helper.c_str()), 0);
+  EXPECT_EQ(fork_there("node7"), -1);
+  EXPECT_NE(std::string(error()).find("3=socket"), std::string::npos) << error();
+  dlclose(handle);
+  EXPECT_EQ(std::system(("rm -r " + root).c_str()), 0);
+}
+
+TEST_F(PrivateAgent, ProgramThatIsNoAgentIsAnErrorAndLeavesNothing) {
+  setenv("TELEFORK_AGENT", "/bin/true", 1);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    const bool failed = telefork_fork("node7") == -1 && telefork_error_code() == TELEFORK_LOST;
+    _exit(failed && waitpid(-1, nullptr, __WALL) == -1 && errno == ECHILD ? 0 : 1);
+  }
+  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 0);
+}
+
+}  // namespace

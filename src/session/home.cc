@@ -30,21 +30,44 @@ void Home::step(SourceEvent event) {
 void Home::run() {
   try {
     while (!finished_ || end_ || !pump_.idle()) poll_once();
-    deliver_end();
+    if (!delivered_) throw Error(Code::kCorrupt, link_.node() + ": it finished without a status");
   } catch (const Error& error) {
     step(error.code() == Code::kLost ? SourceEvent::kLost : SourceEvent::kFailure);
     if (!delivered_ && !deputy_gone_) supervisor_.fail(error.text());
   }
+  await_deputy();
+}
+
+// It may not even have run yet: were its socket closed before it has read how it is to end, it
+// would end with 125.
+void Home::await_deputy() {
+  for (;;) {
+    supervisor_.on_sigchld();
+    while (auto event = supervisor_.next_event()) {
+      if (event->kind == deputy::Event::Kind::kKilled ||
+          event->kind == deputy::Event::Kind::kEnded) {
+        deputy_gone_ = true;
+      }
+    }
+    if (deputy_gone_) return;
+    pollfd entries[] = {{signals_.fd(), POLLIN, 0}, {supervisor_.socket_fd(), POLLIN, 0}};
+    net::poll_until(entries, net::Deadline::never());
+    while (signals_.try_read()) {
+    }
+    if (entries[1].revents != 0) supervisor_.on_readable();
+  }
 }
 
 void Home::poll_once() {
-  std::vector<pollfd> entries = link_.poll_entries();
+  std::vector<pollfd> entries;
+  if (!finished_) entries = link_.poll_entries();
   entries.push_back({signals_.fd(), POLLIN, 0});
   std::size_t deputy_entry = entries.size();
   entries.push_back({supervisor_.socket_fd(), POLLIN, 0});
   pump_.add_interest(entries);
-  bool now = link_.is_ready_now();
-  net::poll_until(entries, now ? net::Deadline::now() : net::Deadline::at(next_heartbeat_));
+  net::Deadline deadline = finished_ ? net::Deadline::never() : net::Deadline::at(next_heartbeat_);
+  if (!finished_ && link_.is_ready_now()) deadline = net::Deadline::now();
+  net::poll_until(entries, deadline);
 
   bool deputy_ready = entries[deputy_entry].revents != 0;
   while (signals_.try_read()) {
@@ -53,10 +76,11 @@ void Home::poll_once() {
   if (deputy_ready && supervisor_.socket_fd() >= 0) supervisor_.on_readable();
   while (auto event = supervisor_.next_event()) on_deputy_event(*event);
   pump_.on_ready(entries);
-  while (auto message = link_.try_receive()) {
+  // After that nothing follows: the other end closes, and that is no loss.
+  while (!finished_) {
+    auto message = link_.try_receive();
+    if (!message) break;
     if (!pump_.on_message(*message)) on_message(*message);
-    // Nothing follows: the other end closes now, and that is no loss.
-    if (finished_) break;
   }
   deliver_end();
   if (!finished_) watch_silence();

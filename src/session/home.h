@@ -34,6 +34,7 @@ class Home {
 
  private:
   void poll_once();
+  void await_deputy();
   void on_message(const protocol::ReceivedMessage& message);
   void on_status(protocol::schema::Status::Reader status);
   void on_deputy_event(const deputy::Event& event);

@@ -1,11 +1,13 @@
 #!/bin/bash
 # "Machines" on this one, for the demo and for tests: each has its own network, pids, host name, IPC,
-# mounts, /proc and /run, and a telepad inside. They see the same files otherwise. Needs root.
+# mounts, /proc and /run, and a telepad on its default socket. They see the same files otherwise; a
+# machine's /run/telefork is the folder $machines_folder/NAME, through which the others reach its
+# socket. Needs root.
 #
 #   source tools/machines.sh
 #   trap machines_end EXIT             stops them all; says what is left behind, and then fails
 #   machines_begin                     makes the folder $machines_folder for sockets and logs
-#   machine_start alpha TELEPAD        a machine named alpha; returns when its telepad listens
+#   machine_start alpha TELEPAD ARG... a machine named alpha; returns when its telepad listens
 #   machine_run alpha COMMAND ARG...   runs a command on it, in the current directory
 #   machine_node alpha                 prints the NODE by which all machines reach it
 #   machine_stop alpha                 ends it at once, with all that runs there, as a power cut would
@@ -27,19 +29,22 @@ machines_begin() {
   machines_folder=$(mktemp -d -t telefork-machines.XXXXXX)
 }
 
-machine_socket() { echo "$machines_folder/$1.sock"; }
-machine_node() { echo "unix:$(machine_socket "$1")"; }
+machine_node() { echo "unix:$machines_folder/$1/telepad.sock"; }
 machine_log() { echo "$machines_folder/$1.log"; }
 
 machine_start() {
-  local name=$1 telepad=$2 pid="" ready
+  local name=$1 pid="" ready
+  shift
+  mkdir -m 755 "$machines_folder/$name"
   mkfifo "$machines_folder/$name.ready"
   # Both ends, so that neither open waits.
   exec {ready}<>"$machines_folder/$name.ready"
-  setpriv --pdeathsig KILL \
-    unshare --mount --uts --ipc --net --pid --fork --kill-child=KILL \
-    bash "$machines_script" "$name" "$telepad" "$(machine_socket "$name")" "$ready" \
-    </dev/null >"$(machine_log "$name")" 2>&1 &
+  {
+    machine_close_descriptors "$ready"
+    exec setpriv --pdeathsig KILL \
+      unshare --mount --uts --ipc --net --pid --fork --kill-child=KILL \
+      bash "$machines_script" "$name" "$machines_folder/$name" "$ready" "$@"
+  } </dev/null >"$(machine_log "$name")" 2>&1 &
   machine_shell[$name]=$!
   IFS= read -r -t 10 -u "$ready" pid || pid=""
   exec {ready}>&-
@@ -58,7 +63,7 @@ machine_start() {
 machine_await_telepad() {
   local name=$1 tries
   for ((tries = 0; tries < 500; ++tries)); do
-    grep -q " 00010000 .* $(machine_socket "$name")\$" "/proc/${machine_pid[$name]}/net/unix" \
+    grep -q ' 00010000 .* /run/telefork/telepad.sock$' "/proc/${machine_pid[$name]}/net/unix" \
       2>/dev/null && return 0
     sleep 0.02
   done
@@ -74,7 +79,20 @@ machine_fail() {
 machine_run() {
   local name=$1
   shift
-  nsenter --target "${machine_pid[$name]}" --mount --uts --ipc --net --pid --wdns="$PWD" -- "$@"
+  (
+    machine_close_descriptors
+    exec nsenter --target "${machine_pid[$name]}" --mount --uts --ipc --net --pid --wdns="$PWD" -- "$@"
+  )
+}
+
+# All but the standard ones and the given: a descriptor that leaked in, from make or a terminal,
+# would have to travel.
+machine_close_descriptors() {
+  local fd
+  for fd in /proc/"$BASHPID"/fd/*; do
+    fd=${fd##*/}
+    ((fd <= 2 || fd == ${1:-0})) || exec {fd}>&-
+  done
 }
 
 # The kernel kills what is left in a pid namespace with its pid 1, and waits for it.
@@ -106,15 +124,17 @@ machines_left() {
 
 # Pid 1 of a machine: it reaps, as bash does, whatever ends there without a parent.
 machine_init() {
-  local name=$1 telepad=$2 socket=$3 ready=$4 pid
+  local name=$1 folder=$2 ready=$3 pid
+  shift 3
   # /proc is still that of the machine we are on: our pid as it counts.
   read -r pid _ </proc/self/stat
   hostname "$name"
   mount -t proc proc /proc
   mount -t tmpfs -o mode=755 tmpfs /run
   mkdir /run/telefork
+  mount --bind "$folder" /run/telefork
   ip link set lo up
-  "$telepad" --socket "$socket" {ready}>&- &
+  "$@" {ready}>&- &
   # It outlives its telepad, so that tests can end that and start another.
   sleep infinity {ready}>&- &
   echo "$pid" >&"$ready"

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,7 +33,11 @@ class Worker {
     if (pid < 0) throw_errno("starting a session", Code::kResources);
     if (pid == 0) {
       ours.reset();
-      serve(settings, node, std::move(theirs), program_socket);
+      try {
+        serve(settings, node, std::move(theirs), program_socket);
+      } catch (const std::exception&) {
+        // It must not become a second agent; whoever waits for it sees its sockets close.
+      }
       ::_exit(0);  // check_layers: allow end: a forked session ends here
     }
     socket_ = std::move(ours);

@@ -146,6 +146,21 @@ void TracedThread::interrupt() {
   await_stop();
 }
 
+void TracedThread::run_into_system_call(long number) {
+  pid_t tid = tid_;
+  while (interrupted_system_call(registers()) != number) {
+    WaitStatus status = resume_until_stop(PTRACE_SYSCALL);
+    if (status.ended()) {
+      throw Error(Code::kGone, fmt::format("thread {} {}", tid, status.describe()));
+    }
+    bool entry = status.kind() == WaitStatus::Kind::kSyscallStop && at_system_call_entry();
+    if (!entry || interrupted_system_call(registers()) != number) continue;
+    request_stop();
+    resume(PTRACE_CONT);
+    await_stop();
+  }
+}
+
 void TracedThread::resume(int request, int signal) {
   TELEFORK_ASSERT(stopped_);
   call_ptrace(request, tid_, 0, static_cast<std::uint64_t>(signal), "resuming");

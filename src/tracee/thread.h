@@ -48,6 +48,10 @@ class TracedThread {
   void request_stop();
   void await_stop();
 
+  // Of a thread stopped by interrupt(): lets it go on until it is stopped inside the system call
+  // `number`, in which it is known to end up.
+  void run_into_system_call(long number);
+
   // Goes on until the next stop, whatever it is. `request` is PTRACE_CONT, PTRACE_SYSCALL or
   // PTRACE_SINGLESTEP; `signal` is delivered, 0: none.
   WaitStatus resume_until_stop(int request, int signal = 0);

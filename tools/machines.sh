@@ -81,7 +81,8 @@ machine_run() {
   shift
   (
     machine_close_descriptors
-    exec nsenter --target "${machine_pid[$name]}" --mount --uts --ipc --net --pid --wdns="$PWD" -- "$@"
+    exec nsenter --target "${machine_pid[$name]}" --root --mount --uts --ipc --net --pid \
+      --wdns="$PWD" -- "$@"
   )
 }
 

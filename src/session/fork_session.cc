@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
-#include <ctime>
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -35,21 +34,6 @@ UniqueFd take_fd(pid_t pid, int fd) {
   int taken = static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0));
   if (taken < 0 && errno != EBADF) throw_errno(fmt::format("taking fd {} of process {}", fd, pid));
   return UniqueFd(taken);
-}
-
-// The snapshot's message comes from before its read() of the verdict, and only from inside of that
-// may the guest go on: anywhere else the result that it is given would be another call's.
-void await_read(pid_t pid, const telefork_snapshot& snapshot) {
-  constexpr timespec kPause{0, 50'000};  // there is no event for it
-  for (;;) {
-    kernel::SyscallState state = kernel::read_syscall(pid);
-    if (state.where == kernel::SyscallState::Where::kInSyscall && state.number == SYS_read &&
-        static_cast<int>(state.arguments[0]) == snapshot.session_fd &&
-        state.arguments[1] == snapshot.verdict_address) {
-      return;
-    }
-    ::nanosleep(&kPause, nullptr);
-  }
 }
 
 std::string describe_command(pid_t pid) {
@@ -131,9 +115,9 @@ void ForkSession::tell_snapshot(const Error& error) { send_verdict(session_socke
 
 void ForkSession::send_image(const telefork_snapshot& snapshot) {
   protocol::Link& link = *opened_->link;
-  await_read(snapshot_, snapshot);
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(snapshot_, 0);
-  // It may have been stopped between its message and the read that it waits in.
+  // It may have been stopped between its message and the read that it waits in; anywhere else the
+  // result that the guest is given would be another call's.
   frozen.leader().run_into_system_call(SYS_read);
   capture::SurveyOptions options = survey_options(parent_);
   options.own_fds.insert(snapshot.session_fd);

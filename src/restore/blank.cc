@@ -22,9 +22,9 @@ namespace {
 constexpr std::size_t kMaxFdsAtOnce = 253;  // SCM_MAX_FD (include/net/scm.h)
 
 // In the child, between clone and exec: nothing but system calls.
-[[noreturn]] void become_blank(const char* program, int socket, int gate) {
-  // Its own process group, so that what is sent to the group reaches nobody else.
-  ::setpgid(0, 0);
+[[noreturn]] void become_blank(const BlankSettings& settings, int socket, int gate) {
+  // Mostly its own process group, so that what is sent to the group reaches nobody else.
+  ::setpgid(0, settings.process_group);
   char byte = 0;
   if (::read(gate, &byte, 1) != 1) ::_exit(127);
   if (::dup2(socket, Blank::kSocket) < 0 || ::close_range(Blank::kSocket + 1, ~0u, 0) != 0) {
@@ -34,7 +34,7 @@ constexpr std::size_t kMaxFdsAtOnce = 253;  // SCM_MAX_FD (include/net/scm.h)
   for (int signal = 1; signal <= 64; ++signal) ::signal(signal, SIG_DFL);
   char* arguments[] = {const_cast<char*>("telefork-blank"), nullptr};
   char* environment[] = {nullptr};
-  ::execve(program, arguments, environment);
+  ::execve(settings.program.c_str(), arguments, environment);
   ::_exit(127);
 }
 
@@ -87,7 +87,7 @@ Blank Blank::start(const BlankSettings& settings) {
   auto [gate_read, gate_write] = make_pipe();
   pid_t pid = clone_blank(settings);
   if (pid < 0) throw_errno("making a process for the guest", Code::kResources);
-  if (pid == 0) become_blank(settings.program.c_str(), theirs.get(), gate_read.get());
+  if (pid == 0) become_blank(settings, theirs.get(), gate_read.get());
 
   struct Reaper {
     pid_t pid;

@@ -28,6 +28,7 @@ struct BlankSettings {
   std::string program;        // path of telefork-blank
   pid_t want_pid = 0;         // 0: any
   bool pid_required = false;  // another pid is an Error (kRefused); else it is taken
+  pid_t process_group = 0;    // to join; 0: one of its own
 };
 
 class Blank {

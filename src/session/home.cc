@@ -1,5 +1,6 @@
 #include "session/home.h"
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstring>
@@ -17,6 +18,8 @@ using protocol::schema::Message;
 constexpr auto kHeartbeatInterval = 2s;
 // The keeper kills its guest after 60 s without a word from here: by then it is over there.
 constexpr auto kFencedAfter = 90s;
+// How soon a terminal's input is read after its reader came to the foreground, which no event tells.
+constexpr auto kInputInterval = 200ms;
 
 }  // namespace
 
@@ -33,7 +36,9 @@ void Home::run() {
     if (!delivered_) throw Error(Code::kCorrupt, link_.node() + ": it finished without a status");
   } catch (const Error& error) {
     step(error.code() == Code::kLost ? SourceEvent::kLost : SourceEvent::kFailure);
-    if (!delivered_ && !deputy_gone_) supervisor_.fail(error.text());
+    if (!delivered_ && !deputy_gone_) {
+      supervisor_.fail(options_.on_failure ? options_.on_failure(error) : error.text());
+    }
   }
   await_deputy();
 }
@@ -58,15 +63,25 @@ void Home::await_deputy() {
   }
 }
 
+net::Deadline Home::next_turn() {
+  if (finished_) return net::Deadline::never();
+  if (link_.is_ready_now()) return net::Deadline::now();
+  if (!options_.may_read_input) return net::Deadline::at(next_heartbeat_);
+  bool paused = !options_.may_read_input();
+  pump_.set_input_paused(paused);
+  if (!paused) return net::Deadline::at(next_heartbeat_);
+  return net::Deadline::at(
+      std::min(next_heartbeat_, protocol::Link::Clock::now() + kInputInterval));
+}
+
 void Home::poll_once() {
   std::vector<pollfd> entries;
   if (!finished_) entries = link_.poll_entries();
   entries.push_back({signals_.fd(), POLLIN, 0});
   std::size_t deputy_entry = entries.size();
   entries.push_back({supervisor_.socket_fd(), POLLIN, 0});
+  net::Deadline deadline = next_turn();
   pump_.add_interest(entries);
-  net::Deadline deadline = finished_ ? net::Deadline::never() : net::Deadline::at(next_heartbeat_);
-  if (!finished_ && link_.is_ready_now()) deadline = net::Deadline::now();
   net::poll_until(entries, deadline);
 
   bool deputy_ready = entries[deputy_entry].revents != 0;
@@ -128,6 +143,7 @@ void Home::deliver_end() {
   end_.reset();
   delivered_ = true;
   if (deputy_gone_) return;
+  if (options_.on_end) end = options_.on_end(end);
   if (end.killed) {
     supervisor_.die(end.value);
   } else {
@@ -156,6 +172,7 @@ void Home::on_deputy_event(const deputy::Event& event) {
     case deputy::Event::Kind::kReady:
       break;
     case deputy::Event::Kind::kSignal:
+      if ((options_.ignored_signals >> (event.info.ssi_signo - 1) & 1) != 0) break;
       send_signal(static_cast<int>(event.info.ssi_signo), event.from_terminal, &event.info);
       break;
     case deputy::Event::Kind::kStopped:

@@ -5,7 +5,9 @@
 //   stdin, stdout, stderr     <-- StdioPump --->
 #pragma once
 
+#include <functional>
 #include <optional>
+#include <string>
 
 #include "deputy/supervisor.h"
 #include "protocol/link.h"
@@ -16,17 +18,33 @@
 
 namespace telefork::session {
 
+struct HomeOptions {
+  struct End {
+    bool killed;
+    int value;  // the signal, or the exit status
+  };
+  // Told how the guest ended just before the pid at home does; gives how that one is to end.
+  std::function<End(End)> on_end;
+  // What goes to stderr when the session fails; the Error's text without it.
+  std::function<std::string(const Error&)> on_failure;
+  // Whether home's stdin may be read now; asked often. Without it: always.
+  std::function<bool()> may_read_input;
+  // Bit N-1: signal N is not for the guest.
+  std::uint64_t ignored_signals = 0;
+};
+
 class Home {
  public:
   // `state` is kGivenUp or kAway. All must outlive it.
   Home(protocol::Link& link, proxy::StdioPump& pump, deputy::Supervisor& supervisor,
-       SignalFd& signals, RegistryEntry& registry, SourceState state)
+       SignalFd& signals, RegistryEntry& registry, SourceState state, HomeOptions options = {})
       : link_(link),
         pump_(pump),
         supervisor_(supervisor),
         signals_(signals),
         registry_(registry),
-        state_(state) {}
+        state_(state),
+        options_(std::move(options)) {}
 
   // Until the guest and its last descendant have ended, or nothing more is to be learnt. The pid at
   // home has ended by then, with the guest's status or with 125.
@@ -41,6 +59,7 @@ class Home {
   void send_signal(int number, bool from_terminal, const signalfd_siginfo* info);
   void deliver_end();
   void watch_silence();
+  net::Deadline next_turn();
   void step(SourceEvent event);
 
   protocol::Link& link_;
@@ -49,10 +68,8 @@ class Home {
   SignalFd& signals_;
   RegistryEntry& registry_;
   SourceState state_;
-  struct End {
-    bool killed;
-    int value;
-  };
+  HomeOptions options_;
+  using End = HomeOptions::End;
   std::optional<End> end_;  // told by the keeper, not yet delivered
   bool delivered_ = false;
   bool deputy_gone_ = false;

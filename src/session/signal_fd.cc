@@ -8,7 +8,7 @@
 
 namespace telefork::session {
 
-SignalFd::SignalFd(std::initializer_list<int> signals) {
+SignalFd::SignalFd(std::span<const int> signals) {
   sigset_t set;
   ::sigemptyset(&set);
   for (int signal : signals) ::sigaddset(&set, signal);

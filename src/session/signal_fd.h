@@ -4,6 +4,7 @@
 
 #include <initializer_list>
 #include <optional>
+#include <span>
 
 #include <sys/signalfd.h>
 
@@ -13,7 +14,9 @@ namespace telefork::session {
 
 class SignalFd {
  public:
-  explicit SignalFd(std::initializer_list<int> signals);
+  explicit SignalFd(std::initializer_list<int> signals)
+      : SignalFd(std::span<const int>(signals.begin(), signals.size())) {}
+  explicit SignalFd(std::span<const int> signals);
   int fd() const { return fd_.get(); }
   // The next signal that came; empty when none is left.
   std::optional<signalfd_siginfo> try_read();

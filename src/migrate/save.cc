@@ -1,0 +1,149 @@
+#include "migrate/save.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "capture/capture.h"
+#include "image/writer.h"
+#include "net/file_stream.h"
+#include "protocol/byte_streams.h"
+#include "protocol/machine.h"
+#include "tracee/stub.h"
+
+namespace telefork::migrate {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since_ms(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+bool is_unchanged(const capture::FileEntry& now, const capture::FileEntry& before) {
+  return now.identity.device == before.identity.device &&
+         now.identity.inode == before.identity.inode &&
+         now.identity.ctime_ns == before.identity.ctime_ns;
+}
+
+void write_header(image::Writer& writer, const std::string& creator) {
+  ::capnp::MallocMessageBuilder message;
+  auto header = message.initRoot<image::schema::Header>();
+  header.setVersion(image::kFormatVersion);
+  header.setPurpose(image::schema::Header::Purpose::SAVE);
+  header.setCreator(creator);
+  protocol::gather_machine(header.initMachine());
+  writer.write(image::RecordType::kHeader, message);
+}
+
+}  // namespace
+
+capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options) {
+  try {
+    return capture::survey_process(pid, options);
+  } catch (const Error& error) {
+    std::string why;
+    if (error.code() == Code::kGone) why = "there is no such process, or it has ended";
+    if (error.error() == EACCES || error.error() == EPERM) {
+      why = "it is another user's, or protected; ask as its user or as root";
+    }
+    if (why.empty()) throw;
+    throw Error(Code::kRefused, fmt::format("process {}: {}", pid, why));
+  }
+}
+
+void Save::give_way() const {
+  if (settings_.interrupted && settings_.interrupted()) {
+    throw Error(Code::kFailed, fmt::format("interrupted while saving process {}", settings_.pid));
+  }
+}
+
+// A file is taken from where it is loaded if it is the same there, which its hash tells; one that
+// has no name any more travels.
+void Save::settle_files(capture::Survey& survey, const capture::Survey* before) const {
+  auto& entries = survey.files.entries();
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    capture::FileEntry& entry = entries[i];
+    if (entry.must_be_same || !S_ISREG(entry.stat.st_mode)) continue;
+    if (entry.readable && (settings_.embed_files || entry.deleted)) {
+      survey.files.carry_content(i);
+    } else if (entry.deleted || (settings_.embed_files && !entry.readable)) {
+      survey.refusals.push_back({"file " + entry.path, "its content may not be read", ""});
+      continue;
+    }
+    if (before != nullptr) {
+      const auto& known = before->files.entries();
+      auto found = std::find_if(known.begin(), known.end(), [&](const capture::FileEntry& old) {
+        return is_unchanged(entry, old);
+      });
+      if (found != known.end()) entry.hash = found->hash;
+    }
+    give_way();
+    survey.files.compute_hash(i);
+  }
+}
+
+capture::Survey Save::survey(const capture::Survey* before) const {
+  capture::SurveyOptions options;
+  options.purpose = capture::Purpose::kSave;
+  options.copy_shared = settings_.copy_shared;
+  capture::Survey survey = survey_by_pid(settings_.pid, options);
+  if (survey.refusals.empty()) settle_files(survey, before);
+  capture::throw_refusals(survey.refusals);
+  return survey;
+}
+
+image::Totals Save::write_image(const capture::Survey& survey, tracee::FrozenProcess& frozen,
+                                image::ByteSink& file) const {
+  tracee::Stub stub(frozen.leader(), settings_.pid, {});
+  capture::CaptureSettings capture_settings;
+  capture_settings.pagemap = settings_.pagemap;
+  capture_settings.on_progress = [this](std::uint64_t) { give_way(); };
+  capture::Capture capture(survey, frozen, stub, capture_settings);
+  image::Writer writer(file);
+  write_header(writer, settings_.creator);
+  capture.write_metadata(writer);
+  // Pages are read from outside: from here on there is nothing of ours in the process.
+  stub.remove();
+  capture.write_pages(writer);
+  writer.end();
+  return writer.totals();
+}
+
+SaveReport Save::run() {
+  auto start = Clock::now();
+  SaveReport report;
+  capture::Survey before = survey(nullptr);
+  net::FileSink file(settings_.path);
+  protocol::FileByteSink sink(file);
+  give_way();
+
+  auto freeze_start = Clock::now();
+  tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(settings_.pid, 0);
+  frozen_ = true;
+  try {
+    capture::Survey now = survey(&before);
+    report.totals = write_image(now, frozen, sink);
+    give_way();
+    file.commit();
+  } catch (const Error& error) {
+    // A process that has ended cannot run on.
+    if (error.code() == Code::kGone) frozen_ = false;
+    throw;
+  }
+  frozen_ = false;
+  if (settings_.keep) {
+    frozen.thaw();
+  } else {
+    frozen.kill();
+  }
+  report.freeze_ms = since_ms(freeze_start);
+  report.total_ms = since_ms(start);
+  return report;
+}
+
+}  // namespace telefork::migrate

@@ -1,0 +1,158 @@
+#include "session/command_session.h"
+
+#include <cerrno>
+#include <csignal>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "abi/deputy.h"
+#include "base/error.h"
+#include "image/writer.h"
+#include "session/node_link.h"
+
+namespace telefork::session {
+namespace {
+
+using namespace std::chrono_literals;
+using protocol::schema::Message;
+
+constexpr auto kReadyPatience = 60s;
+constexpr auto kDeputyPatience = 10s;
+constexpr auto kLastWords = 5s;
+
+bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
+
+UniqueFd try_duplicate(int fd) {
+  return is_open(fd) ? UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)) : UniqueFd();
+}
+
+void encode_strings(const std::vector<std::string>& strings,
+                    ::capnp::List<::capnp::Data>::Builder list) {
+  for (unsigned i = 0; i < list.size(); ++i) {
+    const std::string& string = strings[i];
+    list.set(i, {reinterpret_cast<const kj::byte*>(string.data()), string.size()});
+  }
+}
+
+}  // namespace
+
+CommandSession::CommandSession(Settings settings, CommandRequest request)
+    : settings_(std::move(settings)), request_(std::move(request)) {}
+
+void CommandSession::prepare() {
+  opened_.emplace(open_node(request_.node, here_, settings_.programs, request_.cpu_force));
+  protocol::Link& link = *opened_->link;
+  try {
+    send_command();
+    protocol::ReceivedMessage ready =
+        link.expect(Message::READY, net::Deadline::in(kReadyPatience));
+    pid_ = static_cast<pid_t>(ready->getReady().getPid());
+    guest_pid_ = static_cast<pid_t>(ready->getReady().getGuestPid());
+  } catch (const Error& error) {
+    link.fail(error, net::Deadline::in(kLastWords));
+    throw;
+  }
+}
+
+void CommandSession::send_command() {
+  protocol::Link& link = *opened_->link;
+  link.send([&](Message::Builder message) {
+    auto prepare = message.initPrepare();
+    prepare.setPurpose(image::schema::Header::Purpose::EXEC);
+    prepare.setTakesStdin(is_open(0));
+    prepare.setStreams((is_open(1) ? 0b010u : 0u) | (is_open(2) ? 0b100u : 0u));
+    prepare.setCpuForce(request_.cpu_force);
+    prepare.setDescription(fmt::format("{}", fmt::join(request_.arguments, " ")));
+  });
+  image::Writer writer(link.record_sink(), link.bulk_sink());
+  ::capnp::MallocMessageBuilder header_message;
+  auto header = header_message.initRoot<image::schema::Header>();
+  header.setVersion(image::kFormatVersion);
+  header.setPurpose(image::schema::Header::Purpose::EXEC);
+  header.setCreator("telefork " TELEFORK_VERSION);
+  header.setMachine(here_.reader());
+  writer.write(image::RecordType::kHeader, header_message);
+
+  ::capnp::MallocMessageBuilder command_message;
+  auto command = command_message.initRoot<image::schema::Command>();
+  encode_strings(request_.arguments,
+                 command.initArguments(static_cast<unsigned>(request_.arguments.size())));
+  encode_strings(request_.environment,
+                 command.initEnvironment(static_cast<unsigned>(request_.environment.size())));
+  command.setCwd(request_.cwd);
+  command.setUmask(request_.umask);
+  writer.write(image::RecordType::kCommand, command_message);
+  writer.end();
+  link.flush(net::Deadline::in(kReadyPatience));
+}
+
+// Before that a signal would end the process at home, or be lost.
+void CommandSession::await_deputy(deputy::Supervisor& supervisor, SignalFd& signals) const {
+  net::Deadline deadline = net::Deadline::in(kDeputyPatience);
+  for (;;) {
+    pollfd entries[] = {{signals.fd(), POLLIN, 0}, {supervisor.socket_fd(), POLLIN, 0}};
+    if (net::poll_until(entries, deadline) == 0) {
+      throw Error(Code::kFailed, "telefork-deputy did not start in time");
+    }
+    while (signals.try_read()) {
+    }
+    supervisor.on_sigchld();
+    supervisor.on_readable();
+    while (auto event = supervisor.next_event()) {
+      if (event->kind == deputy::Event::Kind::kReady) return;
+      if (event->kind == deputy::Event::Kind::kKilled) {
+        throw Error(Code::kGone, "telefork was ended before the command began");
+      }
+    }
+  }
+}
+
+void CommandSession::run(pid_t home, UniqueFd socket, const std::function<void()>& become,
+                         HomeOptions options) {
+  protocol::Link& link = *opened_->link;
+  SignalFd signals({SIGCHLD});
+  SessionInfo info;
+  info.role = "away";
+  info.pid = home;
+  info.guest_pid = pid_;
+  info.node = request_.node.text();
+  info.command = fmt::format("{}", fmt::join(request_.arguments, " "));
+  SourceState state = next_state(SourceState::kSending, SourceEvent::kReady);
+  info.state = std::string(state_name(state));
+  RegistryEntry registry(settings_.registry, info);
+  std::optional<deputy::Supervisor> supervisor;
+  try {
+    supervisor.emplace(tracee::StopWatch::seize(home), std::move(socket), try_duplicate(2));
+    become();
+    await_deputy(*supervisor, signals);
+    proxy::StdioPump pump =
+        proxy::StdioPump::at_home(link, try_duplicate(0), try_duplicate(1), try_duplicate(2));
+    link.send([](Message::Builder message) { message.setGo(); });
+    Home(link, pump, *supervisor, signals, registry, state, std::move(options)).run();
+  } catch (const Error& error) {
+    link.fail(error, net::Deadline::in(kLastWords));
+    throw;
+  }
+}
+
+int become_deputy(const std::string& program, int socket, char* const* arguments) {
+  // All 64, those that libc keeps for itself too: the deputy reads them by signalfd.
+  std::uint64_t all = ~std::uint64_t{0};
+  ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, nullptr, sizeof(all));
+  std::string fd = fmt::format("{}={}", TELEFORK_DEPUTY_FD, socket);
+  std::string name = fmt::format("{}=telefork", TELEFORK_DEPUTY_COMM);
+  char* environment[] = {fd.data(), name.data(), nullptr};
+  // Whoever waits for the end of a pipe must not wait for a deputy.
+  if (socket > 0) ::close_range(0, static_cast<unsigned>(socket) - 1, CLOSE_RANGE_CLOEXEC);
+  ::close_range(static_cast<unsigned>(socket) + 1, ~0u, CLOSE_RANGE_CLOEXEC);
+  ::fcntl(socket, F_SETFD, 0);
+  ::execve(program.c_str(), arguments, environment);
+  return errno;
+}
+
+}  // namespace telefork::session

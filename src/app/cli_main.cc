@@ -1,0 +1,249 @@
+// telefork: the command line. Reads the arguments; each command is in a file of its own.
+#include <algorithm>
+#include <charconv>
+#include <csignal>
+#include <cstdio>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "app/commands.h"
+#include "app/output.h"
+#include "app/places.h"
+#include "base/error.h"
+
+namespace {
+
+using namespace telefork::app;
+using telefork::Code;
+using telefork::Error;
+
+bool is_number(const std::string& text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(),
+                                      [](unsigned char c) { return c >= '0' && c <= '9'; });
+}
+
+pid_t parse_pid(const std::string& text) {
+  pid_t pid = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
+  if (error != std::errc() || end != text.data() + text.size() || pid <= 0) {
+    throw Error(Code::kUsage, fmt::format("'{}' is not a process id", text));
+  }
+  return pid;
+}
+
+// Of `run`: what belongs to telefork, and behind it the command, whose options are its own.
+struct SplitArguments {
+  std::vector<std::string> own;
+  std::vector<std::string> command;
+};
+
+SplitArguments split_run_arguments(const std::vector<std::string>& arguments) {
+  SplitArguments split;
+  bool has_node = false;
+  bool only_names = false;
+  for (auto at = arguments.begin(); at != arguments.end(); ++at) {
+    bool dashes = !only_names && *at == "--";
+    if (dashes) {
+      only_names = true;
+      if (!has_node) continue;
+    }
+    bool option = !only_names && at->size() > 1 && at->starts_with('-');
+    if (has_node && !option) {
+      split.command.assign(at + (dashes ? 1 : 0), arguments.end());
+      break;
+    }
+    split.own.push_back(*at);
+    if (*at == "--json-file" && option && std::next(at) != arguments.end()) {
+      split.own.push_back(*++at);
+    }
+    if (!option) {
+      has_node = true;
+      // `run -- NODE CMD`: what follows NODE is the command, a second `--` before it is not.
+      if (only_names && std::next(at) != arguments.end() && *std::next(at) == "--") ++at;
+    }
+  }
+  return split;
+}
+
+class CommandLine {
+ public:
+  CommandLine() : app_("fork() across machines: runs, saves and restores processes.", "telefork") {
+    app_.set_version_flag("--version", "telefork " TELEFORK_VERSION);
+    app_.require_subcommand(1);
+    app_.footer(
+        "Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 node unreachable, 5 not authorised,\n"
+        "75 undone: the process runs on. run and load: the program's, 128+n for a signal, and 125\n"
+        "for a failure of their own.\n\n"
+        "NODE is local or unix:PATH.");
+    add_run();
+    add_save();
+    add_load();
+    add_show();
+    add_check();
+    add_ps();
+  }
+
+  int run(std::vector<std::string> arguments);
+  bool json_wanted() const { return json_; }
+
+ private:
+  void add_run();
+  void add_save();
+  void add_load();
+  void add_show();
+  void add_check();
+  void add_ps();
+  CLI::App* add(const char* name, const char* what, bool& json, std::function<int()> command) {
+    CLI::App* sub = app_.add_subcommand(name, what);
+    sub->add_flag("--json", json, "tell it as one JSON object");
+    commands_[name] = std::move(command);
+    return sub;
+  }
+  void check_known(const std::vector<std::string>& arguments) const;
+
+  CLI::App app_;
+  std::map<std::string, std::function<int()>> commands_;
+  RunCommand run_;
+  SaveCommand save_;
+  LoadCommand load_;
+  ShowCommand show_;
+  CheckCommand check_;
+  PsCommand ps_;
+  std::string pid_;
+  std::string cpu_;
+  std::string libc_;
+  std::string shared_;
+  bool json_ = false;
+};
+
+void CommandLine::add_run() {
+  CLI::App* sub = add(
+      "run", "run a command on NODE, with stdin, stdout, stderr, environment and status as here",
+      run_.json, [this] {
+        run_.cpu_force = cpu_ == "force";
+        return run_command(run_);
+      });
+  sub->add_option("NODE", run_.node, "where")->required();
+  // For the help only: it is split off before.
+  sub->add_option("CMD", run_.arguments, "what, behind a -- if you like; its options are its own");
+  sub->add_option("--cpu", cpu_, "force: try it on a CPU that lacks features")
+      ->check(CLI::IsMember({"force"}));
+  sub->add_option("--json-file", run_.json_file, "write the JSON there, not to stderr");
+}
+
+void CommandLine::add_save() {
+  CLI::App* sub = add("save", "save a process to a file; it ends here", save_.json, [this] {
+    save_.pid = parse_pid(pid_);
+    save_.copy_shared = shared_ == "copy";
+    return save_command(save_);
+  });
+  sub->add_option("PID", pid_, "the process")->required();
+  sub->add_option("FILE", save_.file, "the image")->required();
+  sub->add_flag("--keep", save_.keep, "the process runs on");
+  sub->add_flag("--embed-files", save_.embed_files,
+                "put the files that it maps and reads into the image");
+  sub->add_option("--shared", shared_, "copy: make a copy of shared memory")
+      ->check(CLI::IsMember({"refuse", "copy"}));
+}
+
+void CommandLine::add_load() {
+  CLI::App* sub =
+      add("load", "make a process of a saved file, and wait for it", load_.json, [this] {
+        load_.cpu_force = cpu_ == "force";
+        load_.libc_force = libc_ == "force";
+        return load_command(load_);
+      });
+  sub->add_option("FILE", load_.file, "the image")->required();
+  sub->add_option("--cpu", cpu_, "force: try it on a CPU that lacks features")
+      ->check(CLI::IsMember({"force"}));
+  sub->add_option("--libc", libc_, "force: try it with another C library")
+      ->check(CLI::IsMember({"force"}));
+  sub->add_option("--json-file", load_.json_file, "write the JSON there, not to stderr");
+}
+
+void CommandLine::add_show() {
+  CLI::App* sub =
+      add("show", "show what an image holds", show_.json, [this] { return show_command(show_); });
+  sub->add_option("FILE", show_.file, "the image")->required();
+}
+
+void CommandLine::add_check() {
+  CLI::App* sub = add("check", "what this machine can do; whether PID can move, and to NODE",
+                      check_.json, [this] {
+                        if (is_number(pid_) || !check_.node.empty()) {
+                          check_.pid = parse_pid(pid_);
+                        } else {
+                          check_.node = pid_;
+                        }
+                        check_.copy_shared = shared_ == "copy";
+                        check_.cpu_force = cpu_ == "force";
+                        return check_command(check_);
+                      });
+  sub->add_option("PID", pid_, "a process; digits alone are one");
+  sub->add_option("NODE", check_.node, "where it is to move");
+  sub->add_option("--shared", shared_, "copy: shared memory is to be copied")
+      ->check(CLI::IsMember({"refuse", "copy"}));
+  sub->add_option("--cpu", cpu_, "force: do not compare CPU features")
+      ->check(CLI::IsMember({"force"}));
+}
+
+void CommandLine::add_ps() {
+  add("ps", "what of mine is elsewhere, and what runs here for others", ps_.json,
+      [this] { return ps_command(ps_); });
+}
+
+void CommandLine::check_known(const std::vector<std::string>& arguments) const {
+  if (arguments.empty() || arguments[0].starts_with('-') || commands_.count(arguments[0]) != 0) {
+    return;
+  }
+  throw Error(Code::kUsage,
+              fmt::format("there is no command '{}'; telefork --help lists them", arguments[0]));
+}
+
+int CommandLine::run(std::vector<std::string> arguments) {
+  check_known(arguments);
+  json_ = std::find(arguments.begin(), arguments.end(), "--json") != arguments.end();
+  std::string name = arguments.empty() ? "" : arguments[0];
+  if (name == "run") {
+    SplitArguments split = split_run_arguments({arguments.begin() + 1, arguments.end()});
+    run_.arguments = std::move(split.command);
+    arguments = std::move(split.own);
+    arguments.insert(arguments.begin(), name);
+  }
+  try {
+    // CLI11 takes them from the back.
+    std::reverse(arguments.begin(), arguments.end());
+    app_.parse(std::move(arguments));
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) {
+      app_.exit(error);
+      finish_stdout();
+      return 0;
+    }
+    throw Error(Code::kUsage, fmt::format("{} (telefork {}--help tells more)", error.what(),
+                                          name.empty() ? "" : name + " "));
+  }
+  int code = commands_.at(name)();
+  finish_stdout();
+  return code;
+}
+
+// Of run and load a script must be able to tell what is theirs and what is the program's.
+int exit_code_of(const std::vector<std::string>& arguments, const Error& error) {
+  bool as_program = !arguments.empty() && (arguments[0] == "run" || arguments[0] == "load");
+  return as_program ? kOwnFailure : exit_code(error);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  CommandLine line;
+  try {
+    return line.run(arguments);
+  } catch (const Error& error) {
+    print_error(error);
+    return exit_code_of(arguments, error);
+  }
+}

@@ -1,0 +1,164 @@
+// telefork check [PID] [NODE]
+#include <csignal>
+#include <cstdio>
+#include <optional>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/output.h"
+#include "app/places.h"
+#include "kernel/probe.h"
+#include "migrate/save.h"
+#include "session/file_negotiation.h"
+#include "session/node_link.h"
+
+namespace telefork::app {
+namespace {
+
+using image::schema::Machine;
+using nlohmann::ordered_json;
+
+constexpr std::chrono::seconds kLastWords(1);
+
+ordered_json machine_json(Machine::Reader machine) {
+  return {{"hostname", machine.getHostname().cStr()},
+          {"kernel", machine.getKernelRelease().cStr()},
+          {"architecture", machine.getArchitecture().cStr()},
+          {"cpu", machine.getCpuModel().cStr()}};
+}
+
+std::string describe_machine(Machine::Reader machine) {
+  return escape(fmt::format("{}: Linux {}, {}, {}", machine.getHostname().cStr(),
+                            machine.getKernelRelease().cStr(), machine.getArchitecture().cStr(),
+                            machine.getCpuModel().cStr()));
+}
+
+class Check {
+ public:
+  explicit Check(const CheckCommand& command) : command_(command) {}
+
+  int run() {
+    if (command_.pid == 0 && command_.node.empty()) check_machine();
+    if (!command_.node.empty()) guard([&] { open(); });
+    if (command_.pid != 0) guard([&] { survey(); });
+    if (opened_) {
+      opened_->link->send([](auto message) { message.setAbort("only a check"); });
+      opened_->link->flush(net::Deadline::in(kLastWords));
+    }
+    if (command_.json) {
+      result_["ok"] = code_ == 0;
+      result_["exit_code"] = code_;
+      print_json(result_);
+    } else if (code_ == 0 && command_.pid != 0) {
+      fmt::print("process {} can move{}\n", command_.pid,
+                 command_.node.empty() ? "" : " to " + escape(command_.node));
+    }
+    return code_;
+  }
+
+ private:
+  // What stands in the way is the answer, not a failure: everything else is looked at too.
+  template <class F>
+  void guard(F&& f) {
+    try {
+      f();
+    } catch (const Error& error) {
+      int code = exit_code(error);
+      if (code_ == 0) code_ = code;
+      if (error.code() == Code::kRefused) return add_refusals(error);
+      result_.update(error_object(error, code));
+      print_error(error);
+    }
+  }
+
+  void add_refusals(const Error& error) {
+    std::string lines = describe(error);
+    for (std::size_t at = 0; at < lines.size();) {
+      std::size_t end = std::min(lines.find('\n', at), lines.size());
+      add_refusal(lines.substr(at, end - at));
+      at = end + 1;
+    }
+  }
+  // The answer, and so data.
+  void add_refusal(const std::string& line) {
+    result_["refused"].push_back(line.substr(std::string_view("refused: ").size()));
+    if (!command_.json) fmt::print("{}\n", escape(line));
+  }
+
+  void check_machine();
+  void open();
+  void survey();
+
+  const CheckCommand& command_;
+  ordered_json result_ = ordered_json::object();
+  protocol::OwnMachine here_;
+  std::optional<protocol::OpenedLink> opened_;
+  int code_ = 0;
+};
+
+void Check::check_machine() {
+  kernel::Features features = kernel::probe_features();
+  result_["machine"] = machine_json(here_.reader());
+  result_["features"] = ordered_json::array();
+  if (!command_.json) fmt::print("{}\n", describe_machine(here_.reader()));
+  for (const kernel::FeatureReport& report : kernel::describe(features)) {
+    result_["features"].push_back({{"name", report.name},
+                                   {"present", report.present},
+                                   {"what_is_lost", report.present ? "" : report.what_is_lost}});
+    if (command_.json) continue;
+    if (report.present) {
+      fmt::print("  yes  {}\n", report.name);
+    } else {
+      fmt::print("  {}   {}: {}\n", alarming("no", stdout), report.name, report.what_is_lost);
+    }
+  }
+  // Everything but `run` begins with it.
+  if (!features.ptrace) code_ = static_cast<int>(Code::kRefused);
+}
+
+void Check::open() {
+  opened_.emplace(session::open_node(net::parse_node(command_.node), here_,
+                                     session::find_programs(), command_.cpu_force));
+  Machine::Reader machine = opened_->reply->getMachine();
+  result_["node"] = machine_json(machine);
+  result_["node"]["name"] = command_.node;
+  result_["node"]["telefork"] = opened_->reply->getCreator().cStr();
+  if (!command_.json) {
+    fmt::print("{}: {} ({})\n", escape(command_.node), describe_machine(machine),
+               escape(opened_->reply->getCreator().cStr()));
+  }
+}
+
+void Check::survey() {
+  result_["pid"] = command_.pid;
+  capture::SurveyOptions options;
+  options.purpose = capture::Purpose::kSave;
+  options.copy_shared = command_.copy_shared;
+  capture::Survey survey = migrate::survey_by_pid(command_.pid, options);
+  result_["command"] = survey.status.name;
+  result_["threads"] = survey.status.threads;
+  result_["descriptors"] = survey.descriptors.size();
+  result_["mappings"] = survey.mappings.size();
+  if (opened_) {
+    session::FileNegotiation files;
+    files.settle(survey, *opened_->link);
+    std::uint64_t carried = 0;
+    for (const capture::FileEntry& file : survey.files.entries()) {
+      if (file.content_id != 0) carried += static_cast<std::uint64_t>(file.stat.st_size);
+    }
+    result_["file_bytes_to_carry"] = carried;
+  }
+  capture::throw_refusals(survey.refusals);
+}
+
+}  // namespace
+
+int check_command(const CheckCommand& command) {
+  ::signal(SIGPIPE, SIG_IGN);
+  raise_descriptor_limit();
+  return Check(command).run();
+}
+
+}  // namespace telefork::app

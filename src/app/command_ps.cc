@@ -1,0 +1,63 @@
+// telefork ps
+#include <algorithm>
+#include <cstdio>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/output.h"
+#include "app/places.h"
+#include "session/registry.h"
+
+namespace telefork::app {
+namespace {
+
+using Row = std::vector<std::string>;
+
+// Columns as wide as their widest entry; the last is left as it is.
+void print_table(const std::vector<Row>& rows) {
+  std::vector<std::size_t> widths(rows.front().size());
+  for (const Row& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  for (const Row& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i + 1 < row.size(); ++i) {
+      line += fmt::format("{:<{}}  ", row[i], widths[i]);
+    }
+    fmt::print("{}{}\n", line, row.back());
+  }
+}
+
+}  // namespace
+
+int ps_command(const PsCommand& command) {
+  std::string folder = registry_folder();
+  std::vector<session::SessionInfo> sessions;
+  if (!folder.empty()) sessions = session::list_sessions(folder);
+  if (command.json) {
+    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+    for (const session::SessionInfo& info : sessions) {
+      list.push_back({{"pid", info.pid},
+                      {"guest_pid", info.guest_pid},
+                      {"role", info.role},
+                      {"node", info.node},
+                      {"state", info.state},
+                      {"bytes", info.bytes},
+                      {"command", info.command}});
+    }
+    print_json({{"sessions", std::move(list)}});
+    return 0;
+  }
+  std::vector<Row> rows = {{"PID", "GUEST", "ROLE", "NODE", "STATE", "COMMAND"}};
+  for (const session::SessionInfo& info : sessions) {
+    rows.push_back({std::to_string(info.pid),
+                    info.guest_pid == 0 ? "-" : std::to_string(info.guest_pid), escape(info.role),
+                    escape(info.node), escape(info.state), escape(info.command)});
+  }
+  print_table(rows);
+  return 0;
+}
+
+}  // namespace telefork::app

@@ -1,0 +1,227 @@
+// telefork run NODE [--] CMD [ARG...]
+//
+//     telefork (the pid that the shell waits for)
+//        |-- fork -- fork --> session process, in a session of its own
+//        |<------------------ its pid
+//        |------------------> it may trace us
+//        |<------------------ the command waits there (or the end: it has said why)
+//     exec telefork-deputy                                      see session/command_session.h
+#include <chrono>
+#include <climits>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/output.h"
+#include "app/places.h"
+#include "base/error.h"
+#include "kernel/procfs_task.h"
+#include "session/command_session.h"
+#include "session/own_guest.h"
+
+extern char** environ;  // NOLINT(readability-redundant-declaration): unistd.h only has it for GNU
+
+namespace telefork::app {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using session::CommandSession;
+using session::HomeOptions;
+
+session::CommandRequest make_request(const RunCommand& command) {
+  session::CommandRequest request;
+  request.node = net::parse_node(command.node);
+  request.arguments = command.arguments;
+  request.cpu_force = command.cpu_force;
+  for (char** entry = environ; *entry != nullptr; ++entry) request.environment.emplace_back(*entry);
+  char cwd[PATH_MAX];
+  if (::getcwd(cwd, sizeof(cwd)) == nullptr) throw_errno("asking for the working directory");
+  request.cwd = cwd;
+  mode_t mask = ::umask(0);
+  ::umask(mask);
+  request.umask = mask;
+  return request;
+}
+
+void tell(int fd, const void* object, std::size_t size) {
+  if (::send(fd, object, size, MSG_NOSIGNAL) != static_cast<ssize_t>(size)) {
+    throw Error(Code::kGone, "telefork was ended before the command began");
+  }
+}
+
+bool hear(int fd, void* object, std::size_t size) {
+  ssize_t count;
+  do {
+    count = ::recv(fd, object, size, MSG_WAITALL);
+  } while (count < 0 && errno == EINTR);
+  return count == static_cast<ssize_t>(size);
+}
+
+// The session process has no controlling terminal, so that it may read and write the user's
+// whatever group is in the foreground there; whether to is decided here.
+std::function<bool()> watch_foreground(pid_t home) {
+  struct stat input {};
+  if (::isatty(0) == 0 || ::fstat(0, &input) != 0) return {};
+  return [home, terminal = input.st_rdev] {
+    try {
+      kernel::Stat stat = kernel::read_stat(home);
+      return static_cast<dev_t>(static_cast<unsigned>(stat.tty_nr)) != terminal ||
+             stat.tpgid == stat.pgrp;
+    } catch (const Error&) {
+      return false;
+    }
+  };
+}
+
+// What the session process is made of.
+class RunSession {
+ public:
+  RunSession(const RunCommand& command, session::Programs programs, pid_t home, UniqueFd talk,
+             UniqueFd socket, UniqueFd json)
+      : command_(command),
+        home_(home),
+        talk_(std::move(talk)),
+        socket_(std::move(socket)),
+        json_(std::move(json)),
+        session_({std::move(programs), registry_folder()}, make_request(command)) {}
+
+  int run() {
+    try {
+      char permitted = 0;
+      if (!hear(talk_.get(), &permitted, 1)) return kOwnFailure;
+      session_.prepare();
+      auto become = [this] { tell(talk_.get(), "", 1); };
+      session_.run(home_, std::move(socket_), become, make_options());
+      return 0;
+    } catch (const Error& error) {
+      report(error);
+      print_error(error);
+      return kOwnFailure;
+    }
+  }
+
+ private:
+  HomeOptions make_options() {
+    HomeOptions options;
+    options.ignored_signals = session::ignored_signals();
+    options.may_read_input = watch_foreground(home_);
+    options.on_end = [this](HomeOptions::End end) {
+      int code = end.killed ? 128 + end.value : end.value;
+      if (json_) {
+        nlohmann::ordered_json object = base_report();
+        object["exit_code"] = code;
+        if (end.killed) object["signal"] = end.value;
+        print_json(object, json_);
+      }
+      return HomeOptions::End{false, code};
+    };
+    options.on_failure = [this](const Error& error) {
+      report(error);
+      return describe(error);
+    };
+    return options;
+  }
+
+  nlohmann::ordered_json base_report() const {
+    return {{"pid", session_.pid()},
+            {"guest_pid", session_.guest_pid()},
+            {"node", command_.node},
+            {"total_ms", std::chrono::duration<double, std::milli>(Clock::now() - start_).count()}};
+  }
+  void report(const Error& error) const {
+    if (json_) print_json(error_object(error, kOwnFailure), json_);
+  }
+
+  const RunCommand& command_;
+  pid_t home_;
+  UniqueFd talk_;
+  UniqueFd socket_;
+  UniqueFd json_;
+  CommandSession session_;
+  Clock::time_point start_ = Clock::now();
+};
+
+// In a grandchild: the pid at home is to have no child that it did not have. Its pid is told by
+// `talk`.
+template <class F>
+void start_session(const UniqueFd& talk, F&& run) {
+  pid_t middle = ::fork();
+  if (middle < 0) throw_errno("starting the session's process", Code::kResources);
+  if (middle > 0) {
+    ::waitpid(middle, nullptr, 0);
+    return;
+  }
+  pid_t session = ::fork();
+  if (session != 0) {
+    tell(talk.get(), &session, sizeof(session));
+    ::_exit(0);
+  }
+  ::setsid();
+  ::_exit(run());
+}
+
+}  // namespace
+
+int run_command(const RunCommand& command) {
+  if (command.arguments.empty()) {
+    throw Error(Code::kUsage, "the command is missing (telefork run --help tells more)");
+  }
+  net::parse_node(command.node);
+  ::signal(SIGPIPE, SIG_IGN);
+  raise_descriptor_limit();
+  session::Programs programs = session::find_programs();
+  UniqueFd json;
+  if (!command.json_file.empty()) {
+    json = open_file(command.json_file, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+  } else if (command.json) {
+    json.reset(::fcntl(2, F_DUPFD_CLOEXEC, 3));
+  }
+  auto [talk, talk_there] = make_socket_pair(SOCK_STREAM);
+  auto [deputy_socket, session_socket] = make_socket_pair(SOCK_STREAM);
+  pid_t home = ::getpid();
+  start_session(talk_there, [&] {
+    talk.reset();
+    deputy_socket.reset();
+    try {
+      return RunSession(command, programs, home, std::move(talk_there), std::move(session_socket),
+                        std::move(json))
+          .run();
+    } catch (const Error& error) {
+      print_error(error);
+      return kOwnFailure;
+    }
+  });
+  talk_there.reset();
+  session_socket.reset();
+
+  pid_t session = 0;
+  if (!hear(talk.get(), &session, sizeof(session)) || session < 0) {
+    throw Error(Code::kResources, "starting the session's process");
+  }
+  ::prctl(PR_SET_PTRACER, session, 0, 0, 0);
+  char byte = 0;
+  tell(talk.get(), &byte, 1);
+  // Its end says that it has failed, and has said why.
+  if (!hear(talk.get(), &byte, 1)) return kOwnFailure;
+
+  std::vector<char*> arguments = {const_cast<char*>("telefork"), const_cast<char*>("run"),
+                                  const_cast<char*>(command.node.c_str())};
+  for (const std::string& argument : command.arguments) {
+    arguments.push_back(const_cast<char*>(argument.c_str()));
+  }
+  arguments.push_back(nullptr);
+  int error = session::become_deputy(programs.deputy, deputy_socket.get(), arguments.data());
+  throw_errno("starting " + programs.deputy, error, Code::kUnsupported);
+}
+
+}  // namespace telefork::app

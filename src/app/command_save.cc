@@ -1,0 +1,65 @@
+// telefork save PID FILE
+#include <csignal>
+#include <cstdio>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/output.h"
+#include "app/places.h"
+#include "migrate/save.h"
+#include "session/signal_fd.h"
+
+namespace telefork::app {
+namespace {
+
+constexpr int kUndone = 75;
+
+}  // namespace
+
+int save_command(const SaveCommand& command) {
+  // Not the default: that would end this process in the middle.
+  session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
+  ::signal(SIGPIPE, SIG_IGN);
+  raise_descriptor_limit();
+  bool asked_to_end = false;
+  migrate::SaveSettings settings;
+  settings.pid = command.pid;
+  settings.path = command.file;
+  settings.creator = "telefork " TELEFORK_VERSION;
+  settings.keep = command.keep;
+  settings.embed_files = command.embed_files;
+  settings.copy_shared = command.copy_shared;
+  settings.pagemap = best_pagemap_abi();
+  settings.interrupted = [&] {
+    while (signals.try_read()) asked_to_end = true;
+    return asked_to_end;
+  };
+  migrate::Save save(std::move(settings));
+  try {
+    migrate::SaveReport report = save.run();
+    if (command.json) {
+      print_json({{"pid", command.pid},
+                  {"file", command.file},
+                  {"kept", command.keep},
+                  {"bytes_written", report.totals.bytes},
+                  {"pages_written", report.totals.pages},
+                  {"freeze_ms", report.freeze_ms},
+                  {"total_ms", report.total_ms}});
+    } else {
+      print_note(fmt::format("process {} is saved in {}: {}, frozen for {:.0f} ms{}", command.pid,
+                             command.file, format_bytes(report.totals.bytes), report.freeze_ms,
+                             command.keep ? "; it runs on" : ""));
+    }
+    return 0;
+  } catch (const Error& error) {
+    int code = save.freeze_undone() ? kUndone : exit_code(error);
+    if (command.json) print_json(error_object(error, code));
+    print_error(error);
+    if (save.freeze_undone()) print_note(fmt::format("process {} runs on", command.pid));
+    return code;
+  }
+}
+
+}  // namespace telefork::app

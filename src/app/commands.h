@@ -1,0 +1,64 @@
+// The commands of `telefork`: what each was asked for, as cli_main.cc has read it from the command
+// line, and the function that does it and gives the exit code. What goes wrong is thrown, but by
+// run and load, whose exit code is the program's: those say it themselves and give 125.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+namespace telefork::app {
+
+// How run and load fail themselves.
+inline constexpr int kOwnFailure = 125;
+
+struct RunCommand {
+  std::string node;
+  std::vector<std::string> arguments;
+  bool cpu_force = false;
+  bool json = false;
+  std::string json_file;
+};
+int run_command(const RunCommand& command);
+
+struct SaveCommand {
+  pid_t pid = 0;
+  std::string file;
+  bool keep = false;
+  bool embed_files = false;
+  bool copy_shared = false;
+  bool json = false;
+};
+int save_command(const SaveCommand& command);
+
+struct LoadCommand {
+  std::string file;
+  bool cpu_force = false;
+  bool libc_force = false;
+  bool json = false;
+  std::string json_file;
+};
+int load_command(const LoadCommand& command);
+
+struct ShowCommand {
+  std::string file;
+  bool json = false;
+};
+int show_command(const ShowCommand& command);
+
+struct CheckCommand {
+  pid_t pid = 0;  // 0: none was given
+  std::string node;
+  bool copy_shared = false;
+  bool cpu_force = false;
+  bool json = false;
+};
+int check_command(const CheckCommand& command);
+
+struct PsCommand {
+  bool json = false;
+};
+int ps_command(const PsCommand& command);
+
+}  // namespace telefork::app

@@ -1,0 +1,42 @@
+// What the commands say: data as text or JSON, errors in one form, nothing that could take over a
+// terminal.
+//
+//     stdout   what was asked for; with --json one object (of run and load: on stderr, or in a
+//     file) stderr   everything else: "telefork: unreachable: ...", and refusals as lines of their
+//     own
+#pragma once
+
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace telefork::app {
+
+// "CLASS: text"; refusals: "refused: ..." lines.
+std::string describe(const Error& error);
+// To stderr: "telefork: CLASS: text", or the refusals.
+void print_error(const Error& error);
+void print_note(std::string_view text);
+// {"error": {"class": ..., "exit_code": ..., "message": ...}}
+nlohmann::ordered_json error_object(const Error& error, int exit_code);
+
+// One object and a newline. What is not UTF-8 is replaced. Throws where it cannot be written.
+void print_json(const nlohmann::ordered_json& object);
+void print_json(const nlohmann::ordered_json& object, const UniqueFd& file);
+
+// Control characters, and bytes that are not UTF-8, as \x1b; newlines and backslashes too.
+std::string escape(std::string_view text);
+// "1.5 MB"
+std::string format_bytes(std::uint64_t bytes);
+// `text` in bold red, where `stream` is a terminal and NO_COLOR is not set.
+std::string alarming(std::string_view text, std::FILE* stream);
+
+// Everything on stdout has arrived, or an Error.
+void finish_stdout();
+
+}  // namespace telefork::app

@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""What only looks: show, check, ps, --help, --version, and what is no command."""
+import json
+import os
+import pathlib
+import pty
+import subprocess
+import sys
+import unittest
+
+import cli
+from cli import call, call_json
+
+
+class Help(cli.Test):
+    def test_tells_the_version(self):
+        done = call("--version")
+        self.assertEqual(done.returncode, 0)
+        self.assertRegex(done.stdout, rb"^telefork [0-9]+\.[0-9]+\.[0-9]+\n$")
+
+    def test_lists_the_commands(self):
+        done = call("--help")
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        for command in (b"run", b"save", b"load", b"show", b"check", b"ps"):
+            self.assertIn(b"\n  " + command + b" ", done.stdout)
+        for command in ("run", "save", "load", "show", "check", "ps"):
+            done = call(command, "--help")
+            self.assertEqual((done.returncode, done.stderr), (0, b""))
+            self.assertIn(b"--json", done.stdout)
+
+    def test_does_not_know_other_commands(self):
+        for arguments in (["fly"], [], ["move", "1", "local"], ["--fly"], ["show"], ["save", "1"],
+                          ["ps", "--fly"], ["check", "abc", "local"], ["check", "1", "local", "x"]):
+            self.refuses(call(*arguments), 2, "telefork: usage: ")
+
+    def test_tells_that_nobody_reads_its_output(self):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([cli.TELEFORK, "check"], stdout=full, stderr=subprocess.PIPE)
+        self.refuses(done, 1, "stdout", "No space left")
+
+
+class Show(cli.Test):
+    def test_shows_an_image(self):
+        pid, image = self.saved(2, 1, __file__)
+        done = call("show", image)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        text = done.stdout.decode()
+        self.assertTrue(text.startswith("0 header\n"))
+        self.assertIn('  purpose: "save"\n', text)
+        self.assertIn(f"  pid: {pid}\n", text)
+        self.assertIn(f'"{__file__}"', text)
+        self.assertEqual(text.count(" thread\n"), 3)
+
+    def test_shows_an_image_as_json(self):
+        pid, image = self.saved(2)
+        code, shown = call_json("show", image)
+        self.assertEqual(code, 0)
+        types = [record["type"] for record in shown["records"]]
+        self.assertEqual((types[0], types[1], types[-1]), ("header", "process", "end"))
+        self.assertEqual(shown["records"][1]["pid"], pid)
+        self.assertEqual(types.count("thread"), 3)
+        self.assertEqual([r["record"] for r in shown["records"]], list(range(len(types))))
+
+    def test_shows_no_control_characters(self):
+        program = self.folder / "evil\x1b[31m\n\u202e\u00e4"
+        program.write_bytes(pathlib.Path(cli.VICTIM).read_bytes())
+        program.chmod(0o755)
+        victim = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        victim.stdout.readline()
+        image = self.folder / "image.tfi"
+        self.assertEqual(call("save", victim.pid, image).returncode, 0)
+        victim.communicate()
+        shown = call("show", image).stdout
+        self.assertNotIn(b"\x1b", shown)
+        self.assertNotIn("\u202e".encode(), shown)
+        self.assertIn("evil\\x1b[31m\\n\\xe2\\x80\\xae\u00e4".encode(), shown)
+
+    def test_says_which_file_is_missing(self):
+        self.refuses(call("show", self.folder / "no.tfi"), 1, "no.tfi", "No such file")
+
+
+class Check(cli.Test):
+    def test_names_every_kernel_feature(self):
+        done = call("check")
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        code, answer = call_json("check")
+        self.assertEqual((code, answer["ok"], answer["exit_code"]), (0, True, 0))
+        self.assertEqual(answer["machine"]["kernel"], os.uname().release)
+        for feature in answer["features"]:
+            self.assertIn(feature["name"].encode(), done.stdout)
+            self.assertEqual(bool(feature["what_is_lost"]), not feature["present"])
+        names = [feature["name"] for feature in answer["features"]]
+        for name in ("ptrace", "set_tid", "pagemap_scan", "uffd", "tcp_repair"):
+            self.assertIn(name, names)
+
+    def test_lets_a_process_pass_and_does_not_disturb_it(self):
+        victim = self.victim(2)
+        done = call("check", victim.pid)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        code, answer = call_json("check", victim.pid)
+        self.assertEqual((code, answer["ok"], answer["pid"]), (0, True, victim.pid))
+        self.assertEqual((answer["command"], answer["threads"]), ("cli_victim", 3))
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_names_all_that_is_in_the_way(self):
+        ends = os.pipe()
+        victim = subprocess.Popen([cli.VICTIM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  pass_fds=ends)
+        victim.stdout.readline()
+        for node in ([], ["local"]):
+            done = call("check", victim.pid, *node)
+            self.assertEqual(done.returncode, 3)
+            for fd in ends:
+                self.assertIn(f"refused: fd {fd} -> pipe:".encode(), done.stdout)
+        code, answer = call_json("check", victim.pid)
+        self.assertEqual((code, answer["ok"], answer["exit_code"]), (3, False, 3))
+        self.assertEqual(len(answer["refused"]), 2)
+        victim.communicate(b"go\n")
+        for fd in ends:
+            os.close(fd)
+
+    def test_asks_a_node(self):
+        done = call("check", "local")
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        code, answer = call_json("check", "local")
+        self.assertEqual((code, answer["node"]["name"]), (0, "local"))
+        self.assertEqual(answer["node"]["hostname"], os.uname().nodename)
+        victim = self.victim(1)
+        code, answer = call_json("check", victim.pid, "local")
+        self.assertEqual((code, answer["ok"], answer["file_bytes_to_carry"]), (0, True, 0))
+
+    def test_foretells_a_node_that_cannot_be_reached(self):
+        self.refuses(call("check", "unix:/nowhere/telepad.sock"), 4, "telefork: unreachable: ")
+        code, answer = call_json("check", os.getpid(), "unix:/nowhere/telepad.sock")
+        self.assertEqual((code, answer["error"]["class"]), (4, "unreachable"))
+
+    def test_refuses_a_process_that_is_none(self):
+        done = call("check", 2**22 + 1)
+        self.assertEqual(done.returncode, 3)
+        self.assertIn(b"refused: process ", done.stdout)
+
+    def test_has_colours_on_a_terminal_only_and_not_with_no_color(self):
+        def on_terminal(**environment):
+            pid, terminal = pty.fork()
+            if pid == 0:
+                os.execve(cli.TELEFORK, ["telefork", "check"], {**os.environ, **environment})
+            output = b""
+            try:
+                while piece := os.read(terminal, 10000):
+                    output += piece
+            except OSError:
+                pass
+            os.waitpid(pid, 0)
+            os.close(terminal)
+            return output
+        self.assertNotIn(b"\x1b", call("check").stdout)
+        self.assertNotIn(b"\x1b", on_terminal(NO_COLOR="1"))
+        if b"  no   " in call("check").stdout:
+            self.assertIn(b"\x1b", on_terminal(NO_COLOR=""))
+
+
+class Ps(cli.Test):
+    def test_lists_nothing_as_an_empty_list(self):
+        code, answer = call_json("ps")
+        self.assertEqual((code, list(answer)), (0, ["sessions"]))
+        done = call("ps")
+        self.assertTrue(done.stdout.startswith(b"PID "))
+
+
+if __name__ == "__main__":
+    cli.need("ptrace")
+    unittest.main()

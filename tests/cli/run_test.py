@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""telefork run: streams, status, signals, its own failures."""
+import hashlib
+import json
+import os
+import pathlib
+import pty
+import signal
+import subprocess
+import sys
+import unittest
+
+import cli
+from cli import call
+
+
+def start(*arguments, **options):
+    return subprocess.Popen([cli.TELEFORK, "run", *map(str, arguments)], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def telepad(test):
+    """A telepad of its own -> the NODE."""
+    socket = test.folder / "telepad.sock"
+    daemon = subprocess.Popen([cli.BIN / "telepad", "--socket", socket], stderr=subprocess.PIPE)
+
+    def stop():
+        daemon.terminate()
+        daemon.wait()
+        daemon.stderr.close()
+    test.addCleanup(stop)
+    assert b"listening" in daemon.stderr.readline()
+    return f"unix:{socket}"
+
+
+class Run(cli.Test):
+    def finish(self, process, stdin=None):
+        out, err = process.communicate(stdin, timeout=cli.PATIENCE)
+        return process.returncode, out, err
+
+    def test_gives_the_status_of_the_command(self):
+        for status in (0, 1, 7, 255):
+            done = call("run", "local", "sh", "-c", f"exit {status}")
+            self.assertEqual((done.returncode, done.stderr), (status, b""))
+
+    def test_runs_over_a_unix_socket(self):
+        done = call("run", telepad(self), "--", "echo", "here")
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, b"here\n", b""))
+
+    def test_says_127_and_126_as_a_shell(self):
+        self.refuses(call("run", "local", "no-such-command-here"), 127, "no-such-command-here")
+        self.refuses(call("run", "local", "/etc/passwd"), 126, "/etc/passwd")
+
+    def test_keeps_stdout_and_stderr_apart(self):
+        done = call("run", "local", "sh", "-c", "echo out; echo err >&2")
+        self.assertEqual((done.stdout, done.stderr), (b"out\n", b"err\n"))
+
+    def test_leaves_the_options_of_the_command_alone(self):
+        for separator in ([], ["--"]):
+            done = call("run", "local", *separator, "printf", "%s|", "--json", "--", "-x")
+            self.assertEqual(done.stdout, b"--json|--|-x|")
+
+    def test_carries_10_megabytes_through_stdin_and_stdout(self):
+        data = os.urandom(10 * 1024 * 1024)
+        done = call("run", "local", "cat", stdin=data)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(hashlib.sha256(done.stdout).digest(), hashlib.sha256(data).digest())
+
+    def test_carries_10_megabytes_through_stderr(self):
+        done = call("run", "local", "sh", "-c", "head -c 10485760 /dev/zero >&2")
+        self.assertEqual((len(done.stdout), len(done.stderr)), (0, 10485760))
+
+    def test_ends_the_writer_of_a_closed_stdin(self):
+        feeder = subprocess.Popen(["yes"], stdout=subprocess.PIPE)
+        done = subprocess.run([cli.TELEFORK, "run", "local", "head", "-n", "1"],
+                              stdin=feeder.stdout, capture_output=True, timeout=cli.PATIENCE)
+        feeder.stdout.close()
+        self.assertEqual((done.returncode, done.stdout), (0, b"y\n"))
+        self.assertEqual(feeder.wait(timeout=cli.PATIENCE), -signal.SIGPIPE)
+
+    def test_ends_the_command_whose_reader_has_gone(self):
+        process = start("local", "yes")
+        self.assertEqual(process.stdout.readline(), b"y\n")
+        process.stdout.close()
+        process.stdin.close()
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 128 + signal.SIGPIPE)
+        process.stderr.close()
+
+    def test_has_cwd_environment_and_umask_of_here(self):
+        done = call("run", "local", "sh", "-c", "pwd; umask; echo $CLI_TEST",
+                    cwd=self.folder, env={**os.environ, "CLI_TEST": "a b"},
+                    preexec_fn=lambda: os.umask(0o027))
+        self.assertEqual(done.stdout.decode().split("\n")[:3], [str(self.folder), "0027", "a b"])
+
+    def test_looks_the_command_up_in_the_path_of_here(self):
+        command = self.folder / "my-own-command"
+        command.write_text("#!/bin/sh\necho mine\n")
+        command.chmod(0o755)
+        done = call("run", "local", "my-own-command",
+                    env={**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"})
+        self.assertEqual(done.stdout, b"mine\n")
+
+    def test_exits_with_128_and_the_signal_that_killed_the_command(self):
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV):
+            done = call("run", "local", "sh", "-c", f"kill -{int(number)} $$")
+            self.assertEqual(done.returncode, 128 + number)
+
+    def test_forwards_signals(self):
+        for name in ("TERM", "HUP", "INT", "USR1", "USR2", "WINCH"):
+            process = start("local", "sh", "-c",
+                            f"trap 'echo got; exit 9' {name}; echo up; while :; do sleep 0.05; done")
+            self.assertEqual(process.stdout.readline(), b"up\n")
+            process.send_signal(getattr(signal, "SIG" + name))
+            self.assertEqual(self.finish(process), (9, b"got\n", b""), name)
+
+    def test_does_not_forward_what_is_ignored_here(self):
+        process = start("local", "sh", "-c", "echo up; read line; echo $line",
+                        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        self.assertEqual(process.stdout.readline(), b"up\n")
+        process.send_signal(signal.SIGHUP)
+        self.assertEqual(self.finish(process, b"alive\n"), (0, b"alive\n", b""))
+
+    def test_kills_the_command_when_it_is_killed(self):
+        process = start("local", "sh", "-c", "echo $$; exec sleep 1000")
+        pid = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        handle = os.pidfd_open(pid) if os.path.exists(f"/proc/{pid}") else None
+        if handle is not None:
+            self.assertTrue(cli.wait_readable(handle), "the command lives on")
+            os.close(handle)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            stream.close()
+
+    def test_stops_and_continues_with_the_command(self):
+        process = start("local", "sh", "-c", "echo $$; kill -STOP $$; echo again")
+        process.stdout.readline()
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        self.assertTrue(os.WIFSTOPPED(status))
+        process.send_signal(signal.SIGCONT)
+        self.assertEqual(self.finish(process)[:2], (0, b"again\n"))
+
+    def test_stops_the_command_when_it_is_stopped(self):
+        process = start("local", "sh", "-c", "echo $$; read line; echo $line")
+        pid = int(process.stdout.readline())
+        process.send_signal(signal.SIGSTOP)
+        cli.wait_until(lambda: cli.processes().get(pid) == "T")
+        process.send_signal(signal.SIGCONT)
+        self.assertEqual(self.finish(process, b"on\n")[:2], (0, b"on\n"))
+
+    def test_interrupts_by_the_terminal(self):
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execv(cli.TELEFORK, ["telefork", "run", "local", "sh", "-c",
+                                    "trap 'echo got; exit 5' INT; echo up; "
+                                    "while :; do sleep 0.05; done"])
+        output = b""
+        while b"up" not in output:
+            output += os.read(terminal, 1000)
+        os.write(terminal, b"\x03")
+        _, status = os.waitpid(pid, 0)
+        os.close(terminal)
+        self.assertEqual(os.waitstatus_to_exitcode(status), 5)
+
+    def test_reads_a_terminal(self):
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execv(cli.TELEFORK, ["telefork", "run", "local", "sh", "-c",
+                                    "echo up; read line; test \"$line\" = typed"])
+        output = b""
+        while b"up" not in output:
+            output += os.read(terminal, 1000)
+        os.write(terminal, b"typed\n")
+        _, status = os.waitpid(pid, 0)
+        os.close(terminal)
+        self.assertEqual(os.waitstatus_to_exitcode(status), 0)
+
+    def test_returns_when_the_command_leaves_a_descendant(self):
+        process = start("local", "sh", "-c", "sleep 1000 >/dev/null 2>&1 </dev/null & echo $!")
+        descendant = int(process.stdout.readline())
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 0)
+        self.assertTrue(cli.is_running(descendant))
+        handle = os.pidfd_open(descendant)
+        os.kill(descendant, signal.SIGKILL)
+        self.assertTrue(cli.wait_readable(handle))
+        os.close(handle)
+        # The session ends with it.
+        self.assertEqual(self.finish(process)[1:], (b"", b""))
+
+    def test_shows_in_ps_while_it_runs(self):
+        process = start("local", "sh", "-c", "echo up; read line")
+        process.stdout.readline()
+        _, listed = cli.call_json("ps")
+        mine = [s for s in listed["sessions"] if s["pid"] == process.pid]
+        self.assertEqual([s["role"] for s in mine], ["away"])
+        self.assertEqual((mine[0]["node"], mine[0]["command"]), ("local", "sh -c echo up; read line"))
+        self.assertEqual(self.finish(process, b"\n")[0], 0)
+        cli.wait_until(lambda: process.pid not in
+                       [s["pid"] for s in cli.call_json("ps")[1]["sessions"]])
+
+    def test_tells_its_own_failures_by_125_and_class(self):
+        for arguments, texts in {
+                ("unix:/nowhere/telepad.sock", "true"): ["telefork: unreachable: "],
+                ("local",): ["telefork: usage: ", "command is missing"],
+                (): ["telefork: usage: "],
+                ("--no-such-option", "local", "true"): ["telefork: usage: "],
+                ("unix:", "true"): ["telefork: usage: "]}.items():
+            self.refuses(call("run", *arguments), 125, *texts)
+
+    def test_refuses_a_directory_that_is_not_there(self):
+        gone = self.folder / "gone"
+        gone.mkdir()
+        script = f"cd {gone} && rmdir {gone} && exec {cli.TELEFORK} run local true"
+        done = subprocess.run(["sh", "-c", script], capture_output=True, timeout=cli.PATIENCE)
+        self.assertEqual(done.returncode, 125, done.stderr)
+
+    def test_reports_as_json(self):
+        file = self.folder / "report.json"
+        done = call("run", "--json-file", file, "local", "sh", "-c", "echo err >&2; exit 3")
+        self.assertEqual((done.returncode, done.stderr), (3, b"err\n"))
+        report = json.loads(file.read_text())
+        self.assertEqual(set(report), {"pid", "guest_pid", "node", "total_ms", "exit_code"})
+        self.assertEqual((report["node"], report["exit_code"]), ("local", 3))
+
+        done = call("run", "local", "--json", "sh", "-c", "kill -9 $$")
+        report = json.loads(done.stderr)
+        self.assertEqual((report["exit_code"], report["signal"]), (137, 9))
+
+        done = call("run", "--json-file", file, "unix:/nowhere/telepad.sock", "true")
+        error = json.loads(file.read_text())["error"]
+        self.assertEqual((error["class"], error["exit_code"]), ("unreachable", 125))
+
+    def test_leaves_no_process_behind(self):
+        def ours():
+            return {p for p, name in cli.names_of_processes().items()
+                    if name.startswith(("telefork", "telepad"))}
+        before = ours()
+        for _ in range(3):
+            call("run", "local", "true")
+        cli.wait_until(lambda: not ours() - before)
+
+
+if __name__ == "__main__":
+    cli.need("ptrace")
+    unittest.main()

@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""telefork save and load: a process with threads to a file and back."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import unittest
+
+import cli
+from cli import call, call_json
+
+
+def load(image, *flags, **options):
+    return subprocess.Popen([cli.TELEFORK, "load", *flags, str(image)], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def children(pid):
+    return [int(p) for p in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+class SaveAndLoad(cli.Test):
+    def finish(self, process, stdin=b"go\n"):
+        out, err = process.communicate(stdin, timeout=cli.PATIENCE)
+        return process.returncode, out, err
+
+    def test_the_victim_passes_by_itself(self):
+        self.assertEqual(self.victim(4, 8, __file__).finish(), (42, b"pass\n"))
+
+    def test_restores_a_process_with_threads(self):
+        pid, image = self.saved(4, 8, __file__)
+        self.assertEqual(oct(image.stat().st_mode & 0o777), "0o600")
+        self.assertEqual(self.finish(load(image)), (42, b"pass\n", b""))
+
+    def test_restores_a_process_of_one_thread(self):
+        pid, image = self.saved(0)
+        self.assertEqual(self.finish(load(image)), (42, b"pass\n", b""))
+
+    def test_does_not_save_memory_that_was_never_touched(self):
+        pid, image = self.saved(0, 1)
+        self.assertLess(image.stat().st_size, 8 << 20)
+
+    def test_loads_again_and_again(self):
+        pid, image = self.saved(2)
+        for _ in range(3):
+            self.assertEqual(self.finish(load(image))[:2], (42, b"pass\n"))
+
+    def test_saves_what_was_loaded(self):
+        pid, image = self.saved(2)
+        loader = load(image)
+        cli.wait_until(lambda: os.path.exists(f"/proc/{pid}") and cli.is_running(pid) and
+                       pathlib.Path(f"/proc/{pid}/comm").read_text() == "cli_victim\n")
+        second = self.folder / "second.tfi"
+        self.assertEqual(call("save", pid, second).returncode, 0)
+        self.assertEqual(self.finish(loader)[0], 128 + signal.SIGKILL)
+        self.assertEqual(self.finish(load(second)), (42, b"pass\n", b""))
+
+    def test_refuses_to_load_while_the_pid_is_taken(self):
+        pid, image = self.saved(2)
+        first = load(image)
+        cli.wait_until(lambda: os.path.exists(f"/proc/{pid}"))
+        self.refuses(call("load", image), 125, "refused: ", f"process id {pid}", "taken")
+        self.assertEqual(self.finish(first)[:2], (42, b"pass\n"))
+
+    def test_refuses_to_load_while_the_original_lives(self):
+        victim = self.victim(1)
+        image = self.folder / "kept.tfi"
+        self.assertEqual(call("save", "--keep", victim.pid, image).returncode, 0)
+        self.refuses(call("load", image), 125, f"refused: process id {victim.pid}", "cli_victim",
+                     "refused: thread id ")
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_keeps_the_process_running(self):
+        victim = self.victim(4, 8, __file__)
+        image = self.folder / "kept.tfi"
+        for _ in range(3):
+            self.assertEqual(call("save", "--keep", victim.pid, image).returncode, 0)
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+        self.assertEqual(self.finish(load(image)), (42, b"pass\n", b""))
+
+    def test_reports_as_json(self):
+        victim = self.victim(1, 4)
+        image = self.folder / "image.tfi"
+        code, report = call_json("save", victim.pid, image, "--keep")
+        self.assertEqual(code, 0)
+        self.assertEqual(set(report), {"pid", "file", "kept", "bytes_written", "pages_written",
+                                       "freeze_ms", "total_ms"})
+        self.assertEqual(report["bytes_written"], image.stat().st_size)
+        self.assertGreaterEqual(report["pages_written"], 1024)
+        victim.finish()
+        done = self.finish(load(image, "--json"))
+        report = json.loads(done[2])
+        self.assertEqual((done[0], report["exit_code"]), (42, 42))
+        self.assertEqual((report["pid"], report["guest_pid"]), (victim.pid, victim.pid))
+        self.assertEqual(report["bytes_read"], image.stat().st_size)
+
+    def test_forwards_signals_to_what_it_loaded(self):
+        pid, image = self.saved(2)
+        loader = load(image)
+        cli.wait_until(lambda: pid in children(loader.pid) and cli.is_running(pid))
+        # Loaded, it catches nothing: it dies of the signal.
+        cli.wait_until(lambda: "S" == cli.processes().get(loader.pid))
+        loader.send_signal(signal.SIGTERM)
+        code = self.finish(loader)[0]
+        self.assertIn(code, (128 + signal.SIGTERM, -signal.SIGTERM))
+
+    def test_stops_and_continues_with_what_it_loaded(self):
+        pid, image = self.saved(2)
+        loader = load(image)
+        cli.wait_until(lambda: pid in children(loader.pid) and cli.is_running(pid) and
+                       pathlib.Path(f"/proc/{pid}/comm").read_text() == "cli_victim\n" and
+                       "TracerPid:\t0\n" in pathlib.Path(f"/proc/{pid}/status").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        _, status = os.waitpid(loader.pid, os.WUNTRACED)
+        self.assertTrue(os.WIFSTOPPED(status))
+        loader.send_signal(signal.SIGCONT)
+        self.assertEqual(self.finish(loader)[:2], (42, b"pass\n"))
+
+    def test_loads_without_the_files_it_was_saved_with(self):
+        copy = self.folder / "victim"
+        copy.write_bytes(pathlib.Path(cli.VICTIM).read_bytes())
+        copy.chmod(0o755)
+        read = self.folder / "read"
+        read.write_text("some text that is read\n" * 10)
+        process = subprocess.Popen([copy, "2", "1", read], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE)
+        process.stdout.readline()
+        image = self.folder / "image.tfi"
+        done = call("save", "--embed-files", process.pid, image)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        process.communicate()
+        copy.unlink()
+        read.unlink()
+        code, out, err = self.finish(load(image))
+        self.assertEqual((code, out), (42, b"pass\n"), err)
+
+    def test_refuses_to_load_with_another_file_in_the_place_of_one(self):
+        copy = self.folder / "victim"
+        copy.write_bytes(pathlib.Path(cli.VICTIM).read_bytes())
+        copy.chmod(0o755)
+        process = subprocess.Popen([copy], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        image = self.folder / "image.tfi"
+        self.assertEqual(call("save", process.pid, image).returncode, 0)
+        process.communicate()
+        data = bytearray(copy.read_bytes())
+        data[-1] ^= 1
+        copy.write_bytes(data)
+        self.refuses(call("load", image), 125, "refused: ", str(copy))
+        self.assertFalse(os.path.exists(f"/proc/{process.pid}"))
+
+    def test_refuses_what_cannot_be_saved_before_it_freezes(self):
+        reader, writer = os.pipe()
+        victim = subprocess.Popen([cli.VICTIM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  pass_fds=[reader, writer])
+        victim.stdout.readline()
+        image = self.folder / "image.tfi"
+        self.refuses(call("save", victim.pid, image), 3, f"refused: fd {reader} -> pipe:",
+                     f"refused: fd {writer} -> pipe:")
+        code, answer = call_json("save", victim.pid, image)
+        self.assertEqual((code, answer["error"]["class"]), (3, "refused"))
+        self.assertEqual(list(self.folder.iterdir()), [])
+        self.assertEqual(victim.communicate(b"go\n")[0], b"pass\n")
+        os.close(reader)
+        os.close(writer)
+
+    def test_refuses_a_pid_that_is_none(self):
+        self.refuses(call("save", 2**22 + 1, self.folder / "x"), 3, "refused: process ")
+        self.refuses(call("save", "abc", self.folder / "x"), 2, "telefork: usage: ")
+        self.refuses(call("save", 0, self.folder / "x"), 2, "telefork: usage: ")
+
+    def undone(self, victim, done):
+        """The save failed after the freeze: no file, and the process runs on."""
+        self.assertEqual(done.returncode, 75, done.stderr)
+        self.assertIn(f"process {victim.pid} runs on".encode(), done.stderr)
+        self.assertTrue(cli.is_running(victim.pid))
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_leaves_the_process_running_when_the_device_is_full(self):
+        victim = self.victim(2, 8)
+        done = call("save", victim.pid, "/dev/full")
+        self.assertIn(b"No space left", done.stderr)
+        self.undone(victim, done)
+
+    def test_leaves_no_file_when_the_disk_is_full(self):
+        mount = self.folder / "small"
+        mount.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", mount],
+                          capture_output=True).returncode != 0:
+            self.skipTest("needs: mount")
+        self.addCleanup(subprocess.run, ["umount", mount], check=True)
+        victim = self.victim(2, 8)
+        done = call("save", victim.pid, mount / "image.tfi")
+        self.assertIn(b"No space left", done.stderr)
+        self.assertEqual(list(mount.iterdir()), [])
+        self.undone(victim, done)
+
+    def test_leaves_an_older_file_alone_when_it_fails(self):
+        victim = self.victim(1)
+        self.refuses(call("save", victim.pid, self.folder / "no" / "image.tfi"), 1, "no/image.tfi")
+        older = self.folder / "older.tfi"
+        older.write_text("older")
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.wait_for_death()
+        self.assertEqual(call("save", victim.pid, older).returncode, 3)
+        self.assertEqual(older.read_text(), "older")
+
+    def test_can_be_interrupted(self):
+        victim = self.victim(1, 64)
+        fifo = self.folder / "fifo"
+        os.mkfifo(fifo)
+        save = subprocess.Popen([cli.TELEFORK, "save", str(victim.pid), str(fifo)],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with open(fifo, "rb") as reader:
+            reader.read(1 << 20)
+            save.send_signal(signal.SIGINT)
+            while reader.read(1 << 20):
+                pass
+        out, err = save.communicate(timeout=cli.PATIENCE)
+        self.assertIn(b"interrupted", err)
+        self.undone(victim, subprocess.CompletedProcess([], save.returncode, out, err))
+
+    def test_lets_the_process_go_when_it_is_killed_itself(self):
+        victim = self.victim(2, 64)
+        fifo = self.folder / "fifo"
+        os.mkfifo(fifo)
+        save = subprocess.Popen([cli.TELEFORK, "save", str(victim.pid), str(fifo)])
+        with open(fifo, "rb") as reader:
+            reader.read(1 << 20)
+            save.kill()
+            save.wait()
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_tells_the_death_of_the_process(self):
+        victim = self.victim(2, 64)
+        fifo = self.folder / "fifo"
+        os.mkfifo(fifo)
+        save = subprocess.Popen([cli.TELEFORK, "save", str(victim.pid), str(fifo)],
+                                stderr=subprocess.PIPE)
+        with open(fifo, "rb") as reader:
+            reader.read(1 << 20)
+            os.kill(victim.pid, signal.SIGKILL)
+            while reader.read(1 << 20):
+                pass
+        err = save.communicate(timeout=cli.PATIENCE)[1]
+        self.assertEqual(save.returncode, 1, err)
+        self.assertEqual(victim.wait_for_death(), -signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    cli.need("ptrace", "set_tid", "mm_map")
+    unittest.main()

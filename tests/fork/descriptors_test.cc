@@ -1,0 +1,272 @@
+// Descriptors and shared memory: what travels, what is refused, what is left at home.
+#include <csignal>
+#include <cstring>
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "scene.h"
+
+namespace fork_test {
+namespace {
+
+// Of a call that must fail.
+struct Failure {
+  telefork_code code = TELEFORK_OK;
+  int error = 0;
+  std::string text;
+};
+
+Failure failure_of_fork(const std::string& node, const telefork::Options& options = {}) {
+  Failure failure;
+  try {
+    if (telefork::fork(node, options) == 0) _exit(88);
+    fail_here("the fork did not fail", Where::current());
+  } catch (const telefork::Error& error) {
+    failure = {error.code(), error.error(), error.what()};
+  }
+  require_equal(waitpid(-1, nullptr, 0), -1);  // no child
+  require_equal(errno, ECHILD);
+  return failure;
+}
+
+void require_contains(const std::string& text, const std::string& part,
+                      const Where& where = Where::current()) {
+  if (text.find(part) == std::string::npos) fail_here("no '" + part + "' in: " + text, where);
+}
+
+std::string read_some(int fd, std::size_t size) {
+  std::string text(size, '\0');
+  const ssize_t n = read(fd, text.data(), size);
+  require(n >= 0);
+  text.resize(static_cast<std::size_t>(n));
+  return text;
+}
+
+TEST_P(AFork, TakesAFileAlongWithItsOffset) {
+  make_file(path("file"), "0123456789");
+  Outcome outcome = run([this] {
+    const int file = open(path("file").c_str(), O_RDONLY | O_CLOEXEC);
+    require(dup2(file, 900) == 900 && close(file) == 0);
+    require_equal(read_some(900, 3), "012");
+    const pid_t pid = fork_child(node(), [] {
+      require_equal(fcntl(900, F_GETFD), 0);
+      require_equal(fcntl(900, F_GETFL) & O_ACCMODE, O_RDONLY);
+      require_equal(read_some(900, 100), "3456789");
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+    close(900);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, TakesTheContentOfADeletedFileAlong) {
+  make_file(path("file"), std::string(100'000, 'x') + "end");
+  Outcome outcome = run([this] {
+    const int file = open(path("file").c_str(), O_RDONLY | O_CLOEXEC);
+    unlink(path("file").c_str());
+    const pid_t pid = fork_child(node(), [file] {
+      require_equal(fcntl(file, F_GETFD), FD_CLOEXEC);
+      require_equal(lseek(file, 100'000, SEEK_SET), 100'000);
+      require_equal(read_some(file, 100), "end");
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+    close(file);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, AppendsToTheSameFile) {
+  Outcome outcome = run([this] {
+    const int file = open(path("log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+    write_all(file, "home ");
+    const pid_t pid = fork_child(node(), [file] {
+      require(fcntl(file, F_GETFL) & O_APPEND);
+      write_all(file, "away ");
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+    write_all(file, "home");
+    require_equal(read_file(path("log")), "home away home");
+    close(file);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, KeepsDescriptorsThatShareAnOffsetTogether) {
+  make_file(path("file"), "0123456789");
+  Outcome outcome = run([this] {
+    const int file = open(path("file").c_str(), O_RDONLY);
+    const int same = dup(file);
+    const int other = open(path("file").c_str(), O_RDONLY);
+    const pid_t pid = fork_child(node(), [=] {
+      require_equal(read_some(file, 4), "0123");
+      require_equal(read_some(same, 2), "45");
+      require_equal(read_some(other, 2), "01");
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+    for (int fd : {file, same, other}) close(fd);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, OpensDirectoriesAndPlainDevicesAgain) {
+  make_file(path("file"), "found");
+  Outcome outcome = run([this] {
+    const int folder = open(path("").c_str(), O_RDONLY | O_DIRECTORY);
+    const int random = open("/dev/urandom", O_RDONLY);
+    const int zero = open("/dev/zero", O_RDWR);
+    const pid_t pid = fork_child(node(), [=] {
+      const int file = openat(folder, "file", O_RDONLY);
+      require_equal(read_some(file, 100), "found");
+      require_equal(read_some(random, 8).size(), 8U);
+      require_equal(read_some(zero, 3), std::string(3, '\0'));
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+    for (int fd : {folder, random, zero}) close(fd);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+std::vector<int> open_what_cannot_travel(const std::string& writable) {
+  int pipe_ends[2];
+  int sockets[2];
+  require(pipe(pipe_ends) == 0);
+  require(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
+  sigset_t none;
+  sigemptyset(&none);
+  const int locked = open(writable.c_str(), O_RDWR | O_CREAT, 0600);
+  require(flock(locked, LOCK_EX) == 0);
+  return {pipe_ends[0],
+          pipe_ends[1],
+          sockets[0],
+          sockets[1],
+          epoll_create1(0),
+          eventfd(0, 0),
+          timerfd_create(CLOCK_MONOTONIC, 0),
+          signalfd(-1, &none, 0),
+          inotify_init(),
+          memfd_create("memory", 0),
+          locked,
+          open("/dev/ptmx", O_RDWR | O_NOCTTY)};
+}
+
+TEST_P(AFork, RefusesAllThatCannotTravelByNameAndAtOnce) {
+  Outcome outcome = run([this] {
+    const std::vector<int> fds = open_what_cannot_travel(path("locked"));
+    const Failure failure = failure_of_fork(node());
+    require_equal(failure.code, TELEFORK_REFUSED);
+    for (int fd : fds) require_contains(failure.text, "fd " + std::to_string(fd) + " -> ");
+    for (int fd : fds) close(fd);
+    // The call that follows finds nothing of it.
+    require_equal(end_of(fork_child(node(), [] { return 4; })), exited(4));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, LeavesDescriptorsAtHomeWhereToldTo) {
+  Outcome outcome = run([this] {
+    const std::vector<int> fds = open_what_cannot_travel(path("locked"));
+    telefork::Options options;
+    options.fds = telefork::Fds::leave_home;
+    const pid_t pid = fork_child(
+        node(),
+        [&] {
+          for (int fd : fds) {
+            char byte = 0;
+            require(fcntl(fd, F_GETFD) >= 0);  // the number is taken
+            require(read(fd, &byte, 1) == -1 && errno == EBADF);
+            require(write(fd, &byte, 1) == -1 && errno == EBADF);
+          }
+          const int next = open("/dev/null", O_RDONLY);
+          for (int fd : fds) require(next != fd);
+          return 0;
+        },
+        options);
+    require_equal(end_of(pid), exited(0));
+    for (int fd : fds) require(fcntl(fd, F_GETFD) >= 0 && close(fd) == 0);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+void* share(std::size_t size) {
+  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  require(memory != MAP_FAILED);
+  return memory;
+}
+
+TEST_P(AFork, RefusesSharedMemoryByName) {
+  Outcome outcome = run([this] {
+    void* memory = share(65536);
+    std::ostringstream address;
+    address << memory;
+    const Failure failure = failure_of_fork(node());
+    require_equal(failure.code, TELEFORK_REFUSED);
+    require_contains(failure.text, address.str());
+    munmap(memory, 65536);
+    require_equal(end_of(fork_child(node(), [] { return 4; })), exited(4));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, CopiesSharedMemoryWhereToldTo) {
+  Outcome outcome = run([this] {
+    char* memory = static_cast<char*>(share(65536));
+    std::strcpy(memory, "from home");
+    telefork::Options options;
+    options.shared = telefork::Shared::copy;
+    const pid_t pid = fork_child(
+        node(),
+        [memory] {
+          require_equal(std::string(memory), "from home");
+          std::strcpy(memory, "from there");
+          // It is shared memory still: with the child's own children.
+          const pid_t own = ::fork();
+          if (own == 0) {
+            memory[0] = 'F';
+            _exit(0);
+          }
+          require_equal(end_of(own), exited(0));
+          require_equal(std::string(memory), "From there");
+          return 0;
+        },
+        options);
+    require_equal(end_of(pid), exited(0));
+    require_equal(std::string(memory), "from home");
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, WritesToTheSameFileThroughASharedMapping) {
+  make_file(path("file"), std::string(8192, '.'));
+  Outcome outcome = run([this] {
+    const int file = open(path("file").c_str(), O_RDWR);
+    void* address = mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    char* memory = static_cast<char*>(address);
+    close(file);
+    const pid_t pid = fork_child(node(), [memory] {
+      memory[5000] = 'x';
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+    require_equal(memory[5000], 'x');
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+}  // namespace
+}  // namespace fork_test

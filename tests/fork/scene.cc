@@ -1,0 +1,314 @@
+#include "scene.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace fork_test {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kPatience = std::chrono::seconds(60);
+constexpr char kRegistry[] = "/run/telefork/sessions";
+
+std::string slurp(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+int left_ms(Clock::time_point deadline) {
+  auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
+  return static_cast<int>(std::max<long>(0, left.count()));
+}
+
+// As /proc/PID/task/*/children has them; all that they started, too.
+std::vector<pid_t> list_descendants(pid_t ancestor) {
+  std::vector<pid_t> found;
+  std::error_code gone;
+  for (const auto& task :
+       fs::directory_iterator("/proc/" + std::to_string(ancestor) + "/task", gone)) {
+    std::ifstream children(task.path() / "children");
+    for (pid_t child = 0; children >> child;) {
+      found.push_back(child);
+      for (pid_t below : list_descendants(child)) found.push_back(below);
+    }
+  }
+  return found;
+}
+
+// A child has changed its state, or the time is over.
+bool await_sigchld(Clock::time_point deadline) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  const int ms = left_ms(deadline);
+  const timespec patience{ms / 1000, (ms % 1000) * 1'000'000L};
+  return sigtimedwait(&set, nullptr, &patience) == SIGCHLD;
+}
+
+bool is_listening(const std::string& socket_path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, socket_path.c_str(), sizeof address.sun_path - 1);
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const bool connected =
+      connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+  close(fd);
+  return connected;
+}
+
+void reset_signals() {
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+}
+
+// What a program may have more than before: the library's socket to its agent.
+void require_no_descriptor_left(const std::vector<int>& before) {
+  std::vector<int> now = open_descriptors();
+  std::vector<int> more;
+  std::set_difference(now.begin(), now.end(), before.begin(), before.end(),
+                      std::back_inserter(more));
+  for (std::size_t i = 0; i < more.size(); ++i) {
+    struct stat status {};
+    fstat(more[i], &status);
+    if (i == 0 && S_ISSOCK(status.st_mode)) continue;
+    fail_here("fd " + std::to_string(more[i]) + " was left open", Where::current());
+  }
+}
+
+[[noreturn]] void run_body(const Body& body, const ProgramSettings& settings, int out, int err) {
+  if (settings.own_session) setsid();
+  reset_signals();
+  dup2(settings.standard_input >= 0 ? settings.standard_input : open("/dev/null", O_RDONLY), 0);
+  dup2(out, 1);
+  dup2(err, 2);
+  syscall(SYS_close_range, 3U, ~0U, 0U);
+  const std::vector<int> before = open_descriptors();
+  body();
+  require_no_descriptor_left(before);
+  _exit(0);
+}
+
+// Both streams, as long as either is open.
+void read_both(const Program& program, Outcome& outcome, Clock::time_point deadline) {
+  pollfd entries[] = {{program.out, POLLIN, 0}, {program.err, POLLIN, 0}};
+  std::string* texts[] = {&outcome.out, &outcome.err};
+  while (entries[0].fd >= 0 || entries[1].fd >= 0) {
+    const int ready = poll(entries, 2, left_ms(deadline));
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready == 0) {
+      ADD_FAILURE() << "the program's output does not end\n" << describe_descendants();
+      return;
+    }
+    for (int i = 0; i < 2; ++i) {
+      if (entries[i].fd < 0 || entries[i].revents == 0) continue;
+      char buffer[65536];
+      const ssize_t n = read(entries[i].fd, buffer, sizeof buffer);
+      if (n <= 0) entries[i].fd = -1;
+      if (n > 0) texts[i]->append(buffer, static_cast<std::size_t>(n));
+    }
+  }
+}
+
+}  // namespace
+
+void AFork::SetUp() {
+  std::string pattern = testing::TempDir() + "telefork-test.XXXXXX";
+  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+  folder_ = pattern;
+  mounts_ = slurp("/proc/self/mounts");
+  setenv("TELEFORK_SOCKET", "", 1);
+  node_ = GetParam();
+  if (node_ != "unix") return;
+  // The agent comes from the same telepad: the whole way through the daemon.
+  socket_ = path("telepad.sock");
+  node_ = "unix:" + socket_;
+  setenv("TELEFORK_SOCKET", socket_.c_str(), 1);
+  start_telepad();
+}
+
+void AFork::TearDown() {
+  if (telepad_ > 0) stop_telepad(SIGTERM);
+  EXPECT_TRUE(all_processes_end());
+  EXPECT_EQ(slurp("/proc/self/mounts"), mounts_);
+  std::error_code missing;
+  for (const auto& entry : fs::directory_iterator(kRegistry, missing)) {
+    // Without a world of our own other programs' sessions are there too.
+    const std::string process = "/proc/" + entry.path().filename().string();
+    if (!fs::exists(process)) ADD_FAILURE() << "left behind: " << entry.path();
+  }
+  if (HasFailure() && fs::exists(path("telepad.log"))) {
+    std::cerr << "telepad said:\n" << slurp(path("telepad.log"));
+  }
+  fs::remove_all(folder_);
+}
+
+void AFork::start_telepad() {
+  telepad_ = ::fork();
+  ASSERT_GE(telepad_, 0);
+  if (telepad_ == 0) {
+    reset_signals();
+    const int log = open(path("telepad.log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+    dup2(open("/dev/null", O_RDWR), 0);
+    dup2(log, 1);
+    dup2(log, 2);
+    syscall(SYS_close_range, 3U, ~0U, 0U);
+    execl(TELEFORK_TELEPAD, "telepad", "--socket", socket_.c_str(), nullptr);
+    _exit(127);
+  }
+  const auto deadline = Clock::now() + kPatience;
+  while (!is_listening(socket_)) {
+    ASSERT_LT(Clock::now(), deadline) << "telepad does not listen";
+    ASSERT_FALSE(await_sigchld(Clock::now() + std::chrono::milliseconds(5)) &&
+                 waitpid(telepad_, nullptr, WNOHANG) == telepad_)
+        << "telepad ended: " << slurp(path("telepad.log"));
+  }
+}
+
+void AFork::stop_telepad(int signal) {
+  kill(telepad_, signal);
+  int status = 0;
+  const auto deadline = Clock::now() + kPatience;
+  while (waitpid(telepad_, &status, WNOHANG) == 0) {
+    if (await_sigchld(deadline)) continue;
+    ADD_FAILURE() << "telepad does not end\n" << describe_descendants();
+    break;
+  }
+  if (signal == SIGTERM) {
+    EXPECT_EQ(describe_status(status), exited(0));
+  }
+  telepad_ = -1;
+}
+
+Program AFork::start(const Body& body, const ProgramSettings& settings) const {
+  int out[2];
+  int err[2];
+  EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
+  EXPECT_EQ(pipe2(err, O_CLOEXEC), 0);
+  Program program{::fork(), out[0], err[0]};
+  if (program.pid == 0) run_body(body, settings, out[1], err[1]);
+  close(out[1]);
+  close(err[1]);
+  return program;
+}
+
+Outcome AFork::finish(const Program& program) const {
+  Outcome outcome;
+  const auto deadline = Clock::now() + kPatience;
+  read_both(program, outcome, deadline);
+  close(program.out);
+  close(program.err);
+  int status = 0;
+  while (waitpid(program.pid, &status, WNOHANG) == 0) {
+    if (await_sigchld(deadline)) continue;
+    ADD_FAILURE() << "the program does not end\n" << describe_descendants();
+    kill(program.pid, SIGKILL);
+  }
+  outcome.end = describe_status(status);
+  return outcome;
+}
+
+Outcome AFork::run(const Body& body, const ProgramSettings& settings) const {
+  return finish(start(body, settings));
+}
+
+testing::AssertionResult went_well(const Outcome& outcome) {
+  if (outcome.end == exited(0) && outcome.err.empty()) return testing::AssertionSuccess();
+  return testing::AssertionFailure() << "the program " << outcome.end << "; it said:\n"
+                                     << outcome.err;
+}
+
+testing::AssertionResult all_processes_end() {
+  const auto deadline = Clock::now() + kPatience;
+  for (;;) {
+    const pid_t pid = waitpid(-1, nullptr, WNOHANG | __WALL);
+    if (pid > 0) continue;
+    if (pid < 0 && errno == ECHILD) return testing::AssertionSuccess();
+    if (await_sigchld(deadline) || Clock::now() < deadline) continue;
+    auto failure = testing::AssertionFailure() << "left behind:\n" << describe_descendants();
+    for (;;) {
+      for (pid_t left : list_descendants(getpid())) kill(left, SIGKILL);
+      if (waitpid(-1, nullptr, __WALL) < 0 && errno == ECHILD) return failure;
+    }
+  }
+}
+
+std::string describe_descendants() {
+  std::ostringstream text;
+  for (pid_t pid : list_descendants(getpid())) {
+    const std::string process = "/proc/" + std::to_string(pid);
+    std::string command = slurp(process + "/cmdline");
+    std::replace(command.begin(), command.end(), '\0', ' ');
+    text << pid << " " << command << "\n";
+    std::istringstream status(slurp(process + "/status"));
+    for (std::string line; std::getline(status, line);) {
+      for (const char* key : {"Name:", "State:", "PPid:", "TracerPid:", "SigPnd:", "SigBlk:"}) {
+        if (line.starts_with(key)) text << "    " << line << "\n";
+      }
+    }
+    text << "    wchan: " << slurp(process + "/wchan")
+         << "\n    syscall: " << slurp(process + "/syscall") << slurp(process + "/stack");
+  }
+  return text.str();
+}
+
+namespace {
+
+// Once, first thing in main(): closes what was inherited, becomes a subreaper in a mount namespace
+// with a registry of its own.
+void enter_own_world() {
+  syscall(SYS_close_range, 3U, ~0U, 0U);
+  for (const char* name : {"TELEFORK_AGENT", "TELEFORK_SOCKET"}) unsetenv(name);
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  if (geteuid() != 0 || unshare(CLONE_NEWNS) != 0) return;
+  mkdir("/run/telefork", 0755);
+  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0) {
+    mount("tmpfs", "/run/telefork", "tmpfs", 0, "mode=755");
+  }
+}
+
+// `local` and `unix`, or what TELEFORK_TEST_NODE says.
+std::vector<std::string> nodes_under_test() {
+  const char* given = std::getenv("TELEFORK_TEST_NODE");
+  if (given != nullptr) return {given};
+  return {"local", "unix"};
+}
+
+std::string name_of_node(const testing::TestParamInfo<std::string>& info) {
+  return info.param == "local" || info.param == "unix" ? info.param : "machine";
+}
+
+}  // namespace
+
+INSTANTIATE_TEST_SUITE_P(On, AFork, testing::ValuesIn(nodes_under_test()), name_of_node);
+
+}  // namespace fork_test
+
+int main(int argc, char** argv) {
+  fork_test::enter_own_world();
+  testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}

@@ -1,0 +1,130 @@
+// Real programs that fork with telefork, and what they leave behind.
+//
+//     TEST_P(AFork, GivesTheExitCodeToWait) {
+//       Outcome outcome = run([this] {                       // in a process of its own
+//         pid_t pid = fork_child(node(), [] { return 42; }); // the child: on the node
+//         require_equal(end_of(pid), exited(42));
+//       });
+//       EXPECT_TRUE(went_well(outcome));
+//     }
+//
+// Each test has a node, `local` or the telepad that it starts on a socket of its own. Its process
+// is a subreaper and has a mount namespace of its own where it may: when a test ends, no process,
+// mount, registry entry or file is left of all that it started, or it fails.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <source_location>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <sys/types.h>
+
+#include "telefork/telefork.hpp"
+
+namespace fork_test {
+
+using Body = std::function<void()>;
+using Child = std::function<int()>;
+
+// --- Inside programs, at home and away: no gtest there -------------------------------------------
+
+// What fails is told on stderr, and the process ends with kRequirementFailed.
+constexpr int kRequirementFailed = 99;
+using Where = std::source_location;
+[[noreturn]] void fail_here(const std::string& what, const Where& where);
+void require(bool condition, const Where& where = Where::current());
+template <class A, class B>
+void require_equal(const A& found, const B& expected, const Where& where = Where::current()) {
+  if (found == expected) return;
+  std::ostringstream text;
+  text << "found " << found << ", expected " << expected;
+  fail_here(text.str(), where);
+}
+
+// telefork::fork(); `child` runs on the node and its value is the child's exit code.
+pid_t fork_child(const std::string& node, const Child& child,
+                 const telefork::Options& options = {});
+// waitpid(), and the status in words: "exited 3", "killed by 9", "stopped by 19", "continued".
+std::string status_of(pid_t pid, int flags);
+std::string end_of(pid_t pid);
+std::string describe_status(int status);
+std::string exited(int code);
+std::string killed(int signal);
+// All of what is there, to the end of the file.
+std::string read_all(int fd);
+std::string read_file(const std::string& path);
+void write_all(int fd, std::string_view text);
+// Wait until the file is there: false, or the process's end, when it does not come.
+bool file_comes(const std::string& path);
+void await_file(const std::string& path);
+void make_file(const std::string& path, std::string_view text = "");
+std::vector<int> open_descriptors();
+// From now on the children's stdout is a pipe that ends at this program's stdin, where a child has
+// /dev/null: what they say can be read at home.
+void listen_to_children();
+// Without its end; what there is at the end of the file.
+std::string read_line(int fd = 0);
+// As of the machine that both ends share; waits until it is so, and fails after a minute.
+void await_gone(pid_t pid);
+void await_state(pid_t pid, char state);
+
+// --- Tests ---------------------------------------------------------------------------------------
+
+struct Outcome {
+  std::string end;  // as describe_status() has it
+  std::string out;
+  std::string err;
+};
+// Exit code 0 and silence on stderr.
+testing::AssertionResult went_well(const Outcome& outcome);
+
+// A program that was started: its stdout and stderr are pipes that end here.
+struct Program {
+  pid_t pid = -1;
+  int out = -1;
+  int err = -1;
+};
+
+struct ProgramSettings {
+  bool own_session = false;  // setsid(2): ^C of a terminal of its own
+  int standard_input = -1;   // -1: /dev/null
+};
+
+class AFork : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override;
+  void TearDown() override;
+
+  // The node that the test forks to.
+  const std::string& node() const { return node_; }
+  // A file's path in the test's own folder, which goes with the test.
+  std::string path(const std::string& name) const { return folder_ + "/" + name; }
+
+  Program start(const Body& body, const ProgramSettings& settings = {}) const;
+  // Reads until both streams end, then waits for the program.
+  Outcome finish(const Program& program) const;
+  Outcome run(const Body& body, const ProgramSettings& settings = {}) const;
+
+  void start_telepad();
+  void stop_telepad(int signal);
+
+  std::string socket_;
+  pid_t telepad_ = -1;
+
+ private:
+  std::string node_;
+  std::string folder_;
+  std::string mounts_;
+};
+
+// True when no child of this process is left; else tells which, and kills them.
+testing::AssertionResult all_processes_end();
+// What a test that has come to nothing prints: every process that descends from it, and where it
+// waits.
+std::string describe_descendants();
+
+}  // namespace fork_test

@@ -34,7 +34,8 @@ namespace {
 constexpr int kPollMicroseconds = 20'000;
 // Long enough in the child for one more look at everybody's memory.
 constexpr int kLingerMicroseconds = 200'000;
-constexpr int kSettleMicroseconds = 5'000;
+// The next session is made ready beside the one that runs, and what ended is cleaned up.
+constexpr int kSettleMicroseconds = 50'000;
 
 struct Times {
   double held;               // the call, in the parent
@@ -79,7 +80,7 @@ class ForkBench {
  private:
   template <class Call>
   Times measure(Call call) {
-    usleep(kSettleMicroseconds);  // what the last child left to be cleaned up
+    usleep(kSettleMicroseconds);
     memory_.own_again();
     unlink(report_.c_str());
     const double before = now();
@@ -157,6 +158,8 @@ void run(const Arguments& arguments) {
 }  // namespace telefork::bench
 
 int main(int argc, char** argv) {
+  // What the caller left open could not travel.
+  close_range(3, ~0U, 0);
   telefork::bench::run({argc, argv, {"node", "size", "pages", "trials", "folder", "watch"}});
   return 0;
 }

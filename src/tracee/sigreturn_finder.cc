@@ -13,7 +13,8 @@
 namespace telefork::tracee {
 namespace {
 
-constexpr std::uint64_t kChunk = 256 * 1024;
+// Small: most of what a fresh buffer costs is its page faults.
+constexpr std::uint64_t kChunk = 32 * 1024;
 constexpr std::uint64_t kOverlap = 16;  // longer than the instructions
 
 RemotePtr find_in(pid_t pid, const kernel::Vma& vma, std::vector<std::byte>& buffer) {

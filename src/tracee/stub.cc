@@ -74,6 +74,8 @@ Stub::~Stub() {
 // a process without a tracer it never happens.
 void Stub::choose_stop_signal(bool waits_for_no_signal) {
   kernel::Status status = kernel::read_status(thread_.tid());
+  own_pid_ = static_cast<std::uint32_t>(status.ns_tgids.back());
+  own_tid_ = static_cast<std::uint32_t>(status.ns_pids.back());
   std::uint64_t taken = status.caught | status.thread_pending | status.shared_pending;
   if (!waits_for_no_signal) taken |= original_.signal_mask;
   for (int signal : {SIGURG, SIGWINCH}) {
@@ -187,8 +189,8 @@ StubProgram Stub::header() const {
   StubProgram program{};
   program.failed = kStubDone;
   program.stop_signal = static_cast<std::uint32_t>(stop_signal_);
-  program.pid = static_cast<std::uint32_t>(kernel::read_status(thread_.tid()).ns_tgids.back());
-  program.tid = static_cast<std::uint32_t>(kernel::read_status(thread_.tid()).ns_pids.back());
+  program.pid = own_pid_;
+  program.tid = own_tid_;
   program.frame = (frame_ + kSignalFrameStackOffset).value();
   return program;
 }

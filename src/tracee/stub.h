@@ -127,6 +127,8 @@ class Stub {
   RemotePtr idle_program_;
   RemotePtr programs_;  // where the next program is loaded
   int stop_signal_ = 0;
+  std::uint32_t own_pid_ = 0;  // as the process itself sees them
+  std::uint32_t own_tid_ = 0;
   bool installed_ = false;
   bool lent_ = false;  // the pages are another stub's
   bool stop_arrived_ = false;

@@ -17,11 +17,14 @@ int main(int argc, char** argv) {
   CLI::App app("Serves one program's telefork calls; started by libtelefork or telepad.",
                "telefork-agent");
   app.add_option("--fd", fd, "the socket to the program")->required();
+  std::string stop;
+  app.add_option("--stop-at-step", stop)->group("");
   CLI11_PARSE(app, argc, argv);
   try {
     telefork::session::AgentSettings settings;
     settings.programs = telefork::session::find_programs();
     settings.registry = telefork::app::registry_folder();
+    settings.steps = telefork::app::stop_at_step(stop);
     settings.pagemap = telefork::app::best_pagemap_abi();
     telefork::session::run_agent(telefork::UniqueFd(fd), settings);
     return 0;

@@ -23,11 +23,14 @@ int main(int argc, char** argv) {
   app.add_option("--control", control)->required();
   app.add_option("--telepad", telepad)->required();
   app.add_option("--registry", settings.registry);
+  std::string stop;
+  app.add_option("--stop-at-step", stop)->group("");
   CLI11_PARSE(app, argc, argv);
   try {
     settings.control.reset(control);
     settings.telepad.reset(telepad);
     settings.node = "home";
+    settings.steps = telefork::app::stop_at_step(stop);
     settings.programs = telefork::session::find_programs();
     telefork::session::run_keeper(std::move(settings));
     return 0;

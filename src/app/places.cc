@@ -1,5 +1,7 @@
 #include "app/places.h"
 
+#include <algorithm>
+#include <csignal>
 #include <cstdlib>
 
 #include <fmt/format.h>
@@ -56,6 +58,18 @@ void raise_descriptor_limit() {
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+session::Steps stop_at_step(const std::string& name) {
+  if (name.empty()) return {};
+  const auto* found = std::find_if(std::begin(session::kStepNames), std::end(session::kStepNames),
+                                   [&](const session::StepName& one) { return one.name == name; });
+  if (found == std::end(session::kStepNames)) {
+    throw Error(Code::kUsage, fmt::format("there is no step {}", name));
+  }
+  return session::Steps([stop = found->step](session::Step step) {
+    if (step == stop) ::raise(SIGSTOP);
+  });
 }
 
 kernel::PageMapAbi best_pagemap_abi() {

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "kernel/pagemap.h"
+#include "session/steps.h"
 
 namespace telefork::app {
 
@@ -20,6 +21,10 @@ int exit_code(const Error& error);
 
 // Soft limit to hard limit: a guest may have more descriptors than telefork's own limit.
 void raise_descriptor_limit();
+
+// For tests: a process that stops itself (SIGSTOP) when it reaches the step of that name; empty:
+// none. Throws kUsage for a name that is none.
+session::Steps stop_at_step(const std::string& name);
 
 // The fastest way to ask for pages on this kernel, by trying it.
 kernel::PageMapAbi best_pagemap_abi();

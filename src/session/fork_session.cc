@@ -99,7 +99,9 @@ void ForkSession::check(const telefork_agent_request& request, pid_t pid) {
 
 bool ForkSession::answer(const telefork_agent_request& request, pid_t pid, int program_socket) {
   try {
+    settings_.steps.reach(Step::kAsked);
     check(request, pid);
+    settings_.steps.reach(Step::kChecked);
     auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
     ask_for_credentials(ours.get());
     session_socket_ = std::move(ours);
@@ -119,6 +121,7 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
   // It may have been stopped between its message and the read that it waits in; anywhere else the
   // result that the guest is given would be another call's.
   frozen.leader().run_into_system_call(SYS_read);
+  settings_.steps.reach(Step::kFrozen);
   capture::SurveyOptions options = survey_options(parent_);
   options.own_fds.insert(snapshot.session_fd);
   if (snapshot.agent_fd >= 0) options.own_fds.insert(snapshot.agent_fd);
@@ -133,6 +136,7 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
     prepare.setStreams(0b110);
     prepare.setDescription(describe_command(snapshot_));
   });
+  settings_.steps.reach(Step::kAnnounced);
   // It sits in a read: it waits for no signal.
   tracee::Stub::Options stub_options;
   stub_options.waits_for_no_signal = true;
@@ -153,11 +157,13 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
   header.setMachine(here_.reader());
   writer.write(image::RecordType::kHeader, message);
   capture.write_metadata(writer);
+  settings_.steps.reach(Step::kDescribed);
   // From here on the snapshot is back in its read, where the death of this process ends it.
   stub.remove();
   capture.write_pages(writer);
   writer.end();
   link.flush(net::Deadline::in(kRestorePatience));
+  settings_.steps.reach(Step::kSent);
 }
 
 void ForkSession::run() {
@@ -169,6 +175,7 @@ void ForkSession::run() {
     return;
   }
   snapshot_ = received->pid;
+  settings_.steps.reach(Step::kForked);
   SignalFd signals({SIGCHLD});
   SessionInfo info;
   info.role = "away";
@@ -192,13 +199,18 @@ void ForkSession::run() {
     state = next_state(state, SourceEvent::kReady);
     info.state = std::string(state_name(state));
     registry.update(info);
+    settings_.steps.reach(Step::kGivenUp);
     link.send([](Message::Builder message) { message.setGo(); });
     link.flush(net::Deadline::in(kRestorePatience));
+    settings_.steps.reach(Step::kGoSent);
     hollow(snapshot_, {settings_.programs.deputy, received->message.session_fd,
                        session_socket_.get(), request_.options.die_with_parent != 0 ? parent_ : 0});
+    settings_.steps.reach(Step::kHollowed);
     deputy::Supervisor supervisor(tracee::StopWatch::adopt(snapshot_), std::move(session_socket_),
                                   std::move(complaints));
-    Home(link, pump, supervisor, signals, registry, state).run();
+    HomeOptions options;
+    options.steps = settings_.steps;
+    Home(link, pump, supervisor, signals, registry, state, std::move(options)).run();
   } catch (const Error& error) {
     tell_snapshot(error);
     link.fail(error, net::Deadline::in(5s));

@@ -22,6 +22,7 @@
 #include "protocol/machine.h"
 #include "session/file_negotiation.h"
 #include "session/programs.h"
+#include "session/steps.h"
 
 namespace telefork::session {
 
@@ -29,6 +30,7 @@ struct AgentSettings {
   Programs programs;
   std::string registry;  // see registry.h; empty: none
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  Steps steps;
 };
 
 class ForkSession {

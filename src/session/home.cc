@@ -105,6 +105,7 @@ void Home::on_message(const protocol::ReceivedMessage& message) {
   switch (message->which()) {
     case Message::STARTED:
       step(SourceEvent::kStarted);
+      options_.steps.reach(Step::kStartSeen);
       break;
     case Message::STATUS:
       on_status(message->getStatus());
@@ -142,6 +143,7 @@ void Home::deliver_end() {
   End end = *end_;
   end_.reset();
   delivered_ = true;
+  options_.steps.reach(Step::kEndSeen);
   if (deputy_gone_) return;
   if (options_.on_end) end = options_.on_end(end);
   if (end.killed) {

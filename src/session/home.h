@@ -15,6 +15,7 @@
 #include "session/handover.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
+#include "session/steps.h"
 
 namespace telefork::session {
 
@@ -31,6 +32,7 @@ struct HomeOptions {
   std::function<bool()> may_read_input;
   // Bit N-1: signal N is not for the guest.
   std::uint64_t ignored_signals = 0;
+  Steps steps;
 };
 
 class Home {

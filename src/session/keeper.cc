@@ -179,6 +179,7 @@ void Keeper::make_streams(protocol::schema::Prepare::Reader prepare) {
 }
 
 void Keeper::host(protocol::schema::Prepare::Reader prepare) {
+  settings_.steps.reach(Step::kExpecting);
   attach_bulk();
   make_streams(prepare);
   if (prepare.getLeaseStopMs() != 0)
@@ -206,10 +207,12 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     while (restorer_->take(reader)) {
     }
     link_.close_bulk();
+    settings_.steps.reach(Step::kArrived);
     restorer_->finish();
     guest_ = restorer_->pid();
   }
   step(DestinationEvent::kWhole);
+  settings_.steps.reach(Step::kWhole);
   info.pid = guest_;
   info.guest_pid = guest_;
   info.state = std::string(state_name(state_));
@@ -219,6 +222,7 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     ready.setPid(static_cast<std::uint32_t>(guest_));
     ready.setGuestPid(static_cast<std::uint32_t>(guest_));
   });
+  settings_.steps.reach(Step::kReadySent);
   if (!await_go()) return;
   info.state = std::string(state_name(state_));
   registered_.update(info);
@@ -233,6 +237,7 @@ bool Keeper::await_go() {
     return false;
   }
   if (message->which() != Message::GO) protocol::throw_unexpected(message, "go");
+  settings_.steps.reach(Step::kGoSeen);
   pump_.emplace(proxy::StdioPump::at_keeper(
       link_, std::move(own_streams_[0]), std::move(own_streams_[1]), std::move(own_streams_[2])));
   if (restorer_) {
@@ -241,8 +246,10 @@ bool Keeper::await_go() {
   } else {
     command_->start();
   }
+  settings_.steps.reach(Step::kReleased);
   step(DestinationEvent::kGo);
   link_.send([](Message::Builder started) { started.setStarted(); });
+  settings_.steps.reach(Step::kStarted);
   return true;
 }
 
@@ -321,6 +328,7 @@ void Keeper::on_guest_change(int status) {
     end_ = status;
     guest_ = 0;
     step(DestinationEvent::kEnd);
+    settings_.steps.reach(Step::kEnded);
     pump_->begin_drain();
     return;
   }
@@ -350,6 +358,7 @@ void Keeper::send_status_when_drained() {
       killed.setCore(WCOREDUMP(status));
     }
   });
+  settings_.steps.reach(Step::kStatusSent);
 }
 
 void Keeper::hold_lease() {

@@ -13,6 +13,7 @@
 #include "base/unique_fd.h"
 #include "kernel/probe.h"
 #include "session/programs.h"
+#include "session/steps.h"
 
 namespace telefork::session {
 
@@ -22,6 +23,7 @@ struct KeeperSettings {
   std::string node;      // how to call the other end in messages
   std::string registry;  // see registry.h; empty: none
   Programs programs;
+  Steps steps;
 };
 
 // Returns when the session is over. What went wrong was told to the other end.

@@ -1,0 +1,80 @@
+// The steps of a hand-over at both ends, so that a test can hold a process at any of them and end
+// whom it likes (tests/fork/faults). In production nobody listens.
+//
+//     Steps steps([](Step step) { ... });     // in a test's agent or keeper
+//     steps.reach(Step::kSent);
+#pragma once
+
+#include <functional>
+#include <string_view>
+#include <utility>
+
+namespace telefork::session {
+
+enum class Step {
+  // The session process at the source.
+  kAsked,      // the program's request came
+  kChecked,    // nothing is in the way; the program still waits for its answer
+  kForked,     // the snapshot is there
+  kFrozen,     // it is stopped
+  kAnnounced,  // the destination was told what comes
+  kDescribed,  // all but its pages was sent
+  kSent,       // all of it was
+  kGivenUp,    // the destination is ready; go was not sent
+  kGoSent,     // the snapshot still waits
+  kHollowed,   // it is the deputy
+  kStartSeen,  // the destination said that the child runs
+  kEndSeen,    // and how it ended
+  // The keeper.
+  kExpecting,  // it knows what comes
+  kArrived,    // everything came
+  kWhole,      // the guest could run
+  kReadySent,
+  kGoSeen,      // the guest waits
+  kReleased,    // it runs
+  kStarted,     // and home was told
+  kEnded,       // it ended
+  kStatusSent,  // and home was told
+};
+
+struct StepName {
+  Step step;
+  std::string_view name;
+};
+inline constexpr StepName kStepNames[] = {
+    {Step::kAsked, "asked"},
+    {Step::kChecked, "checked"},
+    {Step::kForked, "forked"},
+    {Step::kFrozen, "frozen"},
+    {Step::kAnnounced, "announced"},
+    {Step::kDescribed, "described"},
+    {Step::kSent, "sent"},
+    {Step::kGivenUp, "given_up"},
+    {Step::kGoSent, "go_sent"},
+    {Step::kHollowed, "hollowed"},
+    {Step::kStartSeen, "start_seen"},
+    {Step::kEndSeen, "end_seen"},
+    {Step::kExpecting, "expecting"},
+    {Step::kArrived, "arrived"},
+    {Step::kWhole, "whole"},
+    {Step::kReadySent, "ready_sent"},
+    {Step::kGoSeen, "go_seen"},
+    {Step::kReleased, "released"},
+    {Step::kStarted, "started"},
+    {Step::kEnded, "ended"},
+    {Step::kStatusSent, "status_sent"},
+};
+
+class Steps {
+ public:
+  Steps() = default;
+  explicit Steps(std::function<void(Step)> on_step) : on_step_(std::move(on_step)) {}
+  void reach(Step step) const {
+    if (on_step_) on_step_(step);
+  }
+
+ private:
+  std::function<void(Step)> on_step_;
+};
+
+}  // namespace telefork::session

@@ -26,18 +26,6 @@ UniqueFd open_pagemap(pid_t pid) try {
   throw Error(Code::kGone, fmt::format("asking for the pages of process {}", pid), ESRCH);
 }
 
-// Present or swapped, and not: the file's, the zero page, a guard page.
-PagemapScanArg private_pages_query(PageMapAbi abi) {
-  std::uint64_t absent = kPageIsFile | kPageIsPfnZero;
-  if (abi == PageMapAbi::kScanGuards) absent |= kPageIsGuard;
-  return {.size = sizeof(PagemapScanArg),
-          .category_inverted = absent,
-          .category_mask = absent,
-          .category_anyof_mask = kPageIsPresent | kPageIsSwapped,
-          // The kernel wants one; where it tells touching regions apart, append_run joins them.
-          .return_mask = kPageIsPresent};
-}
-
 std::size_t scan_once(const UniqueFd& fd, PagemapScanArg& query, std::vector<PageRegion>& regions,
                       pid_t pid) {
   query.vec = reinterpret_cast<std::uint64_t>(regions.data());
@@ -64,6 +52,8 @@ PageRun run_of(const PageRegion& region) {
   return {RemotePtr(region.start), (region.end - region.start) / kPageSize};
 }
 
+bool is_guard_page(std::uint64_t entry) { return (entry & kPagemapGuard) != 0; }
+
 // Bit 58 says guard only since 6.15, and is always 0 before.
 bool is_private_page(std::uint64_t entry) {
   if ((entry & (kPagemapPresent | kPagemapSwapped)) == 0) return false;
@@ -71,9 +61,9 @@ bool is_private_page(std::uint64_t entry) {
 }
 
 void append_entries(std::vector<PageRun>& runs, RemotePtr start, const std::uint64_t* entries,
-                    std::size_t count) {
+                    std::size_t count, bool (*test)(std::uint64_t entry)) {
   for (std::size_t i = 0; i < count; ++i)
-    if (is_private_page(entries[i])) append_run(runs, {start + i * kPageSize, 1});
+    if (test(entries[i])) append_run(runs, {start + i * kPageSize, 1});
 }
 
 off_t seek(const UniqueFd& file, std::uint64_t offset, int whence) {
@@ -106,14 +96,33 @@ PageMap::PageMap(pid_t pid, PageMapAbi abi) : pid_(pid), abi_(abi), fd_(open_pag
 std::vector<PageRun> PageMap::private_pages(RemotePtr start, RemotePtr end) const {
   TELEFORK_ASSERT(start.value() % kPageSize == 0 && end.value() % kPageSize == 0);
   if (start >= end) return {};
-  return abi_ == PageMapAbi::kEntries ? read_entries(start, end) : scan(start, end);
+  if (abi_ == PageMapAbi::kEntries) return read_entries(start, end, is_private_page);
+  // Present or swapped, and not: the file's, the zero page, a guard page.
+  std::uint64_t absent = kPageIsFile | kPageIsPfnZero;
+  if (abi_ == PageMapAbi::kScanGuards) absent |= kPageIsGuard;
+  return scan(start, end, kPageIsPresent | kPageIsSwapped, absent);
 }
 
-std::vector<PageRun> PageMap::scan(RemotePtr start, RemotePtr end) const {
+std::vector<PageRun> PageMap::guard_pages(RemotePtr start, RemotePtr end) const {
+  TELEFORK_ASSERT(start.value() % kPageSize == 0 && end.value() % kPageSize == 0);
+  if (start >= end) return {};
+  if (abi_ == PageMapAbi::kScanGuards) return scan(start, end, kPageIsGuard, 0);
+  return read_entries(start, end, is_guard_page);
+}
+
+// Pages of any category in `wanted` and of none in `absent`.
+std::vector<PageRun> PageMap::scan(RemotePtr start, RemotePtr end, std::uint64_t wanted,
+                                   std::uint64_t absent) const {
   std::vector<PageRun> runs;
   std::vector<PageRegion> regions(kRegions);
-  PagemapScanArg query = private_pages_query(abi_);
-  query.end = end.value();
+  PagemapScanArg query{.size = sizeof(PagemapScanArg),
+                       .end = end.value(),
+                       .category_inverted = absent,
+                       .category_mask = absent,
+                       .category_anyof_mask = wanted,
+                       // The kernel wants one; where it tells touching regions apart, append_run
+                       // joins them.
+                       .return_mask = kPageIsPresent};
   for (query.start = start.value(); query.start < query.end;) {
     std::size_t found = scan_once(fd_, query, regions, pid_);
     for (std::size_t i = 0; i < found; ++i) append_run(runs, run_of(regions[i]));
@@ -122,7 +131,7 @@ std::vector<PageRun> PageMap::scan(RemotePtr start, RemotePtr end) const {
   return runs;
 }
 
-std::vector<PageRun> PageMap::read_entries(RemotePtr start, RemotePtr end) const {
+std::vector<PageRun> PageMap::read_entries(RemotePtr start, RemotePtr end, EntryTest test) const {
   std::vector<PageRun> runs;
   std::vector<std::uint64_t> entries(kEntries);
   while (start < end) {
@@ -134,7 +143,7 @@ std::vector<PageRun> PageMap::read_entries(RemotePtr start, RemotePtr end) const
     std::size_t count = static_cast<std::size_t>(got) / sizeof(std::uint64_t);
     // The end of user space, or of a process whose memory is gone already.
     if (count == 0) break;
-    append_entries(runs, start, entries.data(), count);
+    append_entries(runs, start, entries.data(), count, test);
     start = start + count * kPageSize;
   }
   return runs;

@@ -62,9 +62,15 @@ class PageMap {
   // private file mappings alike; ranges that are not mapped count as untouched.
   std::vector<PageRun> private_pages(RemotePtr start, RemotePtr end) const;
 
+  // Guard pages (MADV_GUARD_INSTALL) in that range, likewise. None before Linux 6.15, where nothing
+  // tells them from swapped pages.
+  std::vector<PageRun> guard_pages(RemotePtr start, RemotePtr end) const;
+
  private:
-  std::vector<PageRun> scan(RemotePtr start, RemotePtr end) const;
-  std::vector<PageRun> read_entries(RemotePtr start, RemotePtr end) const;
+  using EntryTest = bool (*)(std::uint64_t entry);
+  std::vector<PageRun> scan(RemotePtr start, RemotePtr end, std::uint64_t wanted,
+                            std::uint64_t absent) const;
+  std::vector<PageRun> read_entries(RemotePtr start, RemotePtr end, EntryTest test) const;
 
   pid_t pid_;
   PageMapAbi abi_;

@@ -178,6 +178,20 @@ TEST(PageMap, LeavesGuardPagesOut) {
                 ElementsAre(memory.run(0, 3), memory.run(4, 4)));
 }
 
+TEST(PageMap, FindsGuardPages) {
+  Memory memory(8, MAP_PRIVATE | MAP_ANONYMOUS);
+  TestChild child([&] {
+    for (int n : {0, 3, 4}) *memory.page(n) = 1;
+    ::madvise(const_cast<char*>(memory.page(3)), kPageSize, kMadvGuardInstall);
+    ::madvise(const_cast<char*>(memory.page(6)), 2 * kPageSize, kMadvGuardInstall);
+  });
+  PageMapAbi abi = PageMapAbi::kScanGuards;
+  if (!kernel_has(abi)) GTEST_SKIP() << "needs: pagemap_guards";
+  for (PageMapAbi each : {abi, PageMapAbi::kEntries})
+    EXPECT_THAT(PageMap(child.pid(), each).guard_pages(memory.at(0), memory.end()),
+                ElementsAre(memory.run(3, 1), memory.run(6, 2)));
+}
+
 TEST(PageMap, OfAProcessThatHasEndedIsGone) {
   pid_t pid;
   {

@@ -60,12 +60,14 @@ class Capture {
   void write_metadata(image::RecordSink& sink);
 
  private:
+  const std::vector<kernel::PageRun>& guards_of(std::size_t index);
   void write_thread(tracee::TracedThread& thread, tracee::Stub& stub, image::RecordSink& sink);
 
   const Survey& survey_;
   tracee::FrozenProcess& frozen_;
   tracee::Stub& stub_;
   const CaptureSettings& settings_;
+  std::vector<std::vector<kernel::PageRun>> guards_;  // of each mapping, once they were asked for
 };
 
 // The bytes of any trivially copyable object as Cap'n Proto Data.

@@ -10,11 +10,12 @@
 //   ---------------  ----------------------------  ---------------------------------------------
 //   metadata         the records themselves        finish(), in the order of the kernel's needs
 //   file contents    memory files of the keeper    finish(), mapped or opened like any file
-//   pages            staging inside the blank      finish(), one mremap a VMA
+//   pages            the guest's memory            as they come
 //
-// Staging is as large as its VMA and of the same kind, lies where neither the blank process nor the
-// guest has anything, and is filled by the blank itself from the bulk connection where the bytes
-// come raw (`bulk_fd`), else by this process. Until release() the guest dies with this process; the
+// When the first page arrives (or at the End) the blank process is made and cleared, and the
+// guest's memory is mapped, writable, at its addresses. It is filled by the blank itself from the
+// bulk connection where the bytes come raw (`bulk_fd`), else by this process; finish() gives it its
+// protection, advice, guards and locks. Until release() the guest dies with this process; the
 // destructor kills it.
 #pragma once
 
@@ -23,12 +24,14 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/mapped_region.h"
 #include "base/unique_fd.h"
 #include "image/record_source.h"
+#include "kernel/procfs_maps.h"
 #include "restore/address_space.h"
 #include "restore/blank.h"
 #include "restore/files.h"
@@ -41,9 +44,15 @@ struct RestoreSettings {
   int bulk_fd = -1;
   // What the guest's standard streams become; an empty one is /dev/null.
   UniqueFd streams[3];
+  // PR_TIMER_CREATE_RESTORE_IDS, where the kernel has it.
+  bool timers_by_id = true;
   // Told what is not as it was, though the guest runs: "its hard limit on open files is 1024".
   std::function<void(const std::string&)> warn;
 };
+
+bool has_flag(image::schema::Vma::Reader vma, kernel::VmFlag flag);
+// Whether pages of it may come with the image.
+bool has_own_pages(image::schema::Vma::Reader vma);
 
 class Restorer {
  public:
@@ -65,41 +74,53 @@ class Restorer {
 
  private:
   struct Mapping {
+    explicit Mapping(image::Record from) : record(std::move(from)), at(start()) {}
+
     image::Record record;
     image::schema::Vma::Reader vma() const { return record.get<image::schema::Vma>(); }
     RemotePtr start() const { return RemotePtr(vma().getStart()); }
     std::uint64_t size() const { return vma().getEnd() - vma().getStart(); }
-    RemotePtr staging;  // 0: nothing was staged
-    int file = -1;      // its number in the blank, once it is there
+    RemotePtr at;        // where it is now; not at start() while it is kept apart, see mappings.cc
+    int protection = 0;  // that it has now
+    bool has_first_page = false;
+    int file = -1;  // its number in the blank, once it is there
   };
   // Shared anonymous memory: one object, mapped once or more.
   struct SharedMemory {
-    std::uint64_t first = ~std::uint64_t{0};  // offsets of the object that are mapped
-    std::uint64_t last = 0;
-    RemotePtr staging;
+    std::uint64_t size = 0;  // of the object, as far as it is mapped
+    unsigned users = 0;
+    RemotePtr whole;  // where all of it is mapped, if it is
   };
 
   // start.cc: the blank process and room in its address space.
   void prepare();
   void lay_out();
+  void keep_stop_signal_free();
   void give_files();
-  void move_vdso_aside();
+  void clear_blank(tracee::SyscallProgram& program);
+  // vdso_placing.cc
+  void move_vdso_aside(tracee::SyscallProgram& program);
+  bool has_same_vdso() const;
+  void place_vdso(tracee::SyscallProgram& program);
+  // mappings.cc
+  void map_memory();
+  void map_private(Mapping& mapping, bool apart, tracee::SyscallProgram& program);
+  void map_shared(Mapping& mapping, tracee::SyscallProgram& program);
+  void settle_memory(tracee::SyscallProgram& program);
+  void lock_memory();
+  void lock_these(std::span<const Mapping* const> mappings);
+  void check_guard_pages();
   // memory.cc
   void take_pages(const image::Record& record, image::RecordSource& source);
   Mapping& mapping_at(RemotePtr start);
-  void stage(Mapping& mapping);
-  void stage_shared(Mapping& mapping);
-  void receive_in_blank(Mapping& mapping, image::schema::Pages::Reader pages);
-  void write_from_here(Mapping& mapping, image::schema::Pages::Reader pages,
+  void open_for_pages(Mapping& mapping, tracee::SyscallProgram& program);
+  void populate(const Mapping& mapping, image::schema::Pages::Reader pages, bool only_huge,
+                tracee::SyscallProgram& program);
+  void receive_in_blank(const Mapping& mapping, image::schema::Pages::Reader pages,
+                        tracee::SyscallProgram& program);
+  void write_from_here(const Mapping& mapping, image::schema::Pages::Reader pages,
                        image::RecordSource& source);
-  void populate(Mapping& mapping, image::schema::Pages::Reader pages);
-  RemotePtr staged_address(const Mapping& mapping, RemotePtr address) const;
-  void place_memory();
-  void place(const Mapping& mapping, tracee::SyscallProgram& program);
-  void place_shared(const Mapping& mapping, tracee::SyscallProgram& program);
-  void drop_shared_staging(tracee::SyscallProgram& program);
-  void place_vdso();
-  void clear_blank();
+  RemotePtr address_now(const Mapping& mapping, RemotePtr address) const;
   // process.cc
   void restore_layout();
   std::int64_t try_set_layout(int exe_fd);
@@ -110,6 +131,9 @@ class Restorer {
   void restore_descriptors();
   // signals.cc, timers.cc
   void restore_signals();
+  using TimerList = ::capnp::List<image::schema::PosixTimer>::Reader;
+  bool try_create_timers_by_id(TimerList timers);
+  void create_timers_by_count(TimerList timers);
   void restore_timers();
   // threads.cc
   void restore_threads();
@@ -136,7 +160,6 @@ class Restorer {
   AddressSpace space_;
   std::unique_ptr<Blank> blank_;
   std::vector<kernel::Vma> blank_maps_;  // as it was born
-  RemotePtr vdso_parking_;               // where the blank's vvar and vdso are kept
   std::vector<kernel::Vma> vdso_parts_;  // of the blank, at their parking addresses
   std::vector<std::byte> vdso_code_;
   int bulk_in_blank_ = -1;

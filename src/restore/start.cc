@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "kernel/procfs_maps.h"
 #include "restore/restorer.h"
+#include "restore/siginfo.h"
 #include "tracee/memory.h"
 
 namespace telefork::restore {
@@ -48,7 +49,7 @@ bool Restorer::take(image::RecordSource& source) {
       contents_.take(record, source);
       break;
     case RecordType::kVma:
-      mappings_.push_back(Mapping{std::move(record), RemotePtr(), -1});
+      mappings_.emplace_back(std::move(record));
       break;
     case RecordType::kFiles:
       files_ = std::move(record);
@@ -92,12 +93,17 @@ void Restorer::prepare() {
   prepared_ = true;
   std::sort(mappings_.begin(), mappings_.end(),
             [](const Mapping& a, const Mapping& b) { return a.start() < b.start(); });
+  check_guard_pages();
   BlankSettings settings = settings_.blank;
   if (settings.want_pid == 0) settings.want_pid = static_cast<pid_t>(process().getPid());
   blank_ = std::make_unique<Blank>(Blank::start(settings));
   lay_out();
   give_files();
-  move_vdso_aside();
+  SyscallProgram program;
+  move_vdso_aside(program);
+  clear_blank(program);
+  blank_->stub().run(program);
+  map_memory();
 }
 
 void Restorer::lay_out() {
@@ -105,16 +111,33 @@ void Restorer::lay_out() {
     space_.take(mapping.start(), mapping.start() + mapping.size());
     if (mapping.vma().getKind() != Vma::Kind::SHARED_ANONYMOUS) continue;
     SharedMemory& shared = shared_[mapping.vma().getSharedId()];
-    shared.first = std::min(shared.first, mapping.vma().getOffset());
-    shared.last = std::max(shared.last, mapping.vma().getOffset() + mapping.size());
+    shared.size = std::max(shared.size, mapping.vma().getOffset() + mapping.size());
+    ++shared.users;
   }
   blank_maps_ = kernel::read_maps(blank_->pid());
   for (const kernel::Vma& vma : blank_maps_) {
     if (!vma.is_vsyscall()) space_.take(vma.start, vma.end);
   }
+  keep_stop_signal_free();
   std::uint64_t data_size = kStubData + threads_.size() * kPerThread;
   RemotePtr address = space_.allocate(data_size + kHugePageSize, RemotePtr());
   blank_->install_stub({address, data_size});
+}
+
+// The stub makes itself known by a signal that nobody cares for; one that the guest has pending
+// would be taken for it, and be lost. The stub leaves alone what is blocked.
+void Restorer::keep_stop_signal_free() {
+  std::uint64_t pending = 0;
+  auto add = [&pending](::capnp::List<::capnp::Data>::Reader signals) {
+    for (::capnp::Data::Reader bytes : signals) {
+      pending |= std::uint64_t{1} << (decode_siginfo(bytes).si_signo - 1);
+    }
+  };
+  if (signals_) add(signals_->get<image::schema::Signals>().getPending());
+  for (const image::Record& thread : threads_) {
+    add(thread.get<image::schema::Thread>().getPending());
+  }
+  blank_->thread().set_signal_mask(pending);
 }
 
 // Every file that is mapped, once, into the blank.
@@ -142,43 +165,31 @@ void Restorer::give_files() {
   for (auto& [mapping, index] : users) mapping->file = given[index];
 }
 
-// Out of the way of the guest's own; clear_blank() unmaps the rest.
-void Restorer::move_vdso_aside() {
-  std::vector<kernel::Vma> parts;
+// What the blank process was born with, the stub and the parked vDSO aside.
+void Restorer::clear_blank(SyscallProgram& program) {
   for (const kernel::Vma& vma : blank_maps_) {
-    if (vma.is_vdso_or_vvar()) parts.push_back(vma);
+    if (vma.is_vdso_or_vvar() || vma.is_vsyscall()) continue;
+    program.call("unmapping the blank process", SYS_munmap, {vma.start, vma.size()});
   }
-  if (parts.empty()) return;
-  std::uint64_t span = parts.back().end - parts.front().start;
-  vdso_parking_ = space_.allocate(span, RemotePtr());
-  SyscallProgram program;
-  for (const kernel::Vma& part : parts) {
-    RemotePtr to = vdso_parking_ + (part.start - parts.front().start);
-    program.call_expecting(
-        "moving " + part.path, static_cast<std::int64_t>(to.value()), SYS_mremap,
-        {part.start, part.size(), part.size(), MREMAP_MAYMOVE | MREMAP_FIXED, to});
-    kernel::Vma moved = part;
-    moved.start = to;
-    moved.end = to + part.size();
-    if (part.is_vdso()) {
-      vdso_code_.resize(part.size());
-      tracee::read_memory(blank_->pid(), part.start, vdso_code_);
-    }
-    vdso_parts_.push_back(std::move(moved));
-  }
-  blank_->stub().run(program);
 }
 
 void Restorer::finish() {
   with_context("making the guest's process", [&] { prepare(); });
-  with_context("restoring memory", [&] { place_memory(); });
+  with_context("restoring memory", [&] {
+    SyscallProgram program;
+    settle_memory(program);
+    place_vdso(program);
+    run_if_large(program, true);
+    lock_memory();
+  });
   with_context("restoring the process", [&] { restore_layout(); });
   with_context("restoring descriptors", [&] { restore_descriptors(); });
   with_context("restoring the process", [&] { restore_settings(); });
   with_context("restoring signals", [&] { restore_signals(); });
-  with_context("restoring timers", [&] { restore_timers(); });
   with_context("restoring credentials", [&] { restore_credentials(); });
   with_context("restoring threads", [&] { restore_threads(); });
+  // A timer may name the thread that it signals.
+  with_context("restoring timers", [&] { restore_timers(); });
   with_context("restoring limits", [&] { restore_limits(); });
 }
 

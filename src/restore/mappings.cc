@@ -1,0 +1,254 @@
+// The memory map: mapped before the first page arrives, made what it was when all of them are in.
+//
+// Every mapping is made at its own address, writable, since nothing else lies there any more: the
+// blank process was cleared, the stub and the parked vDSO were put where the guest has nothing. So
+// a VMA is one VMA in every respect: what the program splits, grows or gives another protection
+// merges again as it would have merged.
+//
+// One kind goes another way: two neighbours that the kernel would merge, but had kept apart (the
+// one of them was there before a fork, or was moved). The second is filled elsewhere and moved into
+// place, which keeps them apart.
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#include "base/error.h"
+#include "kernel/abi.h"
+#include "kernel/procfs_maps.h"
+#include "restore/restorer.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::schema::Vma;
+using kernel::VmFlag;
+using tracee::Result;
+using tracee::SyscallProgram;
+
+constexpr int kWritable = PROT_READ | PROT_WRITE;
+constexpr std::size_t kMaxLocks = 1000;  // of one program
+
+int map_flags(Vma::Reader vma) {
+  int flags = 0;
+  switch (vma.getKind()) {
+    case Vma::Kind::PRIVATE_FILE:
+      flags = MAP_PRIVATE;
+      break;
+    case Vma::Kind::SHARED_FILE:
+      flags = MAP_SHARED;
+      break;
+    case Vma::Kind::SHARED_ANONYMOUS:
+      flags = MAP_SHARED | MAP_ANONYMOUS;
+      break;
+    default:
+      flags = MAP_PRIVATE | MAP_ANONYMOUS;
+  }
+  if (has_flag(vma, VmFlag::kNoReserve)) flags |= MAP_NORESERVE;
+  if (has_flag(vma, VmFlag::kGrowsDown)) flags |= MAP_GROWSDOWN;
+  return flags;
+}
+
+bool is_kernels_own(Vma::Reader vma) {
+  return vma.getKind() == Vma::Kind::VDSO || vma.getKind() == Vma::Kind::VVAR ||
+         vma.getKind() == Vma::Kind::VSYSCALL;
+}
+
+// What it is mapped with. Writable costs memory that the kernel promises (VM_ACCOUNT), which a
+// library's code or a large reservation without access must not take up.
+int first_protection(Vma::Reader vma) {
+  auto protection = static_cast<int>(vma.getProtection());
+  if (vma.getKind() == Vma::Kind::SHARED_FILE) return protection;
+  bool writable = (protection & PROT_WRITE) != 0 || has_flag(vma, VmFlag::kAccount) ||
+                  has_flag(vma, VmFlag::kNoReserve) || vma.getKind() == Vma::Kind::SHARED_ANONYMOUS;
+  return writable ? kWritable : protection;
+}
+
+// What the kernel compares before it merges two neighbours (mm/vma.c, is_mergeable_vma).
+bool would_merge(Vma::Reader left, Vma::Reader right) {
+  constexpr std::uint64_t kHistory =
+      static_cast<std::uint64_t>(VmFlag::kSoftDirty) | static_cast<std::uint64_t>(VmFlag::kGuard);
+  return left.getEnd() == right.getStart() && left.getKind() == Vma::Kind::ANONYMOUS &&
+         right.getKind() == Vma::Kind::ANONYMOUS && left.getProtection() == right.getProtection() &&
+         ((left.getFlags() ^ right.getFlags()) & ~kHistory) == 0;
+}
+
+std::string place_name(Vma::Reader vma) {
+  return fmt::format("{:#x}-{:#x}", vma.getStart(), vma.getEnd());
+}
+
+void add_advice(Vma::Reader vma, SyscallProgram& program) {
+  struct Rule {
+    VmFlag flag;
+    int advice;
+    const char* name;
+  };
+  static constexpr Rule kRules[] = {
+      {VmFlag::kDontCopy, MADV_DONTFORK, "MADV_DONTFORK"},
+      {VmFlag::kDontDump, MADV_DONTDUMP, "MADV_DONTDUMP"},
+      {VmFlag::kWipeOnFork, MADV_WIPEONFORK, "MADV_WIPEONFORK"},
+      {VmFlag::kHugePage, MADV_HUGEPAGE, "MADV_HUGEPAGE"},
+      {VmFlag::kNoHugePage, MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE"},
+      {VmFlag::kMergeable, MADV_MERGEABLE, "MADV_MERGEABLE"},
+      {VmFlag::kSequentialRead, MADV_SEQUENTIAL, "MADV_SEQUENTIAL"},
+      {VmFlag::kRandomRead, MADV_RANDOM, "MADV_RANDOM"},
+  };
+  for (const Rule& rule : kRules) {
+    if (!has_flag(vma, rule.flag)) continue;
+    // A kernel without huge pages or KSM has nothing to advise.
+    program.call_any(rule.name, SYS_madvise,
+                     {vma.getStart(), vma.getEnd() - vma.getStart(), rule.advice});
+  }
+}
+
+bool has_guard_pages() {
+  MappedRegion page(kPageSize);
+  return ::madvise(page.data(), kPageSize, kernel::kMadvGuardInstall) == 0;
+}
+
+}  // namespace
+
+bool has_flag(Vma::Reader vma, VmFlag flag) {
+  return (vma.getFlags() & static_cast<std::uint64_t>(flag)) != 0;
+}
+
+bool has_own_pages(Vma::Reader vma) {
+  return !is_kernels_own(vma) && vma.getKind() != Vma::Kind::SHARED_FILE;
+}
+
+void Restorer::map_memory() {
+  SyscallProgram program;
+  for (std::size_t i = 0; i < mappings_.size(); ++i) {
+    Mapping& mapping = mappings_[i];
+    Vma::Reader vma = mapping.vma();
+    if (is_kernels_own(vma)) continue;
+    if (vma.getKind() == Vma::Kind::SHARED_ANONYMOUS) {
+      map_shared(mapping, program);
+    } else {
+      bool apart =
+          i > 0 && would_merge(mappings_[i - 1].vma(), vma) && first_protection(vma) == kWritable;
+      map_private(mapping, apart, program);
+    }
+    run_if_large(program);
+  }
+  for (const auto& [id, shared] : shared_) {
+    if (!shared.whole) continue;
+    program.call("unmapping shared memory", SYS_munmap, {shared.whole, shared.size});
+  }
+  run_if_large(program, true);
+}
+
+void Restorer::map_private(Mapping& mapping, bool apart, SyscallProgram& program) {
+  Vma::Reader vma = mapping.vma();
+  mapping.protection = apart ? kWritable : first_protection(vma);
+  if (apart) mapping.at = space_.allocate(mapping.size(), mapping.start());
+  program.call_expecting("mapping memory at " + place_name(vma),
+                         static_cast<std::int64_t>(mapping.at.value()), SYS_mmap,
+                         {mapping.at, mapping.size(), mapping.protection,
+                          map_flags(vma) | MAP_FIXED_NOREPLACE, mapping.file, vma.getOffset()});
+  // A page that was there once is what keeps it apart (an anon_vma, and pgoff of the old place).
+  if (apart) {
+    program.call("populating memory", SYS_madvise,
+                 {mapping.at, kPageSize, kernel::kMadvPopulateWrite});
+  }
+}
+
+// Of one object that is mapped more than once, or in part, the whole is mapped first; each mapping
+// is a copy of a part of it: mremap(2) from a size of 0.
+void Restorer::map_shared(Mapping& mapping, SyscallProgram& program) {
+  Vma::Reader vma = mapping.vma();
+  SharedMemory& shared = shared_.at(vma.getSharedId());
+  mapping.protection = kWritable;
+  std::string name = "mapping shared memory at " + place_name(vma);
+  auto expected = static_cast<std::int64_t>(vma.getStart());
+  if (shared.users == 1 && vma.getOffset() == 0) {
+    program.call_expecting(
+        name, expected, SYS_mmap,
+        {mapping.at, mapping.size(), kWritable, map_flags(vma) | MAP_FIXED_NOREPLACE, -1, 0});
+    return;
+  }
+  if (!shared.whole) {
+    shared.whole = space_.allocate(shared.size, RemotePtr());
+    program.call_expecting(
+        name, static_cast<std::int64_t>(shared.whole.value()), SYS_mmap,
+        {shared.whole, shared.size, kWritable, map_flags(vma) | MAP_FIXED_NOREPLACE, -1, 0});
+  }
+  program.call_expecting(name, expected, SYS_mremap,
+                         {shared.whole + vma.getOffset(), 0, mapping.size(),
+                          MREMAP_MAYMOVE | MREMAP_FIXED, mapping.at});
+}
+
+// All pages are in.
+void Restorer::settle_memory(SyscallProgram& program) {
+  for (Mapping& mapping : mappings_) {
+    Vma::Reader vma = mapping.vma();
+    if (is_kernels_own(vma)) continue;
+    if (mapping.at != mapping.start()) {
+      if (!mapping.has_first_page) {
+        program.call("emptying memory", SYS_madvise, {mapping.at, kPageSize, MADV_DONTNEED});
+      }
+      program.call_expecting("moving memory to " + place_name(vma),
+                             static_cast<std::int64_t>(vma.getStart()), SYS_mremap,
+                             {mapping.at, mapping.size(), mapping.size(),
+                              MREMAP_MAYMOVE | MREMAP_FIXED, mapping.start()});
+      mapping.at = mapping.start();
+    }
+    if (mapping.protection != static_cast<int>(vma.getProtection())) {
+      program.call("protecting memory at " + place_name(vma), SYS_mprotect,
+                   {mapping.start(), mapping.size(), vma.getProtection()});
+    }
+    add_advice(vma, program);
+    for (image::schema::PageRun::Reader run : vma.getGuardRuns()) {
+      program.call("installing guard pages at " + place_name(vma), SYS_madvise,
+                   {run.getStart(), run.getPages() * kPageSize, kernel::kMadvGuardInstall});
+    }
+    run_if_large(program);
+  }
+}
+
+// The guest's own limit counts, not the keeper's.
+void Restorer::lock_memory() {
+  for (image::schema::Limit::Reader limit : process().getLimits()) {
+    if (limit.getResource() != RLIMIT_MEMLOCK) continue;
+    rlimit wanted{limit.getSoft(), limit.getHard()};
+    static_cast<void>(::prlimit(blank_->pid(), RLIMIT_MEMLOCK, &wanted, nullptr));
+  }
+  std::vector<const Mapping*> locked;
+  for (const Mapping& mapping : mappings_) {
+    if (has_flag(mapping.vma(), VmFlag::kLocked)) locked.push_back(&mapping);
+  }
+  for (std::size_t first = 0; first < locked.size(); first += kMaxLocks) {
+    std::size_t count = std::min(kMaxLocks, locked.size() - first);
+    lock_these(std::span(locked).subspan(first, count));
+  }
+}
+
+void Restorer::lock_these(std::span<const Mapping* const> mappings) {
+  SyscallProgram program;
+  std::vector<Result> results;
+  for (const Mapping* mapping : mappings) {
+    int flags = has_flag(mapping->vma(), VmFlag::kLockOnFault) ? MLOCK_ONFAULT : 0;
+    results.push_back(
+        program.call_any("locking memory", SYS_mlock2, {mapping->start(), mapping->size(), flags}));
+  }
+  tracee::ProgramRun run = blank_->stub().run(program);
+  for (std::size_t i = 0; i < mappings.size(); ++i) {
+    // Guard pages cannot be made present, which mlock2 says after it has locked the rest.
+    bool guarded = mappings[i]->vma().getGuardRuns().size() > 0;
+    if (guarded || run.result(results[i]) == 0) continue;
+    warn(fmt::format("its memory at {} is not locked: this user may lock less (limit memlock)",
+                     place_name(mappings[i]->vma())));
+  }
+}
+
+void Restorer::check_guard_pages() {
+  auto guarded = [](const Mapping& mapping) { return mapping.vma().getGuardRuns().size() > 0; };
+  if (std::none_of(mappings_.begin(), mappings_.end(), guarded) || has_guard_pages()) return;
+  throw Error(Code::kUnsupported,
+              "this kernel lacks guard pages (MADV_GUARD_INSTALL, Linux 6.13), which the process "
+              "uses");
+}
+
+}  // namespace telefork::restore

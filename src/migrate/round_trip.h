@@ -35,7 +35,8 @@ namespace telefork::migrate {
 class Self {
  public:
   // Says that all is set up; the process is captured and killed while the caller waits in read(2).
-  void travel();
+  // False in the run that proves the victim: it was left where it is.
+  bool travel();
   // Only the first half, for a thread that has something else to do meanwhile.
   void say_ready();
 };

@@ -1,4 +1,5 @@
 // What round_trip.h promises.
+#include <malloc.h>
 #include <sched.h>
 #include <algorithm>
 #include <cerrno>
@@ -36,6 +37,8 @@ namespace {
 using image::RecordType;
 using Clock = std::chrono::steady_clock;
 
+constexpr char kStayed = 's';
+constexpr char kMoved = 'm';
 constexpr int kPatience = 30'000;  // milliseconds; a victim that takes longer hangs
 
 double ms_since(Clock::time_point start) {
@@ -105,7 +108,9 @@ std::string flag_letters(const kernel::Vma& vma) {
     auto flag = static_cast<kernel::VmFlag>(std::uint64_t{1} << bit);
     // These tell what may have happened to it once: kGuard stays when the guards are gone.
     bool history = flag == kernel::VmFlag::kSoftDirty || flag == kernel::VmFlag::kGuard;
-    if (!history && vma.has(flag)) {
+    // mprotect(2) takes it from what was never touched.
+    bool unsure = flag == kernel::VmFlag::kAccount && !vma.write;
+    if (!history && !unsure && vma.has(flag)) {
       letters += fmt::format(" {}", kernel::vm_flag_name(flag));
     }
   }
@@ -189,6 +194,8 @@ std::vector<std::string> describe(pid_t pid) {
   return lines;
 }
 
+constexpr std::size_t kMaxDifferences = 30;
+
 // Lines of only one of them, in the order of each.
 std::vector<std::string> differences(const std::vector<std::string>& before,
                                      const std::vector<std::string>& after) {
@@ -207,6 +214,11 @@ std::vector<std::string> differences(const std::vector<std::string>& before,
     if (extra == rest.end()) continue;
     rest.erase(extra);
     found.push_back("after:  " + line);
+  }
+  if (found.size() > kMaxDifferences) {
+    std::string more = fmt::format("... {} lines", found.size());
+    found.resize(kMaxDifferences);
+    found.push_back(more);
   }
   return found;
 }
@@ -238,8 +250,9 @@ std::string value_of(const image::Tree& tree) {
 // What differs between two captures of a process that did not change: clocks, what was read of a
 // file, what timers have left.
 bool is_fleeting(const std::string& name) {
-  static const std::set<std::string> kNames = {
-      "record", "remaining", "ctime", "value", "hash", "code", "pages", "runs", "payload_bytes"};
+  static const std::set<std::string> kNames = {"record",        "remaining", "ctime", "value",
+                                               "hash",          "code",      "pages", "runs",
+                                               "payload_bytes", "shared_id"};
   return kNames.count(name) != 0;
 }
 
@@ -374,11 +387,12 @@ void fail_victim(const char* file, int line, const char* what) {
 
 void Self::say_ready() { VERIFY(::write(1, "r", 1) == 1); }
 
-void Self::travel() {
+bool Self::travel() {
   say_ready();
   char byte = 0;
   VERIFY(::read(0, &byte, 1) == 1);
-  VERIFY(byte == 'g');
+  VERIFY(byte == kStayed || byte == kMoved);
+  return byte == kMoved;
 }
 
 std::string blank_program() { return TELEFORK_BLANK_PROGRAM; }
@@ -416,6 +430,8 @@ Traveller::Traveller(const Victim& victim) {
   std::tie(streams_[0], go_) = make_pipe();
   std::tie(ready_, streams_[1]) = make_pipe();
   std::tie(talk_, streams_[2]) = make_pipe();
+  // What earlier images took up would travel with the victim.
+  ::malloc_trim(0);
   pid_ = ::fork();
   if (pid_ < 0) throw_errno("forking a victim");
   if (pid_ == 0) be_victim(victim, streams_);
@@ -497,7 +513,9 @@ std::vector<std::string> Traveller::compare(const TripOptions& options) {
 int Traveller::finish(std::string* said) {
   for (UniqueFd& stream : streams_) stream.reset();
   ::signal(SIGPIPE, SIG_IGN);
-  [[maybe_unused]] ssize_t told = ::write(go_.get(), "g", 1);
+  char byte = image_.empty() ? kStayed : kMoved;
+  [[maybe_unused]] ssize_t told = ::write(go_.get(), &byte, 1);
+  go_.reset();
   // The end of its stderr is the end of it; more than a pipe holds is read meanwhile.
   std::string hang;
   for (;;) {
@@ -520,6 +538,14 @@ int Traveller::finish(std::string* said) {
 TripReport expect_survives(const Victim& victim, const TripOptions& options) {
   std::vector<int> own_fds = kernel::list_fds(::getpid());
   TripReport report;
+  {
+    // First where it is: this proves the victim.
+    Traveller stays(victim);
+    if (options.wait_for_sleep) wait_until_asleep(stays.pid());
+    std::string said;
+    int status = stays.finish(&said);
+    EXPECT_EQ(status, 0) << "the victim that stayed said: " << said;
+  }
   {
     Traveller traveller(victim);
     try {

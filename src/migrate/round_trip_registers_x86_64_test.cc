@@ -65,7 +65,7 @@ TEST_F(RoundTripOfRegisters, KeepsGeneralRegistersAndFlags) {
     GeneralRegisters after{};
     self.say_ready();
     read_with_registers(&byte, &after);
-    VERIFY(byte == 'g');
+    VERIFY(byte != 0);
     for (unsigned i = 0; i < 9; ++i) VERIFY(after.values[i] == (i + 1) * 0x1111111111111111u);
     VERIFY(after.values[9] == 0);
     VERIFY(after.values[10] == reinterpret_cast<std::uint64_t>(&byte));
@@ -98,7 +98,7 @@ TEST_F(RoundTripOfRegisters, KeepsX87AndMxcsr) {
           "st(4)", "st(5)", "st(6)", "st(7)");
     std::uint32_t usual = 0x1f80;
     asm volatile("ldmxcsr %0" : : "m"(usual));
-    VERIFY(byte == 'g');
+    VERIFY(byte != 0);
     VERIFY(control_after == control);
     VERIFY(mxcsr_after == mxcsr);
     VERIFY(stack_after[0] > 1.4426L && stack_after[0] < 1.4427L);
@@ -112,10 +112,14 @@ struct alignas(64) VectorRegisters {
   std::uint64_t masks[8];
 };
 
-#define FOR_EACH_VECTOR(F)                                                                     \
-  F(0)                                                                                         \
-  F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15) F(16) F(17) \
-      F(18) F(19) F(20) F(21) F(22) F(23) F(24) F(25) F(26) F(27) F(28) F(29) F(30) F(31)
+#define FOR_EACH_VECTOR(F)                                                                         \
+  F(0)                                                                                             \
+  F(1)                                                                                             \
+  F(2)                                                                                             \
+  F(3)                                                                                             \
+  F(4)                                                                                             \
+  F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15) F(16) F(17) F(18) F(19) F(20) F(21) \
+      F(22) F(23) F(24) F(25) F(26) F(27) F(28) F(29) F(30) F(31)
 #define FOR_EACH_OLD_VECTOR(F) \
   F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15)
 #define FOR_EACH_MASK(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
@@ -171,45 +175,31 @@ TEST_F(RoundTripOfRegisters, KeepsAvx) {
     char byte = 0;
     self.say_ready();
     read_with_ymm(&byte, &before, &after);
-    VERIFY(byte == 'g');
+    VERIFY(byte != 0);
     for (unsigned i = 0; i < 16; ++i) {
       VERIFY(std::memcmp(before.vectors[i], after.vectors[i], 32) == 0);
     }
   });
 }
 
-// In two threads, so that neither has the other's.
+// In two threads, so that neither has the other's. One of them gets the only byte, the other one
+// the end of the pipe.
 TEST_F(RoundTripOfRegisters, KeepsAvx512OfEachThread) {
   if (!__builtin_cpu_supports("avx512bw")) GTEST_SKIP() << "needs: avx512bw";
-  expect_survives(
-      [](Self& self) {
-        auto check = [](unsigned seed) {
-          static thread_local VectorRegisters before, after;
-          fill(before, seed);
-          char byte = 0;
-          read_with_zmm(&byte, &before, &after);
-          VERIFY(byte == 'g');
-          VERIFY(std::memcmp(before.vectors, after.vectors, sizeof(before.vectors)) == 0);
-          VERIFY(std::memcmp(before.masks + 1, after.masks + 1, 7 * sizeof(std::uint64_t)) == 0);
-        };
-        std::thread other([&] {
-          check(2);
-          // The main thread waits for a byte of its own.
-          VERIFY(::kill(::getpid(), SIGUSR1) == 0);
-        });
-        struct sigaction action {};
-        action.sa_handler = [](int) { ::_exit(0); };
-        ::sigaction(SIGUSR1, &action, nullptr);
-        self.say_ready();
-        check(3);
-        other.join();
-        // One of the two got the only byte; the other one's read ends when the pipe does.
-      },
-      [] {
-        TripOptions options;
-        options.compare = false;
-        return options;
-      }());
+  expect_survives([](Self& self) {
+    auto check = [](unsigned seed) {
+      static thread_local VectorRegisters before, after;
+      fill(before, seed);
+      char byte = 0;
+      read_with_zmm(&byte, &before, &after);
+      VERIFY(std::memcmp(before.vectors, after.vectors, sizeof(before.vectors)) == 0);
+      VERIFY(std::memcmp(before.masks + 1, after.masks + 1, 7 * sizeof(std::uint64_t)) == 0);
+    };
+    std::thread other([&] { check(2); });
+    self.say_ready();
+    check(3);
+    other.join();
+  });
 }
 
 TEST_F(RoundTripOfRegisters, KeepsSegmentBases) {

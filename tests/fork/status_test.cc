@@ -1,5 +1,7 @@
 // How a child ends, stops and continues, as its parent sees it.
 #include <csignal>
+#include <cstdint>
+#include <cstdlib>
 
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -9,6 +11,19 @@
 
 namespace fork_test {
 namespace {
+
+// `local` and `unix`, or what TELEFORK_TEST_NODE says.
+std::vector<std::string> nodes_under_test() {
+  const char* given = std::getenv("TELEFORK_TEST_NODE");
+  if (given != nullptr) return {given};
+  return {"local", "unix"};
+}
+
+std::string name_of_node(const testing::TestParamInfo<std::string>& info) {
+  return info.param == "local" || info.param == "unix" ? info.param : "machine";
+}
+
+INSTANTIATE_TEST_SUITE_P(On, AFork, testing::ValuesIn(nodes_under_test()), name_of_node);
 
 TEST_P(AFork, ReturnsTwice) {
   Outcome outcome = run([this] {
@@ -52,7 +67,8 @@ TEST_P(AFork, GivesWaitTheSignalThatKilledTheChild) {
 TEST_P(AFork, IsKilledByItsOwnFault) {
   Outcome outcome = run([this] {
     const pid_t pid = fork_child(node(), [] {
-      *reinterpret_cast<volatile int*>(8) = 1;
+      volatile std::uintptr_t nowhere = 8;
+      *reinterpret_cast<volatile int*>(nowhere) = 1;
       return 1;
     });
     require_equal(end_of(pid), killed(SIGSEGV));

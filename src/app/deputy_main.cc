@@ -3,8 +3,9 @@
 // continues and ends as the session process says. See abi/deputy.h.
 //
 // It is exec'ed in the place of the process, and there may be thousands of it: static, no
-// libstdc++, no allocation, three or four descriptors. All signals stay blocked but for the one by
-// which it stops or dies; a signal that was pending at the exec is read like any other.
+// libstdc++, no allocation, four or five descriptors, of which one is the program's stderr. All
+// signals stay blocked but for the one by which it stops or dies; a signal that was pending at the
+// exec is read like any other.
 //
 // No sigaction() but for that one signal: setting the default where that means "ignore" would drop
 // a pending SIGCHLD or SIGWINCH (kernel/signal.c, do_sigaction).
@@ -13,6 +14,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 #include <fcntl.h>
 #include <poll.h>
@@ -32,12 +34,14 @@ using Signals = std::uint64_t;  // the kernel's set; libc's leaves out two
 
 constexpr int kMaxSignals = 32;
 constexpr int kMaxCommands = 32;
+constexpr int kStandardErrorPatienceMs = 1000;
 
 struct Deputy {
   int socket = -1;
   int signals = -1;
   int lifeline = -1;
-  int parent = -1;  // a pidfd, or -1
+  int parent = -1;          // a pidfd, or -1
+  int standard_error = -1;  // the program's, or -1
 };
 
 constexpr Signals bit(int signal) { return Signals{1} << (signal - 1); }
@@ -52,7 +56,16 @@ bool is_pending(int signal) {
   return (pending & bit(signal)) != 0;
 }
 
-[[noreturn]] void give_up() { _exit(TELEFORK_FAILED_STATUS); }
+// Nobody else is left who could say why. A reader that never comes must not keep the pid alive.
+[[noreturn]] void give_up(const Deputy& deputy) {
+  constexpr char kText[] =
+      "telefork: its session process has ended; what became of the child is not known\n";
+  pollfd ready{.fd = deputy.standard_error, .events = POLLOUT, .revents = 0};
+  if (deputy.standard_error >= 0 && poll(&ready, 1, kStandardErrorPatienceMs) == 1) {
+    [[maybe_unused]] const ssize_t n = write(deputy.standard_error, kText, sizeof kText - 1);
+  }
+  _exit(TELEFORK_FAILED_STATUS);
+}
 
 [[noreturn]] void refuse_to_start() {
   constexpr char kText[] = "telefork-deputy: started by telefork itself, not by hand\n";
@@ -82,7 +95,7 @@ void send_event(const Deputy& deputy, telefork_deputy_event_kind kind,
   while (sent < sizeof event) {
     const ssize_t n = send(deputy.socket, bytes + sent, sizeof event - sent, MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) give_up();
+    if (n <= 0) give_up(deputy);
     sent += static_cast<std::size_t>(n);
   }
 }
@@ -109,7 +122,7 @@ void receive_start(Deputy& deputy) {
   const cmsghdr* c = n > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
   if (n != sizeof command || !is_command(command) || command.kind != TELEFORK_DEPUTY_START ||
       c == nullptr || c->cmsg_type != SCM_RIGHTS) {
-    give_up();
+    give_up(deputy);
   }
   memcpy(&deputy.lifeline, CMSG_DATA(c), sizeof deputy.lifeline);
 }
@@ -120,7 +133,7 @@ void arm_lifeline(const Deputy& deputy) {
   if (fcntl(deputy.lifeline, F_SETSIG, SIGCONT) != 0 ||
       fcntl(deputy.lifeline, F_SETOWN, getpid()) != 0 ||
       fcntl(deputy.lifeline, F_SETFL, O_NONBLOCK | O_ASYNC) != 0) {
-    give_up();
+    give_up(deputy);
   }
 }
 
@@ -130,7 +143,7 @@ void watch_parent(Deputy& deputy) {
   const int parent = number_from_environment(TELEFORK_DEPUTY_PARENT);
   if (parent < 0) return;
   deputy.parent = static_cast<int>(syscall(SYS_pidfd_open, parent, 0));
-  if (deputy.parent < 0 && errno != ESRCH) give_up();
+  if (deputy.parent < 0 && errno != ESRCH) give_up(deputy);
   if (deputy.parent >= 0 && getppid() == parent) return;
   if (deputy.parent >= 0) close(deputy.parent);
   deputy.parent = -1;
@@ -192,7 +205,7 @@ void stop_by(const Deputy& deputy, int signal) {
 
 // `superseded`: the next command is here already.
 void obey(const Deputy& deputy, const telefork_deputy_command& command, bool superseded) {
-  if (!is_command(command)) give_up();
+  if (!is_command(command)) give_up(deputy);
   switch (command.kind) {
     case TELEFORK_DEPUTY_EXIT:
       _exit(command.value);
@@ -205,7 +218,7 @@ void obey(const Deputy& deputy, const telefork_deputy_command& command, bool sup
     case TELEFORK_DEPUTY_CONTINUE:  // a SIGCONT beside it does that
       return send_event(deputy, TELEFORK_DEPUTY_OBEYED);
     default:
-      give_up();
+      give_up(deputy);
   }
 }
 
@@ -219,7 +232,7 @@ void obey_commands(const Deputy& deputy) {
                            received == 0 ? MSG_DONTWAIT : 0);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN && received == 0) return;
-    if (n <= 0) give_up();
+    if (n <= 0) give_up(deputy);
     received += static_cast<std::size_t>(n);
   } while (received % sizeof commands[0] != 0);
   const std::size_t count = received / sizeof commands[0];
@@ -249,14 +262,21 @@ int main() {
   Deputy deputy;
   deputy.socket = number_from_environment(TELEFORK_DEPUTY_FD);
   if (deputy.socket < 0 || fcntl(deputy.socket, F_SETFD, FD_CLOEXEC) != 0) refuse_to_start();
-  const auto fd = static_cast<unsigned>(deputy.socket);
-  if (fd > 0) syscall(SYS_close_range, 0U, fd - 1, 0U);
-  syscall(SYS_close_range, fd + 1, ~0U, 0U);
+  if (deputy.socket != STDERR_FILENO && fcntl(STDERR_FILENO, F_GETFD) >= 0) {
+    deputy.standard_error = STDERR_FILENO;
+  }
+  unsigned from = 0;
+  const auto socket = static_cast<unsigned>(deputy.socket);
+  for (const unsigned kept : {socket < 2U ? socket : 2U, socket < 2U ? 2U : socket}) {
+    if (kept > from) syscall(SYS_close_range, from, kept - 1, 0U);
+    from = kept + 1;
+  }
+  syscall(SYS_close_range, from, ~0U, 0U);
   if (const char* name = getenv(TELEFORK_DEPUTY_COMM)) prctl(PR_SET_NAME, name, 0, 0, 0);
   sigset_t all;
   memset(&all, 0xff, sizeof all);
   deputy.signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
-  if (deputy.signals < 0) give_up();
+  if (deputy.signals < 0) give_up(deputy);
   receive_start(deputy);
   arm_lifeline(deputy);
   send_event(deputy, TELEFORK_DEPUTY_READY);

@@ -4,6 +4,7 @@
 #include <climits>
 #include <cstring>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include <fcntl.h>
@@ -11,6 +12,7 @@
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "abi/deputy.h"
 #include "base/error.h"
@@ -116,11 +118,14 @@ void hollow(pid_t pid, const HollowSettings& settings) {
 
   SyscallProgram become;
   become.call("keeping the session socket", SYS_fcntl, {settings.session_fd, F_SETFD, 0});
-  // Everything else goes, so that nobody waits for the end of a pipe that a deputy holds.
-  auto [low, high] = std::minmax(settings.session_fd, number);
-  if (low > 0) become.call("closing descriptors", SYS_close_range, {0, low - 1, 0});
-  if (high > low + 1) become.call("closing descriptors", SYS_close_range, {low + 1, high - 1, 0});
-  become.call("closing descriptors", SYS_close_range, {high + 1, ~0u, 0});
+  // Everything else goes, so that nobody waits for the end of a pipe that a deputy holds; but for
+  // stderr, as long as the child has its own: the deputy may have to say why nobody else can.
+  int from = 0;
+  for (int kept : std::set<int>{STDERR_FILENO, settings.session_fd, number}) {
+    if (kept > from) become.call("closing descriptors", SYS_close_range, {from, kept - 1, 0});
+    from = kept + 1;
+  }
+  become.call("closing descriptors", SYS_close_range, {from, ~0u, 0});
   become.call("becoming the deputy", SYS_execveat,
               {number, become.text(""), string_array(become, arguments),
                string_array(become, environment), AT_EMPTY_PATH});

@@ -200,6 +200,9 @@ void ForkSession::run() {
     info.state = std::string(state_name(state));
     registry.update(info);
     settings_.steps.reach(Step::kGivenUp);
+    if (kernel::read_stat(snapshot_).state == 'Z') {
+      throw Error(Code::kGone, "the process was killed before it was on its way");
+    }
     link.send([](Message::Builder message) { message.setGo(); });
     link.flush(net::Deadline::in(kRestorePatience));
     settings_.steps.reach(Step::kGoSent);

@@ -37,6 +37,8 @@ using Clock = net::Deadline::Clock;
 using Role = protocol::schema::Hello::Role;
 
 constexpr std::size_t kMaxGreeting = 1000;  // connections that have not said hello yet
+// How soon something is tried again for which there was no descriptor or memory.
+constexpr auto kRetryAfter = 200ms;
 
 // A connection that has not said yet what it wants.
 struct Greeting {
@@ -72,6 +74,7 @@ class Telepad {
 
  private:
   void poll_once();
+  net::Deadline next_turn() const;
   void accept_all();
   void greet(UniqueFd fd);
   // True when the connection has been dealt with.
@@ -93,6 +96,8 @@ class Telepad {
   std::list<Session> sessions_;
   std::set<pid_t> agents_;  // also their session ids: their children are no orphans of ours
   std::set<pid_t> agent_sessions_;
+  bool has_orphans_ = false;
+  std::optional<Clock::time_point> accept_again_;  // there was no descriptor for a connection
   bool ended_ = false;
 };
 
@@ -104,23 +109,36 @@ void Telepad::greet(UniqueFd fd) {
   greetings_.push_back(std::move(greeting));
 }
 
+// Whoever connects waits, while there is no descriptor for him, until others have gone.
 void Telepad::accept_all() {
-  while (greetings_.size() < kMaxGreeting) {
-    UniqueFd fd = listener_->try_accept();
-    if (!fd) return;
-    greet(std::move(fd));
+  if (accept_again_ && Clock::now() < *accept_again_) return;
+  accept_again_.reset();
+  try {
+    while (greetings_.size() < kMaxGreeting) {
+      UniqueFd fd = listener_->try_accept();
+      if (!fd) return;
+      greet(std::move(fd));
+    }
+  } catch (const Error& error) {
+    spdlog::error("{}", error.text());
+    accept_again_ = Clock::now() + kRetryAfter;
   }
+}
+
+net::Deadline Telepad::next_turn() const {
+  std::optional<Clock::time_point> next = accept_again_;
+  if (has_orphans_) next = Clock::now() + kRetryAfter;
+  for (const Greeting& greeting : greetings_) {
+    next = next ? std::min(*next, greeting.deadline) : greeting.deadline;
+  }
+  return next ? net::Deadline::at(*next) : net::Deadline::never();
 }
 
 void Telepad::poll_once() {
   std::vector<pollfd> entries = {{signals_.fd(), POLLIN, 0}};
-  if (listener_) entries.push_back({listener_->fd(), POLLIN, 0});
-  std::optional<Clock::time_point> next;
-  for (const Greeting& greeting : greetings_) {
-    entries.push_back({greeting.fd.get(), POLLIN, 0});
-    next = next ? std::min(*next, greeting.deadline) : greeting.deadline;
-  }
-  net::poll_until(entries, next ? net::Deadline::at(*next) : net::Deadline::never());
+  if (listener_ && !accept_again_) entries.push_back({listener_->fd(), POLLIN, 0});
+  for (const Greeting& greeting : greetings_) entries.push_back({greeting.fd.get(), POLLIN, 0});
+  net::poll_until(entries, next_turn());
   while (auto signal = signals_.try_read()) {
     if (signal->ssi_signo != SIGCHLD) ended_ = true;
   }
@@ -264,7 +282,6 @@ void Telepad::start_agent(Greeting& greeting) {
 }
 
 void Telepad::reap() {
-  bool keeper_ended = false;
   int status = 0;
   for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
     agents_.erase(pid);
@@ -272,11 +289,17 @@ void Telepad::reap() {
                                 [pid](const Session& s) { return s.keeper == pid; });
     if (session == sessions_.end()) continue;
     sessions_.erase(session);
-    keeper_ended = true;
+    has_orphans_ = true;
     if (WIFSIGNALED(status))
       spdlog::error("keeper {} was killed by signal {}", pid, WTERMSIG(status));
   }
-  if (keeper_ended) kill_orphans();
+  if (!has_orphans_) return;
+  try {
+    kill_orphans();
+    has_orphans_ = false;
+  } catch (const Error& error) {
+    spdlog::error("looking for what a keeper has left: {}", error.text());
+  }
 }
 
 // What a keeper that was killed left behind has come to us. Sessions of an agent that ended come

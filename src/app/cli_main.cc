@@ -1,9 +1,9 @@
 // telefork: the command line. Reads the arguments; each command is in a file of its own.
 #include <algorithm>
 #include <charconv>
-#include <csignal>
 #include <cstdio>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
@@ -85,7 +85,6 @@ class CommandLine {
   }
 
   int run(std::vector<std::string> arguments);
-  bool json_wanted() const { return json_; }
 
  private:
   void add_run();
@@ -114,7 +113,6 @@ class CommandLine {
   std::string cpu_;
   std::string libc_;
   std::string shared_;
-  bool json_ = false;
 };
 
 void CommandLine::add_run() {
@@ -203,7 +201,6 @@ void CommandLine::check_known(const std::vector<std::string>& arguments) const {
 
 int CommandLine::run(std::vector<std::string> arguments) {
   check_known(arguments);
-  json_ = std::find(arguments.begin(), arguments.end(), "--json") != arguments.end();
   std::string name = arguments.empty() ? "" : arguments[0];
   if (name == "run") {
     SplitArguments split = split_run_arguments({arguments.begin() + 1, arguments.end()});
@@ -229,6 +226,14 @@ int CommandLine::run(std::vector<std::string> arguments) {
   return code;
 }
 
+// Numbers that are free would be given to telefork's own sockets.
+void fill_standard_streams() {
+  for (int fd = 0; fd < 3; ++fd) {
+    if (::fcntl(fd, F_GETFD) >= 0) continue;
+    [[maybe_unused]] int opened = ::open("/dev/null", O_RDWR);
+  }
+}
+
 // Of run and load a script must be able to tell what is theirs and what is the program's.
 int exit_code_of(const std::vector<std::string>& arguments, const Error& error) {
   bool as_program = !arguments.empty() && (arguments[0] == "run" || arguments[0] == "load");
@@ -239,6 +244,7 @@ int exit_code_of(const std::vector<std::string>& arguments, const Error& error) 
 
 int main(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
+  fill_standard_streams();
   CommandLine line;
   try {
     return line.run(arguments);

@@ -6,6 +6,7 @@
 //        |------------------> it may trace us
 //        |<------------------ the command waits there (or the end: it has said why)
 //     exec telefork-deputy                                      see session/command_session.h
+#include <algorithm>
 #include <chrono>
 #include <climits>
 #include <csignal>
@@ -100,6 +101,8 @@ class RunSession {
       char permitted = 0;
       if (!hear(talk_.get(), &permitted, 1)) return kOwnFailure;
       session_.prepare();
+      // It may last for days: no file system is to be busy because of it.
+      if (::chdir("/") != 0) throw_errno("changing to /");
       auto become = [this] { tell(talk_.get(), "", 1); };
       session_.run(home_, std::move(socket_), become, make_options());
       return 0;
@@ -151,6 +154,19 @@ class RunSession {
   Clock::time_point start_ = Clock::now();
 };
 
+// What was inherited stays with the process at home: here it would hold pipes open.
+void close_all_but(std::vector<int> kept) {
+  std::sort(kept.begin(), kept.end());
+  unsigned next = 3;
+  for (int fd : kept) {
+    if (fd < 3) continue;
+    auto number = static_cast<unsigned>(fd);
+    if (number > next) ::close_range(next, number - 1, 0);
+    next = number + 1;
+  }
+  ::close_range(next, ~0u, 0);
+}
+
 // In a grandchild: the pid at home is to have no child that it did not have. Its pid is told by
 // `talk`.
 template <class F>
@@ -192,6 +208,7 @@ int run_command(const RunCommand& command) {
   start_session(talk_there, [&] {
     talk.reset();
     deputy_socket.reset();
+    close_all_but({talk_there.get(), session_socket.get(), json.get()});
     try {
       return RunSession(command, programs, home, std::move(talk_there), std::move(session_socket),
                         std::move(json))

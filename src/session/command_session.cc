@@ -39,6 +39,17 @@ void encode_strings(const std::vector<std::string>& strings,
   }
 }
 
+tracee::StopWatch watch(pid_t home) {
+  try {
+    return tracee::StopWatch::seize(home);
+  } catch (const Error& error) {
+    if (error.error() != EPERM) throw;
+    throw Error(Code::kRefused, fmt::format("process {}: telefork itself is being traced, or may "
+                                            "not be; call it without a debugger",
+                                            home));
+  }
+}
+
 }  // namespace
 
 CommandSession::CommandSession(Settings settings, CommandRequest request)
@@ -127,7 +138,7 @@ void CommandSession::run(pid_t home, UniqueFd socket, const std::function<void()
   RegistryEntry registry(settings_.registry, info);
   std::optional<deputy::Supervisor> supervisor;
   try {
-    supervisor.emplace(tracee::StopWatch::seize(home), std::move(socket), try_duplicate(2));
+    supervisor.emplace(watch(home), std::move(socket), try_duplicate(2));
     become();
     await_deputy(*supervisor, signals);
     proxy::StdioPump pump =

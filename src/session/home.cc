@@ -4,6 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -18,7 +19,8 @@ using protocol::schema::Message;
 constexpr auto kHeartbeatInterval = 2s;
 // The keeper kills its guest after 60 s without a word from here: by then it is over there.
 constexpr auto kFencedAfter = 90s;
-// How soon a terminal's input is read after its reader came to the foreground, which no event tells.
+// How soon a terminal's input is read after its reader came to the foreground, which no event
+// tells.
 constexpr auto kInputInterval = 200ms;
 
 }  // namespace
@@ -63,13 +65,17 @@ void Home::await_deputy() {
   }
 }
 
+bool Home::may_read_input() {
+  if (!options_.may_read_input) return true;
+  bool may_read = options_.may_read_input();
+  pump_.set_input_paused(!may_read);
+  return may_read;
+}
+
 net::Deadline Home::next_turn() {
   if (finished_) return net::Deadline::never();
   if (link_.is_ready_now()) return net::Deadline::now();
-  if (!options_.may_read_input) return net::Deadline::at(next_heartbeat_);
-  bool paused = !options_.may_read_input();
-  pump_.set_input_paused(paused);
-  if (!paused) return net::Deadline::at(next_heartbeat_);
+  if (may_read_input()) return net::Deadline::at(next_heartbeat_);
   return net::Deadline::at(
       std::min(next_heartbeat_, protocol::Link::Clock::now() + kInputInterval));
 }
@@ -90,6 +96,8 @@ void Home::poll_once() {
   supervisor_.on_sigchld();
   if (deputy_ready && supervisor_.socket_fd() >= 0) supervisor_.on_readable();
   while (auto event = supervisor_.next_event()) on_deputy_event(*event);
+  // Once more: it may have left the foreground since, and what is typed now is its shell's.
+  may_read_input();
   pump_.on_ready(entries);
   // After that nothing follows: the other end closes, and that is no loss.
   while (!finished_) {
@@ -169,13 +177,26 @@ void Home::send_signal(int number, bool from_terminal, const signalfd_siginfo* i
   });
 }
 
+void Home::on_home_signal(const deputy::Event& event) {
+  auto number = static_cast<int>(event.info.ssi_signo);
+  if ((options_.ignored_signals >> (number - 1) & 1) != 0) return;
+  bool to_group = event.from_terminal;
+  if (number == SIGTSTP || number == SIGTTIN || number == SIGTTOU) {
+    stopped_by_terminal_ = event.from_terminal;
+  } else if (number == SIGCONT && std::exchange(stopped_by_terminal_, false)) {
+    // A shell continues a job by killpg(2), which cannot be told from kill(2): all that the
+    // terminal has stopped goes on.
+    to_group = true;
+  }
+  send_signal(number, to_group, &event.info);
+}
+
 void Home::on_deputy_event(const deputy::Event& event) {
   switch (event.kind) {
     case deputy::Event::Kind::kReady:
       break;
     case deputy::Event::Kind::kSignal:
-      if ((options_.ignored_signals >> (event.info.ssi_signo - 1) & 1) != 0) break;
-      send_signal(static_cast<int>(event.info.ssi_signo), event.from_terminal, &event.info);
+      on_home_signal(event);
       break;
     case deputy::Event::Kind::kStopped:
       send_signal(SIGSTOP, false, nullptr);

@@ -58,9 +58,11 @@ class Home {
   void on_message(const protocol::ReceivedMessage& message);
   void on_status(protocol::schema::Status::Reader status);
   void on_deputy_event(const deputy::Event& event);
+  void on_home_signal(const deputy::Event& event);
   void send_signal(int number, bool from_terminal, const signalfd_siginfo* info);
   void deliver_end();
   void watch_silence();
+  bool may_read_input();
   net::Deadline next_turn();
   void step(SourceEvent event);
 
@@ -76,6 +78,7 @@ class Home {
   bool delivered_ = false;
   bool deputy_gone_ = false;
   bool finished_ = false;
+  bool stopped_by_terminal_ = false;
   protocol::Link::Clock::time_point next_heartbeat_ = protocol::Link::Clock::now();
 };
 

@@ -2,6 +2,8 @@
 import json
 import os
 import pathlib
+import pty
+import re
 import select
 import shutil
 import signal
@@ -108,6 +110,44 @@ class Victim:
             self.process.kill()
         if not self.process.stdin.closed:
             self.wait_for_death()
+
+
+class Shell:
+    """An interactive bash on a terminal."""
+
+    def __init__(self):
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            os.closerange(3, 1024)
+            os.environ["PS1"] = "PROMPT> "
+            os.execvp("bash", ["bash", "--norc", "--noediting", "-i"])
+        self.output = b""
+        self.expect("PROMPT> ")
+
+    def type(self, text):
+        os.write(self.terminal, text.encode())
+
+    def expect(self, pattern):
+        """Reads up to what matches -> the match."""
+        end = time.monotonic() + PATIENCE
+        while not (match := re.search(pattern.encode(), self.output)):
+            left = max(0, end - time.monotonic())
+            assert select.select([self.terminal], [], [], left)[0], (pattern, self.output)
+            self.output += os.read(self.terminal, 4096)
+        self.output = self.output[match.end():]
+        return match
+
+    def command(self, line):
+        """A line that ends, and its status."""
+        self.type(f"{line}; echo status=$?\n")
+        status = int(self.expect(r"[\n\r]status=(\d+)")[1])
+        self.expect("PROMPT> ")
+        return status
+
+    def close(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.terminal)
 
 
 class Test(unittest.TestCase):

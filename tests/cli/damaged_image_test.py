@@ -2,11 +2,7 @@
 """An image that is cut short or changed: a clear error, and nothing is left of it."""
 import json
 import os
-import pathlib
 import random
-import signal
-import subprocess
-import sys
 import unittest
 
 import cli

@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
 """What only looks: show, check, ps, --help, --version, and what is no command."""
-import json
 import os
 import pathlib
 import pty
 import subprocess
-import sys
 import unittest
 
 import cli

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import os
-import pathlib
 import pty
 import signal
 import subprocess
-import sys
 import unittest
 
 import cli
@@ -174,6 +172,53 @@ class Run(cli.Test):
         _, status = os.waitpid(pid, 0)
         os.close(terminal)
         self.assertEqual(os.waitstatus_to_exitcode(status), 0)
+
+    def test_is_a_job_of_its_shell(self):
+        shell = cli.Shell()
+        self.addCleanup(shell.close)
+        shell.type(f"{cli.TELEFORK} run local sh -c 'echo up; cat; echo end'\n")
+        shell.expect("[\\n\\r]up")
+        shell.type("one\n")
+        shell.expect("one\\r\\none\\r\\n")
+        shell.type("\x1a")
+        shell.expect("Stopped")
+        shell.expect("PROMPT> ")
+        # In the background it takes nothing of what is typed.
+        for _ in range(3):
+            self.assertEqual(shell.command("true for the shell"), 0)
+        shell.type("bg\n")
+        shell.expect("PROMPT> ")
+        self.assertEqual(shell.command("true for the shell"), 0)
+        shell.type("fg\n")
+        shell.expect(r"telefork run local[^\r]*\r\n")
+        shell.type("two\n")
+        shell.expect("two\\r\\ntwo\\r\\n")
+        shell.type("\x04")
+        shell.expect("end")
+        shell.expect("PROMPT> ")
+        shell.type(f"{cli.TELEFORK} run local sh -c 'echo up; exec cat'\n")
+        shell.expect("[\\n\\r]up")
+        shell.type("\x03")
+        shell.expect("PROMPT> ")
+        self.assertEqual(shell.command("(exit $?)"), 128 + signal.SIGINT)
+
+    def test_runs_with_standard_streams_closed(self):
+        for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+            done = subprocess.run(["sh", "-c", f"{cli.TELEFORK} run local sh -c 'exit 4' {closed}"],
+                                  capture_output=True, timeout=cli.PATIENCE)
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (4, b"", b""), closed)
+
+    def test_holds_no_pipe_that_it_has_inherited(self):
+        reader, writer = os.pipe()
+        process = start("local", "sh", "-c", "sleep 1000 >/dev/null 2>&1 </dev/null & echo $!",
+                        pass_fds=[writer])
+        os.close(writer)
+        descendant = int(process.stdout.readline())
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 0)
+        self.assertTrue(cli.wait_readable(reader), "the session holds it")
+        os.close(reader)
+        os.kill(descendant, signal.SIGKILL)
+        self.assertEqual(self.finish(process)[1:], (b"", b""))
 
     def test_returns_when_the_command_leaves_a_descendant(self):
         process = start("local", "sh", "-c", "sleep 1000 >/dev/null 2>&1 </dev/null & echo $!")

@@ -5,7 +5,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import unittest
 
 import cli
@@ -17,14 +16,20 @@ def load(image, *flags, **options):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-def children(pid):
-    return [int(p) for p in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 class SaveAndLoad(cli.Test):
     def finish(self, process, stdin=b"go\n"):
         out, err = process.communicate(stdin, timeout=cli.PATIENCE)
         return process.returncode, out, err
+
+    def wait_until_loaded(self, pid):
+        """It runs, and sits in its read."""
+        def is_loaded():
+            try:
+                status = pathlib.Path(f"/proc/{pid}/status").read_text()
+                return "Name:\tcli_victim\n" in status and "TracerPid:\t0\n" in status
+            except OSError:
+                return False
+        cli.wait_until(is_loaded)
 
     def test_the_victim_passes_by_itself(self):
         self.assertEqual(self.victim(4, 8, __file__).finish(), (42, b"pass\n"))
@@ -50,8 +55,7 @@ class SaveAndLoad(cli.Test):
     def test_saves_what_was_loaded(self):
         pid, image = self.saved(2)
         loader = load(image)
-        cli.wait_until(lambda: os.path.exists(f"/proc/{pid}") and cli.is_running(pid) and
-                       pathlib.Path(f"/proc/{pid}/comm").read_text() == "cli_victim\n")
+        self.wait_until_loaded(pid)
         second = self.folder / "second.tfi"
         self.assertEqual(call("save", pid, second).returncode, 0)
         self.assertEqual(self.finish(loader)[0], 128 + signal.SIGKILL)
@@ -99,24 +103,44 @@ class SaveAndLoad(cli.Test):
     def test_forwards_signals_to_what_it_loaded(self):
         pid, image = self.saved(2)
         loader = load(image)
-        cli.wait_until(lambda: pid in children(loader.pid) and cli.is_running(pid))
-        # Loaded, it catches nothing: it dies of the signal.
-        cli.wait_until(lambda: "S" == cli.processes().get(loader.pid))
+        self.wait_until_loaded(pid)
+        # It catches nothing: it dies of the signal.
         loader.send_signal(signal.SIGTERM)
-        code = self.finish(loader)[0]
-        self.assertIn(code, (128 + signal.SIGTERM, -signal.SIGTERM))
+        self.assertEqual(self.finish(loader)[0], 128 + signal.SIGTERM)
 
     def test_stops_and_continues_with_what_it_loaded(self):
         pid, image = self.saved(2)
         loader = load(image)
-        cli.wait_until(lambda: pid in children(loader.pid) and cli.is_running(pid) and
-                       pathlib.Path(f"/proc/{pid}/comm").read_text() == "cli_victim\n" and
-                       "TracerPid:\t0\n" in pathlib.Path(f"/proc/{pid}/status").read_text())
+        self.wait_until_loaded(pid)
         os.kill(pid, signal.SIGSTOP)
         _, status = os.waitpid(loader.pid, os.WUNTRACED)
         self.assertTrue(os.WIFSTOPPED(status))
         loader.send_signal(signal.SIGCONT)
         self.assertEqual(self.finish(loader)[:2], (42, b"pass\n"))
+
+    def test_is_a_job_of_its_shell(self):
+        pid, image = self.saved(2)
+        shell = cli.Shell()
+        self.addCleanup(shell.close)
+
+        def start():
+            shell.type(f"{cli.TELEFORK} load {image}\n")
+            self.wait_until_loaded(pid)
+        start()
+        shell.type("\x1a")
+        shell.expect("Stopped")
+        shell.expect("PROMPT> ")
+        self.assertEqual(shell.command("true for the shell"), 0)
+        shell.type("fg\n")
+        shell.expect(r"telefork load [^\r]*\r\n")
+        shell.type("go\n")
+        shell.expect("pass")
+        shell.expect("PROMPT> ")
+        self.assertEqual(shell.command("(exit $?)"), 42)
+        start()
+        shell.type("\x03")
+        shell.expect("PROMPT> ")
+        self.assertEqual(shell.command("(exit $?)"), 128 + signal.SIGINT)
 
     def test_loads_without_the_files_it_was_saved_with(self):
         copy = self.folder / "victim"

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include <fcntl.h>
 #include <poll.h>
@@ -29,29 +30,9 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPatience = std::chrono::seconds(60);
 constexpr char kRegistry[] = "/run/telefork/sessions";
 
-std::string slurp(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 int left_ms(Clock::time_point deadline) {
   auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
   return static_cast<int>(std::max<long>(0, left.count()));
-}
-
-// As /proc/PID/task/*/children has them; all that they started, too.
-std::vector<pid_t> list_descendants(pid_t ancestor) {
-  std::vector<pid_t> found;
-  std::error_code gone;
-  for (const auto& task :
-       fs::directory_iterator("/proc/" + std::to_string(ancestor) + "/task", gone)) {
-    std::ifstream children(task.path() / "children");
-    for (pid_t child = 0; children >> child;) {
-      found.push_back(child);
-      for (pid_t below : list_descendants(child)) found.push_back(below);
-    }
-  }
-  return found;
 }
 
 // A child has changed its state, or the time is over.
@@ -131,13 +112,34 @@ void read_both(const Program& program, Outcome& outcome, Clock::time_point deadl
 
 }  // namespace
 
+std::string slurp(const std::string& path) {
+  // This way a process that ends meanwhile (ESRCH) cuts the text short, and throws nothing.
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+std::vector<pid_t> list_descendants(pid_t ancestor) {
+  std::vector<pid_t> found;
+  std::error_code gone;
+  fs::directory_iterator task("/proc/" + std::to_string(ancestor) + "/task", gone);
+  for (; !gone && task != fs::directory_iterator(); task.increment(gone)) {
+    std::istringstream children(slurp(task->path() / "children"));
+    for (pid_t child = 0; children >> child;) {
+      found.push_back(child);
+      for (pid_t below : list_descendants(child)) found.push_back(below);
+    }
+  }
+  return found;
+}
+
 void AFork::SetUp() {
   std::string pattern = testing::TempDir() + "telefork-test.XXXXXX";
   ASSERT_NE(mkdtemp(pattern.data()), nullptr);
   folder_ = pattern;
   mounts_ = slurp("/proc/self/mounts");
   setenv("TELEFORK_SOCKET", "", 1);
-  node_ = GetParam();
+  node_ = kind_of_node();
   if (node_ != "unix") return;
   // The agent comes from the same telepad: the whole way through the daemon.
   socket_ = path("telepad.sock");
@@ -154,7 +156,9 @@ void AFork::TearDown() {
   for (const auto& entry : fs::directory_iterator(kRegistry, missing)) {
     // Without a world of our own other programs' sessions are there too.
     const std::string process = "/proc/" + entry.path().filename().string();
-    if (!fs::exists(process)) ADD_FAILURE() << "left behind: " << entry.path();
+    if (fs::exists(process)) continue;
+    if (!forget_killed_sessions_) ADD_FAILURE() << "left behind: " << entry.path();
+    fs::remove(entry.path());
   }
   if (HasFailure() && fs::exists(path("telepad.log"))) {
     std::cerr << "telepad said:\n" << slurp(path("telepad.log"));
@@ -162,7 +166,9 @@ void AFork::TearDown() {
   fs::remove_all(folder_);
 }
 
-void AFork::start_telepad() {
+std::string AFork::telepad_program() const { return TELEFORK_TELEPAD; }
+
+void AFork::start_telepad(const Body& before_exec) {
   telepad_ = ::fork();
   ASSERT_GE(telepad_, 0);
   if (telepad_ == 0) {
@@ -172,7 +178,8 @@ void AFork::start_telepad() {
     dup2(log, 1);
     dup2(log, 2);
     syscall(SYS_close_range, 3U, ~0U, 0U);
-    execl(TELEFORK_TELEPAD, "telepad", "--socket", socket_.c_str(), nullptr);
+    if (before_exec) before_exec();
+    execl(telepad_program().c_str(), "telepad", "--socket", socket_.c_str(), nullptr);
     _exit(127);
   }
   const auto deadline = Clock::now() + kPatience;
@@ -290,21 +297,7 @@ void enter_own_world() {
   }
 }
 
-// `local` and `unix`, or what TELEFORK_TEST_NODE says.
-std::vector<std::string> nodes_under_test() {
-  const char* given = std::getenv("TELEFORK_TEST_NODE");
-  if (given != nullptr) return {given};
-  return {"local", "unix"};
-}
-
-std::string name_of_node(const testing::TestParamInfo<std::string>& info) {
-  return info.param == "local" || info.param == "unix" ? info.param : "machine";
-}
-
 }  // namespace
-
-INSTANTIATE_TEST_SUITE_P(On, AFork, testing::ValuesIn(nodes_under_test()), name_of_node);
-
 }  // namespace fork_test
 
 int main(int argc, char** argv) {

@@ -109,8 +109,15 @@ class AFork : public testing::TestWithParam<std::string> {
   Outcome finish(const Program& program) const;
   Outcome run(const Body& body, const ProgramSettings& settings = {}) const;
 
-  void start_telepad();
+  // Runs `before_exec` first: limits.
+  void start_telepad(const Body& before_exec = {});
   void stop_telepad(int signal);
+
+  // `local` or `unix`, or a node that is there already.
+  virtual std::string kind_of_node() const { return GetParam(); }
+  virtual std::string telepad_program() const;
+  // A session that was killed leaves its registry entry to whoever lists the sessions next.
+  bool forget_killed_sessions_ = false;
 
   std::string socket_;
   pid_t telepad_ = -1;
@@ -121,6 +128,10 @@ class AFork : public testing::TestWithParam<std::string> {
   std::string mounts_;
 };
 
+// What is there, or nothing.
+std::string slurp(const std::string& path);
+// As /proc has them: children, their children, and so on.
+std::vector<pid_t> list_descendants(pid_t ancestor);
 // True when no child of this process is left; else tells which, and kills them.
 testing::AssertionResult all_processes_end();
 // What a test that has come to nothing prints: every process that descends from it, and where it

@@ -156,6 +156,17 @@ TEST_P(AFork, StopsAndContinuesTheChildWithItsPid) {
   EXPECT_TRUE(went_well(outcome));
 }
 
+TEST_P(AFork, StopsAtOnceAndContinuesLater) {
+  Outcome outcome = run([this] {
+    const pid_t pid = fork_child(node(), [] { return 5; });
+    kill(pid, SIGSTOP);  // it is still on its way
+    require_equal(status_of(pid, WUNTRACED), "stopped by 19");
+    kill(pid, SIGCONT);
+    require_equal(end_of(pid), exited(5));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 TEST_P(AFork, LetsTheChildCatchSigtstp) {
   Outcome outcome = run([this] {
     block_every_signal();

@@ -1,0 +1,17 @@
+#!/bin/bash
+# The contract once more, with the child on another machine: pid, network, host name and /proc of
+# its own. Usage: two_machines.sh FORK_TEST TELEPAD
+set -euo pipefail
+if [[ $(id -u) != 0 ]]; then
+  echo "needs: root, to make machines out of namespaces"
+  exit 77
+fi
+source "$(dirname "$0")/../../tools/machines.sh"
+trap machines_end EXIT
+machines_begin
+machine_start alpha "$2" --quiet
+machine_start beta "$2" --quiet
+
+# Without those that look for the child among the processes of the parent's machine.
+TELEFORK_TEST_NODE=$(machine_node beta) machine_run alpha "$1" \
+  --gtest_filter='-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*' --gtest_brief=1

@@ -1,5 +1,6 @@
 // Sorts the memory map by what becomes of each VMA.
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -19,6 +20,10 @@ std::string describe(const Vma& vma) {
 
 // As far as a quick survey can tell.
 bool may_write(const Vma& vma) { return vma.write || vma.has(VmFlag::kMayWrite); }
+
+// mmap and mprotect give PROT_EXEC alone a key of the kernel's own (__arch_override_mprotect_pkey
+// in arch/x86/mm/pkeys.c); the destination's kernel does the same.
+bool is_execute_only(const Vma& vma) { return vma.protection() == PROT_EXEC; }
 
 // Why the memory behind a VMA cannot be captured, whatever it maps; nothing: it can.
 std::optional<Refusal> refuse_by_flags(const Vma& vma) {
@@ -49,7 +54,7 @@ std::optional<Refusal> refuse_by_flags(const Vma& vma) {
     return Refusal{describe(vma),
                    "it has a flag that telefork does not know: " + vma.unknown_flags[0], ""};
   }
-  if (vma.protection_key != 0) {
+  if (vma.protection_key != 0 && !is_execute_only(vma)) {
     return Refusal{describe(vma), "memory protection keys cannot be restored yet", ""};
   }
   return std::nullopt;

@@ -36,7 +36,7 @@ struct SurveyOptions {
   // For a check that holds somebody up: the map without flags and sizes, which cost a walk of the
   // page tables. What only they tell is found later.
   bool quick = false;
-  pid_t sharer = 0;          // fork: the process that it was, or is about to be, forked from
+  pid_t sharer = 0;  // fork: the process that it was, or is about to be, forked from
 };
 
 // One open file description.

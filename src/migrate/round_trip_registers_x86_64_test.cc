@@ -112,19 +112,11 @@ struct alignas(64) VectorRegisters {
   std::uint64_t masks[8];
 };
 
-#define FOR_EACH_VECTOR(F)                                                                      \
-  F(0)                                                                                          \
-  F(1)                                                                                          \
-  F(2)                                                                                          \
-  F(3)                                                                                          \
-  F(4)                                                                                          \
-  F(5)                                                                                          \
-  F(6)                                                                                          \
-  F(7)                                                                                          \
-  F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15) F(16) F(17) F(18) F(19) F(20) F(21) F(22) F(23) \
-      F(24) F(25) F(26) F(27) F(28) F(29) F(30) F(31)
 #define FOR_EACH_OLD_VECTOR(F) \
   F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15)
+#define FOR_EACH_NEW_VECTOR(F) \
+  F(16) F(17) F(18) F(19) F(20) F(21) F(22) F(23) F(24) F(25) F(26) F(27) F(28) F(29) F(30) F(31)
+#define FOR_EACH_VECTOR(F) FOR_EACH_OLD_VECTOR(F) FOR_EACH_NEW_VECTOR(F)
 #define FOR_EACH_MASK(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
 
 #define READ_ONE_BYTE "xor %%edi, %%edi\n mov $1, %%edx\n xor %%eax, %%eax\n syscall\n"

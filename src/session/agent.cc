@@ -38,7 +38,7 @@ class Worker {
       } catch (const std::exception&) {
         // It must not become a second agent; whoever waits for it sees its sockets close.
       }
-      ::_exit(0);  // check_layers: allow end: a forked session ends here
+      ::_exit(0);  // a forked session ends here
     }
     socket_ = std::move(ours);
   }

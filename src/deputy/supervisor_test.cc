@@ -39,6 +39,7 @@ bool is_readable(int fd, int patience_ms) {
 struct Setting {
   bool orphaned_group = false;  // else a group of its own, whose stops the kernel lets be
   bool die_with_parent = false;
+  bool ignores_all = false;
   int terminal = -1;              // a pty's slave: the deputy is its foreground group
   std::vector<int> pending = {};  // signals sent to it before the exec
   std::vector<std::string> arguments = {"program", "an argument"};
@@ -107,6 +108,12 @@ class Family {
     if (setting.terminal >= 0) tcsetpgrp(setting.terminal, getpid());
     const std::uint64_t every_signal = ~std::uint64_t{0};
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &every_signal, nullptr, sizeof every_signal);
+    if (setting.ignores_all) {
+      const std::uint64_t ignored[4] = {reinterpret_cast<std::uint64_t>(SIG_IGN)};
+      for (int signal = 1; signal <= 64; ++signal) {
+        syscall(SYS_rt_sigaction, signal, ignored, nullptr, sizeof every_signal);
+      }
+    }
     for (const int signal : setting.pending) kill(getpid(), signal);
     fcntl(socket, F_SETFD, 0);
     std::vector<std::string> environment = {
@@ -212,6 +219,17 @@ TEST_F(SupervisorTest, ParentSeesTheSignalTheGuestDiedOfAndNoCore) {
     ASSERT_TRUE(WIFSIGNALED(seen)) << signal;
     EXPECT_EQ(WTERMSIG(seen), signal);
     EXPECT_FALSE(WCOREDUMP(seen));
+  }
+}
+
+TEST_F(SupervisorTest, ParentSeesTheSignalThoughTheProgramIgnoredIt) {
+  for (const int signal : {SIGTERM, SIGRTMIN, 32, 33, 64}) {
+    start({.ignores_all = true});
+    supervisor_->die(signal);
+    EXPECT_EQ(next().kind, Kind::kEnded);
+    const int seen = family_->read_report();
+    ASSERT_TRUE(WIFSIGNALED(seen)) << signal;
+    EXPECT_EQ(WTERMSIG(seen), signal);
   }
 }
 

@@ -28,7 +28,19 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kPatience = std::chrono::seconds(60);
-constexpr char kRegistry[] = "/run/telefork/sessions";
+
+// As app/places.cc has it for root, and for a plain user who has an XDG_RUNTIME_DIR.
+std::string registry() {
+  const char* own = std::getenv("XDG_RUNTIME_DIR");
+  const bool plain = geteuid() != 0 && own != nullptr;
+  return (plain ? std::string(own) : "/run") + "/telefork/sessions";
+}
+
+// What the environment says, or that.
+std::string setting(const char* name, const char* otherwise) {
+  const char* given = std::getenv(name);
+  return given != nullptr ? given : otherwise;
+}
 
 int left_ms(Clock::time_point deadline) {
   auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
@@ -56,7 +68,12 @@ bool is_listening(const std::string& socket_path) {
   return connected;
 }
 
+// As a shell's foreground job has them. Not sigaction(3), which keeps 32 and 33 for itself.
 void reset_signals() {
+  const unsigned long by_default[4] = {};
+  for (int signal = 1; signal <= 64; ++signal) {
+    syscall(SYS_rt_sigaction, signal, by_default, nullptr, 8UL);
+  }
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -77,7 +94,12 @@ void require_no_descriptor_left(const std::vector<int>& before) {
 }
 
 [[noreturn]] void run_body(const Body& body, const ProgramSettings& settings, int out, int err) {
-  if (settings.own_session) setsid();
+  // Not in an orphaned group, where the terminal's signals stop nobody, however we were started.
+  if (settings.own_session) {
+    setsid();
+  } else {
+    setpgid(0, 0);
+  }
   reset_signals();
   dup2(settings.standard_input >= 0 ? settings.standard_input : open("/dev/null", O_RDONLY), 0);
   dup2(out, 1);
@@ -138,7 +160,7 @@ void AFork::SetUp() {
   ASSERT_NE(mkdtemp(pattern.data()), nullptr);
   folder_ = pattern;
   mounts_ = slurp("/proc/self/mounts");
-  setenv("TELEFORK_SOCKET", "", 1);
+  setenv("TELEFORK_SOCKET", setting("TELEFORK_TEST_SOCKET", "").c_str(), 1);
   node_ = kind_of_node();
   if (node_ != "unix") return;
   // The agent comes from the same telepad: the whole way through the daemon.
@@ -153,7 +175,7 @@ void AFork::TearDown() {
   EXPECT_TRUE(all_processes_end());
   EXPECT_EQ(slurp("/proc/self/mounts"), mounts_);
   std::error_code missing;
-  for (const auto& entry : fs::directory_iterator(kRegistry, missing)) {
+  for (const auto& entry : fs::directory_iterator(registry(), missing)) {
     // Without a world of our own other programs' sessions are there too.
     const std::string process = "/proc/" + entry.path().filename().string();
     if (fs::exists(process)) continue;
@@ -166,7 +188,9 @@ void AFork::TearDown() {
   fs::remove_all(folder_);
 }
 
-std::string AFork::telepad_program() const { return TELEFORK_TELEPAD; }
+std::string AFork::telepad_program() const {
+  return setting("TELEFORK_TEST_TELEPAD", TELEFORK_TELEPAD);
+}
 
 void AFork::start_telepad(const Body& before_exec) {
   telepad_ = ::fork();

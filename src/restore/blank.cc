@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/sched.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -21,13 +22,21 @@ namespace {
 
 constexpr std::size_t kMaxFdsAtOnce = 253;  // SCM_MAX_FD (include/net/scm.h)
 
+constexpr int kReport = Blank::kSocket + 1;  // closed by the exec, or tells why there was none
+
 // In the child, between clone and exec: nothing but system calls.
-[[noreturn]] void become_blank(const BlankSettings& settings, int socket, int gate) {
+[[noreturn]] void become_blank(const BlankSettings& settings, pid_t keeper, int socket,
+                               int report) {
+  // Until it is traced, when PTRACE_O_EXITKILL takes over; thread_program() ends it.
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  if (::getppid() != keeper) ::_exit(127);
   // Mostly its own process group, so that what is sent to the group reaches nobody else.
   ::setpgid(0, settings.process_group);
-  char byte = 0;
-  if (::read(gate, &byte, 1) != 1) ::_exit(127);
-  if (::dup2(socket, Blank::kSocket) < 0 || ::close_range(Blank::kSocket + 1, ~0u, 0) != 0) {
+  // Neither may lie where the other goes.
+  socket = ::fcntl(socket, F_DUPFD, kReport + 1);
+  report = ::fcntl(report, F_DUPFD, kReport + 1);
+  if (::dup2(socket, Blank::kSocket) < 0 || ::dup3(report, kReport, O_CLOEXEC) < 0 ||
+      ::close_range(kReport + 1, ~0u, 0) != 0) {
     ::_exit(127);
   }
   for (int fd = 0; fd < Blank::kSocket; ++fd) ::close(fd);
@@ -35,6 +44,8 @@ constexpr std::size_t kMaxFdsAtOnce = 253;  // SCM_MAX_FD (include/net/scm.h)
   char* arguments[] = {const_cast<char*>("telefork-blank"), nullptr};
   char* environment[] = {nullptr};
   ::execve(settings.program.c_str(), arguments, environment);
+  const int error = errno;
+  [[maybe_unused]] ssize_t told = ::write(kReport, &error, sizeof(error));
   ::_exit(127);
 }
 
@@ -61,6 +72,16 @@ pid_t clone_blank(const BlankSettings& settings) {
                           taken ? "is taken" : "may not be chosen by this user"));
 }
 
+void await_exec(int report, const std::string& program) {
+  int error = 0;
+  ssize_t count;
+  do {
+    count = ::read(report, &error, sizeof(error));
+  } while (count < 0 && errno == EINTR);
+  if (count == 0) return;
+  throw_errno("starting " + program + " as the guest's process", error, Code::kUnsupported);
+}
+
 }  // namespace
 
 Blank::Blank(pid_t pid, UniqueFd socket, tracee::TracedThread thread)
@@ -84,10 +105,12 @@ Blank::~Blank() {
 
 Blank Blank::start(const BlankSettings& settings) {
   auto [ours, theirs] = make_socket_pair(SOCK_SEQPACKET);
-  auto [gate_read, gate_write] = make_pipe();
+  auto [report_read, report_write] = make_pipe();
+  pid_t keeper = ::getpid();
   pid_t pid = clone_blank(settings);
   if (pid < 0) throw_errno("making a process for the guest", Code::kResources);
-  if (pid == 0) become_blank(settings, theirs.get(), gate_read.get());
+  if (pid == 0) become_blank(settings, keeper, theirs.get(), report_write.get());
+  report_write.reset();
 
   struct Reaper {
     pid_t pid;
@@ -97,21 +120,11 @@ Blank Blank::start(const BlankSettings& settings) {
       ::waitpid(pid, nullptr, __WALL);
     }
   } reaper{pid};
-  tracee::TracedThread thread =
-      tracee::TracedThread::seize(pid, PTRACE_O_EXITKILL | PTRACE_O_TRACEEXEC);
-  if (::write(gate_write.get(), "", 1) != 1) throw_errno("starting the blank process");
-  tracee::WaitStatus status = thread.wait();
-  while (status.kind() != tracee::WaitStatus::Kind::kEvent) {
-    if (status.ended()) {
-      reaper.pid = 0;
-      throw Error(Code::kFailed, fmt::format("{} could not be started as the guest's process ({})",
-                                             settings.program, status.describe()));
-    }
-    status = thread.resume_until_stop(PTRACE_CONT);
-  }
-  // From the exec's stop to an interrupt's, still before the first instruction.
+  // Only the exec makes it dumpable, as the keeper is not; nobody else may seize it as a plain
+  // user.
+  await_exec(report_read.get(), settings.program);
+  tracee::TracedThread thread = tracee::TracedThread::seize(pid, PTRACE_O_EXITKILL);
   thread.request_stop();
-  thread.resume(PTRACE_CONT);
   thread.await_stop();
   reaper.pid = 0;
   return Blank(pid, std::move(ours), std::move(thread));

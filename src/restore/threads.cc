@@ -68,10 +68,9 @@ SyscallProgram Restorer::thread_program(Thread::Reader thread, bool main) {
   }
   program.call("restoring the timer slack", SYS_prctl,
                {PR_SET_TIMERSLACK, thread.getTimerSlack(), 0, 0, 0});
-  if (thread.getParentDeathSignal() != 0) {
-    program.call("restoring the parent death signal", SYS_prctl,
-                 {PR_SET_PDEATHSIG, thread.getParentDeathSignal(), 0, 0, 0});
-  }
+  // Of the blank it is another.
+  program.call("restoring the parent death signal", SYS_prctl,
+               {PR_SET_PDEATHSIG, thread.getParentDeathSignal(), 0, 0, 0});
   auto tid = main ? blank_->pid() : static_cast<pid_t>(thread.getTid());
   for (::capnp::Data::Reader bytes : thread.getPending()) {
     siginfo_t info = decode_siginfo(bytes);

@@ -357,6 +357,44 @@ TEST_P(AFork, KeepsWhoItIs) {
   EXPECT_TRUE(went_well(outcome));
 }
 
+// A plain user's keeper may have one capability, which makes process ids; the guest has it not.
+TEST_P(AFork, HasTheCapabilitiesThatItHadAtHome) {
+  Outcome outcome = run([this] {
+    auto capabilities = [] {
+      std::istringstream status(read_file("/proc/self/status"));
+      std::string found;
+      for (std::string line; std::getline(status, line);) {
+        if (line.starts_with("Cap")) found += line + "\n";
+      }
+      return found;
+    };
+    const pid_t pid = fork_child(node(), [&, at_home = capabilities()] {
+      require_equal(capabilities(), at_home);
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// On another machine, where it nearly always is: a pid may be taken once, not each time.
+TEST_P(AFork, KeepsItsPidWhereThatIsFree) {
+  if (node() == "local" || node() == "unix:" + socket_) return;  // the deputy has it
+  Outcome outcome = run([this] {
+    listen_to_children();
+    for (int tries = 0; tries < 10; ++tries) {
+      const pid_t pid = fork_child(node(), [] {
+        write_all(1, std::to_string(getpid()) + "\n");
+        return 0;
+      });
+      require_equal(end_of(pid), exited(0));
+      if (read_line() == std::to_string(pid)) return;
+    }
+    require(false);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 TEST_P(AFork, KnowsItsOwnPid) {
   Outcome outcome = run([this] {
     const pid_t pid = fork_child(node(), [] {

@@ -1,0 +1,47 @@
+#!/bin/bash
+# The contract once more, for a user who is not root.
+#
+#   plain_user.sh alone  BUILD   everything is that user's own: the agent, the telepad, the keeper
+#   plain_user.sh served BUILD   the agent and the keeper come from root's telepads, which become that
+#                                user; the child is on another machine, where its pid is free
+set -euo pipefail
+how=$1 build=$2
+user=nobody  # a telepad looks its users up
+if [[ $(id -u) != 0 ]]; then
+  echo "needs: root, to become another user"
+  exit 77
+fi
+source "$(dirname "$0")/../../tools/machines.sh"
+trap machines_end EXIT
+machines_begin
+
+# The checkout may lie where only root may look; a bind mount is seen through its own path alone.
+# What is mounted goes with the mount namespace of each machine.
+home=$machines_folder/home
+chmod 711 "$machines_folder"
+mkdir -m 755 "$home" "$machines_folder/build"
+mkdir -m 700 "$home/tmp" "$home/run"
+chown "$user" "$home/tmp" "$home/run"
+
+settings=(HOME="$home/tmp" TMPDIR="$home/tmp" XDG_RUNTIME_DIR="$home/run"
+  LD_LIBRARY_PATH="$machines_folder/build/lib"
+  TELEFORK_TEST_TELEPAD="$machines_folder/build/bin/telepad")
+run_as_user() {
+  machine_run alpha setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups \
+    env "${settings[@]}" "$machines_folder/build/tests/fork/fork_test" --gtest_brief=1 "$@"
+}
+start() {
+  machine_start "$1" bash -c 'mount --bind "$1" "$2" && exec "$2/bin/telepad" --quiet' - \
+    "$build" "$machines_folder/build"
+}
+
+start alpha
+if [[ $how == alone ]]; then
+  settings+=(TELEFORK_TEST_NODE=local)
+  run_as_user
+else
+  start beta
+  settings+=(TELEFORK_TEST_NODE="$(machine_node beta)" TELEFORK_TEST_SOCKET=/run/telefork/telepad.sock)
+  # Without those that look for the child among the processes of the parent's machine.
+  run_as_user --gtest_filter='-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*'
+fi

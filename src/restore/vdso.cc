@@ -1,6 +1,7 @@
 #include "restore/vdso.h"
 
 #include <elf.h>
+#include <algorithm>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -60,6 +61,15 @@ DynamicTables find_tables(std::span<const std::byte> image) {
   return tables;
 }
 
+// Where the next function begins, or the image ends.
+std::uint64_t end_of_function(const std::map<std::string, std::uint64_t>& symbols,
+                              std::uint64_t offset, std::uint64_t end) {
+  for (const auto& [name, other] : symbols) {
+    if (other > offset) end = std::min(end, other);
+  }
+  return end;
+}
+
 }  // namespace
 
 std::map<std::string, std::uint64_t> vdso_symbols(std::span<const std::byte> image) {
@@ -95,6 +105,10 @@ std::vector<std::byte> redirect_vdso(std::span<const std::byte> old_image, Remot
     }
     if (offset + code.size() > patched.size()) {
       throw Error(Code::kCorrupt, "the vDSO of the image is damaged");
+    }
+    if (offset + code.size() > end_of_function(old_symbols, offset, patched.size())) {
+      throw Error(Code::kRefused,
+                  fmt::format("{} of the vDSO of the image is too short for a jump", name));
     }
     std::copy(code.begin(), code.end(), patched.begin() + static_cast<std::ptrdiff_t>(offset));
   }

@@ -3,7 +3,7 @@
 // Programs call the vDSO through pointers that their C library took from its symbol table at start.
 // Where the destination's vDSO is another build its functions lie elsewhere. Then the old code is
 // put back where it lay, with a jump to the new function at the start of every old one; a function
-// that the new vDSO lacks becomes the plain system call.
+// that the new vDSO lacks becomes the plain system call, and is refused where it has none.
 #pragma once
 
 #include <cstddef>

@@ -62,7 +62,9 @@ constexpr auto kEntries = std::to_array<Entry>({
     {"pid_namespace", &Features::pid_namespace,
      "A process whose numbers are taken here cannot arrive with them: it is refused."},
     {"time_namespace", &Features::time_namespace,
-     "CLOCK_MONOTONIC may jump when a process moves between machines."},
+     "CLOCK_MONOTONIC of a process that arrives from another machine jumps by the difference of "
+     "the "
+     "two: a time namespace takes CAP_SYS_ADMIN and CAP_SYS_TIME."},
     {"network_namespace", &Features::network_namespace,
      "An arriving process cannot get a network of its own with its old addresses."},
     {"tcp_repair", &Features::tcp_repair, "TCP connections cannot be moved."},

@@ -27,6 +27,7 @@
 #include "kernel/abi.h"
 #include "kernel/procfs_file.h"
 #include "kernel/procfs_task.h"
+#include "kernel/time_namespace.h"
 
 namespace telefork::kernel {
 namespace {
@@ -245,7 +246,10 @@ UffdSupport try_userfaultfd() {
 
 bool has_user_namespace() { return unshares(CLONE_NEWUSER); }
 bool has_pid_namespace() { return unshares_somehow(CLONE_NEWPID); }
-bool has_time_namespace() { return unshares_somehow(static_cast<int>(kCloneNewTime)); }
+// Not in a user namespace: whoever arrives is in none.
+bool has_time_namespace() {
+  return works_in_child([] { return enter_time_namespace("monotonic 1 0\n") == 0; });
+}
 bool has_network_namespace() { return unshares_somehow(CLONE_NEWNET); }
 
 bool has_tcp_repair() {

@@ -1,5 +1,6 @@
 #include "kernel/procfs_state.h"
 
+#include <cerrno>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -146,11 +147,30 @@ TimeNamespaceOffsets read_timens_offsets(pid_t pid) {
                               fmt::format("timens_offsets of {}", pid));
 }
 
+TimeNamespaceOffsets try_read_timens_offsets(pid_t pid) {
+  try {
+    return read_timens_offsets(pid);
+  } catch (const Error& error) {
+    if (error.error() != ENOENT) throw;
+    return {};
+  }
+}
+
+std::string format_timens_offsets(const TimeNamespaceOffsets& offsets) {
+  return fmt::format("monotonic {} {}\nboottime {} {}\n", offsets.monotonic.seconds,
+                     offsets.monotonic.nanoseconds, offsets.boottime.seconds,
+                     offsets.boottime.nanoseconds);
+}
+
 void write_timens_offsets(pid_t pid, const TimeNamespaceOffsets& offsets) {
-  write_proc_file(pid, "timens_offsets",
-                  fmt::format("monotonic {} {}\nboottime {} {}\n", offsets.monotonic.seconds,
-                              offsets.monotonic.nanoseconds, offsets.boottime.seconds,
-                              offsets.boottime.nanoseconds));
+  write_proc_file(pid, "timens_offsets", format_timens_offsets(offsets));
+}
+
+TimeOffset TimeOffset::of_nanoseconds(std::int64_t total) {
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  std::int64_t seconds = total / kSecond;
+  if (seconds * kSecond > total) --seconds;  // rounded down, also below zero
+  return {seconds, total - seconds * kSecond};
 }
 
 int read_oom_score_adj(pid_t pid) {

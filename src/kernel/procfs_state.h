@@ -63,8 +63,12 @@ SyscallState read_syscall(pid_t tid);
 // Of the time namespace that children of the process are born into.
 struct TimeOffset {
   std::int64_t seconds = 0;
-  std::int64_t nanoseconds = 0;
+  std::int64_t nanoseconds = 0;  // never negative
   auto operator<=>(const TimeOffset&) const = default;
+
+  // Both within what the kernel takes: some 146 years (KTIME_SEC_MAX / 2).
+  static TimeOffset of_nanoseconds(std::int64_t total);
+  std::int64_t total_nanoseconds() const { return seconds * 1'000'000'000 + nanoseconds; }
 };
 struct TimeNamespaceOffsets {
   TimeOffset monotonic;
@@ -75,6 +79,10 @@ TimeNamespaceOffsets parse_timens_offsets(std::string_view text,
                                           std::string_view what = "timens_offsets");
 // Without CONFIG_TIME_NS the Error has ENOENT.
 TimeNamespaceOffsets read_timens_offsets(pid_t pid);
+// None there: everybody has the clocks of the machine.
+TimeNamespaceOffsets try_read_timens_offsets(pid_t pid);
+// As the kernel takes them.
+std::string format_timens_offsets(const TimeNamespaceOffsets& offsets);
 // After unshare(CLONE_NEWTIME) and before the first process is in it; EACCES later.
 void write_timens_offsets(pid_t pid, const TimeNamespaceOffsets& offsets);
 

@@ -309,6 +309,17 @@ TEST(TimensOffsets, AreReadAndParsed) {
   EXPECT_EQ(failure([] { parse_timens_offsets("monotonic 0\n"); }), Code::kCorrupt);
 }
 
+TEST(TimensOffsets, AreFormattedAsTheKernelTakesThem) {
+  TimeNamespaceOffsets offsets;
+  offsets.monotonic = TimeOffset::of_nanoseconds(-1'500'000'000);
+  offsets.boottime = TimeOffset::of_nanoseconds(7'000'000'001);
+  EXPECT_EQ(offsets.monotonic, (TimeOffset{-2, 500'000'000}));
+  EXPECT_EQ(offsets.monotonic.total_nanoseconds(), -1'500'000'000);
+  std::string text = format_timens_offsets(offsets);
+  EXPECT_EQ(text, "monotonic -2 500000000\nboottime 7 1\n");
+  EXPECT_EQ(parse_timens_offsets(text), offsets);
+}
+
 TEST(Settings, OfAProcessAreWrittenAndReadBack) {
   TestChild child([] {});
   write_oom_score_adj(child.pid(), 123);

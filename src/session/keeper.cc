@@ -24,6 +24,8 @@
 #include "session/command_guest.h"
 #include "session/guest_tree.h"
 #include "session/handover.h"
+#include "session/leaderless_group.h"
+#include "session/lease.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
 
@@ -199,8 +201,9 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     guest_ = command_->pid();
   } else {
     restore::RestoreSettings settings;
-    settings.blank = {settings_.programs.blank, static_cast<pid_t>(prepare.getWantPid()),
-                      prepare.getPidRequired()};
+    auto want_pid = static_cast<pid_t>(prepare.getWantPid());
+    LeaderlessGroup group(want_pid);
+    settings.blank = {settings_.programs.blank, want_pid, prepare.getPidRequired(), group.id()};
     settings.bulk_fd = link_.bulk_fd();
     for (int i = 0; i < 3; ++i) settings.streams[i] = std::move(guest_streams_[i]);
     restorer_ = std::make_unique<restore::Restorer>(std::move(settings));

@@ -12,6 +12,19 @@ namespace {
 
 void say(const std::string& line) { write_all(1, line + "\n"); }
 
+TEST_P(AFork, LetsTheChildBeginASession) {
+  Outcome outcome = run([this] {
+    const pid_t pid = fork_child(node(), [] {
+      require(getpgrp() != getpid());  // as no child of fork is the leader of its group
+      require_equal(setsid(), getpid());
+      require_equal(getpgrp(), getpid());
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 TEST_P(AFork, LetsTheChildExec) {
   Outcome outcome = run([this] {
     const pid_t pid = fork_child(node(), [] {

@@ -49,7 +49,7 @@ void let_go_of_streams() {
 }  // namespace
 
 int load_command(const LoadCommand& command) {
-  ::signal(SIGPIPE, SIG_IGN);
+  ignore_signals_of_writes();
   raise_descriptor_limit();
   UniqueFd json;
   try {

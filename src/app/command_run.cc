@@ -193,7 +193,7 @@ int run_command(const RunCommand& command) {
     throw Error(Code::kUsage, "the command is missing (telefork run --help tells more)");
   }
   net::parse_node(command.node);
-  ::signal(SIGPIPE, SIG_IGN);
+  ignore_signals_of_writes();
   raise_descriptor_limit();
   session::Programs programs = session::find_programs();
   UniqueFd json;

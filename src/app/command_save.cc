@@ -21,7 +21,7 @@ constexpr int kUndone = 75;
 int save_command(const SaveCommand& command) {
   // Not the default: that would end this process in the middle.
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
-  ::signal(SIGPIPE, SIG_IGN);
+  ignore_signals_of_writes();
   raise_descriptor_limit();
   bool asked_to_end = false;
   migrate::SaveSettings settings;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
@@ -145,6 +146,7 @@ void StdioReceiver::give_credit(std::size_t bytes) {
 }
 
 void StdioReceiver::break_off(int error) {
+  if (error != EPIPE && error != EIO) loss_ = error;
   fd_.reset();
   queue_.clear();
   begin_ = 0;

@@ -14,6 +14,8 @@
 //                                    descriptor if it was given it to own
 //     nobody reads at the receiver   (EPIPE, EIO) stdioBroken; the sender closes its descriptor, so
 //                                    that the guest gets SIGPIPE or EPIPE
+//     the receiver cannot write      (ENOSPC and all others) the same, and loss() says why: the
+//                                    guest may have ended in the belief that all was written
 //
 // Both are driven by a poll loop that belongs to somebody else, and never wait. They never change
 // the status flags of a descriptor, which home's programs share. StdioPump (stdio_pump.h) has up to
@@ -86,6 +88,8 @@ class StdioReceiver {
   // Nothing waits to be written.
   bool idle() const { return unwritten() == 0; }
   bool ended() const { return !fd_; }
+  // The errno for which something that somebody would have read was not written; 0: there is none.
+  int loss() const { return loss_; }
 
  private:
   std::size_t unwritten() const { return queue_.size() - begin_; }
@@ -101,6 +105,7 @@ class StdioReceiver {
   std::vector<std::byte> queue_;
   std::size_t begin_ = 0;
   std::size_t uncredited_ = 0;
+  int loss_ = 0;
   bool end_seen_ = false;
 };
 

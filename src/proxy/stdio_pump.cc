@@ -104,6 +104,17 @@ bool StdioPump::idle() const {
                      [](const Stream& one) { return !one.receiver || one.receiver->idle(); });
 }
 
+std::optional<Error> StdioPump::loss() const {
+  static constexpr const char* kNames[kStreams] = {"stdin", "stdout", "stderr"};
+  for (unsigned i = 0; i < kStreams; ++i) {
+    int error = streams_[i].receiver ? streams_[i].receiver->loss() : 0;
+    if (error != 0) {
+      return Error(Code::kResources, fmt::format("writing its {}", kNames[i]), error);
+    }
+  }
+  return std::nullopt;
+}
+
 bool StdioPump::senders_ended() const {
   return std::all_of(std::begin(streams_), std::end(streams_),
                      [](const Stream& one) { return !one.sender || one.sender->ended(); });

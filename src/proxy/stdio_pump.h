@@ -23,6 +23,7 @@
 #include <span>
 #include <vector>
 
+#include "base/error.h"
 #include "proxy/stdio.h"
 
 namespace telefork::proxy {
@@ -50,6 +51,8 @@ class StdioPump {
   bool drained() const;
   // Everything that came was written.
   bool idle() const;
+  // What of that could not be written though there was somebody to read it: "writing its stdout".
+  std::optional<Error> loss() const;
   // Nothing more will be read here: every sender came to its end.
   bool senders_ended() const;
 

@@ -166,6 +166,19 @@ TEST_F(StdioPumpTest, BreaksTheGuestsPipeWhenNobodyReadsAtHome) {
   EXPECT_EQ(::write(guest_out_.get(), "x", 1), -1);
   EXPECT_EQ(errno, EPIPE);
   EXPECT_TRUE(home_.pump->idle());
+  EXPECT_FALSE(home_.pump->loss());
+}
+
+TEST_F(StdioPumpTest, TellsWhatCouldNotBeWrittenThoughSomebodyWouldReadIt) {
+  start();
+  home_.pump = StdioPump::at_home(*home_.link, {}, open_file("/dev/full", O_WRONLY), {});
+  write_text(guest_out_, "to a full disk");
+  run();
+  EXPECT_EQ(::write(guest_out_.get(), "x", 1), -1);
+  EXPECT_TRUE(home_.pump->idle());
+  ASSERT_TRUE(home_.pump->loss());
+  EXPECT_EQ(home_.pump->loss()->text(), "writing its stdout: No space left on device");
+  EXPECT_EQ(home_.pump->loss()->code(), Code::kResources);
 }
 
 TEST_F(StdioPumpTest, StopsReadingInputThatTheGuestClosed) {

@@ -153,6 +153,11 @@ void Home::deliver_end() {
   delivered_ = true;
   options_.steps.reach(Step::kEndSeen);
   if (deputy_gone_) return;
+  if (std::optional<Error> loss = pump_.loss()) {
+    // It may have ended well, and does not know.
+    supervisor_.fail(options_.on_failure ? options_.on_failure(*loss) : loss->text());
+    return;
+  }
   if (options_.on_end) end = options_.on_end(end);
   if (end.killed) {
     supervisor_.die(end.value);

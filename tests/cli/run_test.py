@@ -208,6 +208,14 @@ class Run(cli.Test):
                                   capture_output=True, timeout=cli.PATIENCE)
             self.assertEqual((done.returncode, done.stdout, done.stderr), (4, b"", b""), closed)
 
+    def test_says_that_output_was_lost(self):
+        for limits, file, reason in (("", "/dev/full", b"No space left on device"),
+                                     ("ulimit -f 1;", self.folder / "out", b"File too large")):
+            script = f"{limits} {cli.TELEFORK} run local head -c 5000 /dev/zero >{file}"
+            done = subprocess.run(["bash", "-c", script], capture_output=True, timeout=cli.PATIENCE)
+            self.assertEqual(done.returncode, 125)
+            self.assertEqual(done.stderr, b"telefork: out of resources: writing its stdout: " + reason + b"\n")
+
     def test_holds_no_pipe_that_it_has_inherited(self):
         reader, writer = os.pipe()
         process = start("local", "sh", "-c", "sleep 1000 >/dev/null 2>&1 </dev/null & echo $!",

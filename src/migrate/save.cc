@@ -118,7 +118,7 @@ SaveReport Save::run() {
   auto start = Clock::now();
   SaveReport report;
   capture::Survey before = survey(nullptr);
-  net::FileSink file(settings_.path);
+  net::FileSink file(settings_.path, [this] { give_way(); });
   protocol::FileByteSink sink(file);
   give_way();
 

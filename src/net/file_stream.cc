@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@ namespace telefork::net {
 namespace {
 
 constexpr unsigned kImageMode = 0600;
+constexpr int kWaitMs = 100;  // between two calls of while_waiting
 
 bool is_other_than_regular(const std::string& path) {
   struct stat status {};
@@ -29,11 +31,13 @@ std::string temporary_pattern(const std::string& path) {
 
 }  // namespace
 
-FileSink::FileSink(std::string path) : path_(std::move(path)) {
+FileSink::FileSink(std::string path, std::function<void()> while_waiting)
+    : path_(std::move(path)), while_waiting_(std::move(while_waiting)) {
   directory_ = std::filesystem::path(path_).parent_path();
   if (directory_.empty()) directory_ = ".";
   if (is_other_than_regular(path_)) {
-    fd_ = open_file(path_, O_WRONLY);
+    // Our own open file description: nobody else sees the flag. ENXIO: a FIFO without a reader.
+    fd_ = open_file(path_, O_WRONLY | O_NONBLOCK);
   } else {
     open_nameless_or_temporary();
   }
@@ -62,9 +66,18 @@ void FileSink::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     ssize_t count = ::write(fd_.get(), bytes.data(), bytes.size());
     if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && errno == EAGAIN) {
+      wait_for_room();
+      continue;
+    }
     if (count < 0) throw_errno("writing " + path_);
     bytes = bytes.subspan(static_cast<std::size_t>(count));
   }
+}
+
+void FileSink::wait_for_room() {
+  pollfd writable{fd_.get(), POLLOUT, 0};
+  if (::poll(&writable, 1, kWaitMs) <= 0 && while_waiting_) while_waiting_();
 }
 
 void FileSink::sync() const {

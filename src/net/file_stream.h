@@ -6,12 +6,14 @@
 //
 // Without commit() nothing is left behind, also when the process is killed (O_TMPFILE where the
 // file system has it). A file of that name is replaced at once, or not at all. Where PATH is no
-// regular file (a FIFO, /dev/stdout) it is written in place. An image holds the memory of a
-// process: its mode is 0600.
+// regular file (a FIFO, /dev/stdout) it is written in place; a FIFO must have its reader, and while
+// that does not read `while_waiting` is called now and then, and may throw. An image holds the
+// memory of a process: its mode is 0600.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -22,7 +24,7 @@ namespace telefork::net {
 
 class FileSink {
  public:
-  explicit FileSink(std::string path);
+  explicit FileSink(std::string path, std::function<void()> while_waiting = {});
   FileSink(const FileSink&) = delete;
   FileSink& operator=(const FileSink&) = delete;
   ~FileSink();
@@ -40,8 +42,10 @@ class FileSink {
   };
   void open_nameless_or_temporary();
   void sync() const;
+  void wait_for_room();
 
   std::string path_;
+  std::function<void()> while_waiting_;
   std::string directory_;
   std::string temporary_;
   UniqueFd fd_;

@@ -208,6 +208,31 @@ class SaveAndLoad(cli.Test):
         self.assertIn(b"No space left", done.stderr)
         self.undone(victim, done)
 
+    def test_says_that_nobody_reads_the_fifo(self):
+        os.mkfifo(self.folder / "fifo")
+        victim = self.victim(1)
+        self.refuses(call("save", victim.pid, self.folder / "fifo"), 1, "No such device or address")
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_can_be_interrupted_while_the_reader_does_not_read(self):
+        os.mkfifo(self.folder / "fifo")
+        reader = os.open(self.folder / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        victim = self.victim(1, 8)
+        saver = subprocess.Popen([cli.TELEFORK, "save", str(victim.pid), self.folder / "fifo"],
+                                 stderr=subprocess.PIPE)
+        self.assertTrue(cli.wait_readable(reader))
+        saver.terminate()
+        stderr = saver.communicate(timeout=cli.PATIENCE)[1]
+        self.undone(victim, subprocess.CompletedProcess([], saver.returncode, b"", stderr))
+
+    def test_leaves_the_process_running_at_the_file_size_limit(self):
+        victim = self.victim(1, 8)
+        done = subprocess.run(["bash", "-c", f"ulimit -f 8; exec {cli.TELEFORK} save {victim.pid} "
+                               f"{self.folder}/limited"], capture_output=True, timeout=cli.PATIENCE)
+        self.assertIn(b"File too large", done.stderr)
+        self.undone(victim, done)
+
     def test_leaves_no_file_when_the_disk_is_full(self):
         mount = self.folder / "small"
         mount.mkdir()

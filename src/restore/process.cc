@@ -1,5 +1,6 @@
 // What a process has once.
 #include <linux/capability.h>
+#include <linux/securebits.h>
 #include <cerrno>
 #include <csignal>
 
@@ -42,6 +43,44 @@ bool same_ids(image::schema::Credentials::Reader wanted, const kernel::Status& h
     if (wanted.getUids()[i] != have.uids[i] || wanted.getGids()[i] != have.gids[i]) return false;
   }
   return true;
+}
+
+std::uint64_t bit(unsigned capability) { return std::uint64_t{1} << capability; }
+
+// Other than by keepcaps, which is of no consequence here. A keeper is not.
+bool is_secured(image::schema::Credentials::Reader wanted) {
+  return (wanted.getSecurebits() & ~unsigned{SECBIT_KEEP_CAPS}) != 0;
+}
+
+// In this order: to change a user takes them from the effective set, a bounding set forbids to
+// inherit, securebits forbid to raise, and the last step takes the right to all that.
+void add_capabilities(SyscallProgram& program, image::schema::Credentials::Reader wanted,
+                      const kernel::Status& have, bool may_bind) {
+  // What this user has not got cannot be given.
+  const std::uint64_t permitted = wanted.getPermitted() & have.cap_permitted;
+  const std::uint64_t inheritable = wanted.getInheritable() & have.cap_permitted;
+  auto set = [&](const CapabilitySets& sets) {
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    program.call("restoring capabilities", SYS_capset,
+                 {program.object(header), program.object(sets)});
+  };
+  set(split(have.cap_permitted, have.cap_permitted, inheritable));
+  program.call("clearing ambient capabilities", SYS_prctl,
+               {PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0});
+  for (unsigned capability = 0; capability < 64; ++capability) {
+    if (wanted.getAmbient() & permitted & inheritable & bit(capability)) {
+      program.call("restoring ambient capabilities", SYS_prctl,
+                   {PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0});
+    }
+    if (may_bind && (have.cap_bounding & ~wanted.getBounding() & bit(capability)) != 0) {
+      program.call("restoring the bounding set", SYS_prctl, {PR_CAPBSET_DROP, capability, 0, 0, 0});
+    }
+  }
+  if (may_bind && is_secured(wanted)) {
+    program.call("restoring securebits", SYS_prctl,
+                 {PR_SET_SECUREBITS, wanted.getSecurebits(), 0, 0, 0});
+  }
+  set(split(wanted.getEffective() & permitted, permitted, inheritable));
 }
 
 bool same_groups(image::schema::Credentials::Reader wanted, const kernel::Status& have) {
@@ -145,7 +184,9 @@ void Restorer::restore_credentials() {
   bool ids = !same_ids(wanted, have);
   bool capabilities = wanted.getEffective() != have.cap_effective ||
                       wanted.getPermitted() != have.cap_permitted ||
-                      wanted.getInheritable() != have.cap_inheritable;
+                      wanted.getInheritable() != have.cap_inheritable ||
+                      wanted.getBounding() != have.cap_bounding ||
+                      wanted.getAmbient() != have.cap_ambient || is_secured(wanted);
   if (have.uids[1] == 0 && (ids || !same_groups(wanted, have))) {
     std::vector<std::uint32_t> groups;
     for (std::uint32_t group : wanted.getGroups()) groups.push_back(group);
@@ -166,16 +207,19 @@ void Restorer::restore_credentials() {
                  {PR_SET_KEEPCAPS, process().getKeepCaps() ? 1 : 0, 0, 0, 0});
   }
   if (ids || capabilities) {
-    // What this user has not got cannot be given.
-    std::uint64_t permitted = wanted.getPermitted() & have.cap_permitted;
-    if (permitted != wanted.getPermitted()) {
+    if (wanted.getPermitted() & ~have.cap_permitted) {
       warn("it has fewer capabilities than where it came from");
     }
-    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-    CapabilitySets sets =
-        split(wanted.getEffective() & permitted, permitted, wanted.getInheritable() & permitted);
-    program.call("restoring capabilities", SYS_capset,
-                 {program.object(header), program.object(sets)});
+    if (wanted.getBounding() & ~have.cap_bounding) {
+      warn("it may gain fewer capabilities than where it came from");
+    }
+    bool may_bind = (have.cap_permitted & bit(CAP_SETPCAP)) != 0;
+    if (!may_bind && (is_secured(wanted) || (have.cap_bounding & ~wanted.getBounding()) != 0)) {
+      warn(
+          "it may gain more capabilities than where it came from: to restore its securebits and "
+          "bounding set takes CAP_SETPCAP");
+    }
+    add_capabilities(program, wanted, have, may_bind);
   }
   // After the ids, which reset it; the value 2 is the kernel's own doing.
   program.call("restoring dumpable", SYS_prctl,

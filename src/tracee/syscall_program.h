@@ -51,14 +51,16 @@ struct Data {
 class Argument {
  public:
   enum class Kind { kValue, kResult, kData };
+  // NOLINTBEGIN(google-explicit-constructor): meant to convert
   template <class T>
   requires std::is_integral_v<T> || std::is_enum_v<T> Argument(T value)
-      : value_(static_cast<std::uint64_t>(value)) {}        // NOLINT: meant to convert
-  Argument(RemotePtr address) : value_(address.value()) {}  // NOLINT
-  Argument(Result result)                                   // NOLINT
+      : value_(static_cast<std::uint64_t>(value)) {}
+  Argument(RemotePtr address) : value_(address.value()) {}
+  Argument(Result result)
       : kind_(Kind::kResult),
         value_(result.step | (static_cast<std::uint64_t>(result.addend) << 16)) {}
-  Argument(Data data) : kind_(Kind::kData), value_(data.offset) {}  // NOLINT
+  Argument(Data data) : kind_(Kind::kData), value_(data.offset) {}
+  // NOLINTEND(google-explicit-constructor)
 
   Kind kind() const { return kind_; }
   std::uint64_t value() const { return value_; }

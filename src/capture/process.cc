@@ -1,7 +1,9 @@
 // What the process has once, whatever its threads do.
 #include <link.h>
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
+#include <ctime>
 
 #include <fmt/format.h>
 #include <sys/prctl.h>
@@ -29,7 +31,13 @@ struct OwnAnswers {
   int child_subreaper;
   int thp_disable;
   unsigned securebits;
+  std::int64_t monotonic;
+  std::int64_t boottime;
 };
+
+std::int64_t nanoseconds(const timespec& time) {
+  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
 
 OwnAnswers ask(tracee::Stub& stub) {
   SyscallProgram program;
@@ -42,11 +50,19 @@ OwnAnswers ask(tracee::Stub& stub) {
   Result thp = program.call("asking for THP_DISABLE", SYS_prctl, {PR_GET_THP_DISABLE, 0, 0, 0, 0});
   Result securebits =
       program.call("asking for securebits", SYS_prctl, {PR_GET_SECUREBITS, 0, 0, 0, 0});
+  Data monotonic = program.buffer(sizeof(timespec));
+  Data boottime = program.buffer(sizeof(timespec));
+  program.call("asking for the time", SYS_clock_gettime, {CLOCK_MONOTONIC, monotonic});
+  program.call("asking for the time", SYS_clock_gettime, {CLOCK_BOOTTIME, boottime});
   ProgramRun run = stub.run(program);
-  return {
-      static_cast<std::uint64_t>(run.result(brk)), static_cast<int>(run.result(dumpable)),
-      static_cast<int>(run.result(keep_caps)),     run.object<int>(subreaper),
-      static_cast<int>(run.result(thp)),           static_cast<unsigned>(run.result(securebits))};
+  return {static_cast<std::uint64_t>(run.result(brk)),
+          static_cast<int>(run.result(dumpable)),
+          static_cast<int>(run.result(keep_caps)),
+          run.object<int>(subreaper),
+          static_cast<int>(run.result(thp)),
+          static_cast<unsigned>(run.result(securebits)),
+          nanoseconds(run.object<timespec>(monotonic)),
+          nanoseconds(run.object<timespec>(boottime))};
 }
 
 void fill_layout(const Survey& survey, std::uint64_t brk,
@@ -110,6 +126,27 @@ void fill_vdso(const Survey& survey, image::schema::Vdso::Builder record) {
   }
 }
 
+// The kernel tells the offsets of the namespace that children are born into, which a program may
+// have made another one than its own (unshare(2)).
+bool knows_time_offsets(pid_t pid) {
+  try {
+    return kernel::read_ns_link(pid, "time") == kernel::read_ns_link(pid, "time_for_children");
+  } catch (const Error& error) {
+    if (error.error() != ENOENT) throw;
+    return true;  // a kernel without time namespaces
+  }
+}
+
+void fill_clocks(pid_t pid, const OwnAnswers& own, image::schema::Clocks::Builder clocks) {
+  clocks.setMonotonic(own.monotonic);
+  clocks.setBoottime(own.boottime);
+  if (!knows_time_offsets(pid)) return;
+  kernel::TimeNamespaceOffsets offsets = kernel::try_read_timens_offsets(pid);
+  clocks.setBootId(kernel::read_boot_id());
+  clocks.setMonotonicOffset(offsets.monotonic.total_nanoseconds());
+  clocks.setBoottimeOffset(offsets.boottime.total_nanoseconds());
+}
+
 void fill_arguments(pid_t pid, image::schema::Process::Builder process) {
   std::string line = kernel::read_cmdline(pid);
   std::vector<std::string> arguments;
@@ -154,6 +191,7 @@ void Capture::write_process(image::RecordSink& sink) {
   fill_credentials(status, own.securebits, process.initCredentials());
   fill_layout(survey_, own.brk, process.initLayout());
   fill_vdso(survey_, process.initVdso());
+  fill_clocks(pid, own, process.initClocks());
   fill_arguments(pid, process);
   process.setExitSignal(static_cast<std::uint32_t>(std::max(0, survey_.stat.exit_signal)));
   LibcIdentity libc = identify_libc(survey_);

@@ -118,6 +118,15 @@ struct Vdso {
   code @3 :Data;
 }
 
+struct Clocks {
+  # What the process's clocks said while it was frozen, and its time namespace's part in that.
+  bootId @0 :Text;            # where; empty: the offsets could not be told
+  monotonic @1 :Int64;
+  boottime @2 :Int64;
+  monotonicOffset @3 :Int64;
+  boottimeOffset @4 :Int64;
+}
+
 struct Process {
   pid @0 :UInt32;
   ppid @1 :UInt32;
@@ -144,6 +153,7 @@ struct Process {
   glibc @22 :Bool;            # the thread control blocks were proven to be glibc's
   arguments @23 :List(Data);
   exitSignal @24 :UInt32;
+  clocks @25 :Clocks;
 }
 
 struct Vma {

@@ -252,7 +252,7 @@ std::string value_of(const image::Tree& tree) {
 bool is_fleeting(const std::string& name) {
   static const std::set<std::string> kNames = {"record",        "remaining", "ctime", "value",
                                                "hash",          "code",      "pages", "runs",
-                                               "payload_bytes", "shared_id"};
+                                               "payload_bytes", "shared_id", "clocks"};
   return kNames.count(name) != 0;
 }
 

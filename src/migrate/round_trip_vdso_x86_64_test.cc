@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/probe_tries.h"
 #include "kernel/procfs.h"
 #include "migrate/round_trip.h"
 #include "restore/vdso_sample.h"
@@ -148,6 +149,31 @@ TEST_F(RoundTripToAnotherVdso, CallsFunctionsThatLieElsewhereThroughTheOldPointe
         verify_getcpu(f);
       },
       from_vdso(restore::make_vdso(own.code.size(), elsewhere)));
+}
+
+// Both have to do with the pages that the kernel's functions read.
+TEST_F(RoundTripToAnotherVdso, TellsTheTimeOfItsTimeNamespace) {
+  if (!kernel::has_time_namespace()) GTEST_SKIP() << "needs: time_namespace";
+  TripOptions options = from_vdso(another_build(VdsoSample::own().code));
+  options.edit = [put_vdso = options.edit](RecordType type,
+                                           ::capnp::MallocMessageBuilder& message) {
+    put_vdso(type, message);
+    if (type != RecordType::kProcess) return;
+    auto clocks = message.getRoot<image::schema::Process>().getClocks();
+    clocks.setMonotonic(clocks.getMonotonic() + 86'400'000'000'000);
+    clocks.setBootId("of another machine");
+  };
+  expect_survives(
+      [](Self& self) {
+        timespec before{};
+        VERIFY(::clock_gettime(CLOCK_MONOTONIC, &before) == 0);
+        std::int64_t ahead = self.travel() ? 86'400'000'000'000 : 0;
+        timespec after{};
+        VERIFY(::clock_gettime(CLOCK_MONOTONIC, &after) == 0);
+        VERIFY(nanoseconds(after) >= nanoseconds(before) + ahead);
+        verify_functions(Functions::of_libc());
+      },
+      options);
 }
 
 TEST_F(RoundTripToAnotherVdso, MakesTheSystemCallForAFunctionThatIsGone) {

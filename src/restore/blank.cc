@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include <fcntl.h>
@@ -16,17 +17,20 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/time_namespace.h"
 
 namespace telefork::restore {
 namespace {
 
 constexpr std::size_t kMaxFdsAtOnce = 253;  // SCM_MAX_FD (include/net/scm.h)
 
-constexpr int kReport = Blank::kSocket + 1;  // closed by the exec, or tells why there was none
+// What the child says on its report pipe: first the errno of its time namespace, or 0; then that of
+// its exec, which else closes the pipe.
+constexpr int kReport = Blank::kSocket + 1;
 
 // In the child, between clone and exec: nothing but system calls.
-[[noreturn]] void become_blank(const BlankSettings& settings, pid_t keeper, int socket,
-                               int report) {
+[[noreturn]] void become_blank(const BlankSettings& settings, std::string_view offsets,
+                               pid_t keeper, int socket, int report) {
   // Until it is traced, when PTRACE_O_EXITKILL takes over; thread_program() ends it.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   if (::getppid() != keeper) ::_exit(127);
@@ -43,8 +47,10 @@ constexpr int kReport = Blank::kSocket + 1;  // closed by the exec, or tells why
   for (int signal = 1; signal <= 64; ++signal) ::signal(signal, SIG_DFL);
   char* arguments[] = {const_cast<char*>("telefork-blank"), nullptr};
   char* environment[] = {nullptr};
+  int error = offsets.empty() ? 0 : kernel::enter_time_namespace(offsets);
+  if (::write(kReport, &error, sizeof(error)) != sizeof(error)) ::_exit(127);
   ::execve(settings.program.c_str(), arguments, environment);
-  const int error = errno;
+  error = errno;
   [[maybe_unused]] ssize_t told = ::write(kReport, &error, sizeof(error));
   ::_exit(127);
 }
@@ -72,26 +78,37 @@ pid_t clone_blank(const BlankSettings& settings) {
                           taken ? "is taken" : "may not be chosen by this user"));
 }
 
-void await_exec(int report, const std::string& program) {
+std::optional<int> try_read_report(int report) {
   int error = 0;
   ssize_t count;
   do {
     count = ::read(report, &error, sizeof(error));
   } while (count < 0 && errno == EINTR);
-  if (count == 0) return;
-  throw_errno("starting " + program + " as the guest's process", error, Code::kUnsupported);
+  if (count != sizeof(error)) return std::nullopt;
+  return error;
+}
+
+// The errno of its time namespace.
+int await_exec(int report, const std::string& program) {
+  const std::string doing = "starting " + program + " as the guest's process";
+  std::optional<int> time_error = try_read_report(report);
+  if (!time_error) throw Error(Code::kGone, doing + ": it was killed");
+  std::optional<int> error = try_read_report(report);
+  if (error) throw_errno(doing, *error, Code::kUnsupported);
+  return *time_error;
 }
 
 }  // namespace
 
-Blank::Blank(pid_t pid, UniqueFd socket, tracee::TracedThread thread)
-    : pid_(pid), socket_(std::move(socket)), thread_(std::move(thread)) {}
+Blank::Blank(pid_t pid, UniqueFd socket, tracee::TracedThread thread, int time_error)
+    : pid_(pid), socket_(std::move(socket)), thread_(std::move(thread)), time_error_(time_error) {}
 
 Blank::Blank(Blank&& other) noexcept
     : pid_(std::exchange(other.pid_, 0)),
       socket_(std::move(other.socket_)),
       thread_(std::move(other.thread_)),
-      stub_(std::move(other.stub_)) {
+      stub_(std::move(other.stub_)),
+      time_error_(other.time_error_) {
   TELEFORK_ASSERT(stub_ == nullptr);  // it refers to the thread object that moves
 }
 
@@ -106,10 +123,12 @@ Blank::~Blank() {
 Blank Blank::start(const BlankSettings& settings) {
   auto [ours, theirs] = make_socket_pair(SOCK_SEQPACKET);
   auto [report_read, report_write] = make_pipe();
+  const std::string offsets =
+      settings.time_offsets ? kernel::format_timens_offsets(*settings.time_offsets) : "";
   pid_t keeper = ::getpid();
   pid_t pid = clone_blank(settings);
   if (pid < 0) throw_errno("making a process for the guest", Code::kResources);
-  if (pid == 0) become_blank(settings, keeper, theirs.get(), report_write.get());
+  if (pid == 0) become_blank(settings, offsets, keeper, theirs.get(), report_write.get());
   report_write.reset();
 
   struct Reaper {
@@ -122,12 +141,12 @@ Blank Blank::start(const BlankSettings& settings) {
   } reaper{pid};
   // Only the exec makes it dumpable, as the keeper is not; nobody else may seize it as a plain
   // user.
-  await_exec(report_read.get(), settings.program);
+  int time_error = await_exec(report_read.get(), settings.program);
   tracee::TracedThread thread = tracee::TracedThread::seize(pid, PTRACE_O_EXITKILL);
   thread.request_stop();
   thread.await_stop();
   reaper.pid = 0;
-  return Blank(pid, std::move(ours), std::move(thread));
+  return Blank(pid, std::move(ours), std::move(thread), time_error);
 }
 
 void Blank::install_stub(const tracee::Stub::Options& options) {

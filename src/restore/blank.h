@@ -12,6 +12,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@
 #include <sys/types.h>
 
 #include "base/unique_fd.h"
+#include "kernel/procfs_state.h"
 #include "tracee/stub.h"
 #include "tracee/thread.h"
 
@@ -29,6 +31,8 @@ struct BlankSettings {
   pid_t want_pid = 0;         // 0: any
   bool pid_required = false;  // another pid is an Error (kRefused); else it is taken
   pid_t process_group = 0;    // to join; 0: one of its own
+  // Of a time namespace to be made for it; empty: it has this process's.
+  std::optional<kernel::TimeNamespaceOffsets> time_offsets = {};
 };
 
 class Blank {
@@ -41,6 +45,8 @@ class Blank {
   pid_t pid() const { return pid_; }
   tracee::TracedThread& thread() { return thread_; }
   tracee::Stub& stub() { return *stub_; }
+  // Why it has not got its time namespace, an errno; 0: it has, or none was wanted.
+  int time_error() const { return time_error_; }
   bool has_stub() const { return stub_ != nullptr; }
   void install_stub(const tracee::Stub::Options& options);
 
@@ -55,12 +61,13 @@ class Blank {
   void release() { pid_ = 0; }
 
  private:
-  Blank(pid_t pid, UniqueFd socket, tracee::TracedThread thread);
+  Blank(pid_t pid, UniqueFd socket, tracee::TracedThread thread, int time_error);
 
   pid_t pid_;
   UniqueFd socket_;
   tracee::TracedThread thread_;
   std::unique_ptr<tracee::Stub> stub_;
+  int time_error_ = 0;
 };
 
 }  // namespace telefork::restore

@@ -46,6 +46,8 @@ struct RestoreSettings {
   UniqueFd streams[3];
   // PR_TIMER_CREATE_RESTORE_IDS, where the kernel has it.
   bool timers_by_id = true;
+  // Where the guest's clocks would jump it gets a time namespace, if this process may make one.
+  bool time_namespace = true;
   // Told what is not as it was, though the guest runs: "its hard limit on open files is 1024".
   std::function<void(const std::string&)> warn;
 };
@@ -94,6 +96,7 @@ class Restorer {
 
   // start.cc: the blank process and room in its address space.
   void prepare();
+  void start_blank();
   void lay_out();
   void keep_stop_signal_free();
   void give_files();

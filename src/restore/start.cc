@@ -1,5 +1,6 @@
 // The blank process, and room in its address space for what it will be.
 #include <algorithm>
+#include <cstring>
 
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -7,6 +8,7 @@
 
 #include "base/error.h"
 #include "kernel/procfs_maps.h"
+#include "restore/clocks.h"
 #include "restore/restorer.h"
 #include "restore/siginfo.h"
 #include "tracee/memory.h"
@@ -94,9 +96,7 @@ void Restorer::prepare() {
   std::sort(mappings_.begin(), mappings_.end(),
             [](const Mapping& a, const Mapping& b) { return a.start() < b.start(); });
   check_guard_pages();
-  BlankSettings settings = settings_.blank;
-  if (settings.want_pid == 0) settings.want_pid = static_cast<pid_t>(process().getPid());
-  blank_ = std::make_unique<Blank>(Blank::start(settings));
+  start_blank();
   lay_out();
   give_files();
   SyscallProgram program;
@@ -104,6 +104,22 @@ void Restorer::prepare() {
   clear_blank(program);
   blank_->stub().run(program);
   map_memory();
+}
+
+void Restorer::start_blank() {
+  BlankSettings settings = settings_.blank;
+  if (settings.want_pid == 0) settings.want_pid = static_cast<pid_t>(process().getPid());
+  std::optional<ClockChange> clocks;
+  // An older image does not tell its clocks.
+  if (process().hasClocks()) clocks = plan_clocks(process().getClocks(), read_host_clocks());
+  if (clocks && settings_.time_namespace) settings.time_offsets = clocks->offsets;
+  blank_ = std::make_unique<Blank>(Blank::start(settings));
+  if (!clocks || (settings_.time_namespace && blank_->time_error() == 0)) return;
+  const char* why = "to make a time namespace for it takes CAP_SYS_ADMIN and CAP_SYS_TIME";
+  warn(fmt::format("{}: {}{}", describe_jump(*clocks), why,
+                   blank_->time_error() == 0
+                       ? ""
+                       : fmt::format(" ({})", ::strerrordesc_np(blank_->time_error()))));
 }
 
 void Restorer::lay_out() {

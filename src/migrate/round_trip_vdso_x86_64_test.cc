@@ -69,9 +69,9 @@ struct Functions {
     return f;
   }
   static Functions of_libc() {
-    return {[](clockid_t clock, timespec* time) { return ::clock_gettime(clock, time); },
-            [](timeval* time, void*) { return ::gettimeofday(time, nullptr); },
-            [](time_t* time) { return ::time(time); },
+    return {[](clockid_t clock, timespec* to) { return ::clock_gettime(clock, to); },
+            [](timeval* to, void*) { return ::gettimeofday(to, nullptr); },
+            [](time_t* to) { return ::time(to); },
             [](unsigned* cpu, unsigned* node, void*) { return ::getcpu(cpu, node); }};
   }
 };

@@ -59,7 +59,7 @@ bool is_pending(int signal) {
 // Nobody else is left who could say why. A reader that never comes must not keep the pid alive.
 [[noreturn]] void give_up(const Deputy& deputy) {
   constexpr char kText[] =
-      "telefork: its session process has ended; what became of the child is not known\n";
+      "telefork: its session process has ended; what became of the guest is not known\n";
   pollfd ready{.fd = deputy.standard_error, .events = POLLOUT, .revents = 0};
   if (deputy.standard_error >= 0 && poll(&ready, 1, kStandardErrorPatienceMs) == 1) {
     [[maybe_unused]] const ssize_t n = write(deputy.standard_error, kText, sizeof kText - 1);

@@ -159,8 +159,13 @@ int become_deputy(const std::string& program, int socket, char* const* arguments
   std::string name = fmt::format("{}=telefork", TELEFORK_DEPUTY_COMM);
   char* environment[] = {fd.data(), name.data(), nullptr};
   // Whoever waits for the end of a pipe must not wait for a deputy.
-  if (socket > 0) ::close_range(0, static_cast<unsigned>(socket) - 1, CLOSE_RANGE_CLOEXEC);
-  ::close_range(static_cast<unsigned>(socket) + 1, ~0u, CLOSE_RANGE_CLOEXEC);
+  // But for stderr, where it says why when nobody else is left to.
+  auto kept = static_cast<unsigned>(socket);
+  ::close_range(0, STDERR_FILENO - 1, CLOSE_RANGE_CLOEXEC);
+  if (kept > STDERR_FILENO + 1) {
+    ::close_range(STDERR_FILENO + 1, kept - 1, CLOSE_RANGE_CLOEXEC);
+  }
+  ::close_range(kept + 1, ~0u, CLOSE_RANGE_CLOEXEC);
   ::fcntl(socket, F_SETFD, 0);
   ::execve(program.c_str(), arguments, environment);
   return errno;

@@ -130,6 +130,15 @@ class Run(cli.Test):
         for stream in (process.stdin, process.stdout, process.stderr):
             stream.close()
 
+    def test_says_so_when_its_session_is_killed(self):
+        process = start("local", "sh", "-c", "echo $$; exec sleep 1000")
+        process.stdout.readline()
+        status = open(f"/proc/{process.pid}/status").read()
+        os.kill(int(status.split("TracerPid:")[1].split()[0]), signal.SIGKILL)
+        status, _, err = self.finish(process)
+        self.assertEqual(status, 125)
+        self.assertIn(b"telefork: its session process has ended", err)
+
     def test_stops_and_continues_with_the_command(self):
         process = start("local", "sh", "-c", "echo $$; kill -STOP $$; echo again")
         process.stdout.readline()

@@ -15,7 +15,9 @@
  * - The parent waits about as long as for a local fork(); the child travels while the parent runs.
  *   What can be known before the call returns (node, connection, keys, versions, CPU features,
  *   descriptors, mappings) is an error of the call. What fails later ends the pid with status 125
- *   and the reason on stderr. The child never runs twice, and never in both places.
+ *   and the reason on stderr; so do, in a process whose page tables are too many to look through
+ *   meanwhile, memory protection keys, mseal'ed and droppable memory, and a few things as rare
+ *   (docs/limits.md has the list). The child never runs twice, and never in both places.
  * - stdout and stderr go home, all of it before the status is delivered. stdin is /dev/null in the
  *   child unless the options say otherwise.
  * - The child outlives the parent as any orphan does, unless the options say otherwise. It may

@@ -1,10 +1,143 @@
 #include "capture/refusal.h"
 
+#include <algorithm>
+#include <array>
+#include <string_view>
+
 #include <fmt/format.h>
 
 #include "base/error.h"
 
 namespace telefork::capture {
+namespace {
+
+constexpr char kClose[] = "close it";
+constexpr char kCopyShared[] = "have a copy of it made with --shared=copy";
+constexpr char kCloseDevice[] = "have the program close the device";
+constexpr char kNegotiation[] = "src/session/file_negotiation.cc";
+constexpr char kStub[] = "src/tracee/stub.cc";
+
+constexpr std::array kRules = {
+    Rule{Reason::kPipe, Part::kDescriptors, "a pipe or FIFO, other than the standard streams",
+         "a pipe whose other end stays cannot move yet", kClose},
+    Rule{Reason::kSocket, Part::kDescriptors, "a socket of any kind", "a socket cannot move yet",
+         kClose},
+    Rule{Reason::kDescriptor, Part::kDescriptors,
+         "epoll, eventfd, timerfd, signalfd, inotify, pidfd, userfaultfd, io_uring, perf, bpf",
+         "this kind of descriptor cannot move yet", kClose},
+    Rule{Reason::kMemfd, Part::kDescriptors, "a memfd", "a memfd cannot move yet", kClose},
+    Rule{Reason::kLock, Part::kDescriptors, "a file with a lock",
+         "a lock on the file cannot move yet", kClose},
+    Rule{Reason::kDeletedWritable, Part::kDescriptors, "a deleted file open for writing",
+         "a deleted file that is open for writing cannot move yet", kClose},
+    Rule{Reason::kDevice, Part::kDescriptors,
+         "a character device other than null, zero, full, random, urandom",
+         "device state cannot move", kClose},
+    Rule{Reason::kBlockDevice, Part::kDescriptors, "a block device", "a block device cannot move",
+         kClose},
+    Rule{Reason::kOtherFile, Part::kDescriptors, "anything else that a descriptor can name",
+         "this kind of file cannot move", kClose},
+
+    Rule{Reason::kNotSameFile, Part::kFiles,
+         "a file open for writing that is not the same file at the destination",
+         "it is open for writing, and the destination does not have this very file",
+         "put it on a filesystem that both machines share, or close it", kNegotiation},
+    Rule{Reason::kFileDiffers, Part::kFiles,
+         "a file that is another one at the destination, and cannot be sent",
+         "the destination has another file of that name",
+         "it cannot be sent: it is no regular file, or may not be read", kNegotiation},
+    Rule{Reason::kUnreadableFile, Part::kFiles,
+         "a file that is to travel in a saved image, and may not be read",
+         "its content may not be read", ""},
+
+    Rule{Reason::kSharedMemory, Part::kMemory, "memory shared with a process that stays",
+         "memory shared with processes that stay cannot move", kCopyShared},
+    Rule{Reason::kMemoryFile, Part::kMemory, "a mapping of a memfd, of SysV memory, of /dev/shm",
+         "memory that others may share stays at home", kCopyShared},
+    Rule{Reason::kUnknownShared, Part::kMemory, "shared memory that is none of these",
+         "shared memory of an unknown kind cannot move", ""},
+    Rule{Reason::kHugeTlb, Part::kMemory, "hugetlb", "hugetlb memory cannot be captured yet",
+         "use transparent huge pages"},
+    Rule{Reason::kUserfaultfd, Part::kMemory, "memory watched by the program's own userfaultfd",
+         "a userfaultfd of the program watches it", "end that use of userfaultfd"},
+    Rule{Reason::kDeviceMapping, Part::kMemory, "a mapping of a device",
+         "the mapping of a device cannot move", kCloseDevice},
+    Rule{Reason::kDeviceMemory, Part::kMemory, "memory of a device, of io_uring, of perf",
+         "device memory cannot move", kCloseDevice},
+    Rule{Reason::kShadowStack, Part::kMemory, "a shadow stack",
+         "a shadow stack cannot be restored yet",
+         "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"},
+    Rule{Reason::kSealed, Part::kMemory, "mseal'ed memory",
+         "mseal'ed memory cannot be restored yet", ""},
+    Rule{Reason::kDroppable, Part::kMemory, "droppable memory",
+         "droppable memory cannot be restored yet", ""},
+    Rule{Reason::kProtectionKey, Part::kMemory, "memory with a protection key of the program's",
+         "memory protection keys cannot be restored yet", ""},
+    Rule{Reason::kUnknownFlag, Part::kMemory, "memory with a flag of a newer kernel",
+         "it has a flag that telefork does not know: {}", ""},
+    Rule{Reason::kReplacedFile, Part::kMemory, "a mapping of a file that has been replaced",
+         "the file was replaced since it was mapped, and this user may not open the old one",
+         "restart the program, or ask as root"},
+    Rule{Reason::kMappedFile, Part::kMemory, "a mapping of a file that cannot be opened",
+         "its file: {}", ""},
+
+    Rule{Reason::kNoProcess, Part::kProcess, "no process",
+         "there is no such process, or it has ended", ""},
+    Rule{Reason::kNotPermitted, Part::kProcess, "a process that one may not look at",
+         "it is another user's, or protected", "ask as its user or as root"},
+    Rule{Reason::kSeccomp, Part::kProcess, "seccomp",
+         "it runs under seccomp, which cannot be restored yet",
+         "start it without a seccomp filter"},
+    Rule{Reason::kTraced, Part::kProcess, "a debugger attached", "process {} traces it",
+         "end that debugger first"},
+    Rule{Reason::kChroot, Part::kProcess, "chroot",
+         "its root directory is not this machine's (chroot)", ""},
+    Rule{Reason::kNamespace, Part::kProcess, "other namespaces than telefork's",
+         "it is in another {} namespace than telefork", "run telefork inside of that namespace"},
+    Rule{Reason::kDirectoryRemoved, Part::kProcess, "a working directory that is gone",
+         "its working directory was removed: {}", "have it change to another one"},
+    Rule{Reason::kProgramFile, Part::kProcess, "a program file that cannot be opened",
+         "its program file: {}", ""},
+    Rule{Reason::kForeignProgram, Part::kProcess, "a 32-bit program", "it is a 32-bit program", ""},
+    Rule{Reason::kChildren, Part::kProcess, "children, for `telefork save`",
+         "it has children, and a process cannot be saved with its children yet",
+         "save it when they have ended"},
+    Rule{Reason::kLeaderEnded, Part::kProcess, "a thread group whose leader has ended",
+         "its first thread has ended, and the others live on", ""},
+
+    Rule{Reason::kForeignCode, Part::kThreads, "32-bit code in a 64-bit program",
+         "thread {} runs 32-bit code", "", kStub},
+    Rule{Reason::kNoRoomOnStack, Part::kThreads, "a stack that is full, or none",
+         "thread {} has no room for a signal frame on its stack at {:#x}", "", kStub},
+    Rule{Reason::kNoSignalReturn, Part::kThreads, "a program without any libc",
+         "process {} has no code that returns from a signal handler", "",
+         "src/tracee/sigreturn_finder.cc"},
+    Rule{Reason::kManySignals, Part::kThreads, "very many pending signals",
+         "thread {} has more than {} pending signals", "", "src/tracee/thread.cc"},
+    Rule{Reason::kStaysInVdso, Part::kThreads, "a thread that is nowhere but in the vDSO",
+         "thread {} does not leave the vDSO", "", "src/tracee/freezer.cc"},
+};
+
+constexpr bool is_in_order() {
+  for (std::size_t i = 0; i < kRules.size(); ++i) {
+    if (kRules[i].reason != static_cast<Reason>(i)) return false;
+  }
+  return kRules.back().reason == Reason::kStaysInVdso;
+}
+static_assert(is_in_order());
+
+}  // namespace
+
+std::span<const Rule> all_rules() { return kRules; }
+
+const Rule& rule(Reason reason) { return kRules.at(static_cast<std::size_t>(reason)); }
+
+Refusal refuse(std::string what, Reason reason, const std::string& detail) {
+  const Rule& row = rule(reason);
+  std::string why = row.why;
+  if (std::size_t at = why.find("{}"); at != std::string::npos) why.replace(at, 2, detail);
+  return {std::move(what), std::move(why), row.remedy};
+}
 
 std::string Refusal::text() const {
   return remedy.empty() ? fmt::format("{}: {}", what, why)

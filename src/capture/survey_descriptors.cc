@@ -58,13 +58,13 @@ std::string describe(const OpenFile& open) {
   return fmt::format("fd {} -> {}{}", open.fd, open.link, kind);
 }
 
-const char* why_not(const OpenFile& open) {
-  if (S_ISFIFO(open.stat.st_mode)) return "a pipe whose other end stays cannot move yet";
-  if (S_ISSOCK(open.stat.st_mode)) return "a socket cannot move yet";
-  if (S_ISCHR(open.stat.st_mode)) return "device state cannot move";
-  if (S_ISBLK(open.stat.st_mode)) return "a block device cannot move";
-  if (open.link.starts_with("anon_inode:")) return "this kind of descriptor cannot move yet";
-  return "this kind of file cannot move";
+Reason why_not(const OpenFile& open) {
+  if (S_ISFIFO(open.stat.st_mode)) return Reason::kPipe;
+  if (S_ISSOCK(open.stat.st_mode)) return Reason::kSocket;
+  if (S_ISCHR(open.stat.st_mode)) return Reason::kDevice;
+  if (S_ISBLK(open.stat.st_mode)) return Reason::kBlockDevice;
+  if (open.link.starts_with("anon_inode:")) return Reason::kDescriptor;
+  return Reason::kOtherFile;
 }
 
 class Sorter {
@@ -133,18 +133,16 @@ class Sorter {
       description.stream = static_cast<unsigned>(open.fd);
       return description;
     }
-    return refuse(open, why_not(open));
+    return stay(open, why_not(open));
   }
 
   std::optional<Description> sort_regular(const OpenFile& open, Description description) {
-    if (open.link.starts_with("/memfd:")) return refuse(open, "a memfd cannot move yet");
+    if (open.link.starts_with("/memfd:")) return stay(open, Reason::kMemfd);
     for (const std::string& detail : open.info.details) {
-      if (detail.starts_with("lock:")) return refuse(open, "a lock on the file cannot move yet");
+      if (detail.starts_with("lock:")) return stay(open, Reason::kLock);
     }
     bool writable = (description.flags & O_ACCMODE) != O_RDONLY;
-    if (writable && open.stat.st_nlink == 0) {
-      return refuse(open, "a deleted file that is open for writing cannot move yet");
-    }
+    if (writable && open.stat.st_nlink == 0) return stay(open, Reason::kDeletedWritable);
     return with_file(open, std::move(description), writable);
   }
 
@@ -158,14 +156,17 @@ class Sorter {
     return description;
   }
 
-  std::optional<Description> refuse(const OpenFile& open, const char* why) {
+  // It is left at home or refused.
+  std::optional<Description> stay(const OpenFile& open, Reason reason) {
     if (options_.leave_home) {
       survey_.left_home.push_back(describe(open));
       return Description{Kind::LEFT_HOME, open.link, O_PATH, 0, std::nullopt, 0};
     }
-    std::string remedy = "close it";
-    if (options_.purpose == Purpose::kFork) remedy += ", or leave it at home with --leave-fds";
-    survey_.refusals.push_back({describe(open), why, remedy});
+    Refusal refusal = refuse(describe(open), reason);
+    if (options_.purpose == Purpose::kFork) {
+      refusal.remedy += ", or leave it at home with --leave-fds";
+    }
+    survey_.refusals.push_back(std::move(refusal));
     return std::nullopt;
   }
 

@@ -1,6 +1,11 @@
 // Sorts the memory map by what becomes of each VMA.
+#include <algorithm>
+
+#include <elf.h>
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -18,8 +23,14 @@ std::string describe(const Vma& vma) {
                      vma.path.empty() ? "anonymous memory" : vma.path);
 }
 
-// As far as a quick survey can tell.
-bool may_write(const Vma& vma) { return vma.write || vma.has(VmFlag::kMayWrite); }
+// Shared memory may be written to where the file was opened for writing. Without flags the mode
+// of the link tells (proc_map_files_instantiate in fs/proc/base.c).
+bool may_write(pid_t pid, const Vma& vma) {
+  if (vma.write || vma.flags != 0) return vma.write || vma.has(VmFlag::kMayWrite);
+  struct stat stat;
+  return ::lstat(kernel::map_files_path(pid, vma).c_str(), &stat) == 0 &&
+         (stat.st_mode & S_IWUSR) != 0;
+}
 
 // mmap and mprotect give PROT_EXEC alone a key of the kernel's own (__arch_override_mprotect_pkey
 // in arch/x86/mm/pkeys.c); the destination's kernel does the same.
@@ -27,36 +38,28 @@ bool is_execute_only(const Vma& vma) { return vma.protection() == PROT_EXEC; }
 
 // Why the memory behind a VMA cannot be captured, whatever it maps; nothing: it can.
 std::optional<Refusal> refuse_by_flags(const Vma& vma) {
-  struct Rule {
+  struct Pair {
     VmFlag flag;
-    const char* why;
-    const char* remedy;
+    Reason reason;
   };
-  static constexpr Rule kRules[] = {
-      {VmFlag::kHugeTlb, "hugetlb memory cannot be captured yet", "use transparent huge pages"},
-      {VmFlag::kUffdMissing, "a userfaultfd of the program watches it",
-       "end that use of userfaultfd"},
-      {VmFlag::kUffdWp, "a userfaultfd of the program watches it", "end that use of userfaultfd"},
-      {VmFlag::kUffdMinor, "a userfaultfd of the program watches it",
-       "end that use of userfaultfd"},
-      {VmFlag::kIo, "device memory cannot move", "have the program close the device"},
-      {VmFlag::kPfnMap, "device memory cannot move", "have the program close the device"},
-      {VmFlag::kMixedMap, "device memory cannot move", "have the program close the device"},
-      {VmFlag::kShadowStack, "a shadow stack cannot be restored yet",
-       "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"},
-      {VmFlag::kSealed, "mseal'ed memory cannot be restored yet", ""},
-      {VmFlag::kDroppable, "droppable memory cannot be restored yet", ""},
+  static constexpr Pair kPairs[] = {
+      {VmFlag::kHugeTlb, Reason::kHugeTlb},       {VmFlag::kUffdMissing, Reason::kUserfaultfd},
+      {VmFlag::kUffdWp, Reason::kUserfaultfd},    {VmFlag::kUffdMinor, Reason::kUserfaultfd},
+      {VmFlag::kIo, Reason::kDeviceMemory},       {VmFlag::kPfnMap, Reason::kDeviceMemory},
+      {VmFlag::kMixedMap, Reason::kDeviceMemory}, {VmFlag::kShadowStack, Reason::kShadowStack},
+      {VmFlag::kSealed, Reason::kSealed},         {VmFlag::kDroppable, Reason::kDroppable},
   };
-  for (const Rule& rule : kRules) {
-    if (vma.has(rule.flag)) return Refusal{describe(vma), rule.why, rule.remedy};
+  for (const Pair& pair : kPairs) {
+    if (vma.has(pair.flag)) return refuse(describe(vma), pair.reason);
   }
   if (!vma.unknown_flags.empty()) {
-    return Refusal{describe(vma),
-                   "it has a flag that telefork does not know: " + vma.unknown_flags[0], ""};
+    return refuse(describe(vma), Reason::kUnknownFlag, vma.unknown_flags[0]);
   }
   if (vma.protection_key != 0 && !is_execute_only(vma)) {
-    return Refusal{describe(vma), "memory protection keys cannot be restored yet", ""};
+    return refuse(describe(vma), Reason::kProtectionKey);
   }
+  // Without flags: the file that the kernel makes for MAP_HUGETLB.
+  if (vma.path == "/anon_hugepage" && vma.deleted) return refuse(describe(vma), Reason::kHugeTlb);
   return std::nullopt;
 }
 
@@ -71,16 +74,21 @@ std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
   try {
     std::size_t index = survey.files.add(path, vma.path, vma.deleted);
     const FileEntry& file = survey.files.entries()[index];
-    if (file.stat.st_ino == vma.inode && S_ISREG(file.stat.st_mode)) return index;
-    survey.refusals.push_back({describe(vma),
-                               S_ISREG(file.stat.st_mode)
-                                   ? "the file was replaced since it was mapped, and this user may "
-                                     "not open the old one"
-                                   : "the mapping of a device cannot move",
-                               S_ISREG(file.stat.st_mode) ? "restart the program, or ask as root"
-                                                          : "have the program close the device"});
+    bool regular = S_ISREG(file.stat.st_mode);
+    if (file.identity.fs_type == HUGETLBFS_MAGIC) {
+      survey.refusals.push_back(refuse(describe(vma), Reason::kHugeTlb));
+    } else if (!regular) {
+      survey.refusals.push_back(refuse(describe(vma), Reason::kDeviceMapping));
+    } else if (file.stat.st_ino != vma.inode) {
+      survey.refusals.push_back(refuse(describe(vma), Reason::kReplacedFile));
+    } else {
+      return index;
+    }
   } catch (const Error& error) {
-    survey.refusals.push_back({describe(vma), error.text(), ""});
+    // No file can be opened by such a name: an io_uring's or a perf event's rings.
+    bool nameless = vma.path.starts_with("anon_inode:");
+    survey.refusals.push_back(refuse(
+        describe(vma), nameless ? Reason::kDeviceMemory : Reason::kMappedFile, error.text()));
   }
   return std::nullopt;
 }
@@ -90,18 +98,17 @@ void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& 
   mapping.kind = Kind::SHARED_FILE;
   bool memory_file = vma.path.starts_with("/memfd:") || vma.path.starts_with("/SYSV") ||
                      vma.path.starts_with("/dev/shm/");
-  if (memory_file && may_write(vma)) {
+  if (memory_file && may_write(survey.pid, vma)) {
     if (options.copy_shared) {
       mapping.kind = Kind::SHARED_ANONYMOUS;
       mapping.shared_id = vma.inode;
       return;
     }
-    survey.refusals.push_back({describe(vma), "memory that others may share stays at home",
-                               "have a copy of it made with --shared=copy"});
+    survey.refusals.push_back(refuse(describe(vma), Reason::kMemoryFile));
     return;
   }
   mapping.file = add_file(vma, survey);
-  if (mapping.file && may_write(vma)) {
+  if (mapping.file && may_write(survey.pid, vma)) {
     survey.files.entries()[*mapping.file].must_be_same = true;
   }
 }
@@ -110,9 +117,7 @@ void survey_shared_memory(const SurveyOptions& options, Mapping& mapping, Survey
   mapping.kind = Kind::SHARED_ANONYMOUS;
   mapping.shared_id = mapping.vma.inode;
   if (options.copy_shared) return;
-  survey.refusals.push_back({describe(mapping.vma),
-                             "memory shared with processes that stay cannot move",
-                             "have a copy of it made with --shared=copy"});
+  survey.refusals.push_back(refuse(describe(mapping.vma), Reason::kSharedMemory));
 }
 
 // Whether another process maps the same shared memory.
@@ -162,29 +167,70 @@ void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey
     mapping.kind = Kind::PRIVATE_FILE;
     mapping.file = add_file(vma, survey);
   } else if (vma.shared) {
-    survey.refusals.push_back({describe(vma), "shared memory of an unknown kind cannot move", ""});
+    survey.refusals.push_back(refuse(describe(vma), Reason::kUnknownShared));
   } else {
     mapping.kind = vma.has(VmFlag::kGrowsDown) ? Kind::STACK : Kind::ANONYMOUS;
+  }
+}
+
+// What the kernel needs to tell the flags of every VMA: it formats a page of text for every five of
+// them, and walks all page tables.
+std::uint64_t cost_of_flags_ns(std::size_t vmas, std::uint64_t resident_kb) {
+  constexpr std::uint64_t kPerVma = 6000;
+  constexpr std::uint64_t kPerPage = 30;
+  return vmas * kPerVma + resident_kb / 4 * kPerPage;
+}
+
+// Memory that is watched belongs to somebody who has the descriptor: most often the process.
+bool has_userfaultfd(pid_t pid) {
+  std::vector<int> fds = kernel::list_fds(pid);
+  return std::any_of(fds.begin(), fds.end(), [pid](int fd) {
+    try {
+      return kernel::read_fd_link(pid, fd) == "anon_inode:[userfaultfd]";
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone && error.error() != ENOENT) throw;
+      return false;
+    }
+  });
+}
+
+std::vector<Vma> read_vmas(const SurveyOptions& options, const Survey& survey) {
+  if (!options.quick) return kernel::read_smaps(survey.pid);
+  std::vector<Vma> maps = kernel::read_maps(survey.pid);
+  bool cheap = cost_of_flags_ns(maps.size(), survey.status.resident_kb) <= kFlagsBudgetNs;
+  if (!cheap && !has_userfaultfd(survey.pid)) return maps;
+  return kernel::read_smaps(survey.pid);
+}
+
+// What of its memory and its registers is 32-bit, no image can hold.
+bool is_32_bit(const FileEntry& program) {
+  unsigned char head[EI_NIDENT] = {};
+  return program.readable && ::pread(program.file.get(), head, sizeof(head), 0) == sizeof(head) &&
+         head[EI_CLASS] == ELFCLASS32;
+}
+
+void survey_program(Survey& survey) {
+  std::string process = fmt::format("process {} ({})", survey.pid, survey.status.name);
+  try {
+    survey.executable =
+        survey.files.add(kernel::exe_path(survey.pid), kernel::read_exe_link(survey.pid), false);
+    if (is_32_bit(survey.files.entries()[*survey.executable])) {
+      survey.refusals.push_back(refuse(process, Reason::kForeignProgram));
+    }
+  } catch (const Error& error) {
+    survey.refusals.push_back(refuse(process, Reason::kProgramFile, error.text()));
   }
 }
 
 }  // namespace
 
 void survey_mappings(const SurveyOptions& options, Survey& survey) {
-  std::vector<Vma> maps =
-      options.quick ? kernel::read_maps(survey.pid) : kernel::read_smaps(survey.pid);
-  for (Vma& vma : maps) {
+  for (Vma& vma : read_vmas(options, survey)) {
     Mapping mapping{std::move(vma), Kind::ANONYMOUS, std::nullopt, 0};
     sort_mapping(options, mapping, survey);
     survey.mappings.push_back(std::move(mapping));
   }
-  try {
-    survey.executable =
-        survey.files.add(kernel::exe_path(survey.pid), kernel::read_exe_link(survey.pid), false);
-  } catch (const Error& error) {
-    survey.refusals.push_back(
-        {fmt::format("process {}", survey.pid), "its program file: " + error.text(), ""});
-  }
+  survey_program(survey);
 }
 
 }  // namespace telefork::capture

@@ -46,13 +46,12 @@ capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options) 
   try {
     return capture::survey_process(pid, options);
   } catch (const Error& error) {
-    std::string why;
-    if (error.code() == Code::kGone) why = "there is no such process, or it has ended";
-    if (error.error() == EACCES || error.error() == EPERM) {
-      why = "it is another user's, or protected; ask as its user or as root";
-    }
-    if (why.empty()) throw;
-    throw Error(Code::kRefused, fmt::format("process {}: {}", pid, why));
+    bool forbidden = error.error() == EACCES || error.error() == EPERM;
+    if (!forbidden && error.code() != Code::kGone) throw;
+    capture::Reason reason =
+        forbidden ? capture::Reason::kNotPermitted : capture::Reason::kNoProcess;
+    capture::throw_refusals({capture::refuse(fmt::format("process {}", pid), reason)});
+    throw;
   }
 }
 
@@ -72,7 +71,8 @@ void Save::settle_files(capture::Survey& survey, const capture::Survey* before) 
     if (entry.readable && (settings_.embed_files || entry.deleted)) {
       survey.files.carry_content(i);
     } else if (entry.deleted || (settings_.embed_files && !entry.readable)) {
-      survey.refusals.push_back({"file " + entry.path, "its content may not be read", ""});
+      survey.refusals.push_back(
+          capture::refuse("file " + entry.path, capture::Reason::kUnreadableFile));
       continue;
     }
     if (before != nullptr) {

@@ -52,7 +52,7 @@ class Check {
       result_["exit_code"] = code_;
       print_json(result_);
     } else if (code_ == 0 && command_.pid != 0) {
-      fmt::print("process {} can move{}\n", command_.pid,
+      fmt::print("process {} can {}{}\n", command_.pid, command_.leave_fds ? "fork" : "move",
                  command_.node.empty() ? "" : " to " + escape(command_.node));
     }
     return code_;
@@ -89,6 +89,7 @@ class Check {
 
   void check_machine();
   void open();
+  capture::SurveyOptions survey_options() const;
   void survey();
 
   const CheckCommand& command_;
@@ -131,16 +132,27 @@ void Check::open() {
   }
 }
 
+capture::SurveyOptions Check::survey_options() const {
+  capture::SurveyOptions options;
+  options.copy_shared = command_.copy_shared;
+  options.leave_home = command_.leave_fds;
+  options.purpose = command_.leave_fds ? capture::Purpose::kFork : capture::Purpose::kSave;
+  // It stays, and with it all that it shares.
+  if (command_.leave_fds) options.sharer = command_.pid;
+  return options;
+}
+
 void Check::survey() {
   result_["pid"] = command_.pid;
-  capture::SurveyOptions options;
-  options.purpose = capture::Purpose::kSave;
-  options.copy_shared = command_.copy_shared;
-  capture::Survey survey = migrate::survey_by_pid(command_.pid, options);
+  capture::Survey survey = migrate::survey_by_pid(command_.pid, survey_options());
   result_["command"] = survey.status.name;
   result_["threads"] = survey.status.threads;
   result_["descriptors"] = survey.descriptors.size();
   result_["mappings"] = survey.mappings.size();
+  result_["left_home"] = survey.left_home;
+  for (const std::string& descriptor : survey.left_home) {
+    if (!command_.json) fmt::print("left at home: {}\n", escape(descriptor));
+  }
   if (opened_) {
     session::FileNegotiation files;
     files.settle(survey, *opened_->link);

@@ -1,10 +1,14 @@
 #include "session/keeper.h"
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <set>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -15,6 +19,7 @@
 
 #include "base/error.h"
 #include "image/reader.h"
+#include "kernel/procfs_task.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
 #include "protocol/link.h"
@@ -36,15 +41,17 @@ using namespace std::chrono_literals;
 using protocol::ReceivedMessage;
 using protocol::schema::Message;
 
-constexpr auto kHeartbeatInterval = 2s;
 constexpr auto kLastWords = 5s;      // to say why before the connection closes
 constexpr auto kBulkPatience = 10s;  // for a bulk connection that was announced
 constexpr long kPagePatience = 60;   // seconds without a byte of pages
 
-struct Lease {
-  std::chrono::milliseconds stop{10'000};
-  std::chrono::milliseconds kill{60'000};
-};
+bool is_stopped(pid_t pid) {
+  try {
+    return kernel::read_stat(pid).state == 'T';
+  } catch (const Error&) {
+    return true;  // it is gone
+  }
+}
 
 class Keeper {
  public:
@@ -81,6 +88,8 @@ class Keeper {
   void on_guest_change(int status);
   void send_status_when_drained();
   void hold_lease();
+  void stop_for_lease();
+  void continue_after_lease();
   void step(DestinationEvent event) { state_ = next_state(state_, event); }
 
   KeeperSettings settings_;
@@ -101,6 +110,7 @@ class Keeper {
   std::optional<int> end_;  // the guest's wait status, until it was sent
   bool finished_ = false;   // no descendant is left
   bool stopped_by_lease_ = false;
+  std::vector<pid_t> held_by_lease_;  // those that ran when it stopped them
   protocol::Link::Clock::time_point next_heartbeat_{};
 };
 
@@ -257,7 +267,7 @@ bool Keeper::await_go() {
 }
 
 void Keeper::supervise() {
-  next_heartbeat_ = protocol::Link::Clock::now() + kHeartbeatInterval;
+  next_heartbeat_ = protocol::Link::Clock::now() + lease_.heartbeat();
   on_child_changes();  // it may have ended before the first poll
   for (;;) {
     std::vector<pollfd> entries = link_.poll_entries();
@@ -271,6 +281,8 @@ void Keeper::supervise() {
     on_child_changes();
     pump_->on_ready(entries);
     while (auto message = link_.try_receive()) {
+      // Before what it says: it may be a SIGSTOP.
+      continue_after_lease();
       if (!pump_->on_message(*message)) on_message(*message);
     }
     send_status_when_drained();
@@ -368,20 +380,44 @@ void Keeper::hold_lease() {
   auto now = protocol::Link::Clock::now();
   if (now >= next_heartbeat_) {
     link_.send_heartbeat();
-    next_heartbeat_ = now + kHeartbeatInterval;
+    next_heartbeat_ = now + lease_.heartbeat();
   }
   auto silence = now - link_.last_heard();
   if (silence >= lease_.kill) {
-    throw Error(Code::kLost,
-                fmt::format("nothing was heard from home for {} s",
-                            std::chrono::duration_cast<std::chrono::seconds>(silence).count()));
+    throw Error(Code::kLost, fmt::format("nothing was heard from home for {:.3g} s",
+                                         std::chrono::duration<double>(silence).count()));
   }
-  if (silence >= lease_.stop && !stopped_by_lease_) {
-    stopped_by_lease_ = true;
-    signal_descendants(SIGSTOP);
-  } else if (silence < lease_.stop && stopped_by_lease_) {
-    signal_descendants(SIGCONT);
-    stopped_by_lease_ = false;
+  if (silence >= lease_.stop) {
+    stop_for_lease();
+  } else {
+    continue_after_lease();
+  }
+}
+
+// All but those that stand still already, which is the user's doing and lasts. Once a SIGSTOP waits
+// for it a process makes no child any more (kernel/fork.c: copy_process): a round that finds nobody
+// new has found all.
+void Keeper::stop_for_lease() {
+  if (std::exchange(stopped_by_lease_, true)) return;
+  std::set<pid_t> seen;
+  for (bool found = true; found;) {
+    found = false;
+    for (pid_t pid : list_descendants()) {
+      if (!seen.insert(pid).second) continue;
+      found = true;
+      if (is_stopped(pid)) continue;
+      ::kill(pid, SIGSTOP);
+      held_by_lease_.push_back(pid);
+    }
+  }
+}
+
+void Keeper::continue_after_lease() {
+  if (!std::exchange(stopped_by_lease_, false)) return;
+  // One that was killed meanwhile may have been reaped, and its pid be a stranger's.
+  std::vector<pid_t> living = list_descendants();
+  for (pid_t pid : std::exchange(held_by_lease_, {})) {
+    if (std::find(living.begin(), living.end(), pid) != living.end()) ::kill(pid, SIGCONT);
   }
 }
 

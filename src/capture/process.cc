@@ -98,13 +98,19 @@ void fill_credentials(const kernel::Status& status, unsigned securebits,
   credentials.setSecurebits(securebits);
 }
 
-void fill_limits(pid_t pid, image::schema::Process::Builder process) {
+// From inside: from outside it takes CAP_SYS_RESOURCE where any of its user ids differs from ours.
+void fill_limits(tracee::Stub& stub, image::schema::Process::Builder process) {
+  SyscallProgram program;
+  std::vector<Data> answers;
+  for (unsigned resource = 0; resource < RLIM_NLIMITS; ++resource) {
+    answers.push_back(program.buffer(sizeof(rlimit)));
+    program.call(fmt::format("reading limit {}", resource), SYS_prlimit64,
+                 {0, resource, 0, answers.back()});
+  }
+  ProgramRun run = stub.run(program);
   auto limits = process.initLimits(RLIM_NLIMITS);
   for (unsigned resource = 0; resource < RLIM_NLIMITS; ++resource) {
-    rlimit limit{};
-    if (::prlimit(pid, static_cast<__rlimit_resource>(resource), nullptr, &limit) != 0) {
-      throw_errno(fmt::format("reading limit {} of process {}", resource, pid));
-    }
+    auto limit = run.object<rlimit>(answers[resource]);
     limits[resource].setResource(resource);
     limits[resource].setSoft(limit.rlim_cur);
     limits[resource].setHard(limit.rlim_max);
@@ -179,7 +185,7 @@ void Capture::write_process(image::RecordSink& sink) {
   process.setCwd(kernel::read_cwd_link(pid));
   process.setRoot(kernel::read_root_link(pid));
   process.setUmask(status.umask);
-  fill_limits(pid, process);
+  fill_limits(stub_, process);
   process.setOomScoreAdj(kernel::read_oom_score_adj(pid));
   process.setDumpable(static_cast<std::uint32_t>(own.dumpable));
   process.setPersonality(kernel::read_personality(pid));

@@ -169,5 +169,22 @@ TEST_F(RoundTripOfPrivileges, KeepsItsAmbientCapabilities) {
   });
 }
 
+TEST_F(RoundTripOfPrivileges, StaysWhoItHasBecome) {
+  expect_survives([](Self& self) {
+    const gid_t groups[] = {7, 77, 777};
+    VERIFY(::setgroups(3, groups) == 0);
+    VERIFY(::setresgid(1001, 1002, 1003) == 0);
+    VERIFY(::setresuid(1004, 1005, 0) == 0);
+    self.travel();
+    uid_t ids[3];
+    VERIFY(::getresgid(&ids[0], &ids[1], &ids[2]) == 0);
+    VERIFY(ids[0] == 1001 && ids[1] == 1002 && ids[2] == 1003);
+    VERIFY(::getresuid(&ids[0], &ids[1], &ids[2]) == 0);
+    VERIFY(ids[0] == 1004 && ids[1] == 1005 && ids[2] == 0);
+    gid_t now[8];
+    VERIFY(::getgroups(8, now) == 3 && std::memcmp(now, groups, sizeof(groups)) == 0);
+  });
+}
+
 }  // namespace
 }  // namespace telefork::migrate

@@ -227,21 +227,41 @@ void Restorer::restore_credentials() {
   blank_->stub().run(program);
 }
 
+namespace {
+
+// From outside it takes CAP_SYS_RESOURCE where the guest has become another user; then the guest
+// itself does what it may. 0 or an errno.
+int change_limit(Blank& blank, unsigned resource, const rlimit& limit) {
+  auto kind = static_cast<__rlimit_resource>(resource);
+  if (::prlimit(blank.pid(), kind, &limit, nullptr) == 0) return 0;
+  if (errno != EPERM) throw_errno(fmt::format("restoring limit {}", resource));
+  SyscallProgram program;
+  tracee::Result result =
+      program.call_any("restoring a limit", SYS_prlimit64, {0, resource, program.object(limit), 0});
+  return -static_cast<int>(blank.stub().run(program).result(result));
+}
+
+}  // namespace
+
 void Restorer::restore_limits() {
+  SyscallProgram program;
+  std::vector<tracee::Data> answers;
   for (image::schema::Limit::Reader wanted : process().getLimits()) {
+    answers.push_back(program.buffer(sizeof(rlimit)));
+    program.call(fmt::format("reading limit {}", wanted.getResource()), SYS_prlimit64,
+                 {0, wanted.getResource(), 0, answers.back()});
+  }
+  tracee::ProgramRun run = blank_->stub().run(program);
+  auto answer = answers.begin();
+  for (image::schema::Limit::Reader wanted : process().getLimits()) {
+    auto have = run.object<rlimit>(*answer++);
     rlimit limit{wanted.getSoft(), wanted.getHard()};
-    rlimit have{};
-    auto resource = static_cast<__rlimit_resource>(wanted.getResource());
-    if (::prlimit(blank_->pid(), resource, nullptr, &have) != 0) {
-      throw_errno(fmt::format("reading limit {}", wanted.getResource()));
-    }
     if (have.rlim_cur == limit.rlim_cur && have.rlim_max == limit.rlim_max) continue;
-    if (::prlimit(blank_->pid(), resource, &limit, nullptr) == 0) continue;
-    if (errno != EPERM) throw_errno(fmt::format("restoring limit {}", wanted.getResource()));
-    // Raising a hard limit takes CAP_SYS_RESOURCE, and so does touching another user's process.
+    if (change_limit(*blank_, wanted.getResource(), limit) == 0) continue;
+    // Raising a hard limit takes CAP_SYS_RESOURCE.
     limit = {std::min<rlim_t>(limit.rlim_cur, have.rlim_max),
              std::min(limit.rlim_max, have.rlim_max)};
-    if (::prlimit(blank_->pid(), resource, &limit, nullptr) != 0) {
+    if (change_limit(*blank_, wanted.getResource(), limit) != 0) {
       warn(fmt::format("its limit {} could not be restored", wanted.getResource()));
     } else {
       warn(fmt::format("its hard limit {} is {}, not {}: raising it takes CAP_SYS_RESOURCE",

@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -27,6 +28,7 @@
 namespace {
 long g_calls = 0;
 long g_die_at = -1;
+long g_resumes = 0;  // by which the tracee runs on
 void count_call() {
   if (g_calls++ == g_die_at) ::raise(SIGKILL);
 }
@@ -36,6 +38,9 @@ extern "C" {
 long __real_ptrace(unsigned request, pid_t pid, void* address, void* data);
 long __wrap_ptrace(unsigned request, pid_t pid, void* address, void* data) {
   count_call();
+  if (request == PTRACE_CONT || request == PTRACE_SYSCALL || request == PTRACE_SINGLESTEP) {
+    ++g_resumes;
+  }
   return __real_ptrace(request, pid, address, data);
 }
 ssize_t __real_process_vm_writev(pid_t, const iovec*, unsigned long, const iovec*, unsigned long,
@@ -209,7 +214,9 @@ TEST(Stub, MakesAThousandMappingsInOneResume) {
   thread.interrupt();
   Stub stub(thread, victim.pid(), {});
   SyscallProgram program = thousand_mmaps();
+  g_resumes = 0;
   ProgramRun run = stub.run(program);
+  EXPECT_EQ(g_resumes, 1);
   EXPECT_EQ(run.failed(), kStubDone);
   stub.remove();
   thread.detach();

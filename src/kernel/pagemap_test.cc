@@ -70,7 +70,7 @@ UniqueFd temporary_file(std::uint64_t pages) {
 class EveryAbi : public testing::TestWithParam<PageMapAbi> {
  protected:
   void SetUp() override {
-    if (!kernel_has(GetParam())) GTEST_SKIP() << "this kernel has no such PAGEMAP_SCAN";
+    if (!kernel_has(GetParam())) GTEST_SKIP() << "needs: pagemap_scan or pagemap_guards";
   }
   PageMap open(const TestChild& child) { return PageMap(child.pid(), GetParam()); }
 };
@@ -172,7 +172,7 @@ TEST(PageMap, LeavesGuardPagesOut) {
     ::madvise(const_cast<char*>(memory.page(3)), kPageSize, kMadvGuardInstall);
   });
   PageMapAbi abi = PageMapAbi::kScanGuards;
-  if (!kernel_has(abi)) GTEST_SKIP() << "this kernel does not tell of guard pages (Linux 6.15)";
+  if (!kernel_has(abi)) GTEST_SKIP() << "needs: pagemap_guards";
   for (PageMapAbi each : {abi, PageMapAbi::kEntries})
     EXPECT_THAT(PageMap(child.pid(), each).private_pages(memory.at(0), memory.end()),
                 ElementsAre(memory.run(0, 3), memory.run(4, 4)));

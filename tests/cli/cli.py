@@ -189,3 +189,14 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
+
+
+def main():
+    """unittest.main() by the rule on skips (tools/run_tests): a file of which anything was skipped
+    is a skipped test, and says what it needs."""
+    result = unittest.main(module="__main__", exit=False).result
+    if result.wasSuccessful() and result.skipped:
+        for test, reason in result.skipped:
+            print(f"{test.id()} was skipped: {reason}")
+        sys.exit(77)
+    sys.exit(not result.wasSuccessful())

@@ -81,4 +81,4 @@ class DamagedImage(cli.Test):
 
 if __name__ == "__main__":
     cli.need("ptrace", "set_tid", "mm_map")
-    unittest.main()
+    cli.main()

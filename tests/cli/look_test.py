@@ -167,4 +167,4 @@ class Ps(cli.Test):
 
 if __name__ == "__main__":
     cli.need("ptrace")
-    unittest.main()
+    cli.main()

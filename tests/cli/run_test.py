@@ -304,4 +304,4 @@ class Run(cli.Test):
 
 if __name__ == "__main__":
     cli.need("ptrace")
-    unittest.main()
+    cli.main()

@@ -300,4 +300,4 @@ class SaveAndLoad(cli.Test):
 
 if __name__ == "__main__":
     cli.need("ptrace", "set_tid", "mm_map")
-    unittest.main()
+    cli.main()

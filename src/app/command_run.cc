@@ -12,6 +12,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <tuple>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -202,8 +203,10 @@ int run_command(const RunCommand& command) {
   } else if (command.json) {
     json.reset(::fcntl(2, F_DUPFD_CLOEXEC, 3));
   }
-  auto [talk, talk_there] = make_socket_pair(SOCK_STREAM);
-  auto [deputy_socket, session_socket] = make_socket_pair(SOCK_STREAM);
+  // Not structured bindings: clang 14 lets no lambda capture those.
+  UniqueFd talk, talk_there, deputy_socket, session_socket;
+  std::tie(talk, talk_there) = make_socket_pair(SOCK_STREAM);
+  std::tie(deputy_socket, session_socket) = make_socket_pair(SOCK_STREAM);
   pid_t home = ::getpid();
   start_session(talk_there, [&] {
     talk.reset();

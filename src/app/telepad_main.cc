@@ -14,7 +14,6 @@
 namespace {
 
 using telefork::Error;
-using telefork::UniqueFd;
 
 int run(int argc, char** argv) {
   CLI::App app("The telefork daemon: other machines' processes come to this one through it.",

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -105,7 +106,7 @@ void run_agent(UniqueFd program_socket, const AgentSettings& settings) {
       if (!warm || warm->node() != node) {
         warm = std::make_unique<Worker>(settings, node, program_socket.get());
       }
-      std::unique_ptr<Worker> worker = std::move(warm);
+      std::unique_ptr<Worker> worker = std::exchange(warm, nullptr);
       if (!worker->give({*request, pid})) {
         throw Error(Code::kFailed, "the session of this fork ended unexpectedly");
       }

@@ -109,7 +109,7 @@ std::vector<SessionInfo> list_sessions(const std::string& folder) {
   while (const dirent* entry = ::readdir(directory)) {
     std::string name = entry->d_name;
     if (name.empty() || name.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::string path = folder + "/" + name;
+    std::string path = fmt::format("{}/{}", folder, name);
     try {
       SessionInfo info = decode(read_small_file(path));
       if (kernel::is_alive(info.process)) {

@@ -14,7 +14,7 @@ namespace telefork::session {
 
 class SignalFd {
  public:
-  explicit SignalFd(std::initializer_list<int> signals)
+  SignalFd(std::initializer_list<int> signals)
       : SignalFd(std::span<const int>(signals.begin(), signals.size())) {}
   explicit SignalFd(std::span<const int> signals);
   int fd() const { return fd_.get(); }

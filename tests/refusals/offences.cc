@@ -1,0 +1,262 @@
+#include "offences.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/io_uring.h>
+#include <linux/perf_event.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/shm.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace offences {
+namespace {
+
+constexpr std::size_t kPage = 4096;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr long kMseal = 462;  // newer than the headers
+
+void* map(std::size_t size, int flags, int fd = -1) {
+  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+  return memory == MAP_FAILED ? nullptr : memory;
+}
+void* map_page() { return map(kPage, MAP_PRIVATE | MAP_ANONYMOUS); }
+
+bool open_eventfd() { return eventfd(0, 0) >= 0; }
+bool open_epoll() { return epoll_create1(0) >= 0; }
+bool open_timerfd() { return timerfd_create(CLOCK_MONOTONIC, 0) >= 0; }
+bool open_inotify() { return inotify_init() >= 0; }
+bool open_pidfd() { return syscall(SYS_pidfd_open, getpid(), 0) >= 0; }
+
+bool open_signalfd() {
+  sigset_t none;
+  sigemptyset(&none);
+  return signalfd(-1, &none, 0) >= 0;
+}
+
+int setup_io_uring(io_uring_params& parameters) {
+  return static_cast<int>(syscall(SYS_io_uring_setup, 4, &parameters));
+}
+
+bool open_io_uring() {
+  io_uring_params parameters{};
+  return setup_io_uring(parameters) >= 0;
+}
+
+// Its descriptor may be closed: the rings stay.
+bool map_io_uring() {
+  io_uring_params parameters{};
+  const int ring = setup_io_uring(parameters);
+  if (ring < 0) return false;
+  const bool mapped = map(kPage, MAP_SHARED, ring) != nullptr;
+  close(ring);
+  return mapped;
+}
+
+bool open_perf_event() {
+  perf_event_attr attributes{};
+  attributes.size = sizeof attributes;
+  attributes.type = PERF_TYPE_SOFTWARE;
+  attributes.config = PERF_COUNT_SW_TASK_CLOCK;
+  attributes.exclude_kernel = 1;
+  return syscall(SYS_perf_event_open, &attributes, 0, -1, -1, 0) >= 0;
+}
+
+bool open_deleted_file() {
+  char path[] = "/tmp/telefork-offence.XXXXXX";
+  return mkstemp(path) >= 0 && unlink(path) == 0;
+}
+
+// Any disk; nothing is read of it.
+bool open_block_device() {
+  DIR* folder = opendir("/dev");
+  if (folder == nullptr) return false;
+  int disk = -1;
+  while (const dirent* entry = readdir(folder)) {
+    if (entry->d_type != DT_BLK) continue;
+    disk = openat(dirfd(folder), entry->d_name, O_RDONLY);
+    if (disk >= 0) break;
+  }
+  closedir(folder);
+  return disk >= 0;
+}
+
+// Without a reservation, so that no huge page has to be there.
+bool map_huge_pages() {
+  return map(kHugePage, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE) != nullptr;
+}
+
+bool watch_memory() {
+  const int watcher = static_cast<int>(syscall(SYS_userfaultfd, UFFD_USER_MODE_ONLY));
+  uffdio_api api{UFFD_API, 0, 0};
+  uffdio_register range{};
+  range.range = {reinterpret_cast<std::uintptr_t>(map_page()), kPage};
+  range.mode = UFFDIO_REGISTER_MODE_MISSING;
+  return watcher >= 0 && ioctl(watcher, UFFDIO_API, &api) == 0 &&
+         ioctl(watcher, UFFDIO_REGISTER, &range) == 0;
+}
+
+bool protect_by_key() {
+  const int key = pkey_alloc(0, 0);
+  return key > 0 && pkey_mprotect(map_page(), kPage, PROT_READ | PROT_WRITE, key) == 0;
+}
+
+bool seal_memory() { return syscall(kMseal, map_page(), kPage, 0) == 0; }
+
+bool share_memory() { return map(kPage, MAP_SHARED | MAP_ANONYMOUS) != nullptr; }
+
+bool map_memfd() {
+  const int file = memfd_create("offence", 0);
+  const bool mapped = ftruncate(file, kPage) == 0 && map(kPage, MAP_SHARED, file) != nullptr;
+  close(file);
+  return mapped;
+}
+
+bool attach_system_v_memory() {
+  const int id = shmget(IPC_PRIVATE, kPage, 0600);
+  if (id < 0) return false;
+  const bool attached = shmat(id, nullptr, 0) != reinterpret_cast<void*>(-1);
+  shmctl(id, IPC_RMID, nullptr);
+  return attached;
+}
+
+bool filter_system_calls() {
+  sock_filter allow[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  sock_fprog program{1, allow};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+bool change_root() { return chroot("/usr") == 0; }
+
+// Its children are in the namespace; so this goes on in one.
+bool enter_pid_namespace() {
+  if (unshare(CLONE_NEWPID) != 0) return false;
+  const pid_t child = fork();
+  if (child < 0) return false;
+  if (child == 0) return prctl(PR_SET_PDEATHSIG, SIGKILL) == 0;
+  int status = 0;
+  waitpid(child, &status, 0);
+  _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
+bool remove_directory() {
+  char path[] = "/tmp/telefork-offence.XXXXXX";
+  return mkdtemp(path) != nullptr && chdir(path) == 0 && rmdir(path) == 0;
+}
+
+bool have_a_child() {
+  const pid_t parent = getpid();
+  const pid_t child = fork();
+  if (child != 0) return child > 0;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(0);
+  for (;;) pause();
+}
+
+pthread_t the_leader;
+
+void* outlive(void* done) {
+  pthread_join(the_leader, nullptr);
+  // The C library lets go of a thread before the kernel has ended it.
+  const std::string path = "/proc/self/task/" + std::to_string(getpid()) + "/stat";
+  for (char text[256] = ""; std::strstr(text, ") Z ") == nullptr;) {
+    const int file = open(path.c_str(), O_RDONLY);
+    const ssize_t n = read(file, text, sizeof text - 1);
+    close(file);
+    text[n < 0 ? 0 : n] = '\0';
+  }
+  reinterpret_cast<void (*)()>(done)();
+  return nullptr;
+}
+
+constexpr char kDescriptor[] = "this kind of descriptor cannot move yet; close it";
+
+}  // namespace
+
+const Offence kAll[] = {
+    {"eventfd", "fd ", kDescriptor, open_eventfd},
+    {"epoll", "fd ", kDescriptor, open_epoll},
+    {"timerfd", "fd ", kDescriptor, open_timerfd},
+    {"signalfd", "fd ", kDescriptor, open_signalfd},
+    {"inotify", "fd ", kDescriptor, open_inotify},
+    {"pidfd", "fd ", kDescriptor, open_pidfd},
+    {"io_uring", "fd ", kDescriptor, open_io_uring, "io_uring"},
+    {"perf_event", "fd ", kDescriptor, open_perf_event, "perf_event"},
+    {"deleted_file", "fd ", "a deleted file that is open for writing cannot move yet; close it",
+     open_deleted_file},
+    {"block_device", "fd ", "a block device cannot move; close it", open_block_device,
+     "block_device"},
+    {"hugetlb", "mapping ", "hugetlb memory cannot be captured yet; use transparent huge pages",
+     map_huge_pages, "hugetlb"},
+    {"userfaultfd", "mapping ",
+     "a userfaultfd of the program watches it; end that use of userfaultfd", watch_memory,
+     "userfaultfd"},
+    {"protection_key", "mapping ", "memory protection keys cannot be restored yet", protect_by_key,
+     "pku"},
+    {"mseal", "mapping ", "mseal'ed memory cannot be restored yet", seal_memory, "mseal"},
+    {"io_uring_mapping", "mapping ", "device memory cannot move; have the program close the device",
+     map_io_uring, "io_uring"},
+    {"memfd_mapping", "mapping ",
+     "memory that others may share stays at home; have a copy of it made with --shared=copy",
+     map_memfd},
+    {"system_v_memory", "mapping ",
+     "memory that others may share stays at home; have a copy of it made with --shared=copy",
+     attach_system_v_memory},
+    {"seccomp", "process ",
+     "it runs under seccomp, which cannot be restored yet; start it without a seccomp filter",
+     filter_system_calls},
+    {"removed_directory", "process ", "its working directory was removed: ", remove_directory},
+    {"chroot", "process ", "its root directory is not this machine's (chroot)", change_root, "root",
+     false},
+    {"pid_namespace", "process ",
+     "it is in another pid namespace than telefork; run telefork inside of that namespace",
+     enter_pid_namespace, "root", false},
+    {"children", "process ",
+     "it has children, and a process cannot be saved with its children yet; save it when they have "
+     "ended",
+     have_a_child, "", false},
+    {"shared_memory", "mapping ",
+     "memory shared with processes that stay cannot move; have a copy of it made with "
+     "--shared=copy",
+     [] { return share_memory() && have_a_child(); }},
+    {"dead_leader", "process ", "its first thread has ended, and the others live on",
+     [] { return true; }, "", false},
+    {}};
+
+const Offence* find(std::string_view name) {
+  for (const Offence* offence = kAll; offence->name != nullptr; ++offence) {
+    if (name == offence->name) return offence;
+  }
+  return nullptr;
+}
+
+void go_on_without_leader(void (*done)()) {
+  pthread_t thread;
+  the_leader = pthread_self();
+  if (pthread_create(&thread, nullptr, outlive, reinterpret_cast<void*>(done)) == 0) {
+    pthread_exit(nullptr);
+  }
+}
+
+}  // namespace offences

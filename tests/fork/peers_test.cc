@@ -1,0 +1,222 @@
+// Other ends that are not as this one: files of the same names, another telefork, another machine.
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <functional>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "scene.h"
+
+namespace fork_test {
+namespace {
+
+constexpr std::size_t kSize = 100'000;
+
+const char* map_file(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  require(fd >= 0);
+  void* memory = mmap(nullptr, kSize, PROT_READ, MAP_PRIVATE, fd, 0);
+  require(memory != MAP_FAILED);
+  close(fd);
+  return static_cast<const char*>(memory);
+}
+
+// 0: it maps no file.
+ino_t mapped_inode(const void* memory) {
+  std::istringstream maps(read_file("/proc/self/maps"));
+  for (std::string line; std::getline(maps, line);) {
+    std::istringstream words(line);
+    std::string rights, offset, device;
+    unsigned long start = 0, end = 0;
+    char dash = 0;
+    ino_t inode = 0;
+    words >> std::hex >> start >> dash >> end >> rights >> offset >> device >> std::dec >> inode;
+    const auto address = reinterpret_cast<unsigned long>(memory);
+    if (address >= start && address < end) return inode;
+  }
+  return 0;
+}
+
+ino_t inode_of(const std::string& path) {
+  struct stat status {};
+  require(stat(path.c_str(), &status) == 0);
+  return status.st_ino;
+}
+
+TEST_P(AFork, MapsEqualContentFromThereAndBringsItsOwnWhereItDiffers) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to mount other files there";
+  make_file(path("equal"), std::string(kSize, 'e'));
+  make_file(path("equal.there"), std::string(kSize, 'e'));
+  make_file(path("different"), std::string(kSize, 'h'));
+  make_file(path("different.there"), std::string(kSize, 't'));
+  if (telepad_ > 0) stop_telepad(SIGTERM);
+  socket_ = path("telepad.sock");
+  ASSERT_NO_FATAL_FAILURE(start_telepad([this] {
+    require(unshare(CLONE_NEWNS) == 0);
+    for (const char* name : {"equal", "different"}) {
+      require(mount(path(std::string(name) + ".there").c_str(), path(name).c_str(), nullptr,
+                    MS_BIND, nullptr) == 0);
+    }
+  }));
+  setenv("TELEFORK_SOCKET", "", 1);  // the agent sees this machine's files
+  Outcome outcome = run([this] {
+    const char* equal = map_file(path("equal"));
+    const char* different = map_file(path("different"));
+    const pid_t pid = fork_child("unix:" + socket_, [=, this] {
+      require_equal(std::string(equal, kSize), std::string(kSize, 'e'));
+      require_equal(mapped_inode(equal), inode_of(path("equal")));
+      require_equal(inode_of(path("equal")), inode_of(path("equal.there")));
+      require_equal(read_file(path("different")), std::string(kSize, 't'));
+      require_equal(std::string(different, kSize), std::string(kSize, 'h'));
+      require(mapped_inode(different) != inode_of(path("different")));
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// --- A telepad whose greeting is changed on its way ----------------------------------------------
+
+using Bytes = std::string;
+using Change = std::function<void(Bytes& body)>;
+
+sockaddr_un address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
+  return address;
+}
+
+Bytes read_exactly(int fd, std::size_t size) {
+  Bytes bytes(size, 0);
+  require(recv(fd, bytes.data(), size, MSG_WAITALL) == static_cast<ssize_t>(size));
+  return bytes;
+}
+
+std::uint32_t number_at(const Bytes& bytes, std::size_t at) {
+  std::uint32_t number = 0;
+  std::memcpy(&number, bytes.data() + at, sizeof number);
+  return number;
+}
+
+// docs/wire-protocol.md, 1: a preamble of 8 bytes, a length, a Cap'n Proto message.
+void pass_greeting(int from, int to, const Change& change) {
+  const Bytes head = read_exactly(from, 12);
+  Bytes body = read_exactly(from, number_at(head, 8));
+  if (change) change(body);
+  write_all(to, head + body);
+}
+
+// Passes one greeting each way on every connection, the answers changed, and nothing after that.
+// When `stop` ends, its exit code tells whether anything more had come.
+[[noreturn]] void be_peer(int listener, const std::string& telepad, int stop,
+                          const Change& change) {
+  std::vector<int> connections;
+  for (;;) {
+    pollfd entries[] = {{listener, POLLIN, 0}, {stop, POLLIN, 0}};
+    poll(entries, 2, -1);
+    if (entries[1].revents != 0) break;
+    const int connection = accept(listener, nullptr, nullptr);
+    const int beyond = socket(AF_UNIX, SOCK_STREAM, 0);
+    const sockaddr_un address = address_of(telepad);
+    require(connect(beyond, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+    pass_greeting(connection, beyond, nullptr);
+    pass_greeting(beyond, connection, change);
+    connections.push_back(connection);
+  }
+  for (int connection : connections) {
+    if (!read_all(connection).empty()) _exit(1);
+  }
+  _exit(connections.empty() ? 2 : 0);
+}
+
+// The message's table of segments, the root pointer, then the first field.
+void change_version(Bytes& body) {
+  const std::size_t table = 4 * (number_at(body, 0) + 2) & ~std::size_t{7};
+  body.at(table + 8) = 9;
+}
+
+void replace_text(Bytes& body, const std::string& text, const std::string& other) {
+  const std::size_t at = body.find(text + '\0');
+  require(at != Bytes::npos && text.size() == other.size());
+  body.replace(at, text.size(), other);
+}
+
+// Leaf 7 tells of AVX2 and its like. One boot id would be one kernel, and nothing to compare.
+void change_processor(Bytes& body) {
+  std::string boot = read_file("/proc/sys/kernel/random/boot_id");
+  boot.pop_back();
+  replace_text(body, boot, std::string(boot.size(), '0'));
+  const Bytes leaf("\7\0\0\0\0\0\0\0", 8);
+  bool found = false;
+  for (std::size_t at = 0; (at = body.find(leaf, at)) != Bytes::npos; at += 8) {
+    if (at % 8 != 0 || at + 24 > body.size()) continue;
+    std::memset(body.data() + at + 12, 0, 12);
+    found = true;
+  }
+  require(found);
+}
+
+struct Peer {
+  const char* what;
+  Change change;
+  std::vector<std::string> parts;  // of the reason
+};
+
+const Peer kPeers[] = {
+    {"another protocol", change_version, {"protocol is version 9 there and 1 here"}},
+    {"another architecture",
+     [](Bytes& body) { replace_text(body, "x86_64", "m68000"); },
+     {"architecture", "m68000", "x86_64"}},
+    {"a lesser processor", change_processor, {"its CPU lacks"}},
+};
+
+TEST_P(AFork, TellsAPeerThatIsUnlikeUsNothingButItsGreeting) {
+  if (telepad_ < 0) {
+    socket_ = path("telepad.sock");
+    ASSERT_NO_FATAL_FAILURE(start_telepad());
+  }
+  const std::string other = path("other.sock");
+  for (const Peer& peer : kPeers) {
+    SCOPED_TRACE(peer.what);
+    const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const sockaddr_un address = address_of(other);
+    ASSERT_EQ(bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    ASSERT_EQ(listen(listener, 8), 0);
+    int stop[2];
+    ASSERT_EQ(pipe2(stop, O_CLOEXEC), 0);
+    const pid_t server = ::fork();
+    if (server == 0) {
+      close(stop[1]);
+      be_peer(listener, socket_, stop[0], peer.change);
+    }
+    close(listener);
+    close(stop[0]);
+    Outcome outcome = run([&] {
+      require_equal(telefork_fork(("unix:" + other).c_str()), -1);
+      require_equal(telefork_error_code(), static_cast<int>(TELEFORK_REFUSED));
+      const std::string reason = telefork_error();
+      for (const std::string& part : peer.parts) {
+        if (reason.find(part) == std::string::npos) fail_here(reason, Where::current());
+      }
+    });
+    EXPECT_TRUE(went_well(outcome));
+    close(stop[1]);
+    EXPECT_EQ(end_of(server), exited(0));
+    unlink(other.c_str());
+  }
+}
+
+}  // namespace
+}  // namespace fork_test

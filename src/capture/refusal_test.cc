@@ -5,6 +5,7 @@
 #include <set>
 #include <sstream>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -39,7 +40,7 @@ const char* heading_of(Part part) {
 // As the documentation writes it: an ellipsis stands for what the single case tells.
 std::string row_of(const Rule& rule) {
   std::string why = std::regex_replace(std::string(rule.why), std::regex("\\{[^}]*\\}"), "…");
-  return std::string("| ") + rule.what + " | " + why + " | " + rule.remedy + " |";
+  return fmt::format("| {} | {} | {} |", rule.what, why, rule.remedy);
 }
 
 // The rows of the tables, each behind its heading.

@@ -1,6 +1,9 @@
 // telefork-agent: the tracer on the source's side, one a program. See session/agent.h.
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
+#include <optional>
+#include <string>
 
 #include <sys/prctl.h>
 #include <CLI/CLI.hpp>
@@ -20,9 +23,23 @@ int main(int argc, char** argv) {
   app.add_option("--fd", fd, "the socket to the program")->required();
   std::string stop;
   app.add_option("--stop-at-step", stop)->group("");
+  std::optional<std::uint32_t> lease_stop;
+  std::optional<std::uint32_t> lease_kill;
+  std::optional<std::uint32_t> lease_home;
+  app.add_option("--lease-stop-ms", lease_stop,
+                 "a child whose node hears nothing from here for so long is stopped (10000)");
+  app.add_option("--lease-kill-ms", lease_kill, "and killed (60000)");
+  app.add_option("--lease-home-ms", lease_home,
+                 "a pid whose node says nothing, and cannot be asked, ends after (90000)");
   CLI11_PARSE(app, argc, argv);
   try {
     telefork::session::AgentSettings settings;
+    using Ms = telefork::session::Lease::Duration;
+    settings.lease = telefork::app::lease_from_environment();
+    if (lease_stop) settings.lease.stop = Ms(*lease_stop);
+    if (lease_kill) settings.lease.kill = Ms(*lease_kill);
+    if (lease_home) settings.lease.home = Ms(*lease_home);
+    telefork::session::check_lease(settings.lease);
     settings.programs = telefork::session::find_programs();
     settings.registry = telefork::app::registry_folder();
     settings.steps = telefork::app::stop_at_step(stop);

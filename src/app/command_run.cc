@@ -55,6 +55,12 @@ session::CommandRequest make_request(const RunCommand& command) {
   return request;
 }
 
+session::Lease make_lease() {
+  session::Lease lease = lease_from_environment();
+  session::check_lease(lease);
+  return lease;
+}
+
 void tell(int fd, const void* object, std::size_t size) {
   if (::send(fd, object, size, MSG_NOSIGNAL) != static_cast<ssize_t>(size)) {
     throw Error(Code::kGone, "telefork was ended before the command began");
@@ -95,7 +101,7 @@ class RunSession {
         talk_(std::move(talk)),
         socket_(std::move(socket)),
         json_(std::move(json)),
-        session_({std::move(programs), registry_folder()}, make_request(command)) {}
+        session_({std::move(programs), registry_folder(), make_lease()}, make_request(command)) {}
 
   int run() {
     try {

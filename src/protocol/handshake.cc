@@ -89,6 +89,15 @@ void check_architecture(image::schema::Machine::Reader there, image::schema::Mac
                                           printable(their), printable(our)));
 }
 
+void fill_hello(schema::Hello::Builder hello, image::schema::Machine::Reader own,
+                const FillHello& fill) {
+  hello.setMagic(kMagic);
+  hello.setVersion(kProtocolVersion);
+  hello.setMachine(own);
+  hello.setCreator(kCreator);
+  if (fill) fill(hello);
+}
+
 void fill_reply(schema::HelloReply::Builder reply, image::schema::Machine::Reader own) {
   reply.setVersion(kProtocolVersion);
   reply.setMachine(own);
@@ -138,8 +147,9 @@ void check_hello(const schema::Hello::Reader& hello, image::schema::Machine::Rea
   check_version(hello.getVersion());
   if (hello.getRole() == schema::Hello::Role::QUERY) return;
   check_architecture(hello.getMachine(), own);
-  bool join = hello.getRole() == schema::Hello::Role::JOIN;
-  if (hello.getToken().size() != (join ? kTokenSize : 0)) {
+  bool of_session =
+      hello.getRole() == schema::Hello::Role::JOIN || hello.getRole() == schema::Hello::Role::FENCE;
+  if (hello.getToken().size() != (of_session ? kTokenSize : 0)) {
     throw Error(Code::kCorrupt, "a greeting with a wrong token");
   }
 }
@@ -180,16 +190,19 @@ bool same_token(std::span<const std::byte> one, std::span<const std::byte> other
   return difference == std::byte{0};
 }
 
+void send_hello(net::Stream& stream, image::schema::Machine::Reader own, const FillHello& fill,
+                net::Deadline deadline) {
+  ::capnp::MallocMessageBuilder message;
+  fill_hello(message.initRoot<schema::Hello>(), own, fill);
+  send_greeting(stream, message, deadline);
+}
+
 ReceivedHelloReply say_hello(net::Stream& stream, const std::string& node,
                              image::schema::Machine::Reader own, const FillHello& fill,
                              net::Deadline deadline) {
   ::capnp::MallocMessageBuilder message;
   auto hello = message.initRoot<schema::Hello>();
-  hello.setMagic(kMagic);
-  hello.setVersion(kProtocolVersion);
-  hello.setMachine(own);
-  hello.setCreator(kCreator);
-  if (fill) fill(hello);
+  fill_hello(hello, own, fill);
   ReceivedHelloReply reply = with_context(node, [&] {
     send_greeting(stream, message, deadline);
     ReceivedHelloReply answer = receive_greeting(stream, deadline).reply();

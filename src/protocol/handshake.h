@@ -100,8 +100,12 @@ bool same_token(std::span<const std::byte> one, std::span<const std::byte> other
 // ---- The client ----
 
 using FillHello = std::function<void(schema::Hello::Builder)>;
-// Says hello (magic, version, machine and creator are filled in already) and waits for the answer;
-// throws the refusal of the other end, or ours, as "node7: ...".
+// Magic, version, machine and creator are filled in already. For a client that does not wait for
+// the answer; it has a HelloDecoder.
+void send_hello(net::Stream& stream, image::schema::Machine::Reader own, const FillHello& fill,
+                net::Deadline deadline);
+// Says hello and waits for the answer; throws the refusal of the other end, or ours, as
+// "node7: ...".
 ReceivedHelloReply say_hello(net::Stream& stream, const std::string& node,
                              image::schema::Machine::Reader own, const FillHello& fill,
                              net::Deadline deadline);

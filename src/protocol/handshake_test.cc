@@ -155,6 +155,25 @@ TEST(Handshake, AnswersAQueryFromAnotherArchitecture) {
   EXPECT_NO_THROW(say_hello(client, "node7", here.reader(), query, Deadline::never()));
 }
 
+TEST(Handshake, RefusesAFenceThatNamesNoSession) {
+  TestMachine here("here");
+  MemoryStream client;
+  send_hello(
+      client, here.reader(),
+      [](schema::Hello::Builder hello) { hello.setRole(schema::Hello::Role::FENCE); },
+      Deadline::never());
+  MemoryStream server(client.written());
+  ReceivedHello hello = receive_hello(server, Deadline::never());
+  Error error = error_of([&] { check_hello(*hello, here.reader()); });
+  EXPECT_EQ(error.code(), Code::kCorrupt);
+
+  MemoryStream named(hello_bytes(here, [](schema::Hello::Builder fence) {
+    fence.setRole(schema::Hello::Role::FENCE);
+    fence.initToken(kTokenSize);
+  }));
+  EXPECT_NO_THROW(check_hello(*receive_hello(named, Deadline::never()), here.reader()));
+}
+
 TEST(Handshake, ThrowsTheRefusalOfTheOtherEnd) {
   TestMachine here("here");
   MemoryStream server;

@@ -78,6 +78,8 @@ class Link {
   // Everything that was sent has left this process.
   void flush(net::Deadline deadline);
   Clock::time_point last_heard() const { return last_heard_; }
+  // The other end has said `failed`.
+  bool other_end_failed() const { return failure_.has_value(); }
   // Records and payloads give up (kLost) after so long without a byte. 60 s unless set.
   void set_patience(std::chrono::milliseconds patience) { patience_ = patience; }
 

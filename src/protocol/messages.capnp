@@ -12,15 +12,17 @@ struct Hello {
   magic @0 :Text;             # "telefork"
   version @1 :UInt32;         # of the protocol
   role @2 :Role;
-  token @3 :Data;             # of the session that a join belongs to; else empty
+  token @3 :Data;             # of the session that a join or fence belongs to; else empty
   machine @4 :Image.Machine;
   creator @5 :Text;           # "telefork 0.1.0"
   user @6 :Text;              # the account that is wished for; empty: whatever fits the peer
   nodeName @7 :Text;          # what the user called the node, for messages
+  telepad @8 :Data;           # of a fence: HelloReply.telepad of the session
   enum Role {
     session @0;               # a new session: a fork, a move, a command
     join @1;                  # the bulk connection of a session
     query @2;                 # only the reply is wanted: what machine is that?
+    fence @3;                 # end that session; the reply comes when nothing of it is left
   }
 }
 
@@ -32,6 +34,7 @@ struct HelloReply {
   token @3 :Data;             # of the new session
   features @4 :List(Text);    # what the other end can do beside the basics
   refusal @5 :Failure;        # absent: welcome
+  telepad @6 :Data;           # of a new session: random bytes, others whenever telepad is started
 }
 
 struct Failure {

@@ -57,6 +57,7 @@ CommandSession::CommandSession(Settings settings, CommandRequest request)
 
 void CommandSession::prepare() {
   opened_.emplace(open_node(request_.node, here_, settings_.programs, request_.cpu_force));
+  fence_ = make_fence(request_.node, opened_->reply, here_);
   protocol::Link& link = *opened_->link;
   try {
     send_command();
@@ -79,6 +80,8 @@ void CommandSession::send_command() {
     prepare.setStreams((is_open(1) ? 0b010u : 0u) | (is_open(2) ? 0b100u : 0u));
     prepare.setCpuForce(request_.cpu_force);
     prepare.setDescription(fmt::format("{}", fmt::join(request_.arguments, " ")));
+    prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
+    prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
   });
   image::Writer writer(link.record_sink(), link.bulk_sink());
   ::capnp::MallocMessageBuilder header_message;
@@ -144,6 +147,8 @@ void CommandSession::run(pid_t home, UniqueFd socket, const std::function<void()
     proxy::StdioPump pump =
         proxy::StdioPump::at_home(link, try_duplicate(0), try_duplicate(1), try_duplicate(2));
     link.send([](Message::Builder message) { message.setGo(); });
+    options.lease = settings_.lease;
+    options.fence = fence_.get();
     Home(link, pump, *supervisor, signals, registry, state, std::move(options)).run();
   } catch (const Error& error) {
     link.fail(error, net::Deadline::in(kLastWords));

@@ -13,6 +13,8 @@
 #pragma once
 
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +41,7 @@ class CommandSession {
   struct Settings {
     Programs programs;
     std::string registry;  // see registry.h; empty: none
+    Lease lease;
   };
   CommandSession(Settings settings, CommandRequest request);
 
@@ -62,6 +65,7 @@ class CommandSession {
   CommandRequest request_;
   protocol::OwnMachine here_;
   std::optional<protocol::OpenedLink> opened_;
+  std::unique_ptr<Fence> fence_;
   pid_t pid_ = 0;
   pid_t guest_pid_ = 0;
 };

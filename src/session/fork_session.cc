@@ -26,6 +26,7 @@ using namespace std::chrono_literals;
 using protocol::schema::Message;
 
 constexpr auto kRestorePatience = 60s;
+constexpr auto kLastWords = 5s;
 
 // A descriptor of another process, sharing its open file description; empty where it has none.
 UniqueFd take_fd(pid_t pid, int fd) {
@@ -41,6 +42,14 @@ std::string describe_command(pid_t pid) {
   while (!line.empty() && line.back() == '\0') line.pop_back();
   std::replace(line.begin(), line.end(), '\0', ' ');
   return line;
+}
+
+bool has_ended(pid_t pid) {
+  try {
+    return kernel::read_stat(pid).state == 'Z';
+  } catch (const Error&) {
+    return true;
+  }
 }
 
 void check_mode(int mode) {
@@ -71,7 +80,9 @@ void ForkSession::open() {
       files_ = FileNegotiation();
     }
   }
-  opened_.emplace(open_node(net::parse_node(node_), here_, settings_.programs, false));
+  net::NodeAddress node = net::parse_node(node_);
+  opened_.emplace(open_node(node, here_, settings_.programs, false));
+  fence_ = make_fence(node, opened_->reply, here_);
 }
 
 capture::SurveyOptions ForkSession::survey_options(pid_t parent) const {
@@ -135,6 +146,8 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
     prepare.setTakesStdin(options.takes_stdin);
     prepare.setStreams(0b110);
     prepare.setDescription(describe_command(snapshot_));
+    prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
+    prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
   });
   settings_.steps.reach(Step::kAnnounced);
   // It sits in a read: it waits for no signal.
@@ -166,6 +179,16 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
   settings_.steps.reach(Step::kSent);
 }
 
+// After go: the child may run there, and the pid here is not to end before it is known not to.
+void ForkSession::fence_off(RegistryEntry& registry) {
+  SessionInfo info = registry.info();
+  info.state = std::string(state_name(SourceState::kUnknown));
+  registry.update(info);
+  auto deadline =
+      net::Deadline::at(fence_deadline(opened_->link->last_heard() + settings_.lease.home));
+  await_fence(*fence_, deadline, [this] { return !has_ended(snapshot_); });
+}
+
 void ForkSession::run() {
   std::optional<ReceivedSnapshot> received = receive_snapshot(session_socket_.get());
   protocol::Link& link = *opened_->link;
@@ -185,6 +208,7 @@ void ForkSession::run() {
   info.state = std::string(state_name(state));
   info.command = describe_command(snapshot_);
   RegistryEntry registry(settings_.registry, info);
+  UniqueFd held_socket;  // while it is open the process at home does not end
   try {
     send_image(received->message);
     protocol::ReceivedMessage ready =
@@ -200,6 +224,7 @@ void ForkSession::run() {
     info.state = std::string(state_name(state));
     registry.update(info);
     settings_.steps.reach(Step::kGivenUp);
+    held_socket = session_socket_.duplicate();
     if (kernel::read_stat(snapshot_).state == 'Z') {
       throw Error(Code::kGone, "the process was killed before it was on its way");
     }
@@ -211,12 +236,18 @@ void ForkSession::run() {
     settings_.steps.reach(Step::kHollowed);
     deputy::Supervisor supervisor(tracee::StopWatch::adopt(snapshot_), std::move(session_socket_),
                                   std::move(complaints));
+    held_socket.reset();
     HomeOptions options;
+    options.lease = settings_.lease;
+    options.fence = fence_.get();
     options.steps = settings_.steps;
     Home(link, pump, supervisor, signals, registry, state, std::move(options)).run();
   } catch (const Error& error) {
+    if (state == SourceState::kSending) tell_snapshot(error);
+    link.fail(error, net::Deadline::in(kLastWords));
+    if (state == SourceState::kSending) return;
+    fence_off(registry);
     tell_snapshot(error);
-    link.fail(error, net::Deadline::in(5s));
   }
 }
 

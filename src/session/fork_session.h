@@ -8,7 +8,8 @@
 //
 // In run() the snapshot, a child of the program, waits in a read of the session socket. Until the
 // child runs elsewhere every failure is told to it there, and it ends with 125. It is never let
-// past that read here: so two never run.
+// past that read here: so two never run. A failure after go is told when the child is known not to
+// run (fence.h).
 #pragma once
 
 #include <memory>
@@ -20,8 +21,11 @@
 #include "kernel/probe.h"
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
+#include "session/fence.h"
 #include "session/file_negotiation.h"
+#include "session/lease.h"
 #include "session/programs.h"
+#include "session/registry.h"
 #include "session/steps.h"
 
 namespace telefork::session {
@@ -30,6 +34,7 @@ struct AgentSettings {
   Programs programs;
   std::string registry;  // see registry.h; empty: none
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  Lease lease;
   Steps steps;
 };
 
@@ -51,11 +56,13 @@ class ForkSession {
   capture::SurveyOptions survey_options(pid_t parent) const;
   void send_image(const telefork_snapshot& snapshot);
   void tell_snapshot(const Error& error);
+  void fence_off(RegistryEntry& registry);
 
   const AgentSettings& settings_;
   std::string node_;
   protocol::OwnMachine here_;
   std::optional<protocol::OpenedLink> opened_;
+  std::unique_ptr<Fence> fence_;
   FileNegotiation files_;
   telefork_agent_request request_{};
   pid_t parent_ = 0;

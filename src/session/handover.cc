@@ -28,7 +28,9 @@ std::string_view state_name(SourceState state) {
     case SourceState::kFailed:
       return "failed";
     case SourceState::kUnknown:
-      return "lost";
+      return "unknown";
+    case SourceState::kFenced:
+      return "fenced";
   }
   return "?";
 }
@@ -61,18 +63,21 @@ SourceState next_state(SourceState state, SourceEvent event) {
       if (state == SourceState::kAway || state == SourceState::kOver) return SourceState::kOver;
       impossible(state, "a status");
     case SourceEvent::kFailure:
-      // After go a failure means that it did not start; once it runs there is no failing, only an
-      // end that nobody saw.
+      // It is said when nothing of the guest is left. After go it means that it did not start;
+      // once it runs there is no failing, only an end that nobody saw.
       if (state == SourceState::kSending || state == SourceState::kGivenUp) {
         return SourceState::kFailed;
       }
-      return state == SourceState::kAway ? SourceState::kUnknown : state;
+      return state == SourceState::kAway ? SourceState::kFenced : state;
     case SourceEvent::kLost:
       if (state == SourceState::kSending) return SourceState::kFailed;
       if (state == SourceState::kGivenUp || state == SourceState::kAway) {
         return SourceState::kUnknown;
       }
       return state;
+    case SourceEvent::kFence:
+      if (state == SourceState::kUnknown) return SourceState::kFenced;
+      impossible(state, "a fence");
   }
   return state;
 }
@@ -86,9 +91,7 @@ DestinationState next_state(DestinationState state, DestinationEvent event) {
       if (state == DestinationState::kReady) return DestinationState::kRunning;
       impossible(state, "go");
     case DestinationEvent::kEnd:
-      if (state == DestinationState::kRunning) return DestinationState::kEnded;
       // A guest that is killed before it ran never ran.
-      return state == DestinationState::kEnded ? state : DestinationState::kDropped;
     case DestinationEvent::kLost:
     case DestinationEvent::kAbort:
       if (state == DestinationState::kRunning) return DestinationState::kEnded;

@@ -11,9 +11,9 @@
 //   kOver
 //
 // Until kGivenUp the source may go on (for a fork: the pid ends with 125, nothing has run). After
-// it, only when the other end is known not to run: it said that it failed before it started, or it
-// is fenced. For a fork no source ever goes on after kGivenUp; what may be said of the child is the
-// only difference.
+// it, only when the other end is known not to run: it said that it failed, or it is fenced. For a
+// fork no source ever goes on after kGivenUp; but its pid does not end, for a parent to act on
+// that, while the child may run.
 #pragma once
 
 #include <string_view>
@@ -26,7 +26,8 @@ enum class SourceState {
   kAway,     // the destination said that it runs
   kOver,     // its end was told
   kFailed,   // it never ran there
-  kUnknown,  // the connection was lost after go: it may have run
+  kUnknown,  // the connection was lost after go: it may run
+  kFenced,   // it may have run, and does not run any more; how it ended is not known
 };
 
 enum class SourceEvent {
@@ -35,6 +36,7 @@ enum class SourceEvent {
   kStatus,   // its end, or that of its last descendant
   kFailure,  // the destination gave up, and says so
   kLost,     // the connection is gone
+  kFence,    // the node has confirmed that nothing of it runs, or its lease is over
 };
 
 // The next state; the same state where the event changes nothing. Throws Error kCorrupt for an

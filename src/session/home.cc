@@ -16,9 +16,8 @@ namespace {
 using namespace std::chrono_literals;
 using protocol::schema::Message;
 
-constexpr auto kHeartbeatInterval = 2s;
-// The keeper kills its guest after 60 s without a word from here: by then it is over there.
-constexpr auto kFencedAfter = 90s;
+// For the node to read why, where home itself has given up.
+constexpr auto kLastWords = 1s;
 // How soon a terminal's input is read after its reader came to the foreground, which no event
 // tells.
 constexpr auto kInputInterval = 200ms;
@@ -37,37 +36,68 @@ void Home::run() {
     while (!finished_ || end_ || !pump_.idle()) poll_once();
     if (!delivered_) throw Error(Code::kCorrupt, link_.node() + ": it finished without a status");
   } catch (const Error& error) {
-    step(error.code() == Code::kLost ? SourceEvent::kLost : SourceEvent::kFailure);
-    if (!delivered_ && !deputy_gone_) {
-      supervisor_.fail(options_.on_failure ? options_.on_failure(error) : error.text());
-    }
+    on_failure(error);
   }
   await_deputy();
+}
+
+// Only the node's own word that it has failed says that nothing is left there.
+void Home::on_failure(const Error& error) {
+  step(link_.other_end_failed() ? SourceEvent::kFailure : SourceEvent::kLost);
+  link_.fail(error, net::Deadline::in(kLastWords));
+  std::string text = error.text();
+  if (state_ == SourceState::kUnknown) {
+    bool confirmed = await_fence();
+    step(SourceEvent::kFence);
+    if (!confirmed) text += "; nobody there can be asked, and its lease is over";
+  }
+  if (delivered_ || deputy_gone_) return;
+  supervisor_.fail(options_.on_failure ? options_.on_failure(Error(error.code(), text)) : text);
+}
+
+// True when the node has confirmed that nothing runs there. Ends early when the pid at home has
+// ended. Signals are for a guest that nobody reaches; it is told that it has ended soon.
+bool Home::await_fence() {
+  const auto deadline = fence_deadline(link_.last_heard() + options_.lease.home);
+  using Clock = protocol::Link::Clock;
+  for (;;) {
+    bool confirmed = options_.fence != nullptr && options_.fence->try_confirm();
+    look_at_deputy();
+    if (confirmed || deputy_gone_ || Clock::now() >= deadline) return confirmed;
+    std::vector<pollfd> entries = {{signals_.fd(), POLLIN, 0},
+                                   {supervisor_.socket_fd(), POLLIN, 0}};
+    if (options_.fence != nullptr) options_.fence->add_interest(entries);
+    net::poll_until(entries, net::Deadline::at(std::min<Clock::time_point>(
+                                 deadline, Clock::now() + kFenceInterval)));
+  }
+}
+
+// What is left to be seen of it: its end.
+void Home::look_at_deputy() {
+  while (signals_.try_read()) {
+  }
+  supervisor_.on_sigchld();
+  supervisor_.on_readable();
+  while (auto event = supervisor_.next_event()) {
+    if (event->kind == deputy::Event::Kind::kKilled || event->kind == deputy::Event::Kind::kEnded) {
+      deputy_gone_ = true;
+    }
+  }
 }
 
 // It may not even have run yet: were its socket closed before it has read how it is to end, it
 // would end with 125.
 void Home::await_deputy() {
   for (;;) {
-    supervisor_.on_sigchld();
-    while (auto event = supervisor_.next_event()) {
-      if (event->kind == deputy::Event::Kind::kKilled ||
-          event->kind == deputy::Event::Kind::kEnded) {
-        deputy_gone_ = true;
-      }
-    }
+    look_at_deputy();
     if (deputy_gone_) return;
     pollfd entries[] = {{signals_.fd(), POLLIN, 0}, {supervisor_.socket_fd(), POLLIN, 0}};
     net::poll_until(entries, net::Deadline::never());
-    while (signals_.try_read()) {
-    }
-    if (entries[1].revents != 0) supervisor_.on_readable();
   }
 }
 
 bool Home::may_read_input() {
-  if (!options_.may_read_input) return true;
-  bool may_read = options_.may_read_input();
+  bool may_read = !is_hushed() && (!options_.may_read_input || options_.may_read_input());
   pump_.set_input_paused(!may_read);
   return may_read;
 }
@@ -87,7 +117,8 @@ void Home::poll_once() {
   std::size_t deputy_entry = entries.size();
   entries.push_back({supervisor_.socket_fd(), POLLIN, 0});
   net::Deadline deadline = next_turn();
-  pump_.add_interest(entries);
+  bool hushed = is_hushed();
+  if (!hushed) pump_.add_interest(entries);
   net::poll_until(entries, deadline);
 
   bool deputy_ready = entries[deputy_entry].revents != 0;
@@ -98,7 +129,7 @@ void Home::poll_once() {
   while (auto event = supervisor_.next_event()) on_deputy_event(*event);
   // Once more: it may have left the foreground since, and what is typed now is its shell's.
   may_read_input();
-  pump_.on_ready(entries);
+  if (!hushed) pump_.on_ready(entries);
   // After that nothing follows: the other end closes, and that is no loss.
   while (!finished_) {
     auto message = link_.try_receive();
@@ -166,7 +197,23 @@ void Home::deliver_end() {
   }
 }
 
+// It has not heard of the node for so long that the node is not to hear of it (lease.h).
+bool Home::is_hushed() const {
+  return !finished_ && protocol::Link::Clock::now() - link_.last_heard() >= options_.lease.hush();
+}
+
+void Home::send_held_signals() {
+  for (const HeldSignal& held : std::exchange(held_signals_, {})) {
+    send_signal(held.number, held.from_terminal, held.info ? &*held.info : nullptr);
+  }
+}
+
 void Home::send_signal(int number, bool from_terminal, const signalfd_siginfo* info) {
+  if (is_hushed()) {
+    held_signals_.push_back({number, from_terminal, std::nullopt});
+    if (info != nullptr) held_signals_.back().info = *info;
+    return;
+  }
   link_.send([&](Message::Builder message) {
     auto signal = message.initSignal();
     signal.setNumber(static_cast<std::uint32_t>(number));
@@ -221,13 +268,16 @@ void Home::on_deputy_event(const deputy::Event& event) {
 
 void Home::watch_silence() {
   auto now = protocol::Link::Clock::now();
-  if (now >= next_heartbeat_) {
-    link_.send_heartbeat();
-    next_heartbeat_ = now + kHeartbeatInterval;
+  const Lease& lease = options_.lease;
+  auto silence = now - link_.last_heard();
+  if (silence >= lease.home) {
+    throw Error(Code::kLost, fmt::format("{}: nothing was heard from it for {:.3g} s", link_.node(),
+                                         std::chrono::duration<double>(silence).count()));
   }
-  if (now - link_.last_heard() >= kFencedAfter) {
-    throw Error(Code::kLost, link_.node() + ": nothing was heard from it for 90 s");
-  }
+  if (!is_hushed()) send_held_signals();
+  if (now < next_heartbeat_) return;
+  next_heartbeat_ = now + lease.heartbeat();
+  if (!is_hushed()) link_.send_heartbeat();
 }
 
 }  // namespace telefork::session

@@ -3,16 +3,22 @@
 //
 //   deputy (the pid at home)  <-- Supervisor -->  Home  <== link ==>  keeper
 //   stdin, stdout, stderr     <-- StdioPump --->
+//
+// When the link is lost while the guest may run, the pid at home does not end before the guest is
+// known not to: the node has confirmed it (fence.h), or its lease is over (lease.h).
 #pragma once
 
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "deputy/supervisor.h"
 #include "protocol/link.h"
 #include "proxy/stdio_pump.h"
+#include "session/fence.h"
 #include "session/handover.h"
+#include "session/lease.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
 #include "session/steps.h"
@@ -32,6 +38,8 @@ struct HomeOptions {
   std::function<bool()> may_read_input;
   // Bit N-1: signal N is not for the guest.
   std::uint64_t ignored_signals = 0;
+  Lease lease;
+  Fence* fence = nullptr;  // of the session; outlives the Home
   Steps steps;
 };
 
@@ -54,12 +62,17 @@ class Home {
 
  private:
   void poll_once();
+  void on_failure(const Error& error);
+  bool await_fence();
   void await_deputy();
+  void look_at_deputy();
   void on_message(const protocol::ReceivedMessage& message);
   void on_status(protocol::schema::Status::Reader status);
   void on_deputy_event(const deputy::Event& event);
   void on_home_signal(const deputy::Event& event);
   void send_signal(int number, bool from_terminal, const signalfd_siginfo* info);
+  void send_held_signals();
+  bool is_hushed() const;
   void deliver_end();
   void watch_silence();
   bool may_read_input();
@@ -79,6 +92,12 @@ class Home {
   bool deputy_gone_ = false;
   bool finished_ = false;
   bool stopped_by_terminal_ = false;
+  struct HeldSignal {
+    int number;
+    bool from_terminal;
+    std::optional<signalfd_siginfo> info;
+  };
+  std::vector<HeldSignal> held_signals_;  // they came while home is hushed
   protocol::Link::Clock::time_point next_heartbeat_ = protocol::Link::Clock::now();
 };
 

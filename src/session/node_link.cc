@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include <sys/prctl.h>
 #include <sys/socket.h>
 
 #include "base/error.h"
@@ -13,6 +14,8 @@ namespace telefork::session {
 namespace {
 
 protocol::OpenedLink open_private(const protocol::OwnMachine& here, const Programs& programs) {
+  // Whatever is left there when telepad and keeper are killed comes to this process (fence.h).
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   auto [control, control_there] = make_socket_pair(SOCK_STREAM);
   auto [bulk, bulk_there] = make_socket_pair(SOCK_STREAM);
   // A double fork by setsid and its own exit would lose its pid; it is reaped by whoever reaps the

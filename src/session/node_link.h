@@ -11,7 +11,8 @@
 namespace telefork::session {
 
 // Connects, greets, and checks that a process from here can run there. For `local` a private
-// telepad is started over socket pairs; it ends with its last session.
+// telepad is started over socket pairs; it ends with its last session. This process then is the
+// subreaper of all that descends from it.
 protocol::OpenedLink open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
                                const Programs& programs, bool cpu_force);
 

@@ -55,6 +55,21 @@ struct Session {
   std::vector<std::byte> token;
 };
 
+// Somebody waits to hear that nothing is left of a session.
+struct FenceRequest {
+  UniqueFd connection;
+  std::vector<std::byte> token;
+};
+
+std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
+  const auto* begin = reinterpret_cast<const std::byte*>(data.begin());
+  return {begin, begin + data.size()};
+}
+
+::capnp::Data::Reader as_data(const std::vector<std::byte>& bytes) {
+  return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
+}
+
 class Telepad {
  public:
   explicit Telepad(TelepadSettings settings)
@@ -69,7 +84,10 @@ class Telepad {
   }
 
   void run() {
-    while (!ended_ && (listener_ || !greetings_.empty() || !sessions_.empty())) poll_once();
+    // Nobody else would kill the orphans.
+    while (has_orphans_ || (!ended_ && (listener_ || !greetings_.empty() || !sessions_.empty()))) {
+      poll_once();
+    }
   }
 
  private:
@@ -83,10 +101,15 @@ class Telepad {
   void serve(Greeting& greeting);
   void serve_session(Greeting& greeting, net::Stream& stream, UniqueFd control);
   void serve_join(const protocol::ReceivedHello& hello, net::Stream& stream, int connection);
+  void serve_fence(const protocol::ReceivedHello& hello, UniqueFd connection);
+  void answer_fences();
+  std::list<Session>::iterator find_session(std::span<const std::byte> token);
   void start_agent(Greeting& greeting);
   std::function<int()> as_user(const net::PeerCredentials& peer) const;
   void reap();
-  void kill_orphans();
+  void forget_agents();
+  bool is_ours(pid_t child) const;
+  bool kill_orphans();
 
   TelepadSettings settings_;
   SignalFd signals_;
@@ -94,9 +117,14 @@ class Telepad {
   std::optional<net::UnixListener> listener_;
   std::list<Greeting> greetings_;
   std::list<Session> sessions_;
+  std::list<FenceRequest> fences_;
+  // Goes with each token: whoever asks another telepad than it had, which knows nothing of the
+  // session, is told so.
+  std::vector<std::byte> identity_ = protocol::make_token();
   std::set<pid_t> agents_;  // also their session ids: their children are no orphans of ours
   std::set<pid_t> agent_sessions_;
-  bool has_orphans_ = false;
+  bool has_orphans_ = false;                       // what a keeper has left may be there
+  std::set<pid_t> condemned_;                      // of these: killed, not reaped yet
   std::optional<Clock::time_point> accept_again_;  // there was no descriptor for a connection
   bool ended_ = false;
 };
@@ -143,6 +171,7 @@ void Telepad::poll_once() {
     if (signal->ssi_signo != SIGCHLD) ended_ = true;
   }
   reap();
+  answer_fences();
   if (listener_) accept_all();
   for (auto greeting = greetings_.begin(); greeting != greetings_.end();) {
     bool done = true;
@@ -209,6 +238,9 @@ void Telepad::serve(Greeting& greeting) {
       case Role::QUERY:
         protocol::send_hello_reply(stream, machine_.reader(), {}, deadline);
         return;
+      case Role::FENCE:
+        serve_fence(hello, std::move(control));
+        return;
     }
     throw Error(Code::kRefused, "it asks for what this telepad does not know");
   } catch (const Error& error) {
@@ -244,8 +276,8 @@ void Telepad::serve_session(Greeting& greeting, net::Stream& stream, UniqueFd co
   protocol::send_hello_reply(
       stream, machine_.reader(),
       [&](protocol::schema::HelloReply::Builder reply) {
-        reply.setToken(
-            ::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(token.data()), token.size()));
+        reply.setToken(as_data(token));
+        reply.setTelepad(as_data(identity_));
         reply.initFeatures(1).set(
             0, ::capnp::Text::Reader(protocol::kFeatureJoin.data(), protocol::kFeatureJoin.size()));
       },
@@ -255,12 +287,8 @@ void Telepad::serve_session(Greeting& greeting, net::Stream& stream, UniqueFd co
 
 void Telepad::serve_join(const protocol::ReceivedHello& hello, net::Stream& stream,
                          int connection) {
-  auto token = hello->getToken();
-  std::span<const std::byte> given(reinterpret_cast<const std::byte*>(token.begin()), token.size());
-  auto session = std::find_if(sessions_.begin(), sessions_.end(), [given](const Session& s) {
-    return s.channel && protocol::same_token(s.token, given);
-  });
-  if (session == sessions_.end()) {
+  auto session = find_session(copy_bytes(hello->getToken()));
+  if (session == sessions_.end() || !session->channel) {
     throw Error(Code::kUnauthorised, "there is no session with that token");
   }
   protocol::send_hello_reply(stream, machine_.reader(), {},
@@ -270,6 +298,44 @@ void Telepad::serve_join(const protocol::ReceivedHello& hello, net::Stream& stre
   net::send_fds(session->channel.get(), std::span(&byte, 1), fds);
   // One bulk connection a session.
   session->channel.reset();
+}
+
+std::list<Session>::iterator Telepad::find_session(std::span<const std::byte> token) {
+  return std::find_if(sessions_.begin(), sessions_.end(),
+                      [&](const Session& s) { return protocol::same_token(s.token, token); });
+}
+
+// Who has the token may end the session. One that is not there, of a telepad that is this one, is
+// over; what its keeper has left may still be there.
+void Telepad::serve_fence(const protocol::ReceivedHello& hello, UniqueFd connection) {
+  if (!protocol::same_token(identity_, copy_bytes(hello->getTelepad()))) {
+    throw Error(Code::kGone, "this telepad was started since: it does not know the session");
+  }
+  FenceRequest request{std::move(connection), copy_bytes(hello->getToken())};
+  auto session = find_session(request.token);
+  if (session != sessions_.end()) {
+    spdlog::warn("killing keeper {}, which home has lost", session->keeper);
+    ::kill(session->keeper, SIGKILL);
+  }
+  fences_.push_back(std::move(request));
+}
+
+// No orphan can be told to be another session's: as long as there is any nobody is answered.
+void Telepad::answer_fences() {
+  if (has_orphans_) return;
+  for (auto fence = fences_.begin(); fence != fences_.end();) {
+    if (find_session(fence->token) != sessions_.end()) {
+      ++fence;
+      continue;
+    }
+    net::FdStream stream(std::move(fence->connection), "a fence");
+    fence = fences_.erase(fence);
+    try {
+      protocol::send_hello_reply(stream, machine_.reader(), {}, net::Deadline::now());
+    } catch (const Error& error) {
+      spdlog::warn("{}", error.text());
+    }
+  }
 }
 
 void Telepad::start_agent(Greeting& greeting) {
@@ -285,34 +351,55 @@ void Telepad::reap() {
   int status = 0;
   for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
     agents_.erase(pid);
+    condemned_.erase(pid);
+    forget_agents();
     auto session = std::find_if(sessions_.begin(), sessions_.end(),
                                 [pid](const Session& s) { return s.keeper == pid; });
     if (session == sessions_.end()) continue;
     sessions_.erase(session);
+    // They are our children already (kernel/exit.c: exit_notify).
     has_orphans_ = true;
     if (WIFSIGNALED(status))
       spdlog::error("keeper {} was killed by signal {}", pid, WTERMSIG(status));
   }
   if (!has_orphans_) return;
   try {
-    kill_orphans();
-    has_orphans_ = false;
+    has_orphans_ = kill_orphans();
   } catch (const Error& error) {
     spdlog::error("looking for what a keeper has left: {}", error.text());
   }
 }
 
-// What a keeper that was killed left behind has come to us. Sessions of an agent that ended come
-// too, and are to live; they are still in the agent's session (setsid(2)).
-void Telepad::kill_orphans() {
+// The number may become another process's once nobody of the agent's group is left, which is so
+// only when the last of it was reaped: here.
+void Telepad::forget_agents() {
+  std::erase_if(agent_sessions_, [this](pid_t agent) {
+    return agents_.count(agent) == 0 && ::kill(-agent, 0) != 0 && errno == ESRCH;
+  });
+}
+
+// Sessions of an agent that ended come to us too, and are to live; they are still in the agent's
+// session (setsid(2)).
+bool Telepad::is_ours(pid_t child) const {
+  return agents_.count(child) != 0 || agent_sessions_.count(::getsid(child)) != 0 ||
+         std::any_of(sessions_.begin(), sessions_.end(),
+                     [child](const Session& s) { return s.keeper == child; });
+}
+
+// What a keeper that was killed left behind has come to us, and what that leaves comes as soon as
+// it is dead. False: nothing of it is there. The list misses nobody, as a child leaves it only when
+// it is reaped, which nobody does meanwhile.
+bool Telepad::kill_orphans() {
+  bool found = false;
   for (pid_t child : kernel::list_children(::getpid())) {
-    bool keeper = std::any_of(sessions_.begin(), sessions_.end(),
-                              [child](const Session& s) { return s.keeper == child; });
-    if (keeper || agents_.count(child) != 0) continue;
-    if (agent_sessions_.count(::getsid(child)) != 0) continue;
-    spdlog::warn("killing {}, whose keeper has died", child);
+    if (is_ours(child)) continue;
+    found = true;
+    if (condemned_.insert(child).second) {
+      spdlog::warn("killing {}, whose keeper has died", child);
+    }
     ::kill(child, SIGKILL);
   }
+  return found;
 }
 
 }  // namespace

@@ -4,11 +4,13 @@
 //   connection --"TFAGENT1"--> exec telefork-agent as the program's user
 //              --Hello-------> session: exec telefork-keeper as the peer's user
 //                              join:    hand the connection to that session's keeper
+//                              fence:   kill that session's keeper and all that is left of it, and
+//                                       answer when nothing is
 //                              query:   say what machine this is
 //
 // It never touches an image or a process: what can go wrong with those ends a keeper, not the
 // telepad. It is the subreaper of what it starts: what a keeper leaves behind when it is killed is
-// killed here.
+// killed here, until none of it is left. That is why a fence may be believed.
 #pragma once
 
 #include <string>

@@ -1,0 +1,133 @@
+#include "session/fence.h"
+
+#include <algorithm>
+#include <csignal>
+#include <exception>
+#include <optional>
+#include <utility>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "kernel/procfs_task.h"
+#include "net/connect.h"
+#include "session/guest_tree.h"
+
+namespace telefork::session {
+namespace {
+
+std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
+  const auto* begin = reinterpret_cast<const std::byte*>(data.begin());
+  return {begin, begin + data.size()};
+}
+
+::capnp::Data::Reader as_data(const std::vector<std::byte>& bytes) {
+  return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
+}
+
+// Of a telepad that can be asked again.
+class TelepadFence final : public Fence {
+ public:
+  TelepadFence(net::NodeAddress node, const protocol::ReceivedHelloReply& reply,
+               const protocol::OwnMachine& here)
+      : node_(std::move(node)),
+        here_(here),
+        token_(copy_bytes(reply->getToken())),
+        telepad_(copy_bytes(reply->getTelepad())) {}
+
+  bool try_confirm() noexcept override {
+    if (refused_) return false;
+    try {
+      if (!stream_) ask();
+      return read_answer();
+    } catch (const std::exception&) {
+      // It has ended, or lacks something: it is asked again.
+      stream_.reset();
+      return false;
+    }
+  }
+
+  void add_interest(std::vector<pollfd>& entries) const override {
+    if (stream_) entries.push_back(stream_->read_interest());
+  }
+
+ private:
+  void ask() {
+    stream_ = net::connect(node_);
+    decoder_ = {};
+    protocol::send_hello(
+        *stream_, here_.reader(),
+        [this](protocol::schema::Hello::Builder hello) {
+          hello.setRole(protocol::schema::Hello::Role::FENCE);
+          hello.setToken(as_data(token_));
+          hello.setTelepad(as_data(telepad_));
+        },
+        net::Deadline::in(kFenceInterval));
+  }
+
+  bool read_answer() {
+    while (!decoder_.complete()) {
+      std::optional<std::size_t> count = stream_->try_read(decoder_.begin_receive());
+      if (!count) return false;
+      if (*count == 0) stream_->throw_closed();
+      decoder_.end_receive(*count);
+    }
+    stream_.reset();
+    // Another telepad than then, or one that knows no fence: what runs there it cannot know.
+    refused_ = decoder_.reply()->hasRefusal();
+    return !refused_;
+  }
+
+  net::NodeAddress node_;
+  const protocol::OwnMachine& here_;
+  std::vector<std::byte> token_;
+  std::vector<std::byte> telepad_;
+  std::unique_ptr<net::Stream> stream_;
+  protocol::HelloDecoder decoder_;
+  bool refused_ = false;
+};
+
+// Of a private telepad: it and all that it started descend from this process, which has no other
+// children. Reaps by pid: the deputy is traced from here, and its changes are the Supervisor's.
+class OwnFence final : public Fence {
+ public:
+  bool try_confirm() noexcept override {
+    try {
+      signal_descendants(SIGKILL);
+      for (pid_t child : kernel::list_children(::getpid())) {
+        ::waitpid(child, nullptr, WNOHANG | __WALL);
+      }
+      return kernel::list_children(::getpid()).empty();
+    } catch (const std::exception&) {
+      return false;
+    }
+  }
+  void add_interest(std::vector<pollfd>&) const override {}
+};
+
+}  // namespace
+
+std::unique_ptr<Fence> make_fence(const net::NodeAddress& node,
+                                  const protocol::ReceivedHelloReply& reply,
+                                  const protocol::OwnMachine& here) {
+  if (node.kind == net::NodeAddress::Kind::kLocal) return std::make_unique<OwnFence>();
+  return std::make_unique<TelepadFence>(node, reply, here);
+}
+
+net::Deadline::Clock::time_point fence_deadline(net::Deadline::Clock::time_point lease_over) {
+  return std::max<net::Deadline::Clock::time_point>(lease_over,
+                                                    net::Deadline::Clock::now() + kFencePatience);
+}
+
+bool await_fence(Fence& fence, net::Deadline deadline, const std::function<bool()>& is_wanted) {
+  while (!fence.try_confirm()) {
+    if (deadline.passed() || !is_wanted()) return false;
+    std::vector<pollfd> entries;
+    fence.add_interest(entries);
+    net::poll_until(entries, net::Deadline::in(kFenceInterval));
+  }
+  return true;
+}
+
+}  // namespace telefork::session

@@ -1,0 +1,54 @@
+// How home comes to know that nothing of a session runs at its node any more, when its link is
+// lost: whoever is there ends what is left, and says so when it is gone.
+//
+//     home --Hello {fence, token}--> telepad   kills the keeper, then what it leaves, again and
+//                                              again until nothing is left and all is reaped
+//          <--------- HelloReply ---           only then
+//
+// A private telepad (`local`) descends from this process, which is the subreaper of all that it
+// started: there home does the same itself, whoever of them has been killed.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include <poll.h>
+
+#include "net/address.h"
+#include "net/deadline.h"
+#include "protocol/handshake.h"
+#include "protocol/machine.h"
+
+namespace telefork::session {
+
+class Fence {
+ public:
+  Fence() = default;
+  Fence(const Fence&) = delete;
+  Fence& operator=(const Fence&) = delete;
+  virtual ~Fence() = default;
+
+  // Asks, or looks whether there is an answer; true once nothing runs there. Never throws: nobody
+  // there is no answer. To be called again when an entry is ready, a child has changed, or
+  // kFenceInterval has passed.
+  virtual bool try_confirm() noexcept = 0;
+  virtual void add_interest(std::vector<pollfd>& entries) const = 0;
+};
+
+inline constexpr std::chrono::milliseconds kFenceInterval(200);
+// A node that answers is given so long at least, though the lease is over: the keeper may have been
+// kept from holding it.
+inline constexpr std::chrono::seconds kFencePatience(5);
+
+// Of the session that open_node() has opened. `here` must outlive it.
+std::unique_ptr<Fence> make_fence(const net::NodeAddress& node,
+                                  const protocol::ReceivedHelloReply& reply,
+                                  const protocol::OwnMachine& here);
+
+// How long to ask, from now on.
+net::Deadline::Clock::time_point fence_deadline(net::Deadline::Clock::time_point lease_over);
+// Waits for it: false when nobody has confirmed it in time, or when it is not wanted any more.
+bool await_fence(Fence& fence, net::Deadline deadline, const std::function<bool()>& is_wanted);
+
+}  // namespace telefork::session

@@ -357,6 +357,28 @@ TEST_P(AFork, KeepsWhoItIs) {
   EXPECT_TRUE(went_well(outcome));
 }
 
+std::string namespace_of(const std::string& kind) {
+  char link[64] = {};
+  require(readlink(("/proc/self/ns/" + kind).c_str(), link, sizeof link - 1) > 0);
+  return link;
+}
+
+TEST_P(AFork, RunsOnTheMachineThatItWasSentTo) {
+  const char* host = std::getenv("TELEFORK_TEST_HOST");  // of the node, where it is another machine
+  if (host == nullptr) return;
+  Outcome outcome = run([&] {
+    const pid_t pid = fork_child(node(), [=, at_home = namespace_of("pid")] {
+      char name[64] = {};
+      require(gethostname(name, sizeof name) == 0);
+      require_equal(std::string(name), std::string(host));
+      require(namespace_of("pid") != at_home);
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 // A plain user's keeper may have one capability, which makes process ids; the guest has it not.
 TEST_P(AFork, HasTheCapabilitiesThatItHadAtHome) {
   Outcome outcome = run([this] {

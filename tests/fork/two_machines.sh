@@ -13,5 +13,5 @@ machine_start alpha "$2" --quiet
 machine_start beta "$2" --quiet
 
 # Without those that look for the child among the processes of the parent's machine.
-TELEFORK_TEST_NODE=$(machine_node beta) machine_run alpha "$1" \
+TELEFORK_TEST_NODE=$(machine_node beta) TELEFORK_TEST_HOST=beta machine_run alpha "$1" \
   --gtest_filter='-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*' --gtest_brief=1

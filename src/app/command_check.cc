@@ -168,7 +168,7 @@ void Check::survey() {
 }  // namespace
 
 int check_command(const CheckCommand& command) {
-  ::signal(SIGPIPE, SIG_IGN);
+  ignore_signals_of_writes();
   raise_descriptor_limit();
   return Check(command).run();
 }

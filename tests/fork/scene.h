@@ -15,7 +15,6 @@
 
 #include <chrono>
 #include <functional>
-#include <source_location>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -34,7 +33,20 @@ using Child = std::function<int()>;
 
 // What fails is told on stderr, and the process ends with kRequirementFailed.
 constexpr int kRequirementFailed = 99;
-using Where = std::source_location;
+// std::source_location, which clang 14 does not have.
+class Where {
+ public:
+  static Where current(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return Where(file, line);
+  }
+  const char* file_name() const { return file_; }
+  int line() const { return line_; }
+
+ private:
+  Where(const char* file, int line) : file_(file), line_(line) {}
+  const char* file_;
+  int line_;
+};
 [[noreturn]] void fail_here(const std::string& what, const Where& where);
 void require(bool condition, const Where& where = Where::current());
 template <class A, class B>

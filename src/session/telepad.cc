@@ -171,7 +171,6 @@ void Telepad::poll_once() {
     if (signal->ssi_signo != SIGCHLD) ended_ = true;
   }
   reap();
-  answer_fences();
   if (listener_) accept_all();
   for (auto greeting = greetings_.begin(); greeting != greetings_.end();) {
     bool done = true;
@@ -182,6 +181,8 @@ void Telepad::poll_once() {
     }
     greeting = done ? greetings_.erase(greeting) : std::next(greeting);
   }
+  // Last: there may be nothing left to wait for when one asks.
+  answer_fences();
 }
 
 // The first bytes say which of the two protocols it is; those of a link are left for its decoder.

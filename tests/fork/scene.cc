@@ -141,17 +141,32 @@ std::string slurp(const std::string& path) {
   return text.str();
 }
 
-std::vector<pid_t> list_descendants(pid_t ancestor) {
-  std::vector<pid_t> found;
+namespace {
+
+void add_children(pid_t parent, std::vector<pid_t>& found) {
   std::error_code gone;
-  fs::directory_iterator task("/proc/" + std::to_string(ancestor) + "/task", gone);
+  fs::directory_iterator task("/proc/" + std::to_string(parent) + "/task", gone);
   for (; !gone && task != fs::directory_iterator(); task.increment(gone)) {
     std::istringstream children(slurp(task->path() / "children"));
     for (pid_t child = 0; children >> child;) {
       found.push_back(child);
-      for (pid_t below : list_descendants(child)) found.push_back(below);
+      add_children(child, found);
     }
   }
+}
+
+}  // namespace
+
+// The kernel leaves one out when a sibling before it is reaped meanwhile (proc(5), "children"), and
+// an orphan that has just changed its parent is missed too: so until two walks agree.
+std::vector<pid_t> list_descendants(pid_t ancestor) {
+  std::vector<pid_t> before;
+  std::vector<pid_t> found;
+  do {
+    before.swap(found);
+    found.clear();
+    add_children(ancestor, found);
+  } while (found != before);
   return found;
 }
 

@@ -253,7 +253,7 @@ void AStep::check(const Case& one) {
   const Program program = start_program();
   const pid_t stopped = await_stopped(program);
   EXPECT_NE(stopped, 0) << "nobody came to this step";
-  // Listed once: while the orphans of the dead change their parents, a walk misses some.
+  // Listed before anyone dies: the orphans of the dead change their parents.
   const std::vector<Process> processes = all_descendants();
   for (const Process& process : processes) {
     if (is_victim(one.victim, process, program.pid, stopped)) kill_and_await(process.pid);

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include <sys/prctl.h>
 #include <CLI/CLI.hpp>
@@ -32,19 +33,25 @@ int main(int argc, char** argv) {
   app.add_option("--lease-home-ms", lease_home,
                  "a pid whose node says nothing, and cannot be asked, ends after (90000)");
   CLI11_PARSE(app, argc, argv);
+  telefork::UniqueFd program(fd);
   try {
     telefork::session::AgentSettings settings;
-    using Ms = telefork::session::Lease::Duration;
-    settings.lease = telefork::app::lease_from_environment();
-    if (lease_stop) settings.lease.stop = Ms(*lease_stop);
-    if (lease_kill) settings.lease.kill = Ms(*lease_kill);
-    if (lease_home) settings.lease.home = Ms(*lease_home);
-    telefork::session::check_lease(settings.lease);
-    settings.programs = telefork::session::find_programs();
-    settings.registry = telefork::app::registry_folder();
-    settings.steps = telefork::app::stop_at_step(stop);
-    settings.pagemap = telefork::app::best_pagemap_abi();
-    telefork::session::run_agent(telefork::UniqueFd(fd), settings);
+    try {
+      using Ms = telefork::session::Lease::Duration;
+      settings.lease = telefork::app::lease_from_environment();
+      if (lease_stop) settings.lease.stop = Ms(*lease_stop);
+      if (lease_kill) settings.lease.kill = Ms(*lease_kill);
+      if (lease_home) settings.lease.home = Ms(*lease_home);
+      telefork::session::check_lease(settings.lease);
+      settings.programs = telefork::session::find_programs();
+      settings.registry = telefork::app::registry_folder();
+      settings.steps = telefork::app::stop_at_step(stop);
+      settings.pagemap = telefork::app::best_pagemap_abi();
+    } catch (const telefork::Error& error) {
+      telefork::session::refuse_all(std::move(program), error);
+      throw;
+    }
+    telefork::session::run_agent(std::move(program), settings);
     return 0;
   } catch (const telefork::Error& error) {
     std::fprintf(stderr, "telefork-agent: %s\n", error.what());

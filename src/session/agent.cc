@@ -117,4 +117,8 @@ void run_agent(UniqueFd program_socket, const AgentSettings& settings) {
   }
 }
 
+void refuse_all(UniqueFd program_socket, const Error& why) {
+  while (receive_request(program_socket.get())) send_reply(program_socket.get(), &why, -1);
+}
+
 }  // namespace telefork::session

@@ -7,6 +7,7 @@
 // A session lives on by itself when the agent ends, and the agent ends with the program.
 #pragma once
 
+#include "base/error.h"
 #include "base/unique_fd.h"
 #include "session/fork_session.h"
 
@@ -14,5 +15,8 @@ namespace telefork::session {
 
 // Returns when the program has closed its end.
 void run_agent(UniqueFd program_socket, const AgentSettings& settings);
+
+// Of an agent that cannot work: every request is answered with the reason. Returns as run_agent.
+void refuse_all(UniqueFd program_socket, const Error& why);
 
 }  // namespace telefork::session

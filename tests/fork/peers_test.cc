@@ -2,6 +2,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 
 #include <fcntl.h>
@@ -19,6 +20,8 @@
 
 namespace fork_test {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr std::size_t kSize = 100'000;
 
@@ -217,6 +220,55 @@ TEST_P(AFork, TellsAPeerThatIsUnlikeUsNothingButItsGreeting) {
     unlink(other.c_str());
   }
 }
+
+// --- An installation that lacks a program --------------------------------------------------------
+
+class AForkWithout : public AFork {
+ protected:
+  // On the file system of the build, where hard links do.
+  void SetUp() override {
+    const fs::path build = fs::path(AFork::telepad_program()).parent_path().parent_path();
+    std::string pattern = build / "some-programs.XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    programs_ = pattern;
+    for (const char* folder : {"bin", "libexec/telefork"}) {
+      fs::create_directories(programs_ / folder);
+      for (const auto& entry : fs::directory_iterator(build / folder)) {
+        fs::create_hard_link(entry.path(), programs_ / folder / entry.path().filename());
+      }
+    }
+    setenv("TELEFORK_AGENT", (programs_ / "libexec/telefork/telefork-agent").c_str(), 1);
+    AFork::SetUp();
+  }
+  void TearDown() override {
+    AFork::TearDown();
+    unsetenv("TELEFORK_AGENT");
+    fs::remove_all(programs_);
+  }
+  std::string kind_of_node() const override { return "local"; }
+  fs::path programs_;
+};
+
+TEST_P(AForkWithout, SaysWhichProgramBeforeAnythingIsFrozen) {
+  fs::remove(programs_ / GetParam());
+  Outcome outcome = run([this] {
+    require_equal(telefork_fork("local"), -1);
+    const std::string reason = telefork_error();
+    const std::string name = fs::path(GetParam()).filename();
+    if (reason.find(name) == std::string::npos) fail_here(reason, Where::current());
+    require_equal(waitpid(-1, nullptr, WNOHANG), -1);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+INSTANTIATE_TEST_SUITE_P(Its, AForkWithout,
+                         testing::Values("libexec/telefork/telefork-keeper",
+                                         "libexec/telefork/telefork-blank",
+                                         "libexec/telefork/telefork-deputy", "bin/telepad"),
+                         [](const auto& one) {
+                           std::string name = fs::path(one.param).filename();
+                           return name.substr(name.find('-') + 1);
+                         });
 
 }  // namespace
 }  // namespace fork_test

@@ -1,12 +1,12 @@
 // An agent for the library's tests. It answers every request with a refusal that says how it itself
 // was started: what may be left in it of the program that asked.
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
 #include <dirent.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 

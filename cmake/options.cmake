@@ -20,8 +20,8 @@ if(TELEFORK_SANITIZE)
   target_link_options(telefork_flags INTERFACE -fsanitize=${TELEFORK_SANITIZE})
 endif()
 
-# telefork_precompile(NAME FOR library|program LIBS library... HEADERS header...): what targets of that
-# kind and the same flags may take with telefork_use_precompiled(TARGET NAME). It only saves time:
+# telefork_precompile(NAME FOR library|program|test LIBS library... HEADERS header...): what targets of
+# that kind and the same flags may take with telefork_use_precompiled(TARGET NAME). It only saves time:
 # every file includes what it needs, which a build without it shows.
 function(telefork_precompile name)
   cmake_parse_arguments(arg "" "FOR" "LIBS;HEADERS" ${ARGN})
@@ -29,10 +29,13 @@ function(telefork_precompile name)
     return()
   endif()
   file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/precompiled/${name}.cc CONTENT "int main() {}\n")
-  if(arg_FOR STREQUAL "program")
-    add_executable(${name} EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/precompiled/${name}.cc)
-  else()
+  if(arg_FOR STREQUAL "library")
     add_library(${name} OBJECT EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/precompiled/${name}.cc)
+  else()
+    add_executable(${name} EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/precompiled/${name}.cc)
+  endif()
+  if(arg_FOR STREQUAL "test")
+    target_compile_options(${name} PRIVATE ${TELEFORK_TEST_OPTIONS})
   endif()
   target_link_libraries(${name} PRIVATE ${arg_LIBS})
   target_precompile_headers(${name} PRIVATE ${arg_HEADERS})

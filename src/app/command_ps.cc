@@ -45,7 +45,8 @@ int ps_command(const PsCommand& command) {
                       {"node", info.node},
                       {"state", info.state},
                       {"bytes", info.bytes},
-                      {"command", info.command}});
+                      {"command", info.command},
+                      {"warnings", info.warnings}});
     }
     print_json({{"sessions", std::move(list)}});
     return 0;
@@ -57,6 +58,11 @@ int ps_command(const PsCommand& command) {
                     escape(info.node), escape(info.state), escape(info.command)});
   }
   print_table(rows);
+  for (const session::SessionInfo& info : sessions) {
+    for (const std::string& warning : info.warnings) {
+      fmt::print("{}: {}\n", info.pid, escape(warning));
+    }
+  }
   return 0;
 }
 

@@ -189,7 +189,7 @@ void Supervisor::resume() {
   if (watch_.stopped()) wake();
 }
 
-void Supervisor::fail(std::string_view text) {
+void Supervisor::tell(std::string_view text) {
   const std::string line = "telefork: " + std::string(text) + "\n";
   pollfd ready{.fd = standard_error_.get(), .events = POLLOUT, .revents = 0};
   // A short write after a poll does not block, whoever shares the description; a reader that never
@@ -198,6 +198,10 @@ void Supervisor::fail(std::string_view text) {
     [[maybe_unused]] const ssize_t n =
         write(standard_error_.get(), line.data(), std::min<std::size_t>(line.size(), 4096));
   }
+}
+
+void Supervisor::fail(std::string_view text) {
+  tell(text);
   exit_with(TELEFORK_FAILED_STATUS);
 }
 

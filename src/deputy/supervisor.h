@@ -19,8 +19,8 @@
 // that the deputy acknowledges each command, in the same stream as the signals: a stop that is seen
 // while a CONTINUE is on its way is one that has been taken back, and is ended by SIGCONT at once.
 // Destroying a Supervisor before the end closes the socket, and the deputy ends with 125.
-// Owned by one thread, the one that traces the deputy. Nothing here blocks, but fail() for a
-// second.
+// Owned by one thread, the one that traces the deputy. Nothing here blocks, but tell() and
+// fail() for a second.
 #pragma once
 
 #include <cstdint>
@@ -71,6 +71,8 @@ class Supervisor {
   // By this very signal where the kernel lets a process be stopped by it, else by SIGSTOP.
   void stop(int signal);
   void resume();
+  // "telefork: TEXT" on the program's stderr, where it takes it at once or within a second.
+  void tell(std::string_view text);
   // The fork has failed after the call had returned: "telefork: TEXT" on the program's stderr, 125.
   void fail(std::string_view text);
 

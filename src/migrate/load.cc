@@ -6,9 +6,10 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "capture/libc_identity.h"
+#include "capture/refusal.h"
 #include "image/reader.h"
 #include "kernel/procfs.h"
+#include "migrate/libc_watch.h"
 #include "net/file_stream.h"
 #include "protocol/byte_streams.h"
 #include "protocol/machine.h"
@@ -17,21 +18,6 @@ namespace telefork::migrate {
 namespace {
 
 using image::RecordType;
-using image::schema::Vma;
-
-std::vector<std::byte> libc_build_id_at(const std::string& path) {
-  capture::Survey survey;
-  capture::Mapping mapping{{}, Vma::Kind::PRIVATE_FILE, std::nullopt, 0};
-  mapping.vma.path = path;
-  mapping.vma.execute = true;
-  try {
-    mapping.file = survey.files.add(path, path, false);
-  } catch (const Error&) {
-    return {};
-  }
-  survey.mappings.push_back(std::move(mapping));
-  return capture::identify_libc(survey).build_id;
-}
 
 // Who has the number; nothing: it is free.
 std::optional<std::string> try_name_owner(pid_t id) {
@@ -50,11 +36,12 @@ std::optional<std::string> try_name_owner(pid_t id) {
 // Passes the records on, and refuses what cannot be loaded here as soon as it is known.
 class Checker final : public image::RecordSource {
  public:
-  Checker(image::Reader& reader, const LoadSettings& settings)
-      : reader_(reader), settings_(settings) {}
+  Checker(image::RecordSource& records, const LoadSettings& settings)
+      : settings_(settings),
+        records_(records, [this](const std::string& path) { on_other_libc(path); }) {}
 
   image::Record next() override {
-    image::Record record = reader_.next();
+    image::Record record = records_.next();
     switch (record.type()) {
       case RecordType::kHeader:
         check_header(record.get<image::schema::Header>());
@@ -62,15 +49,9 @@ class Checker final : public image::RecordSource {
       case RecordType::kProcess: {
         auto process = record.get<image::schema::Process>();
         pid_ = static_cast<pid_t>(process.getPid());
-        auto libc = process.getLibcBuildId();
-        const auto* bytes = reinterpret_cast<const std::byte*>(libc.begin());
-        libc_.assign(bytes, bytes + libc.size());
         check_id("process", pid_);
         break;
       }
-      case RecordType::kVma:
-        check_libc(record.get<Vma>());
-        break;
       case RecordType::kThreads: {
         auto tid = static_cast<pid_t>(record.get<image::schema::Thread>().getTid());
         if (tid != pid_) check_id("thread", tid);
@@ -86,10 +67,10 @@ class Checker final : public image::RecordSource {
     }
     return record;
   }
-  void read_payload(std::span<std::byte> bytes) override { reader_.read_payload(bytes); }
-  void skip_payload() override { reader_.skip_payload(); }
-  void payload_taken_elsewhere() override { reader_.payload_taken_elsewhere(); }
-  std::uint64_t payload_left() const override { return reader_.payload_left(); }
+  void read_payload(std::span<std::byte> bytes) override { records_.read_payload(bytes); }
+  void skip_payload() override { records_.skip_payload(); }
+  void payload_taken_elsewhere() override { records_.payload_taken_elsewhere(); }
+  std::uint64_t payload_left() const override { return records_.payload_left(); }
 
  private:
   void check_header(image::schema::Header::Reader header) const {
@@ -109,25 +90,16 @@ class Checker final : public image::RecordSource {
          "load it when that has ended"});
   }
 
-  // A libc that did not travel is the same one here, by its hash. With one that did, what is
-  // dlopen'ed later comes from here all the same.
-  void check_libc(Vma::Reader vma) {
-    std::string path = vma.getFile().getPath();
-    if (settings_.libc_force || libc_.empty() || vma.getFile().getContentId() == 0 ||
-        !path.ends_with("/libc.so.6")) {
-      return;
-    }
-    if (libc_build_id_at(path) == libc_) return;
+  void on_other_libc(const std::string& path) {
+    if (settings_.libc_force) return;
     refusals_.push_back({"file " + path, "this machine has another C library",
                          "--libc=force tries it nevertheless"});
-    libc_.clear();
   }
 
-  image::Reader& reader_;
   const LoadSettings& settings_;
+  LibcWatch records_;
   capture::Refusals refusals_;
   pid_t pid_ = 0;
-  std::vector<std::byte> libc_;
 };
 
 }  // namespace

@@ -112,6 +112,7 @@ struct Prepare {
 struct Ready {
   pid @0 :UInt32;             # as the telepad there sees it
   guestPid @1 :UInt32;        # as the program sees it
+  warnings @2 :List(Text);    # what is not as it was, for people
 }
 
 struct Status {

@@ -105,7 +105,7 @@ void Restorer::restore_layout() {
     UniqueFd exe = open_files_.open_for_mapping(process().getExe(), contents_, false);
     int given[] = {exe.get()};
     int number = blank_->give_fds(given).front();
-    if (try_set_layout(number) < 0) {
+    if (try_set_layout(number) < 0 && settings_.tells_of_exe) {
       warn("/proc/self/exe is telefork-blank: to restore it takes CAP_CHECKPOINT_RESTORE");
     }
     SyscallProgram program;

@@ -50,6 +50,8 @@ struct RestoreSettings {
   bool time_namespace = true;
   // Told what is not as it was, though the guest runs: "its hard limit on open files is 1024".
   std::function<void(const std::string&)> warn;
+  // Whether to tell of the link to the program file too, which only a privileged restorer can set.
+  bool tells_of_exe = true;
 };
 
 bool has_flag(image::schema::Vma::Reader vma, kernel::VmFlag flag);

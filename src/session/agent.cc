@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "net/unix_stream.h"
 #include "session/agent_socket.h"
+#include "session/registry.h"
 
 namespace telefork::session {
 namespace {
@@ -86,9 +87,8 @@ class Worker {
   UniqueFd socket_;
 };
 
-void reap_sessions() {
-  while (::waitpid(-1, nullptr, WNOHANG) > 0) {
-  }
+void reap_sessions(const std::string& registry) {
+  for (pid_t pid; (pid = ::waitpid(-1, nullptr, WNOHANG)) > 0;) forget_session(registry, pid);
 }
 
 }  // namespace
@@ -97,7 +97,7 @@ void run_agent(UniqueFd program_socket, const AgentSettings& settings) {
   std::unique_ptr<Worker> warm;
   pid_t pid = net::peer_credentials(program_socket.get()).pid;
   while (auto request = receive_request(program_socket.get())) {
-    reap_sessions();
+    reap_sessions(settings.registry);
     try {
       if (pid <= 0) {
         throw Error(Code::kRefused, "the program is in a pid namespace that telefork does not see");
@@ -115,6 +115,7 @@ void run_agent(UniqueFd program_socket, const AgentSettings& settings) {
       send_reply(program_socket.get(), &error, -1);
     }
   }
+  reap_sessions(settings.registry);
 }
 
 void refuse_all(UniqueFd program_socket, const Error& why) {

@@ -220,6 +220,7 @@ void ForkSession::run() {
     proxy::StdioPump pump =
         proxy::StdioPump::at_home(link, std::move(in), std::move(out), std::move(err));
     info.guest_pid = static_cast<pid_t>(ready->getReady().getPid());
+    for (auto warning : ready->getReady().getWarnings()) info.warnings.emplace_back(warning);
     state = next_state(state, SourceEvent::kReady);
     info.state = std::string(state_name(state));
     registry.update(info);
@@ -237,6 +238,9 @@ void ForkSession::run() {
     deputy::Supervisor supervisor(tracee::StopWatch::adopt(snapshot_), std::move(session_socket_),
                                   std::move(complaints));
     held_socket.reset();
+    for (const std::string& warning : info.warnings) {
+      supervisor.tell(fmt::format("process {} on {}: {}", snapshot_, node_, warning));
+    }
     HomeOptions options;
     options.lease = settings_.lease;
     options.fence = fence_.get();

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "image/reader.h"
 #include "kernel/procfs_task.h"
+#include "migrate/libc_watch.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
 #include "protocol/link.h"
@@ -107,8 +108,9 @@ class Keeper {
   std::unique_ptr<CommandGuest> command_;
   std::optional<proxy::StdioPump> pump_;
   pid_t guest_ = 0;
-  std::optional<int> end_;  // the guest's wait status, until it was sent
-  bool finished_ = false;   // no descendant is left
+  std::vector<std::string> warnings_;  // of its restoring, for home
+  std::optional<int> end_;             // the guest's wait status, until it was sent
+  bool finished_ = false;              // no descendant is left
   bool stopped_by_lease_ = false;
   std::vector<pid_t> held_by_lease_;  // those that ran when it stopped them
   protocol::Link::Clock::time_point next_heartbeat_{};
@@ -216,8 +218,13 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     settings.blank = {settings_.programs.blank, want_pid, prepare.getPidRequired(), group.id()};
     settings.bulk_fd = link_.bulk_fd();
     for (int i = 0; i < 3; ++i) settings.streams[i] = std::move(guest_streams_[i]);
+    settings.tells_of_exe = false;  // docs/limits.md does, of every plain user
+    settings.warn = [this](const std::string& text) { warnings_.push_back(text); };
     restorer_ = std::make_unique<restore::Restorer>(std::move(settings));
-    while (restorer_->take(reader)) {
+    migrate::LibcWatch watched(reader, [this](const std::string& path) {
+      warnings_.push_back(path + " is another C library here than the one in its memory");
+    });
+    while (restorer_->take(watched)) {
     }
     link_.close_bulk();
     settings_.steps.reach(Step::kArrived);
@@ -234,6 +241,8 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     auto ready = message.initReady();
     ready.setPid(static_cast<std::uint32_t>(guest_));
     ready.setGuestPid(static_cast<std::uint32_t>(guest_));
+    auto warnings = ready.initWarnings(static_cast<unsigned>(warnings_.size()));
+    for (unsigned i = 0; i < warnings.size(); ++i) warnings.set(i, warnings_[i]);
   });
   settings_.steps.reach(Step::kReadySent);
   if (!await_go()) return;

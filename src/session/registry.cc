@@ -19,14 +19,21 @@ namespace {
 
 constexpr std::size_t kMaxFile = 16 * 1024;
 
-// One "key value" a line; a value has no newline.
+std::string without_newlines(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
+
+// One "key value" a line; a value has no newline, and only "warning" comes more than once.
 std::string encode(const SessionInfo& info) {
-  std::string command = info.command;
-  std::replace(command.begin(), command.end(), '\n', ' ');
-  return fmt::format(
+  std::string text = fmt::format(
       "process {}\nstart {}\nrole {}\npid {}\nguest {}\nnode {}\nstate {}\nbytes {}\ncommand {}\n",
       info.process.pid, info.process.start_time, info.role, info.pid, info.guest_pid, info.node,
-      info.state, info.bytes, command);
+      info.state, info.bytes, without_newlines(info.command));
+  for (const std::string& warning : info.warnings) {
+    text += fmt::format("warning {}\n", without_newlines(warning));
+  }
+  return text;
 }
 
 template <class T>
@@ -43,14 +50,20 @@ std::string text(const std::map<std::string, std::string>& fields, const char* k
 
 SessionInfo decode(const std::string& content) {
   std::map<std::string, std::string> fields;
+  SessionInfo info;
   for (std::size_t at = 0; at < content.size();) {
     std::size_t end = std::min(content.find('\n', at), content.size());
     std::string line = content.substr(at, end - at);
     std::size_t space = line.find(' ');
-    if (space != std::string::npos) fields[line.substr(0, space)] = line.substr(space + 1);
     at = end + 1;
+    if (space == std::string::npos) continue;
+    std::string value = line.substr(space + 1);
+    if (line.starts_with("warning ")) {
+      info.warnings.push_back(std::move(value));
+    } else {
+      fields[line.substr(0, space)] = std::move(value);
+    }
   }
-  SessionInfo info;
   info.process = {number<pid_t>(fields, "process"), number<std::uint64_t>(fields, "start")};
   info.role = text(fields, "role");
   info.pid = number<pid_t>(fields, "pid");
@@ -100,6 +113,10 @@ void RegistryEntry::update(const SessionInfo& info) {
     // See the header: only `telefork ps` misses it.
     ::unlink(path_.c_str());
   }
+}
+
+void forget_session(const std::string& folder, pid_t process) {
+  if (!folder.empty()) ::unlink(fmt::format("{}/{}", folder, process).c_str());
 }
 
 std::vector<SessionInfo> list_sessions(const std::string& folder) {

@@ -5,7 +5,7 @@
 //     for (const SessionInfo& info : list_sessions(folder)) ...
 //
 // The folder is a user's own (0700). A file whose process has ended is left over from a session
-// that was killed; list_sessions() removes it.
+// that was killed; its parent removes it (forget_session), or else list_sessions() does.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +27,7 @@ struct SessionInfo {
   std::string state;    // "being sent", "away", "running" ...
   std::string command;
   std::uint64_t bytes = 0;
+  std::vector<std::string> warnings;  // what is not as it was before
 };
 
 class RegistryEntry {
@@ -45,6 +46,9 @@ class RegistryEntry {
   std::string path_;
   SessionInfo info_;
 };
+
+// Of a process that has been reaped: what it left there if it was killed.
+void forget_session(const std::string& folder, pid_t process);
 
 std::vector<SessionInfo> list_sessions(const std::string& folder);
 

@@ -26,6 +26,7 @@
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
 #include "session/become_user.h"
+#include "session/registry.h"
 #include "session/signal_fd.h"
 #include "session/spawn.h"
 
@@ -351,6 +352,7 @@ void Telepad::start_agent(Greeting& greeting) {
 void Telepad::reap() {
   int status = 0;
   for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
+    forget_session(settings_.registry, pid);
     agents_.erase(pid);
     condemned_.erase(pid);
     forget_agents();

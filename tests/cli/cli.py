@@ -45,6 +45,11 @@ def need(*names):
             sys.exit(77)
 
 
+def libc_of_this_process():
+    maps = pathlib.Path("/proc/self/maps").read_text()
+    return re.search(r"/\S*/libc\.so\.6$", maps, re.M).group()
+
+
 def processes():
     """{pid: state} of all processes."""
     found = {}

@@ -5,11 +5,14 @@
 #include <filesystem>
 #include <functional>
 
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -87,6 +90,80 @@ TEST_P(AFork, MapsEqualContentFromThereAndBringsItsOwnWhereItDiffers) {
     require_equal(end_of(pid), exited(0));
   });
   EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, BringsTheContentOfAMappedFileThatWasDeletedOrRefusesIt) {
+  make_file(path("gone"), std::string(kSize, 'g'));
+  Outcome outcome = run([this] {
+    const char* gone = map_file(path("gone"));
+    require(unlink(path("gone").c_str()) == 0);
+    if (geteuid() == 0) {
+      require_equal(end_of(fork_child(node(),
+                                      [=] {
+                                        require_equal(std::string(gone, kSize),
+                                                      std::string(kSize, 'g'));
+                                        return 7;
+                                      })),
+                    exited(7));
+      return;
+    }
+    require_equal(telefork_fork(node().c_str()), -1);
+    require_equal(telefork_error_code(), static_cast<int>(TELEFORK_REFUSED));
+    const std::string reason = telefork_error();
+    if (reason.find("this user may not open the old one") == std::string::npos) {
+      fail_here(reason, Where::current());
+    }
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, SaysOnTheProgramsStderrWhatIsNotAsItWas) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to have more here than there";
+  if (telepad_ > 0) stop_telepad(SIGTERM);
+  socket_ = path("telepad.sock");
+  ASSERT_NO_FATAL_FAILURE(start_telepad([] { require(prctl(PR_CAPBSET_DROP, CAP_MKNOD) == 0); }));
+  setenv("TELEFORK_SOCKET", "", 1);  // the agent has all of it
+  Outcome outcome = run([this] {
+    const pid_t pid = fork_child("unix:" + socket_, [] { return 7; });
+    require_equal(end_of(pid), exited(7));
+  });
+  EXPECT_EQ(outcome.end, exited(0));
+  EXPECT_TRUE(outcome.err.starts_with("telefork: process ")) << outcome.err;
+  EXPECT_NE(outcome.err.find("fewer capabilities"), std::string::npos) << outcome.err;
+}
+
+// Another build of the same C library: a copy with another build-id.
+std::string copy_libc(const std::string& path, const std::string& copy) {
+  std::string bytes = read_file(path);
+  const std::string note("\x14\0\0\0\x03\0\0\0GNU\0", 12);  // elf(5): NT_GNU_BUILD_ID of 20 bytes
+  const std::size_t at = bytes.find(note);
+  require(at != std::string::npos);
+  bytes[at + note.size()] ^= 1;
+  make_file(copy, bytes);
+  chmod(copy.c_str(), 0755);
+  return copy;
+}
+
+TEST_P(AFork, SaysThatTheCLibraryIsAnotherOneThere) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to mount another libc there";
+  Dl_info libc{};
+  ASSERT_NE(dladdr(reinterpret_cast<void*>(&::getppid), &libc), 0);
+  const std::string original = fs::canonical(libc.dli_fname);
+  const std::string other = copy_libc(original, path("libc.so.6"));
+  if (telepad_ > 0) stop_telepad(SIGTERM);
+  socket_ = path("telepad.sock");
+  ASSERT_NO_FATAL_FAILURE(start_telepad([&] {
+    require(unshare(CLONE_NEWNS) == 0);
+    require(mount(other.c_str(), original.c_str(), nullptr, MS_BIND, nullptr) == 0);
+  }));
+  setenv("TELEFORK_SOCKET", "", 1);  // the agent sees this machine's files
+  Outcome outcome = run([this] {
+    const pid_t pid = fork_child("unix:" + socket_, [] { return 7; });
+    require_equal(end_of(pid), exited(7));
+  });
+  EXPECT_EQ(outcome.end, exited(0));
+  EXPECT_NE(outcome.err.find(original + " is another C library here"), std::string::npos)
+      << outcome.err;
 }
 
 // --- A telepad whose greeting is changed on its way ----------------------------------------------
@@ -227,6 +304,7 @@ class AForkWithout : public AFork {
  protected:
   // On the file system of the build, where hard links do.
   void SetUp() override {
+    if (geteuid() != 0) GTEST_SKIP() << "needs: root, to make other programs beside the built ones";
     const fs::path build = fs::path(AFork::telepad_program()).parent_path().parent_path();
     std::string pattern = build / "some-programs.XXXXXX";
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
@@ -241,6 +319,7 @@ class AForkWithout : public AFork {
     AFork::SetUp();
   }
   void TearDown() override {
+    if (programs_.empty()) return;
     AFork::TearDown();
     unsetenv("TELEFORK_AGENT");
     fs::remove_all(programs_);

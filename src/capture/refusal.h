@@ -66,9 +66,9 @@ enum class Reason {
   kForeignProgram,
   kChildren,
   kLeaderEnded,
+  kNoSignalReturn,
   kForeignCode,
   kNoRoomOnStack,
-  kNoSignalReturn,
   kManySignals,
   kStaysInVdso,
 };

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "tracee/sigreturn_finder.h"
 
 namespace telefork::capture {
 namespace {
@@ -18,6 +19,17 @@ void survey_namespaces(Survey& survey) {
   for (const char* name : {"pid", "mnt", "net", "user", "ipc", "uts"}) {
     if (kernel::read_ns_link(survey.pid, name) == kernel::read_ns_link(::getpid(), name)) continue;
     survey.refusals.push_back(refuse(name_of(survey), Reason::kNamespace, name));
+  }
+}
+
+// The stub needs it (tracee/stub.h). A program that calls fork has it by then: of its libc.
+void survey_signal_return(Survey& survey) {
+  try {
+    tracee::find_sigreturn_in(survey.pid);
+  } catch (const Error& error) {
+    if (error.code() != Code::kRefused) throw;
+    survey.refusals.push_back(
+        refuse(name_of(survey), Reason::kNoSignalReturn, std::to_string(survey.pid)));
   }
 }
 
@@ -37,8 +49,11 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   if (cwd.ends_with(" (deleted)")) {
     survey.refusals.push_back(refuse(process, Reason::kDirectoryRemoved, cwd));
   }
-  if (options.purpose == Purpose::kSave && !kernel::list_children(survey.pid).empty()) {
-    survey.refusals.push_back(refuse(process, Reason::kChildren));
+  if (options.purpose == Purpose::kSave) {
+    if (!kernel::list_children(survey.pid).empty()) {
+      survey.refusals.push_back(refuse(process, Reason::kChildren));
+    }
+    survey_signal_return(survey);
   }
   survey_namespaces(survey);
 }

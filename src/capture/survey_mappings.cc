@@ -1,5 +1,6 @@
 // Sorts the memory map by what becomes of each VMA.
 #include <algorithm>
+#include <cerrno>
 
 #include <elf.h>
 #include <fmt/format.h>
@@ -86,9 +87,10 @@ std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
     }
   } catch (const Error& error) {
     // No file can be opened by such a name: an io_uring's or a perf event's rings.
-    bool nameless = vma.path.starts_with("anon_inode:");
-    survey.refusals.push_back(refuse(
-        describe(vma), nameless ? Reason::kDeviceMemory : Reason::kMappedFile, error.text()));
+    Reason reason = Reason::kMappedFile;
+    if (vma.path.starts_with("anon_inode:")) reason = Reason::kDeviceMemory;
+    if (vma.deleted && error.error() == ENOENT) reason = Reason::kReplacedFile;
+    survey.refusals.push_back(refuse(describe(vma), reason, error.text()));
   }
   return std::nullopt;
 }

@@ -15,15 +15,14 @@ namespace telefork::capture {
 namespace {
 
 // What the kernel would continue from a restart block (include/linux/errno.h), which does not
-// travel, is made again from its beginning: a poll() or futex wait with a timeout may last longer
-// than asked, but is never interrupted for no reason that the program knows. A nap is left to
-// settle_system_call(), which knows where the kernel has written what is left of it.
+// travel, is made again: a nap from what is left of it where the kernel writes that over the
+// request, all else from its beginning. A poll() or futex wait with a timeout may last longer than
+// asked, but is never interrupted for no reason that the program knows.
 tracee::Registers settle_for_travel(tracee::Registers registers) {
   constexpr std::int64_t kErestartnointr = -513;
   constexpr std::int64_t kErestartRestartblock = -516;
-  long call = tracee::interrupted_system_call(registers);
-  bool nap = call == SYS_nanosleep || call == SYS_clock_nanosleep;
-  if (call >= 0 && !nap && tracee::system_call_result(registers) == kErestartRestartblock) {
+  if (tracee::interrupted_system_call(registers) >= 0 &&
+      tracee::system_call_result(registers) == kErestartRestartblock) {
     tracee::set_system_call_result(registers, kErestartnointr);
   }
   return tracee::settle_system_call(registers);

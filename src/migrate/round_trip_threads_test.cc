@@ -138,9 +138,14 @@ TEST_F(RoundTripOfThreads, DoesNotInterruptWaitsWithATimeout) {
       timespec request = milliseconds(700);
       VERIFY(::nanosleep(&request, nullptr) == 0);
     });
+    std::thread careful([] {
+      timespec request = milliseconds(700), rest{};
+      VERIFY(::nanosleep(&request, &rest) == 0);
+      VERIFY(::clock_nanosleep(CLOCK_MONOTONIC, 0, &request, &rest) == 0);
+    });
     self.travel();
     VERIFY(::sem_post(&semaphore) == 0);
-    for (std::thread* thread : {&poller, &selector, &waiter, &plain}) thread->join();
+    for (std::thread* thread : {&poller, &selector, &waiter, &plain, &careful}) thread->join();
   };
   expect_survives(victim, without_comparison());
 }

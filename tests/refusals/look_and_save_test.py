@@ -93,6 +93,21 @@ class OfSeveral(Refusal):
                               "it is a 32-bit program\n")
 
 
+    def test_of_a_program_that_cannot_return_from_a_signal_handler(self):
+        program = self.folder / "bare"
+        program.write_bytes(PAUSING_ELF64)
+        program.chmod(0o755)
+        process = subprocess.Popen([program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        self.assertEqual(process.stdout.read(1), b"\x7f")
+        for done in call("save", process.pid, self.folder / "i.tfi"), call("check", process.pid):
+            self.assertEqual(done.returncode, 3)
+            self.assertEqual((done.stdout + done.stderr).decode(),
+                             f"refused: process {process.pid} (bare): process {process.pid} has "
+                             "no code that returns from a signal handler\n")
+
+
 @unittest.skipIf(OFFENCE, "told of one")
 class LeftAtHome(Refusal):
     def test_is_listed_where_a_fork_would_leave_it(self):
@@ -132,6 +147,20 @@ def elf32(code):
 # write(1, "\x7f" of its own header, 1), then pause() for ever.
 PAUSING_ELF32 = elf32(b"\xb8\x04\0\0\0\xbb\x01\0\0\0\xb9\0\x80\x04\x08\xba\x01\0\0\0\xcd\x80"
                       b"\xb8\x1d\0\0\0\xcd\x80\xeb\xf7")
+
+
+
+def elf64(code):
+    """As above, for x86-64."""
+    base, head = 0x400000, 64 + 56
+    size = head + len(code)
+    return (b"\x7fELF\x02\x01\x01" + bytes(9) +
+            struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, base + head, 64, 0, 0, 64, 56, 1, 0, 0, 0) +
+            struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code)
+
+
+PAUSING_ELF64 = elf64(b"\xb8\x01\0\0\0\xbf\x01\0\0\0\xbe\0\0\x40\0\xba\x01\0\0\0\x0f\x05"
+                      b"\xb8\x22\0\0\0\x0f\x05\xeb\xf7")
 
 if __name__ == "__main__":
     cli.need("ptrace")

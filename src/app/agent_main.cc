@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 
 #include "app/places.h"
+#include "app/settings.h"
 #include "base/error.h"
 #include "kernel/probe.h"
 #include "session/agent.h"
@@ -38,7 +39,7 @@ int main(int argc, char** argv) {
     telefork::session::AgentSettings settings;
     try {
       using Ms = telefork::session::Lease::Duration;
-      settings.lease = telefork::app::lease_from_environment();
+      settings.lease = telefork::app::read_settings().lease;
       if (lease_stop) settings.lease.stop = Ms(*lease_stop);
       if (lease_kill) settings.lease.kill = Ms(*lease_kill);
       if (lease_home) settings.lease.home = Ms(*lease_home);

@@ -26,6 +26,7 @@
 #include "app/commands.h"
 #include "app/output.h"
 #include "app/places.h"
+#include "app/settings.h"
 #include "base/error.h"
 #include "kernel/procfs_task.h"
 #include "session/command_session.h"
@@ -56,7 +57,7 @@ session::CommandRequest make_request(const RunCommand& command) {
 }
 
 session::Lease make_lease() {
-  session::Lease lease = lease_from_environment();
+  session::Lease lease = read_settings().lease;
   session::check_lease(lease);
   return lease;
 }

@@ -1,11 +1,8 @@
 #include "app/places.h"
 
 #include <algorithm>
-#include <charconv>
 #include <csignal>
-#include <cstdint>
 #include <cstdlib>
-#include <cstring>
 
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -61,28 +58,6 @@ void raise_descriptor_limit() {
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-session::Lease lease_from_environment() {
-  session::Lease lease;
-  const struct {
-    const char* name;
-    session::Lease::Duration& value;
-  } settings[] = {{"TELEFORK_LEASE_STOP_MS", lease.stop},
-                  {"TELEFORK_LEASE_KILL_MS", lease.kill},
-                  {"TELEFORK_LEASE_HOME_MS", lease.home}};
-  for (const auto& setting : settings) {
-    const char* text = ::secure_getenv(setting.name);
-    if (text == nullptr || *text == '\0') continue;
-    std::uint32_t ms = 0;
-    const char* end = text + std::strlen(text);
-    auto [stopped_at, error] = std::from_chars(text, end, ms);
-    if (error != std::errc() || stopped_at != end) {
-      throw Error(Code::kUsage, fmt::format("{}={}: not a number of ms", setting.name, text));
-    }
-    setting.value = session::Lease::Duration(ms);
-  }
-  return lease;
 }
 
 session::Steps stop_at_step(const std::string& name) {

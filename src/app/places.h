@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "kernel/pagemap.h"
-#include "session/lease.h"
 #include "session/steps.h"
 
 namespace telefork::app {
@@ -22,10 +21,6 @@ int exit_code(const Error& error);
 
 // Soft limit to hard limit: a guest may have more descriptors than telefork's own limit.
 void raise_descriptor_limit();
-
-// TELEFORK_LEASE_STOP_MS, _KILL_MS and _HOME_MS, where they are set. Throws kUsage for what is no
-// number; the lease is not checked.
-session::Lease lease_from_environment();
 
 // For tests: a process that stops itself (SIGSTOP) when it reaches the step of that name; empty:
 // none. Throws kUsage for a name that is none.

@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 
 #include "app/places.h"
+#include "app/settings.h"
 #include "base/error.h"
 #include "session/telepad.h"
 
@@ -34,6 +35,7 @@ int run(int argc, char** argv) {
   }
   if (quiet) spdlog::set_level(spdlog::level::err);
 
+  telefork::session::check_lease(telefork::app::read_settings().lease);  // its agents will need it
   telefork::session::TelepadSettings settings;
   settings.programs = telefork::session::find_programs();
   settings.registry = telefork::app::registry_folder();

@@ -1,0 +1,106 @@
+#include "app/settings.h"
+
+#include <charconv>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+
+#include <fmt/format.h>
+#include <toml++/toml.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+namespace telefork::app {
+namespace {
+
+using session::Lease;
+
+struct LeaseKey {
+  const char* key;
+  const char* variable;
+  Lease::Duration Lease::*value;
+};
+constexpr LeaseKey kLeaseKeys[] = {{"stop_ms", "TELEFORK_LEASE_STOP_MS", &Lease::stop},
+                                   {"kill_ms", "TELEFORK_LEASE_KILL_MS", &Lease::kill},
+                                   {"home_ms", "TELEFORK_LEASE_HOME_MS", &Lease::home}};
+
+[[noreturn]] void refuse(const std::string& path, const toml::node& node, const std::string& why) {
+  throw Error(Code::kUsage, fmt::format("{}:{}: {}", path, node.source().begin.line, why));
+}
+
+std::uint32_t milliseconds(const std::string& path, const toml::node& node) {
+  std::optional<std::int64_t> number = node.value_exact<std::int64_t>();
+  if (!number || *number < 0 || *number > UINT32_MAX) refuse(path, node, "not a number of ms");
+  return static_cast<std::uint32_t>(*number);
+}
+
+void take_lease(const std::string& path, const toml::node& node, Lease& lease) {
+  if (!node.is_table()) refuse(path, node, "lease is a table");
+  for (const auto& [key, value] : *node.as_table()) {
+    const LeaseKey* found = nullptr;
+    for (const LeaseKey& one : kLeaseKeys) {
+      if (key == one.key) found = &one;
+    }
+    if (found == nullptr) refuse(path, value, fmt::format("unknown key lease.{}", key.str()));
+    lease.*(found->value) = Lease::Duration(milliseconds(path, value));
+  }
+}
+
+void take_file(const std::string& path, Settings& settings) {
+  if (::access(path.c_str(), F_OK) != 0) return;
+  toml::table table;
+  try {
+    table = toml::parse_file(path);
+  } catch (const toml::parse_error& error) {
+    throw Error(Code::kUsage,
+                fmt::format("{}:{}: {}", path, error.source().begin.line, error.description()));
+  }
+  for (const auto& [key, value] : table) {
+    if (key == "lease") {
+      take_lease(path, value, settings.lease);
+    } else {
+      refuse(path, value, fmt::format("unknown key {}", key.str()));
+    }
+  }
+}
+
+void take_environment(Settings& settings) {
+  for (const LeaseKey& one : kLeaseKeys) {
+    const char* text = ::secure_getenv(one.variable);
+    if (text == nullptr || *text == '\0') continue;
+    std::uint32_t ms = 0;
+    const char* end = text + std::strlen(text);
+    auto [stopped_at, error] = std::from_chars(text, end, ms);
+    if (error != std::errc() || stopped_at != end) {
+      throw Error(Code::kUsage, fmt::format("{}={}: not a number of ms", one.variable, text));
+    }
+    settings.lease.*(one.value) = Lease::Duration(ms);
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> settings_files() {
+  std::vector<std::string> files;
+  const char* config = ::secure_getenv("XDG_CONFIG_HOME");
+  const char* home = ::secure_getenv("HOME");
+  if (config != nullptr && config[0] == '/') {
+    files.push_back(std::string(config) + "/telefork/config.toml");
+  } else if (home != nullptr && home[0] == '/') {
+    files.push_back(std::string(home) + "/.config/telefork/config.toml");
+  }
+  files.emplace_back("/etc/telefork/telepad.toml");
+  return files;
+}
+
+Settings read_settings() {
+  Settings settings;
+  std::vector<std::string> files = settings_files();
+  for (auto file = files.rbegin(); file != files.rend(); ++file) take_file(*file, settings);
+  take_environment(settings);
+  return settings;
+}
+
+}  // namespace telefork::app

@@ -1,0 +1,32 @@
+// What every program of telefork is told besides its arguments, from the first of these that says
+// it:
+//
+//   TELEFORK_LEASE_STOP_MS, _KILL_MS, _HOME_MS      the environment
+//   ~/.config/telefork/config.toml                  the user ($XDG_CONFIG_HOME where it is set)
+//   /etc/telefork/telepad.toml                      the machine
+//
+//   [lease]                                         # session/lease.h
+//   stop_ms = 10000
+//   kill_ms = 60000
+//   home_ms = 90000
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "session/lease.h"
+
+namespace telefork::app {
+
+struct Settings {
+  session::Lease lease;  // not checked: flags come over it
+};
+
+// The files in the order in which they count; those that do not exist say nothing.
+std::vector<std::string> settings_files();
+
+// Throws kUsage for a file or variable that is not understood; it names file and line, or variable.
+// An unknown key is not understood either.
+Settings read_settings();
+
+}  // namespace telefork::app

@@ -6,6 +6,8 @@
 #include <cstring>
 
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "base/error.h"
 #include "capture/capture.h"
@@ -38,6 +40,17 @@ void write_header(image::Writer& writer, const std::string& creator) {
   header.setCreator(creator);
   protocol::gather_machine(header.initMachine());
   writer.write(image::RecordType::kHeader, message);
+}
+
+// The process ends when its image is written: it is to be somewhere then.
+void refuse_null_device(const std::string& path) {
+  struct stat stat {};
+  if (::stat(path.c_str(), &stat) != 0 || !S_ISCHR(stat.st_mode)) return;
+  if (stat.st_rdev == makedev(1, 3) || stat.st_rdev == makedev(1, 5)) {  // null(4): null, zero
+    throw Error(
+        Code::kUsage,
+        fmt::format("{} keeps nothing: the process would be lost; with --keep it runs on", path));
+  }
 }
 
 }  // namespace
@@ -117,6 +130,7 @@ image::Totals Save::write_image(const capture::Survey& survey, tracee::FrozenPro
 SaveReport Save::run() {
   auto start = Clock::now();
   SaveReport report;
+  if (!settings_.keep) refuse_null_device(settings_.path);
   capture::Survey before = survey(nullptr);
   net::FileSink file(settings_.path, [this] { give_way(); });
   protocol::FileByteSink sink(file);

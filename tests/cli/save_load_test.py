@@ -175,6 +175,28 @@ class SaveAndLoad(cli.Test):
         self.refuses(call("load", image), 125, "refused: ", str(copy))
         self.assertFalse(os.path.exists(f"/proc/{process.pid}"))
 
+    def test_refuses_another_c_library_unless_it_is_forced(self):
+        pid, image = self.saved(2, flags=("--embed-files",))
+        libc = pathlib.Path(cli.libc_of_this_process()).resolve()
+        content = bytearray(libc.read_bytes())
+        build_id = content.index(b"\x14\0\0\0\x03\0\0\0GNU\0") + 12
+        content[build_id] ^= 1
+        other = self.folder / "libc.so.6"
+        other.write_bytes(content)
+        other.chmod(0o755)
+
+        def load_with_the_other(*flags):
+            script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+            return subprocess.Popen(
+                ["unshare", "-m", "sh", "-c", script, "sh", other, libc,
+                 cli.TELEFORK, "load", *flags, image],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        code, out, err = self.finish(load_with_the_other())
+        self.assertEqual((code, out), (125, b""), err)
+        self.assertIn(f"refused: file {libc}: this machine has another C library", err.decode())
+        self.assertIn("--libc=force", err.decode())
+        self.assertEqual(self.finish(load_with_the_other("--libc=force")), (42, b"pass\n", b""))
+
     def test_refuses_what_cannot_be_saved_before_it_freezes(self):
         reader, writer = os.pipe()
         victim = subprocess.Popen([cli.VICTIM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -207,6 +229,12 @@ class SaveAndLoad(cli.Test):
         done = call("save", victim.pid, "/dev/full")
         self.assertIn(b"No space left", done.stderr)
         self.undone(victim, done)
+
+    def test_does_not_lose_the_process_in_the_null_device(self):
+        victim = self.victim(1)
+        self.refuses(call("save", victim.pid, "/dev/null"), 2, "/dev/null keeps nothing", "--keep")
+        self.assertEqual(call("save", "--keep", victim.pid, "/dev/null").returncode, 0)
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
 
     def test_says_that_nobody_reads_the_fifo(self):
         os.mkfifo(self.folder / "fifo")

@@ -170,6 +170,28 @@ std::vector<pid_t> list_descendants(pid_t ancestor) {
   return found;
 }
 
+namespace {
+
+// What they name, in order; a socket or pipe with its inode.
+std::vector<std::string> descriptors_of(pid_t pid) {
+  std::vector<std::string> found;
+  std::error_code gone;
+  fs::directory_iterator fd("/proc/" + std::to_string(pid) + "/fd", gone);
+  for (; !gone && fd != fs::directory_iterator(); fd.increment(gone)) {
+    const fs::path target = fs::read_symlink(fd->path(), gone);
+    if (!target.empty()) found.push_back(target);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+long count_sockets(const std::vector<std::string>& descriptors) {
+  return std::count_if(descriptors.begin(), descriptors.end(),
+                       [](const std::string& name) { return name.starts_with("socket:"); });
+}
+
+}  // namespace
+
 void AFork::SetUp() {
   std::string pattern = testing::TempDir() + "telefork-test.XXXXXX";
   ASSERT_NE(mkdtemp(pattern.data()), nullptr);
@@ -186,7 +208,10 @@ void AFork::SetUp() {
 }
 
 void AFork::TearDown() {
-  if (telepad_ > 0) stop_telepad(SIGTERM);
+  if (telepad_ > 0) {
+    expect_telepad_as_it_was();
+    stop_telepad(SIGTERM);
+  }
   EXPECT_TRUE(all_processes_end());
   EXPECT_EQ(slurp("/proc/self/mounts"), mounts_);
   std::error_code missing;
@@ -228,6 +253,18 @@ void AFork::start_telepad(const Body& before_exec) {
                  waitpid(telepad_, nullptr, WNOHANG) == telepad_)
         << "telepad ended: " << slurp(path("telepad.log"));
   }
+  do {  // until what asked whether it listens is gone: one socket is left, which listens
+    telepad_descriptors_ = descriptors_of(telepad_);
+  } while (count_sockets(telepad_descriptors_) > 1 && Clock::now() < deadline);
+}
+
+// A session's end takes a moment to come there, and is no event here.
+void AFork::expect_telepad_as_it_was() const {
+  const auto deadline = Clock::now() + kPatience;
+  while (descriptors_of(telepad_) != telepad_descriptors_ && Clock::now() < deadline) {
+    await_sigchld(Clock::now() + std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(descriptors_of(telepad_), telepad_descriptors_);
 }
 
 void AFork::stop_telepad(int signal) {

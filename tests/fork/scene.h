@@ -135,9 +135,12 @@ class AFork : public testing::TestWithParam<std::string> {
   pid_t telepad_ = -1;
 
  private:
+  void expect_telepad_as_it_was() const;
+
   std::string node_;
   std::string folder_;
   std::string mounts_;
+  std::vector<std::string> telepad_descriptors_;  // when it began to listen
 };
 
 // What is there, or nothing.

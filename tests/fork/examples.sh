@@ -1,0 +1,22 @@
+#!/bin/bash
+# The examples across two machines; each compares its result with a local one, or says where it ran.
+# Usage: examples.sh BUILD
+set -euo pipefail
+if [[ $(id -u) != 0 ]]; then
+  echo "needs: root, to make machines out of namespaces"
+  exit 77
+fi
+source "$(dirname "$0")/../../tools/machines.sh"
+trap machines_end EXIT
+machines_begin
+for name in alpha beta; do machine_start "$name" "$1/bin/telepad" --quiet; done
+
+expect() {
+  local wanted=$1 got
+  shift
+  got=$(machine_run alpha "$@" 2>&1) || { printf '%s\n' "$got" >&2; exit 1; }
+  [[ $got =~ $wanted ]] || { printf '%s:\n%s\n' "$*" "$got" >&2; exit 1; }
+}
+expect "forked on alpha, running on beta.*my child [0-9]+ ended with 42" \
+  "$1/bin/hello_fork" "$(machine_node beta)"
+expect "beta" "$1/bin/word_count" "$(machine_node beta)" "$(machine_node alpha)"

@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 
 #include "base/error.h"
@@ -87,13 +88,17 @@ void StdioSender::begin_drain() {
 
 void StdioSender::drain() {
   while (!drained() && window_ > 0) read_once();
+  if (fd_ && drained()) end_if_closed();
 }
 
-StdioReceiver::StdioReceiver(protocol::Link& link, unsigned stream, UniqueFd fd, AtEnd at_end)
-    : link_(&link),
-      stream_(stream),
-      fd_(std::move(fd), SharedFd::Direction::kWrite),
-      at_end_(at_end) {}
+// The reader's end of file is not to come after the status, where nobody is left who could write.
+void StdioSender::end_if_closed() {
+  pollfd entry{fd_.get(), POLLIN, 0};
+  if (::poll(&entry, 1, 0) == 1 && (entry.revents & POLLHUP) && !(entry.revents & POLLIN)) end();
+}
+
+StdioReceiver::StdioReceiver(protocol::Link& link, unsigned stream, UniqueFd fd)
+    : link_(&link), stream_(stream), fd_(std::move(fd), SharedFd::Direction::kWrite) {}
 
 void StdioReceiver::add_interest(std::vector<pollfd>& entries) const {
   if (fd_ && unwritten() > 0) entries.push_back({fd_.get(), POLLOUT, 0});
@@ -158,7 +163,7 @@ void StdioReceiver::break_off(int error) {
 }
 
 void StdioReceiver::close_if_done() {
-  if (end_seen_ && unwritten() == 0 && at_end_ == AtEnd::kClose) fd_.reset();
+  if (end_seen_ && unwritten() == 0) fd_.reset();
 }
 
 }  // namespace telefork::proxy

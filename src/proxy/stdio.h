@@ -61,6 +61,7 @@ class StdioSender {
  private:
   void read_once();
   void drain();
+  void end_if_closed();
   void end();
 
   protocol::Link* link_;
@@ -73,11 +74,8 @@ class StdioSender {
 
 class StdioReceiver {
  public:
-  enum class AtEnd {
-    kClose,  // the guest's stdin: it is to see the end of the file
-    kKeep,   // home's stdout and stderr: others write there too
-  };
-  StdioReceiver(protocol::Link& link, unsigned stream, UniqueFd fd, AtEnd at_end);
+  // `fd` is closed with the end of the stream: whoever reads it is to see the end of the file.
+  StdioReceiver(protocol::Link& link, unsigned stream, UniqueFd fd);
 
   void add_interest(std::vector<pollfd>& entries) const;
   void on_ready(std::span<const pollfd> entries);
@@ -101,7 +99,6 @@ class StdioReceiver {
   protocol::Link* link_;
   unsigned stream_;
   SharedFd fd_;
-  AtEnd at_end_;
   std::vector<std::byte> queue_;
   std::size_t begin_ = 0;
   std::size_t uncredited_ = 0;

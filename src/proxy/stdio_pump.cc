@@ -15,17 +15,17 @@ StdioPump StdioPump::at_home(protocol::Link& link, UniqueFd in, UniqueFd out, Un
   StdioPump pump(link);
   if (in) pump.streams_[0].sender.emplace(link, 0, std::move(in));
   if (out) {
-    pump.streams_[1].receiver.emplace(link, 1, std::move(out), StdioReceiver::AtEnd::kKeep);
+    pump.streams_[1].receiver.emplace(link, 1, std::move(out));
   }
   if (err) {
-    pump.streams_[2].receiver.emplace(link, 2, std::move(err), StdioReceiver::AtEnd::kKeep);
+    pump.streams_[2].receiver.emplace(link, 2, std::move(err));
   }
   return pump;
 }
 
 StdioPump StdioPump::at_keeper(protocol::Link& link, UniqueFd in, UniqueFd out, UniqueFd err) {
   StdioPump pump(link);
-  if (in) pump.streams_[0].receiver.emplace(link, 0, std::move(in), StdioReceiver::AtEnd::kClose);
+  if (in) pump.streams_[0].receiver.emplace(link, 0, std::move(in));
   if (out) pump.streams_[1].sender.emplace(link, 1, std::move(out));
   if (err) pump.streams_[2].sender.emplace(link, 2, std::move(err));
   return pump;

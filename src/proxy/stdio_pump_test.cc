@@ -220,6 +220,21 @@ TEST_F(StdioPumpTest, DrainsTheLastOutputAtOnceWhenThePipeEnds) {
   EXPECT_EQ(read_all_there_is(user_out_), "last words");
 }
 
+// A status that the keeper sends next comes after all of it.
+TEST_F(StdioPumpTest, TellsTheEndOfAPipeThatNobodyHoldsWithTheLastOfIt) {
+  for (const char* last : {"last words", ""}) {
+    start();
+    if (*last != '\0') write_text(guest_out_, last);
+    guest_out_.reset();
+    keeper_.pump->begin_drain();
+    EXPECT_TRUE(keeper_.pump->drained());
+    while (step(home_)) {
+    }
+    EXPECT_EQ(read_all_there_is(user_out_), last);
+    EXPECT_TRUE(at_end(user_out_));
+  }
+}
+
 TEST_F(StdioPumpTest, DrainsThoughADescendantHoldsThePipeAndGoesOnWriting) {
   start();
   write_text(guest_out_, "last words");

@@ -4,7 +4,8 @@
 include(CMakePackageConfigHelpers)
 
 set(TELEFORK_COMMANDS telefork_cli telepad)
-set(TELEFORK_HELPERS telefork-agent telefork-keeper telefork-deputy telefork-blank)
+set(TELEFORK_HELPERS telefork-agent telefork-keeper telefork-deputy telefork-blank
+    telefork-init)
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/telefork)
 
 foreach(target IN LISTS TELEFORK_COMMANDS)

@@ -28,7 +28,9 @@ double since_ms(Clock::time_point start) {
 migrate::LoadSettings make_settings(const LoadCommand& command) {
   migrate::LoadSettings settings;
   settings.path = command.file;
-  settings.blank_program = session::find_programs().blank;
+  session::Programs programs = session::find_programs();
+  settings.blank_program = programs.blank;
+  settings.init_program = programs.init;
   settings.cpu_force = command.cpu_force;
   settings.libc_force = command.libc_force;
   // One job for the shell, so that the guest may read the terminal and gets its signals.
@@ -50,7 +52,7 @@ void let_go_of_streams() {
 
 int load_command(const LoadCommand& command) {
   ignore_signals_of_writes();
-  raise_descriptor_limit();
+  raise_own_limits();
   UniqueFd json;
   try {
     auto start = Clock::now();

@@ -1,8 +1,10 @@
 #include "kernel/procfs_file.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/file_io.h"
 #include "kernel/proc_file.h"
 #include "kernel/text_scanner.h"
 
@@ -34,6 +36,10 @@ std::string read_cwd_link(pid_t pid) { return read_proc_link(pid, "cwd"); }
 std::string read_root_link(pid_t pid) { return read_proc_link(pid, "root"); }
 std::string read_ns_link(pid_t pid, std::string_view name) {
   return read_proc_link(pid, fmt::format("ns/{}", name));
+}
+
+UniqueFd open_namespace(pid_t pid, std::string_view name) {
+  return open_file(proc_path(pid, fmt::format("ns/{}", name)), O_RDONLY);
 }
 
 FdInfo parse_fdinfo(std::string_view text, std::string_view what) {

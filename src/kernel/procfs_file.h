@@ -14,6 +14,7 @@
 
 #include <sys/types.h>
 
+#include "base/unique_fd.h"
 #include "kernel/procfs_maps.h"
 
 namespace telefork::kernel {
@@ -29,6 +30,8 @@ std::string read_root_link(pid_t pid);
 // pid_for_children, time_for_children. Equal texts are the same namespace. Where the kernel has no
 // such namespace, the Error has ENOENT.
 std::string read_ns_link(pid_t pid, std::string_view name);
+// The namespace itself, for setns(2).
+UniqueFd open_namespace(pid_t pid, std::string_view name);
 
 // /proc/PID/fdinfo/FD.
 struct FdInfo {

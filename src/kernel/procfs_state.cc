@@ -173,6 +173,12 @@ TimeOffset TimeOffset::of_nanoseconds(std::int64_t total) {
   return {seconds, total - seconds * kSecond};
 }
 
+void map_single_user(pid_t pid, uid_t uid, gid_t gid) {
+  write_proc_file(pid, "setgroups", "deny");
+  write_proc_file(pid, "uid_map", fmt::format("{0} {0} 1", uid));
+  write_proc_file(pid, "gid_map", fmt::format("{0} {0} 1", gid));
+}
+
 int read_oom_score_adj(pid_t pid) {
   return static_cast<int>(
       parse_signed_decimal(read_proc_file(pid, "oom_score_adj"), "oom_score_adj"));

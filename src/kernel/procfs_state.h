@@ -86,6 +86,10 @@ std::string format_timens_offsets(const TimeNamespaceOffsets& offsets);
 // After unshare(CLONE_NEWTIME) and before the first process is in it; EACCES later.
 void write_timens_offsets(pid_t pid, const TimeNamespaceOffsets& offsets);
 
+// Of a process that has just made a user namespace: there `uid` and `gid` are themselves, and
+// nobody else is there at all. This is what a user may do without privileges (user_namespaces(7)).
+void map_single_user(pid_t pid, uid_t uid, gid_t gid);
+
 int read_oom_score_adj(pid_t pid);
 // Lowering it below what it was needs CAP_SYS_RESOURCE: EACCES.
 void write_oom_score_adj(pid_t pid, int value);

@@ -82,6 +82,7 @@ class Checker final : public image::RecordSource {
   }
 
   void check_id(const char* what, pid_t id) {
+    if (!settings_.init_program.empty()) return;  // then it has its ids in any case
     std::optional<std::string> owner = try_name_owner(id);
     if (!owner) return;
     refusals_.push_back(
@@ -112,6 +113,7 @@ void Load::restore() {
   restore::RestoreSettings settings;
   settings.blank.program = settings_.blank_program;
   settings.blank.pid_required = true;
+  settings.init_program = settings_.init_program;
   settings.blank.process_group = settings_.process_group;
   for (int i = 0; i < 3; ++i) settings.streams[i] = std::move(settings_.streams[i]);
   settings.warn = settings_.warn;
@@ -131,6 +133,8 @@ void Load::restore() {
 
 pid_t Load::release() {
   pid_t pid = restorer_->release();
+  namespace_ = restorer_->take_namespace();
+  if (namespace_) namespace_->release();
   restorer_.reset();
   return pid;
 }

@@ -5,14 +5,16 @@
 //     load.restore();             // the guest is whole, and stopped; it dies with this process
 //     pid_t pid = load.release(); // it runs; the caller reaps it
 //
-// The guest has the pid and the thread ids that it was saved with: where one of them is taken it is
-// refused by name before anything is made. Nothing is made either of an image that does not fit
-// this machine or this C library; and nothing runs of one that is damaged, since the End is read
-// before the guest is finished. An Error leaves nothing behind.
+// The guest has the pid and the thread ids that it was saved with: where one of them is taken, or
+// may not be chosen, in a pid namespace of its own; where none can be made it is refused by name.
+// Nothing is made either of an image that does not fit this machine or this C library; and nothing
+// runs of one that is damaged, since the End is read before the guest is finished. An Error leaves
+// nothing behind.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <sys/types.h>
@@ -25,6 +27,7 @@ namespace telefork::migrate {
 struct LoadSettings {
   std::string path;
   std::string blank_program;
+  std::string init_program;  // empty: no pid namespace is made
   bool cpu_force = false;
   bool libc_force = false;
   pid_t process_group = 0;  // for the guest to join; 0: one of its own
@@ -46,6 +49,7 @@ class Load {
   LoadSettings settings_;
   image::Totals totals_;
   std::unique_ptr<restore::Restorer> restorer_;
+  std::optional<restore::PidNamespace> namespace_;  // while the guest runs
   pid_t guest_pid_ = 0;
 };
 

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/abi.h"
 #include "kernel/time_namespace.h"
 
 namespace telefork::restore {
@@ -24,22 +26,47 @@ namespace {
 
 constexpr std::size_t kMaxFdsAtOnce = 253;  // SCM_MAX_FD (include/net/scm.h)
 
-// What the child says on its report pipe: first the errno of its time namespace, or 0; then that of
-// its exec, which else closes the pipe.
+// What the child says on its report pipe: first this; then the errno of its exec, which else closes
+// the pipe.
+struct Report {
+  int proc_error;  // of its own /proc, or 0; with one it has ended
+  int time_error;  // of its time namespace, or 0
+};
 constexpr int kReport = Blank::kSocket + 1;
+
+// In a user namespace of its own, across an exec by a user who is not root there: what it takes to
+// choose thread ids (clone3's set_tid) and to restore a bounding set.
+bool keep_capabilities() {
+  constexpr unsigned kKept[] = {kernel::kCapCheckpointRestore, CAP_SETPCAP};
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct sets[2] = {};
+  for (unsigned capability : kKept) {
+    __user_cap_data_struct& half = sets[capability / 32];
+    half.permitted |= 1u << (capability % 32);
+    half.effective = half.inheritable = half.permitted;
+  }
+  if (::syscall(SYS_capset, &header, sets) != 0) return false;
+  for (unsigned capability : kKept) {
+    if (::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) != 0) return false;
+  }
+  return true;
+}
 
 // In the child, between clone and exec: nothing but system calls.
 [[noreturn]] void become_blank(const BlankSettings& settings, std::string_view offsets,
-                               pid_t keeper, int socket, int report) {
+                               pid_t keeper, int socket, int report_to) {
   // Until it is traced, when PTRACE_O_EXITKILL takes over; thread_program() ends it.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-  if (::getppid() != keeper) ::_exit(127);
+  // From within another pid namespace it is not to be seen.
+  if (::getppid() != (settings.space == nullptr ? keeper : 0)) ::_exit(127);
   // Mostly its own process group, so that what is sent to the group reaches nobody else.
-  ::setpgid(0, settings.process_group);
+  if (settings.space == nullptr || settings.process_group == 0) {
+    ::setpgid(0, settings.process_group);
+  }
   // Neither may lie where the other goes.
   socket = ::fcntl(socket, F_DUPFD, kReport + 1);
-  report = ::fcntl(report, F_DUPFD, kReport + 1);
-  if (::dup2(socket, Blank::kSocket) < 0 || ::dup3(report, kReport, O_CLOEXEC) < 0 ||
+  report_to = ::fcntl(report_to, F_DUPFD, kReport + 1);
+  if (::dup2(socket, Blank::kSocket) < 0 || ::dup3(report_to, kReport, O_CLOEXEC) < 0 ||
       ::close_range(kReport + 1, ~0u, 0) != 0) {
     ::_exit(127);
   }
@@ -47,10 +74,16 @@ constexpr int kReport = Blank::kSocket + 1;
   for (int signal = 1; signal <= 64; ++signal) ::signal(signal, SIG_DFL);
   char* arguments[] = {const_cast<char*>("telefork-blank"), nullptr};
   char* environment[] = {nullptr};
-  int error = offsets.empty() ? 0 : kernel::enter_time_namespace(offsets);
-  if (::write(kReport, &error, sizeof(error)) != sizeof(error)) ::_exit(127);
+  Report report{};
+  if (settings.space != nullptr) report.proc_error = PidNamespace::mount_proc();
+  if (!offsets.empty()) report.time_error = kernel::enter_time_namespace(offsets);
+  bool own_users = settings.space != nullptr && settings.space->has_users();
+  if (own_users && !keep_capabilities()) ::_exit(127);
+  if (::write(kReport, &report, sizeof(report)) != sizeof(report) || report.proc_error != 0) {
+    ::_exit(127);
+  }
   ::execve(settings.program.c_str(), arguments, environment);
-  error = errno;
+  int error = errno;
   [[maybe_unused]] ssize_t told = ::write(kReport, &error, sizeof(error));
   ::_exit(127);
 }
@@ -67,6 +100,14 @@ pid_t clone_with_pid(pid_t want) {
 }
 
 pid_t clone_blank(const BlankSettings& settings) {
+  if (settings.space != nullptr) {
+    pid_t pid = settings.space->start(settings.want_pid, settings.process_group);
+    if (pid < 0) {
+      throw_errno(fmt::format("making process {} in a pid namespace of its own", settings.want_pid),
+                  errno, Code::kResources);
+    }
+    return pid;
+  }
   pid_t pid = clone_with_pid(settings.want_pid);
   if (pid >= 0 || settings.want_pid == 0) return pid;
   bool taken = errno == EEXIST;
@@ -74,37 +115,46 @@ pid_t clone_blank(const BlankSettings& settings) {
   if (!taken && !refused) return pid;
   if (!settings.pid_required) return clone_with_pid(0);
   throw Error(Code::kRefused,
-              fmt::format("process id {} {} here, and the process must keep it", settings.want_pid,
-                          taken ? "is taken" : "may not be chosen by this user"));
+              fmt::format("process id {} {}", settings.want_pid,
+                          taken ? "is taken here" : "may not be chosen here by this user"));
 }
 
-std::optional<int> try_read_report(int report) {
-  int error = 0;
+template <class T>
+std::optional<T> try_read_report(int from) {
+  T report;
   ssize_t count;
   do {
-    count = ::read(report, &error, sizeof(error));
+    count = ::read(from, &report, sizeof(report));
   } while (count < 0 && errno == EINTR);
-  if (count != sizeof(error)) return std::nullopt;
-  return error;
+  if (count != sizeof(report)) return std::nullopt;
+  return report;
 }
 
-// The errno of its time namespace.
-int await_exec(int report, const std::string& program) {
+Report await_exec(int from, const std::string& program) {
   const std::string doing = "starting " + program + " as the guest's process";
-  std::optional<int> time_error = try_read_report(report);
-  if (!time_error) throw Error(Code::kGone, doing + ": it was killed");
-  std::optional<int> error = try_read_report(report);
+  auto report = try_read_report<Report>(from);
+  if (!report) throw Error(Code::kGone, doing + ": it was killed");
+  if (report->proc_error != 0) {
+    throw_errno("mounting the /proc of a pid namespace", report->proc_error, Code::kUnsupported);
+  }
+  auto error = try_read_report<int>(from);
   if (error) throw_errno(doing, *error, Code::kUnsupported);
-  return *time_error;
+  return *report;
 }
 
 }  // namespace
 
-Blank::Blank(pid_t pid, UniqueFd socket, tracee::TracedThread thread, int time_error)
-    : pid_(pid), socket_(std::move(socket)), thread_(std::move(thread)), time_error_(time_error) {}
+Blank::Blank(pid_t pid, pid_t guest_pid, UniqueFd socket, tracee::TracedThread thread,
+             int time_error)
+    : pid_(pid),
+      guest_pid_(guest_pid),
+      socket_(std::move(socket)),
+      thread_(std::move(thread)),
+      time_error_(time_error) {}
 
 Blank::Blank(Blank&& other) noexcept
     : pid_(std::exchange(other.pid_, 0)),
+      guest_pid_(other.guest_pid_),
       socket_(std::move(other.socket_)),
       thread_(std::move(other.thread_)),
       stub_(std::move(other.stub_)),
@@ -141,12 +191,13 @@ Blank Blank::start(const BlankSettings& settings) {
   } reaper{pid};
   // Only the exec makes it dumpable, as the keeper is not; nobody else may seize it as a plain
   // user.
-  int time_error = await_exec(report_read.get(), settings.program);
+  Report report = await_exec(report_read.get(), settings.program);
   tracee::TracedThread thread = tracee::TracedThread::seize(pid, PTRACE_O_EXITKILL);
   thread.request_stop();
   thread.await_stop();
   reaper.pid = 0;
-  return Blank(pid, std::move(ours), std::move(thread), time_error);
+  pid_t guest_pid = settings.space == nullptr ? pid : settings.want_pid;
+  return Blank(pid, guest_pid, std::move(ours), std::move(thread), report.time_error);
 }
 
 void Blank::install_stub(const tracee::Stub::Options& options) {

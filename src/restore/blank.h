@@ -21,6 +21,7 @@
 
 #include "base/unique_fd.h"
 #include "kernel/procfs_state.h"
+#include "restore/pid_namespace.h"
 #include "tracee/stub.h"
 #include "tracee/thread.h"
 
@@ -31,6 +32,8 @@ struct BlankSettings {
   pid_t want_pid = 0;         // 0: any
   bool pid_required = false;  // another pid is an Error (kRefused); else it is taken
   pid_t process_group = 0;    // to join; 0: one of its own
+  // Where it is to be, with `want_pid` as it is seen there; null: where this process is.
+  const PidNamespace* space = nullptr;
   // Of a time namespace to be made for it; empty: it has this process's.
   std::optional<kernel::TimeNamespaceOffsets> time_offsets = {};
 };
@@ -43,6 +46,8 @@ class Blank {
   ~Blank();
 
   pid_t pid() const { return pid_; }
+  // As it sees itself, in its pid namespace.
+  pid_t guest_pid() const { return guest_pid_; }
   tracee::TracedThread& thread() { return thread_; }
   tracee::Stub& stub() { return *stub_; }
   // Why it has not got its time namespace, an errno; 0: it has, or none was wanted.
@@ -61,9 +66,10 @@ class Blank {
   void release() { pid_ = 0; }
 
  private:
-  Blank(pid_t pid, UniqueFd socket, tracee::TracedThread thread, int time_error);
+  Blank(pid_t pid, pid_t guest_pid, UniqueFd socket, tracee::TracedThread thread, int time_error);
 
   pid_t pid_;
+  pid_t guest_pid_;
   UniqueFd socket_;
   tracee::TracedThread thread_;
   std::unique_ptr<tracee::Stub> stub_;

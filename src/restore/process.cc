@@ -52,19 +52,21 @@ bool is_secured(image::schema::Credentials::Reader wanted) {
   return (wanted.getSecurebits() & ~unsigned{SECBIT_KEEP_CAPS}) != 0;
 }
 
-// In this order: to change a user takes them from the effective set, a bounding set forbids to
-// inherit, securebits forbid to raise, and the last step takes the right to all that.
+void set_capabilities(SyscallProgram& program, const CapabilitySets& sets) {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  program.call("restoring capabilities", SYS_capset,
+               {program.object(header), program.object(sets)});
+}
+
+// `spare`: it keeps these for now. In this order: to change a user takes them from the effective
+// set, a bounding set forbids to inherit, securebits forbid to raise, and the last step takes the
+// right to all that.
 void add_capabilities(SyscallProgram& program, image::schema::Credentials::Reader wanted,
-                      const kernel::Status& have, bool may_bind) {
+                      const kernel::Status& have, bool may_bind, std::uint64_t spare) {
   // What this user has not got cannot be given.
   const std::uint64_t permitted = wanted.getPermitted() & have.cap_permitted;
   const std::uint64_t inheritable = wanted.getInheritable() & have.cap_permitted;
-  auto set = [&](const CapabilitySets& sets) {
-    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-    program.call("restoring capabilities", SYS_capset,
-                 {program.object(header), program.object(sets)});
-  };
-  set(split(have.cap_permitted, have.cap_permitted, inheritable));
+  set_capabilities(program, split(have.cap_permitted, have.cap_permitted, inheritable));
   program.call("clearing ambient capabilities", SYS_prctl,
                {PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0});
   for (unsigned capability = 0; capability < 64; ++capability) {
@@ -80,7 +82,8 @@ void add_capabilities(SyscallProgram& program, image::schema::Credentials::Reade
     program.call("restoring securebits", SYS_prctl,
                  {PR_SET_SECUREBITS, wanted.getSecurebits(), 0, 0, 0});
   }
-  set(split(wanted.getEffective() & permitted, permitted, inheritable));
+  set_capabilities(
+      program, split((wanted.getEffective() & permitted) | spare, permitted | spare, inheritable));
 }
 
 bool same_groups(image::schema::Credentials::Reader wanted, const kernel::Status& have) {
@@ -219,12 +222,25 @@ void Restorer::restore_credentials() {
           "it may gain more capabilities than where it came from: to restore its securebits and "
           "bounding set takes CAP_SETPCAP");
     }
-    add_capabilities(program, wanted, have, may_bind);
+    // To choose a thread's id takes it.
+    const std::uint64_t chooses = bit(kernel::kCapCheckpointRestore) | bit(CAP_SYS_ADMIN);
+    std::uint64_t spare = threads_.size() > 1 ? have.cap_permitted & chooses : 0;
+    permitted_before_ = have.cap_permitted;
+    add_capabilities(program, wanted, have, may_bind, spare);
   }
   // After the ids, which reset it; the value 2 is the kernel's own doing.
   program.call("restoring dumpable", SYS_prctl,
                {PR_SET_DUMPABLE, process().getDumpable() == 0 ? 0 : 1, 0, 0, 0});
   blank_->stub().run(program);
+}
+
+// Of a thread, when all of them have been made.
+void Restorer::drop_spare_capabilities(SyscallProgram& program) const {
+  if (!permitted_before_ || threads_.size() == 1) return;
+  auto wanted = process().getCredentials();
+  std::uint64_t permitted = wanted.getPermitted() & *permitted_before_;
+  set_capabilities(program, split(wanted.getEffective() & permitted, permitted,
+                                  wanted.getInheritable() & *permitted_before_));
 }
 
 namespace {

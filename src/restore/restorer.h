@@ -26,6 +26,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/mapped_region.h"
@@ -40,6 +41,9 @@ namespace telefork::restore {
 
 struct RestoreSettings {
   BlankSettings blank;
+  // telefork-init. With it a guest that must keep its ids and cannot have them in this process's
+  // pid namespace has one of its own; empty: it is refused.
+  std::string init_program;
   // The descriptor to receive pages from, raw, in their order; -1: they come through the source.
   int bulk_fd = -1;
   // What the guest's standard streams become; an empty one is /dev/null.
@@ -74,7 +78,9 @@ class Restorer {
   // Of the guest, once there is one.
   pid_t pid() const { return blank_ ? blank_->pid() : 0; }
   // As the guest sees itself.
-  pid_t guest_pid() const { return blank_ ? blank_->pid() : 0; }
+  pid_t guest_pid() const { return blank_ ? blank_->guest_pid() : 0; }
+  // The namespace that was made for it, if one was: to be kept until the guest has ended.
+  std::optional<PidNamespace> take_namespace() { return std::exchange(space_of_pids_, {}); }
 
  private:
   struct Mapping {
@@ -99,6 +105,9 @@ class Restorer {
   // start.cc: the blank process and room in its address space.
   void prepare();
   void start_blank();
+  bool must_keep_ids() const;
+  std::string describe_taken_id() const;
+  void make_namespace(const std::string& why);
   void lay_out();
   void keep_stop_signal_free();
   void give_files();
@@ -131,6 +140,7 @@ class Restorer {
   std::int64_t try_set_layout(int exe_fd);
   void restore_settings();
   void restore_credentials();
+  void drop_spare_capabilities(tracee::SyscallProgram& program) const;
   void restore_limits();
   // descriptors.cc
   void restore_descriptors();
@@ -143,6 +153,7 @@ class Restorer {
   // threads.cc
   void restore_threads();
   void start_other_threads();
+  std::map<pid_t, pid_t> threads_as_seen_here() const;
   tracee::SyscallProgram thread_program(image::schema::Thread::Reader thread, bool main);
   tracee::ThreadState thread_state(image::schema::Thread::Reader thread) const;
 
@@ -163,12 +174,14 @@ class Restorer {
   OpenFiles open_files_;
 
   AddressSpace space_;
+  std::optional<PidNamespace> space_of_pids_;  // lives longer than the blank
   std::unique_ptr<Blank> blank_;
   std::vector<kernel::Vma> blank_maps_;  // as it was born
   std::vector<kernel::Vma> vdso_parts_;  // of the blank, at their parking addresses
   std::vector<std::byte> vdso_code_;
   int bulk_in_blank_ = -1;
   std::unique_ptr<MappedRegion> buffer_;
+  std::optional<std::uint64_t> permitted_before_;  // capabilities of the blank that change
   std::vector<tracee::TracedThread> other_threads_;
   bool prepared_ = false;
 };

@@ -37,7 +37,7 @@ void Restorer::restore_signals() {
   for (::capnp::Data::Reader bytes : signals.getPending()) {
     siginfo_t info = decode_siginfo(bytes);
     program.call(fmt::format("queueing signal {}", info.si_signo), SYS_rt_sigqueueinfo,
-                 {blank_->pid(), info.si_signo, program.object(info)});
+                 {blank_->guest_pid(), info.si_signo, program.object(info)});
   }
   run_if_large(program, true);
 }

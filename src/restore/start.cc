@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "kernel/procfs_maps.h"
+#include "kernel/procfs_task.h"
 #include "restore/clocks.h"
 #include "restore/restorer.h"
 #include "restore/siginfo.h"
@@ -106,14 +107,64 @@ void Restorer::prepare() {
   map_memory();
 }
 
+// Only glibc can be told another pid, and not of threads that know theirs.
+bool Restorer::must_keep_ids() const {
+  return settings_.blank.pid_required || !process().getGlibc() || threads_.size() > 1 ||
+         threads_.front().get<image::schema::Thread>().getClearChildTid() == 0;
+}
+
+// "process id 42 is taken here by sleep", of the first such id; empty: all are free.
+std::string Restorer::describe_taken_id() const {
+  for (const image::Record& record : threads_) {
+    auto tid = static_cast<pid_t>(record.get<image::schema::Thread>().getTid());
+    try {
+      kernel::Stat stat = kernel::read_stat(tid);
+      std::replace(stat.comm.begin(), stat.comm.end(), '\n', '?');
+      const char* what = record.number() == threads_.front().number() ? "process" : "thread";
+      return fmt::format("{} id {} is taken here by {}{}", what, tid, stat.comm,
+                         stat.state == 'Z' ? ", which has ended and was not waited for" : "");
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+    }
+  }
+  return "";
+}
+
+void Restorer::make_namespace(const std::string& why) {
+  if (settings_.init_program.empty()) {
+    throw Error(Code::kRefused, why + ", and the process must keep its ids");
+  }
+  try {
+    space_of_pids_ = PidNamespace::make(settings_.init_program);
+  } catch (const Error& error) {
+    throw Error(Code::kRefused,
+                fmt::format("{}, and the process must keep its ids: {}", why, error.text()));
+  }
+}
+
 void Restorer::start_blank() {
   BlankSettings settings = settings_.blank;
   if (settings.want_pid == 0) settings.want_pid = static_cast<pid_t>(process().getPid());
+  settings.pid_required = must_keep_ids();
   std::optional<ClockChange> clocks;
   // An older image does not tell its clocks.
   if (process().hasClocks()) clocks = plan_clocks(process().getClocks(), read_host_clocks());
   if (clocks && settings_.time_namespace) settings.time_offsets = clocks->offsets;
-  blank_ = std::make_unique<Blank>(Blank::start(settings));
+  auto start = [&] { return std::make_unique<Blank>(Blank::start(settings)); };
+  std::string taken = settings.pid_required ? describe_taken_id() : "";
+  if (taken.empty()) {
+    try {
+      blank_ = start();
+    } catch (const Error& error) {
+      if (error.code() != Code::kRefused) throw;
+      taken = error.text();  // it has just been taken, or this user may not choose
+    }
+  }
+  if (!blank_) {
+    make_namespace(taken);
+    settings.space = &*space_of_pids_;
+    blank_ = start();
+  }
   if (!clocks || (settings_.time_namespace && blank_->time_error() == 0)) return;
   const char* why = "to make a time namespace for it takes CAP_SYS_ADMIN and CAP_SYS_TIME";
   warn(fmt::format("{}: {}{}", describe_jump(*clocks), why,

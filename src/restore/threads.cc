@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <csignal>
 #include <cstring>
+#include <map>
 
 #include <fmt/format.h>
 #include <sys/prctl.h>
@@ -12,6 +13,7 @@
 
 #include "base/error.h"
 #include "kernel/cpu.h"
+#include "kernel/procfs_task.h"
 #include "restore/restorer.h"
 #include "restore/siginfo.h"
 #include "tracee/memory.h"
@@ -71,12 +73,13 @@ SyscallProgram Restorer::thread_program(Thread::Reader thread, bool main) {
   // Of the blank it is another.
   program.call("restoring the parent death signal", SYS_prctl,
                {PR_SET_PDEATHSIG, thread.getParentDeathSignal(), 0, 0, 0});
-  auto tid = main ? blank_->pid() : static_cast<pid_t>(thread.getTid());
+  auto tid = main ? blank_->guest_pid() : static_cast<pid_t>(thread.getTid());
   for (::capnp::Data::Reader bytes : thread.getPending()) {
     siginfo_t info = decode_siginfo(bytes);
     program.call(fmt::format("queueing signal {}", info.si_signo), SYS_rt_tgsigqueueinfo,
-                 {blank_->pid(), tid, info.si_signo, program.object(info)});
+                 {blank_->guest_pid(), tid, info.si_signo, program.object(info)});
   }
+  drop_spare_capabilities(program);
   return program;
 }
 
@@ -152,22 +155,23 @@ void Restorer::start_other_threads() {
   }
 }
 
+// By their ids as the guest sees them.
+std::map<pid_t, pid_t> Restorer::threads_as_seen_here() const {
+  std::map<pid_t, pid_t> tids;
+  for (pid_t tid : kernel::list_threads(blank_->pid())) {
+    tids[kernel::read_status(tid).ns_pids.back()] = tid;
+  }
+  return tids;
+}
+
 void Restorer::restore_threads() {
   const std::uint32_t old_pid = process().getPid();
-  auto new_pid = static_cast<std::uint32_t>(blank_->pid());
+  auto new_pid = static_cast<std::uint32_t>(blank_->guest_pid());
   auto first = threads_.front().get<Thread>();
   if (first.getTid() != old_pid) {
     throw Error(Code::kRefused, "its first thread has ended, and the others live on");
   }
-  if (new_pid != old_pid) {
-    bool may_change = process().getGlibc() && threads_.size() == 1;
-    if (!may_change || first.getClearChildTid() == 0) {
-      throw Error(Code::kRefused,
-                  fmt::format("process id {} is not free here, and the process {}", old_pid,
-                              threads_.size() > 1 ? "has threads that know theirs"
-                                                  : "does not run on glibc, which could be told"));
-    }
-  }
+  TELEFORK_ASSERT(new_pid == old_pid || !must_keep_ids());
   start_other_threads();
   SyscallProgram main = thread_program(first, true);
   blank_->stub().run(main);
@@ -177,9 +181,9 @@ void Restorer::restore_threads() {
   }
   auto warn_function = [this](const std::string& text) { warn(text); };
   restore_scheduling(blank_->pid(), first, warn_function);
+  std::map<pid_t, pid_t> tids = threads_as_seen_here();
   for (std::size_t i = 1; i < threads_.size(); ++i) {
-    auto thread = threads_[i].get<Thread>();
-    auto tid = static_cast<pid_t>(thread.getTid());
+    pid_t tid = tids.at(static_cast<pid_t>(threads_[i].get<Thread>().getTid()));
     other_threads_.push_back(tracee::TracedThread::seize(tid, PTRACE_O_EXITKILL));
     other_threads_.back().request_stop();
   }

@@ -105,6 +105,7 @@ class Keeper {
   UniqueFd guest_streams_[3];
   UniqueFd own_streams_[3];
   std::unique_ptr<restore::Restorer> restorer_;
+  std::optional<restore::PidNamespace> namespace_;  // until the guest has ended
   std::unique_ptr<CommandGuest> command_;
   std::optional<proxy::StdioPump> pump_;
   pid_t guest_ = 0;
@@ -216,6 +217,7 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     auto want_pid = static_cast<pid_t>(prepare.getWantPid());
     LeaderlessGroup group(want_pid);
     settings.blank = {settings_.programs.blank, want_pid, prepare.getPidRequired(), group.id()};
+    settings.init_program = settings_.programs.init;
     settings.bulk_fd = link_.bulk_fd();
     for (int i = 0; i < 3; ++i) settings.streams[i] = std::move(guest_streams_[i]);
     settings.tells_of_exe = false;  // docs/limits.md does, of every plain user
@@ -234,13 +236,13 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
   step(DestinationEvent::kWhole);
   settings_.steps.reach(Step::kWhole);
   info.pid = guest_;
-  info.guest_pid = guest_;
+  info.guest_pid = restorer_ ? restorer_->guest_pid() : guest_;
   info.state = std::string(state_name(state_));
   registered_.update(info);
   link_.send([&](Message::Builder message) {
     auto ready = message.initReady();
     ready.setPid(static_cast<std::uint32_t>(guest_));
-    ready.setGuestPid(static_cast<std::uint32_t>(guest_));
+    ready.setGuestPid(static_cast<std::uint32_t>(info.guest_pid));
     auto warnings = ready.initWarnings(static_cast<unsigned>(warnings_.size()));
     for (unsigned i = 0; i < warnings.size(); ++i) warnings.set(i, warnings_[i]);
   });
@@ -264,6 +266,8 @@ bool Keeper::await_go() {
       link_, std::move(own_streams_[0]), std::move(own_streams_[1]), std::move(own_streams_[2])));
   if (restorer_) {
     restorer_->release();
+    namespace_ = restorer_->take_namespace();
+    if (namespace_) namespace_->release();
     restorer_.reset();
   } else {
     command_->start();
@@ -351,6 +355,7 @@ void Keeper::on_guest_change(int status) {
   if (WIFEXITED(status) || WIFSIGNALED(status)) {
     end_ = status;
     guest_ = 0;
+    namespace_.reset();  // its init ends with the last process in it
     step(DestinationEvent::kEnd);
     settings_.steps.reach(Step::kEnded);
     pump_->begin_drain();

@@ -36,9 +36,12 @@ Programs find_programs() {
     libexec = folder;
     bin = folder + "/../../bin";
   }
-  return {must_exist(bin + "/telepad"), must_exist(libexec + "/telefork-agent"),
-          must_exist(libexec + "/telefork-keeper"), must_exist(libexec + "/telefork-blank"),
-          must_exist(libexec + "/telefork-deputy")};
+  return {must_exist(bin + "/telepad"),
+          must_exist(libexec + "/telefork-agent"),
+          must_exist(libexec + "/telefork-keeper"),
+          must_exist(libexec + "/telefork-blank"),
+          must_exist(libexec + "/telefork-deputy"),
+          must_exist(libexec + "/telefork-init")};
 }
 
 }  // namespace telefork::session

@@ -1,7 +1,7 @@
 // Where the programs of one installation lie: all of them come from it, never from PATH.
 //
 //     PREFIX/bin/telefork, telepad        PREFIX/lib/.../libtelefork.so
-//     PREFIX/libexec/telefork/telefork-agent, -keeper, -blank, -deputy
+//     PREFIX/libexec/telefork/telefork-agent, -keeper, -blank, -deputy, -init
 #pragma once
 
 #include <string>
@@ -14,6 +14,7 @@ struct Programs {
   std::string keeper;
   std::string blank;
   std::string deputy;
+  std::string init;
 };
 
 // Of the installation that the running program belongs to. Throws kUnsupported where one is

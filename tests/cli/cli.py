@@ -92,9 +92,9 @@ def records(image):
 class Victim:
     """tests/cli/victim.cc, with pipes for its stdin and stdout."""
 
-    def __init__(self, threads=0, megabytes=1, *files):
+    def __init__(self, threads=0, megabytes=1, *files, **options):
         self.process = subprocess.Popen([VICTIM, str(threads), str(megabytes), *map(str, files)],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
         self.pid = self.process.pid
         line = self.process.stdout.readline()
         assert line == b"ready %d\n" % self.pid, line
@@ -162,8 +162,8 @@ class Test(unittest.TestCase):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="telefork-cli-"))
         self.addCleanup(shutil.rmtree, self.folder)
 
-    def victim(self, *arguments):
-        victim = Victim(*arguments)
+    def victim(self, *arguments, **options):
+        victim = Victim(*arguments, **options)
         self.addCleanup(victim.close)
         return victim
 

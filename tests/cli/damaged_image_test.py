@@ -80,5 +80,5 @@ class DamagedImage(cli.Test):
 
 
 if __name__ == "__main__":
-    cli.need("ptrace", "set_tid", "mm_map")
+    cli.need("ptrace", "mm_map", "pid_namespace")
     cli.main()

@@ -1,0 +1,51 @@
+// telefork-init: pid 1 of a pid namespace that a guest has of its own (restore/pid_namespace.h).
+//
+// The guest is a child of its keeper, not of this process; its orphans come here and are reaped.
+// When the keeper's end of descriptor 3 is closed the guest has ended, or has lost its keeper and
+// so is a child of this process too: this one lasts as long as it has children, and its end would
+// end whatever is left in the namespace (pid_namespaces(7)). Static and without libstdc++, one a
+// guest.
+#include <cerrno>
+#include <csignal>
+#include <ctime>
+
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace {
+
+constexpr int kLifeline = 3;
+
+void on_child(int) {}  // that ppoll() returns is enough
+
+}  // namespace
+
+int main() {
+  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  sigset_t child;
+  sigset_t none;
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &child, nullptr);
+  struct sigaction action {};
+  action.sa_handler = on_child;
+  sigaction(SIGCHLD, &action, nullptr);
+  for (;;) {
+    while (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) {
+    }
+    pollfd lifeline{.fd = kLifeline, .events = 0, .revents = 0};
+    const int ready = ppoll(&lifeline, 1, nullptr, &none);
+    if (ready < 0 && errno != EINTR) return 1;
+    if (ready > 0) break;
+  }
+  for (;;) {
+    if (waitpid(-1, nullptr, __WALL) > 0 || errno != ECHILD) continue;
+    // A keeper that is killed closes its descriptors a moment before its guest becomes ours.
+    if (kill(-1, 0) != 0 && errno == ESRCH) return 0;
+    constexpr timespec kMoment{0, 1'000'000};
+    nanosleep(&kMoment, nullptr);
+  }
+}

@@ -1,0 +1,161 @@
+#include "restore/pid_namespace.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdint>
+#include <utility>
+
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "kernel/procfs.h"
+
+namespace telefork::restore {
+namespace {
+
+constexpr int kLifeline = 3;  // app/init_main.cc
+constexpr char kMaking[] = "making a pid namespace";
+
+pid_t clone_with(std::uint64_t flags, std::uint64_t exit_signal, pid_t want) {
+  clone_args arguments{};
+  pid_t wanted[] = {want};
+  arguments.flags = flags;
+  arguments.exit_signal = exit_signal;
+  if (want != 0) {
+    arguments.set_tid = reinterpret_cast<std::uint64_t>(wanted);
+    arguments.set_tid_size = 1;
+  }
+  return static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof(arguments)));
+}
+
+// In the child, between clone and exec: nothing but system calls. What goes wrong closes
+// `go_ahead`'s other end or is an errno on `report`, which the exec closes.
+[[noreturn]] void become_init(const std::string& program, int lifeline, int go_ahead, int report) {
+  ::setsid();
+  char byte;
+  if (::read(go_ahead, &byte, 1) != 1) ::_exit(127);  // its users are mapped now
+  lifeline = ::fcntl(lifeline, F_DUPFD, kLifeline + 2);
+  report = ::fcntl(report, F_DUPFD, kLifeline + 2);
+  if (::dup2(lifeline, kLifeline) < 0 || ::dup3(report, kLifeline + 1, O_CLOEXEC) < 0 ||
+      ::close_range(kLifeline + 2, ~0u, 0) != 0) {
+    ::_exit(127);
+  }
+  for (int fd = 0; fd < kLifeline; ++fd) ::close(fd);
+  for (int signal = 1; signal <= 64; ++signal) ::signal(signal, SIG_DFL);
+  char* arguments[] = {const_cast<char*>("telefork-init"), nullptr};
+  char* environment[] = {nullptr};
+  ::execve(program.c_str(), arguments, environment);
+  int error = errno;
+  [[maybe_unused]] ssize_t told = ::write(kLifeline + 1, &error, sizeof(error));
+  ::_exit(127);
+}
+
+}  // namespace
+
+PidNamespace PidNamespace::make(const std::string& init_program) {
+  auto [lifeline_read, lifeline_write] = make_pipe();
+  auto [go_read, go_write] = make_pipe();
+  auto [report_read, report_write] = make_pipe();
+  PidNamespace made;
+  bool users = false;
+  made.init_ = clone_with(CLONE_NEWPID, SIGCHLD, 0);
+  if (made.init_ < 0 && errno == EPERM) {
+    users = true;
+    made.init_ = clone_with(CLONE_NEWPID | CLONE_NEWUSER, SIGCHLD, 0);
+  }
+  if (made.init_ < 0) {
+    made.init_ = 0;
+    throw_errno(kMaking, errno, Code::kUnsupported);
+  }
+  if (made.init_ == 0) {
+    // Or the read below would not end with the other process.
+    ::close(go_write.get());
+    ::close(lifeline_write.get());
+    become_init(init_program, lifeline_read.get(), go_read.get(), report_write.get());
+  }
+  made.lifeline_ = std::move(lifeline_write);
+  report_write.reset();
+  go_read.reset();
+  made.pids_ = kernel::open_namespace(made.init_, "pid");
+  if (users) {
+    made.users_ = kernel::open_namespace(made.init_, "user");
+    kernel::map_single_user(made.init_, ::geteuid(), ::getegid());
+  }
+  if (::write(go_write.get(), "", 1) != 1) throw_errno(kMaking);
+  int error = 0;
+  ssize_t count;
+  do {
+    count = ::read(report_read.get(), &error, sizeof(error));
+  } while (count < 0 && errno == EINTR);
+  if (count == sizeof(error)) throw_errno("starting " + init_program, error, Code::kUnsupported);
+  return made;
+}
+
+PidNamespace::PidNamespace(PidNamespace&& other) noexcept { *this = std::move(other); }
+
+PidNamespace& PidNamespace::operator=(PidNamespace&& other) noexcept {
+  if (this == &other) return *this;
+  end();
+  init_ = std::exchange(other.init_, 0);
+  lifeline_ = std::move(other.lifeline_);
+  pids_ = std::move(other.pids_);
+  users_ = std::move(other.users_);
+  released_ = other.released_;
+  return *this;
+}
+
+PidNamespace::~PidNamespace() { end(); }
+
+void PidNamespace::end() {
+  lifeline_.reset();
+  if (init_ == 0 || released_) return;
+  ::kill(init_, SIGKILL);
+  ::waitpid(init_, nullptr, __WALL);
+  init_ = 0;
+}
+
+// By a child of this process that enters the namespaces, which this one could not leave again, and
+// makes the new process its sibling (CLONE_PARENT).
+pid_t PidNamespace::start(pid_t want, pid_t group) const {
+  struct Answer {
+    pid_t pid;
+    int error;
+  } answer = {-1, ECHILD};
+  auto [read_end, write_end] = make_pipe();
+  pid_t starter = ::fork();
+  if (starter < 0) return -1;
+  if (starter == 0) {
+    if ((group == 0 || ::setpgid(0, group) == 0) &&
+        (!users_ || ::setns(users_.get(), CLONE_NEWUSER) == 0) &&
+        ::setns(pids_.get(), CLONE_NEWPID) == 0) {
+      answer.pid = clone_with(CLONE_PARENT, 0, want);
+      if (answer.pid == 0) return 0;
+    }
+    answer.error = errno;
+    [[maybe_unused]] ssize_t told = ::write(write_end.get(), &answer, sizeof(answer));
+    ::_exit(0);
+  }
+  write_end.reset();
+  ssize_t count;
+  do {
+    count = ::read(read_end.get(), &answer, sizeof(answer));
+  } while (count < 0 && errno == EINTR);
+  ::waitpid(starter, nullptr, __WALL);
+  errno = answer.error;
+  return answer.pid;
+}
+
+int PidNamespace::mount_proc() {
+  bool done = ::unshare(CLONE_NEWNS) == 0 &&
+              ::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0 &&
+              ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) == 0;
+  return done ? 0 : errno;
+}
+
+}  // namespace telefork::restore

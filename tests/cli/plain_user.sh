@@ -1,0 +1,28 @@
+#!/bin/bash
+# Save and load once more, for a user who is not root. Usage: plain_user.sh BUILD VICTIM
+set -euo pipefail
+build=$1 victim=$2
+if [[ $(id -u) != 0 ]]; then
+  echo "needs: root, to become another user"
+  exit 77
+fi
+here=$(dirname "$0")
+source "$here/../../tools/machines.sh"
+trap machines_end EXIT
+machines_begin
+
+# The checkout may lie where only root may look: it is mounted where all may, on that machine alone.
+chmod 711 "$machines_folder"
+mkdir -m 755 "$machines_folder/build" "$machines_folder/tests"
+mkdir -m 700 "$machines_folder/tmp"
+chown nobody "$machines_folder/tmp"
+machine_start alpha bash -c \
+  'mount --bind "$1" "$2/build" && mount --bind "$3" "$2/tests" && exec "$2/build/bin/telepad" --quiet' \
+  - "$build" "$machines_folder" "$(realpath "$here")"
+cd /
+machine_run alpha setpriv --reuid nobody --regid "$(id -g nobody)" --clear-groups \
+  env HOME="$machines_folder/tmp" TMPDIR="$machines_folder/tmp" \
+  XDG_RUNTIME_DIR="$machines_folder/tmp" PYTHONDONTWRITEBYTECODE=1 \
+  TELEFORK_BIN="$machines_folder/build/bin" \
+  TELEFORK_VICTIM="$machines_folder/build/${victim#"$build"/}" \
+  /usr/bin/python3 "$machines_folder/tests/save_load_test.py" 2>&1 | cat  # its stderr is no file of root's

@@ -59,6 +59,10 @@ struct telefork_abi_header {
   uint32_t reserved;
 };
 
+// The library gives its end of the socket an abstract name that begins so (unix(7)): whoever
+// captures the program from outside knows by it that this is no descriptor of the program's.
+#define TELEFORK_AGENT_SOCKET_NAME "telefork-agent-of/"
+
 enum telefork_agent_op {
   TELEFORK_OP_FORK = 1,
 };

@@ -86,7 +86,8 @@ constexpr std::array kRules = {
     Rule{Reason::kNoProcess, Part::kProcess, "no process",
          "there is no such process, or it has ended", ""},
     Rule{Reason::kNotPermitted, Part::kProcess, "a process that one may not look at",
-         "it is another user's, or protected", "ask as its user or as root"},
+         "it is another user's, or protected",
+         "ask as its user or as root, or have it set PR_SET_DUMPABLE (prctl(2)) to 1"},
     Rule{Reason::kSeccomp, Part::kProcess, "seccomp",
          "it runs under seccomp, which cannot be restored yet",
          "start it without a seccomp filter"},
@@ -143,8 +144,11 @@ Refusal refuse(std::string what, Reason reason, const std::string& detail) {
 }
 
 std::string Refusal::text() const {
-  return remedy.empty() ? fmt::format("{}: {}", what, why)
-                        : fmt::format("{}: {}; {}", what, why, remedy);
+  std::string text = remedy.empty() ? fmt::format("{}: {}", what, why)
+                                    : fmt::format("{}: {}; {}", what, why, remedy);
+  // A name with a line's end in it, a program's or a file's, makes no second line.
+  std::replace(text.begin(), text.end(), '\n', '?');
+  return text;
 }
 
 void throw_refusals(const Refusals& refusals) {

@@ -1,15 +1,21 @@
 // Sorts the open descriptors by what becomes of each.
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
+#include <string_view>
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/kcmp.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include "abi/agent.h"
 #include "base/error.h"
+#include "base/unique_fd.h"
 #include "capture/survey.h"
 
 namespace telefork::capture {
@@ -48,6 +54,22 @@ OpenFile look_at(pid_t pid, int fd) {
   return open;
 }
 
+// Libtelefork's own, which it opens anew where it finds it missing.
+bool is_agent_socket(pid_t pid, const OpenFile& open) {
+  constexpr std::string_view kName = TELEFORK_AGENT_SOCKET_NAME;
+  if (!S_ISSOCK(open.stat.st_mode)) return false;
+  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  UniqueFd socket(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), open.fd, 0)));
+  sockaddr_un address{};
+  socklen_t size = sizeof(address);
+  if (!socket || ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
+      address.sun_family != AF_UNIX || size <= offsetof(sockaddr_un, sun_path) + 1) {
+    return false;
+  }
+  std::string_view name(address.sun_path, size - offsetof(sockaddr_un, sun_path));
+  return name[0] == '\0' && name.substr(1).starts_with(kName);
+}
+
 std::string describe(const OpenFile& open) {
   std::string kind;
   if (S_ISCHR(open.stat.st_mode)) {
@@ -73,6 +95,7 @@ class Sorter {
 
   void add(int fd) {
     OpenFile open = look_at(survey_.pid, fd);
+    if (is_agent_socket(survey_.pid, open)) return;
     Descriptor descriptor{fd, 0, (open.info.flags & O_CLOEXEC) != 0};
     auto known = find_description(open);
     if (known) {

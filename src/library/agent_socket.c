@@ -3,6 +3,7 @@
 // opened; else it is somebody else's and is left alone.
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,17 @@ static int move_high(int fd) {
   return fd;
 }
 
+// Without a name (the kernel is out of memory) nothing but `telefork check` and `save` is worse
+// off.
+static void name_socket(int fd) {
+  static unsigned serial;  // an older one may still be open in a forked process
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  int length = snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "%s%d/%u",
+                        TELEFORK_AGENT_SOCKET_NAME, (int)getpid(), serial++);
+  bind(fd, (const struct sockaddr*)&address,
+       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length));
+}
+
 static bool remember(int fd) {
   struct stat now;
   fd = move_high(fd);
@@ -60,6 +72,7 @@ static bool remember(int fd) {
   }
   int on = 1;
   setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
+  name_socket(fd);
   agent.open = true;
   agent.fd = fd;
   agent.pid = getpid();

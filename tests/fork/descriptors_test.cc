@@ -1,5 +1,6 @@
 // Descriptors and shared memory: what travels, what is refused, what is left at home.
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 
 #include <fcntl.h>
@@ -266,6 +267,22 @@ TEST_P(AFork, WritesToTheSameFileThroughASharedMapping) {
     require_equal(memory[5000], 'x');
   });
   EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, LeavesNothingOfTeleforksThatCouldNotMove) {
+  const std::string telepad = telepad_program();
+  const std::string telefork = telepad.substr(0, telepad.rfind('/')) + "/telefork";
+  if (access(telefork.c_str(), X_OK) != 0) GTEST_SKIP() << "needs: telefork beside telepad";
+  const Program program = start([this] {
+    require_equal(end_of(fork_child(node(), [] { return 0; })), exited(0));
+    write_all(1, "x");
+    for (;;) pause();
+  });
+  char byte = 0;
+  EXPECT_EQ(read(program.out, &byte, 1), 1);
+  EXPECT_EQ(std::system((telefork + " check " + std::to_string(program.pid)).c_str()), 0);
+  kill(program.pid, SIGKILL);
+  EXPECT_EQ(finish(program).end, killed(SIGKILL));
 }
 
 }  // namespace

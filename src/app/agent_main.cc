@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGXFSZ, SIG_IGN);
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  telefork::app::raise_own_limits();
   int fd = -1;
   CLI::App app("Serves one program's telefork calls; started by libtelefork or telepad.",
                "telefork-agent");

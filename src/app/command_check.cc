@@ -169,7 +169,7 @@ void Check::survey() {
 
 int check_command(const CheckCommand& command) {
   ignore_signals_of_writes();
-  raise_descriptor_limit();
+  raise_own_limits();
   return Check(command).run();
 }
 

@@ -202,7 +202,7 @@ int run_command(const RunCommand& command) {
   }
   net::parse_node(command.node);
   ignore_signals_of_writes();
-  raise_descriptor_limit();
+  raise_own_limits();
   session::Programs programs = session::find_programs();
   UniqueFd json;
   if (!command.json_file.empty()) {

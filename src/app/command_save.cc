@@ -22,7 +22,7 @@ int save_command(const SaveCommand& command) {
   // Not the default: that would end this process in the middle.
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
   ignore_signals_of_writes();
-  raise_descriptor_limit();
+  raise_own_limits();
   bool asked_to_end = false;
   migrate::SaveSettings settings;
   settings.pid = command.pid;

@@ -15,7 +15,7 @@ int main(int argc, char** argv) {
   // It holds a session's secrets, and what its guest leaves behind must come to it.
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-  telefork::app::raise_descriptor_limit();
+  telefork::app::raise_own_limits();
   int control = -1;
   int telepad = -1;
   telefork::session::KeeperSettings settings;

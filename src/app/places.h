@@ -19,8 +19,9 @@ std::string registry_folder();
 // 2, 3, 4 and 5 where the code says so, 75 never, else 1.
 int exit_code(const Error& error);
 
-// Soft limit to hard limit: a guest may have more descriptors than telefork's own limit.
-void raise_descriptor_limit();
+// Soft limits to hard limits: telefork's processes work for a program, and its limits are not meant
+// for them (a batch system's time of CPU, a guest with more descriptors).
+void raise_own_limits();
 
 // For tests: a process that stops itself (SIGSTOP) when it reaches the step of that name; empty:
 // none. Throws kUsage for a name that is none.

@@ -35,12 +35,16 @@ int run(int argc, char** argv) {
   }
   if (quiet) spdlog::set_level(spdlog::level::err);
 
+  telefork::app::raise_own_limits();
   telefork::session::check_lease(telefork::app::read_settings().lease);  // its agents will need it
   telefork::session::TelepadSettings settings;
   settings.programs = telefork::session::find_programs();
   settings.registry = telefork::app::registry_folder();
   for (int connection : connections) settings.connections.emplace_back(connection);
   if (connections.empty()) {
+    if (app.count("--socket") != 0 && socket.empty()) {
+      throw Error(telefork::Code::kUsage, "--socket: the path is empty");
+    }
     settings.socket = socket.empty() ? telefork::app::default_socket() : socket;
     // Root's telepad serves everybody, each as himself.
     settings.socket_mode = ::geteuid() == 0 ? 0666 : 0600;

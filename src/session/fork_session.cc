@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "capture/capture.h"
 #include "image/writer.h"
+#include "migrate/save.h"
 #include "net/address.h"
 #include "session/agent_socket.h"
 #include "session/handover.h"
@@ -103,7 +104,7 @@ void ForkSession::check(const telefork_agent_request& request, pid_t pid) {
   capture::SurveyOptions options = survey_options(pid);
   options.own_fds.insert(request.agent_fd);
   options.quick = true;
-  capture::Survey survey = capture::survey_process(pid, options);
+  capture::Survey survey = migrate::survey_by_pid(pid, options);
   if (survey.refusals.empty()) files_.settle(survey, *opened_->link);
   capture::throw_refusals(survey.refusals);
 }

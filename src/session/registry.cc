@@ -1,7 +1,10 @@
 #include "session/registry.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <map>
 
 #include <dirent.h>
@@ -91,7 +94,7 @@ RegistryEntry::RegistryEntry(std::string folder, SessionInfo info) : info_(std::
   ::mkdir(folder.c_str(), 0700);
   path_ = fmt::format("{}/{}", folder, ::getpid());
   info_.process = kernel::identify(::getpid());
-  update(info_);
+  if (!info_.role.empty()) update(info_);
 }
 
 RegistryEntry::~RegistryEntry() {
@@ -103,20 +106,24 @@ void RegistryEntry::update(const SessionInfo& info) {
   info_ = info;
   info_.process = process;
   if (path_.empty()) return;
+  std::string temporary = path_ + ".new";
   try {
-    std::string temporary = path_ + ".new";
     UniqueFd file = open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     std::string content = encode(info_);
     write_fully(file, std::as_bytes(std::span(content)), temporary);
     if (::rename(temporary.c_str(), path_.c_str()) != 0) throw_errno("renaming " + temporary);
   } catch (const Error&) {
     // See the header: only `telefork ps` misses it.
+    ::unlink(temporary.c_str());
     ::unlink(path_.c_str());
   }
 }
 
 void forget_session(const std::string& folder, pid_t process) {
-  if (!folder.empty()) ::unlink(fmt::format("{}/{}", folder, process).c_str());
+  if (folder.empty()) return;
+  for (const char* suffix : {"", ".new"}) {
+    ::unlink(fmt::format("{}/{}{}", folder, process, suffix).c_str());
+  }
 }
 
 std::vector<SessionInfo> list_sessions(const std::string& folder) {
@@ -125,8 +132,14 @@ std::vector<SessionInfo> list_sessions(const std::string& folder) {
   if (directory == nullptr) return sessions;
   while (const dirent* entry = ::readdir(directory)) {
     std::string name = entry->d_name;
-    if (name.empty() || name.find_first_not_of("0123456789") != std::string::npos) continue;
     std::string path = fmt::format("{}/{}", folder, name);
+    if (name.ends_with(".new")) {
+      // Its process was killed while it wrote, if there is none of that number any more.
+      pid_t writer = std::atoi(name.c_str());
+      if (writer > 0 && ::kill(writer, 0) != 0 && errno == ESRCH) ::unlink(path.c_str());
+      continue;
+    }
+    if (name.empty() || name.find_first_not_of("0123456789") != std::string::npos) continue;
     try {
       SessionInfo info = decode(read_small_file(path));
       if (kernel::is_alive(info.process)) {

@@ -32,7 +32,7 @@ struct SessionInfo {
 
 class RegistryEntry {
  public:
-  // An empty folder registers nothing.
+  // An empty folder registers nothing, and one without a role nothing yet.
   RegistryEntry(std::string folder, SessionInfo info);
   RegistryEntry(const RegistryEntry&) = delete;
   RegistryEntry& operator=(const RegistryEntry&) = delete;

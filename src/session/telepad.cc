@@ -255,7 +255,7 @@ void Telepad::serve(Greeting& greeting) {
 // only its own.
 std::function<int()> Telepad::as_user(const net::PeerCredentials& peer) const {
   if (::geteuid() != 0) {
-    if (peer.uid == ::geteuid() || peer.uid == 0) return {};
+    if (peer.uid == ::geteuid()) return {};
     throw Error(Code::kUnauthorised, fmt::format("this telepad serves user {} only", ::geteuid()));
   }
   if (peer.uid == 0) return {};

@@ -23,7 +23,8 @@ Error cannot_trace(pid_t pid, const Error& error) {
   pid_t tracer = kernel::read_status(pid).tracer_pid;
   std::string why = tracer != 0
                         ? fmt::format("process {} traces it; end that debugger first", tracer)
-                        : "it is another user's, or protected; ask as its user or as root";
+                        : "it is another user's, or protected; ask as its user or as root, or have "
+                          "it set PR_SET_DUMPABLE (prctl(2)) to 1";
   return Error(Code::kRefused, fmt::format("process {} cannot be traced: {}", pid, why),
                error.error());
 }

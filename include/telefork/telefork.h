@@ -18,8 +18,9 @@
  *   and the reason on stderr; so do, in a process whose page tables are too many to look through
  *   meanwhile, memory protection keys, mseal'ed and droppable memory, and a few things as rare
  *   (docs/limits.md has the list). The child never runs twice, and never in both places.
- * - stdout and stderr go home, all of it before the status is delivered. stdin is /dev/null in the
- *   child unless the options say otherwise.
+ * - stdout and stderr go home, all of it before the status is delivered: as long as nobody reads a
+ *   pipe that they end in, wait() waits. stdin is /dev/null in the child unless the options say
+ *   otherwise. Other files are opened anew: their positions are the child's own.
  * - The child outlives the parent as any orphan does, unless the options say otherwise. It may
  *   fork, exec, and telefork again.
  *

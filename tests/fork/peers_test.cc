@@ -343,7 +343,8 @@ TEST_P(AForkWithout, SaysWhichProgramBeforeAnythingIsFrozen) {
 INSTANTIATE_TEST_SUITE_P(Its, AForkWithout,
                          testing::Values("libexec/telefork/telefork-keeper",
                                          "libexec/telefork/telefork-blank",
-                                         "libexec/telefork/telefork-deputy", "bin/telepad"),
+                                         "libexec/telefork/telefork-deputy",
+                                         "libexec/telefork/telefork-init", "bin/telepad"),
                          [](const auto& one) {
                            std::string name = fs::path(one.param).filename();
                            return name.substr(name.find('-') + 1);

@@ -80,12 +80,19 @@ TEST_P(AFork, ShowsTheParentThatTheChildStoppedAndContinued) {
   Outcome outcome = run([this] {
     for (int signal : {SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU}) {
       const pid_t pid = fork_child(node(), [signal] {
+        sigset_t go;
+        sigemptyset(&go);
+        sigaddset(&go, SIGUSR1);
+        sigprocmask(SIG_BLOCK, &go, nullptr);
         raise(signal);
+        int got = 0;
+        sigwait(&go, &got);  // one that has ended is not seen to continue
         return 5;
       });
       require_equal(status_of(pid, WUNTRACED), "stopped by " + std::to_string(signal));
       kill(pid, SIGCONT);
       require_equal(status_of(pid, WCONTINUED), "continued");
+      kill(pid, SIGUSR1);
       require_equal(end_of(pid), exited(5));
     }
   });

@@ -2,6 +2,8 @@
 #include <csignal>
 #include <thread>
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -164,18 +166,21 @@ TEST_P(AFork, ForksAgainAfterTheProgramHasClosedItsDescriptors) {
 }
 
 TEST_P(AFork, RunsAHundredAtOnce) {
+  ASSERT_EQ(mkfifo(path("go").c_str(), 0600), 0);
   Outcome outcome = run([this] {
     std::vector<pid_t> pids;
     for (int i = 0; i < 100; ++i) {
       pids.push_back(fork_child(node(), [this, i] {
-        await_file(path("go"));
+        require(open(path("go").c_str(), O_RDONLY) >= 0);  // waits for a writer
         return i;
       }));
     }
-    make_file(path("go"));
+    const int gate = open(path("go").c_str(), O_WRONLY);
+    require(gate >= 0);
     for (int i = 0; i < 100; ++i) {
       require_equal(end_of(pids[static_cast<std::size_t>(i)]), exited(i));
     }
+    close(gate);
   });
   EXPECT_TRUE(went_well(outcome));
 }

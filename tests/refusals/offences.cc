@@ -123,6 +123,11 @@ bool protect_by_key() {
 
 bool seal_memory() { return syscall(kMseal, map_page(), kPage, 0) == 0; }
 
+bool map_droppable() {
+  constexpr int kDroppable = 8;  // MAP_DROPPABLE, newer than Debian 12's headers
+  return map(kPage, kDroppable | MAP_ANONYMOUS) != nullptr;
+}
+
 bool share_memory() { return map(kPage, MAP_SHARED | MAP_ANONYMOUS) != nullptr; }
 
 bool map_memfd() {
@@ -215,6 +220,8 @@ const Offence kAll[] = {
     {"protection_key", "mapping ", "memory protection keys cannot be restored yet", protect_by_key,
      "pku"},
     {"mseal", "mapping ", "mseal'ed memory cannot be restored yet", seal_memory, "mseal"},
+    {"droppable", "mapping ", "droppable memory cannot be restored yet", map_droppable,
+     "MAP_DROPPABLE"},
     {"io_uring_mapping", "mapping ", "device memory cannot move; have the program close the device",
      map_io_uring, "io_uring"},
     {"memfd_mapping", "mapping ",

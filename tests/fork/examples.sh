@@ -19,4 +19,12 @@ expect() {
 }
 expect "forked on alpha, running on beta.*my child [0-9]+ ended with 42" \
   "$1/bin/hello_fork" "$(machine_node beta)"
-expect "beta" "$1/bin/word_count" "$(machine_node beta)" "$(machine_node alpha)"
+expect "the same table" "$1/bin/word_count" "$(machine_node beta)" "$(machine_node alpha)"
+[[ ! -x $1/bin/render ]] || {
+  "$1/bin/make_mesh" "$machines_folder/knot.obj"
+  for node in local "$(machine_node beta)"; do
+    expect "traced 65536 triangles" "$1/bin/render" -o "$machines_folder/${node%%:*}.png" -s 1 \
+      "$machines_folder/knot.obj" "$node"
+  done
+  cmp "$machines_folder/local.png" "$machines_folder/unix.png"
+}

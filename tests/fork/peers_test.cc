@@ -330,7 +330,7 @@ class AForkWithout : public AFork {
 
 TEST_P(AForkWithout, SaysWhichProgramBeforeAnythingIsFrozen) {
   fs::remove(programs_ / GetParam());
-  Outcome outcome = run([this] {
+  Outcome outcome = run([] {
     require_equal(telefork_fork("local"), -1);
     const std::string reason = telefork_error();
     const std::string name = fs::path(GetParam()).filename();

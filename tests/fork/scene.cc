@@ -261,10 +261,12 @@ void AFork::start_telepad(const Body& before_exec) {
 // A session's end takes a moment to come there, and is no event here.
 void AFork::expect_telepad_as_it_was() const {
   const auto deadline = Clock::now() + kPatience;
-  while (descriptors_of(telepad_) != telepad_descriptors_ && Clock::now() < deadline) {
+  std::vector<std::string> now = descriptors_of(telepad_);
+  while (now != telepad_descriptors_ && Clock::now() < deadline) {
     await_sigchld(Clock::now() + std::chrono::milliseconds(5));
+    now = descriptors_of(telepad_);
   }
-  EXPECT_EQ(descriptors_of(telepad_), telepad_descriptors_);
+  EXPECT_EQ(now, telepad_descriptors_);
 }
 
 void AFork::stop_telepad(int signal) {

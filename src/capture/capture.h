@@ -14,6 +14,7 @@
 #include <functional>
 #include <optional>
 
+#include "capture/page_gatherer.h"
 #include "capture/survey.h"
 #include "image/record_sink.h"
 #include "kernel/pagemap.h"
@@ -32,6 +33,9 @@ struct CaptureSettings {
   bool pending_signals = true;
   // fork() hands on neither timers nor a parent death signal.
   bool timers = true;
+  // It shares its pages with the process that it is a copy of: docs/benchmarks.md says what
+  // process_vm_readv(2) costs then.
+  bool shares_pages = false;
   // Told after every piece of pages: bytes read so far, for progress.
   std::function<void(std::uint64_t)> on_progress;
 };
@@ -56,10 +60,12 @@ class Capture {
   // All pages that must travel. Does not use the stub: the threads may be parked meanwhile.
   MemoryTotals write_pages(image::RecordSink& sink);
 
-  // Everything but the pages, in the order of docs/image-format.md.
-  void write_metadata(image::RecordSink& sink);
+  // Everything but the pages, in the order of docs/image-format.md. `on_process` is called when the
+  // process record is written, from which on a blank process can be made.
+  void write_metadata(image::RecordSink& sink, const std::function<void()>& on_process = {});
 
  private:
+  void gather_pages(const PageGatherer::Exchange& exchange);
   const std::vector<kernel::PageRun>& guards_of(std::size_t index);
   void write_thread(tracee::TracedThread& thread, tracee::Stub& stub, image::RecordSink& sink);
 

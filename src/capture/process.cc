@@ -199,6 +199,7 @@ void Capture::write_process(image::RecordSink& sink) {
   fill_vdso(survey_, process.initVdso());
   fill_clocks(pid, own, process.initClocks());
   fill_arguments(pid, process);
+  process.setThreads(static_cast<std::uint32_t>(frozen_.threads().size()));
   process.setExitSignal(static_cast<std::uint32_t>(std::max(0, survey_.stat.exit_signal)));
   LibcIdentity libc = identify_libc(survey_);
   process.setLibcBuildId(::capnp::Data::Reader(
@@ -207,8 +208,9 @@ void Capture::write_process(image::RecordSink& sink) {
   sink.write(image::RecordType::kProcess, message);
 }
 
-void Capture::write_metadata(image::RecordSink& sink) {
+void Capture::write_metadata(image::RecordSink& sink, const std::function<void()>& on_process) {
   with_context("capturing the process", [&] { write_process(sink); });
+  if (on_process) on_process();
   with_context("capturing files", [&] { survey_.files.capture_contents(sink); });
   with_context("capturing the memory map", [&] { write_mappings(sink); });
   with_context("capturing descriptors", [&] { write_files(sink); });

@@ -136,7 +136,6 @@ void set_range(schema::Vma::Builder& vma) {
 }
 
 void set_runs(schema::Pages::Builder& pages) {
-  pages.setVmaStart(0x10000);
   for (unsigned i = 0; i < 2; ++i) {
     pages.getRuns()[i].setStart(0x10000 + i * 2 * kPageSize);
     pages.getRuns()[i].setPages(1);

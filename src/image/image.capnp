@@ -154,6 +154,7 @@ struct Process {
   arguments @23 :List(Data);
   exitSignal @24 :UInt32;
   clocks @25 :Clocks;
+  threads @26 :UInt32;        # how many there are; their records end the metadata
 }
 
 struct Vma {
@@ -184,10 +185,9 @@ struct PageRun {
 }
 
 struct Pages {
-  # Pages of one VMA, in rising order; followed by their raw bytes. Pages of a VMA that no run
+  # In rising order, each run in one VMA; followed by their raw bytes. Pages of a VMA that no run
   # names are zero, or the file's.
-  vmaStart @0 :UInt64;
-  runs @1 :List(PageRun);
+  runs @0 :List(PageRun);
 }
 
 struct FreezeMark {

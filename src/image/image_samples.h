@@ -22,8 +22,7 @@ struct Run {
   std::uint64_t pages;
 };
 // `payload_bytes` of payload, whatever the runs say.
-void write_pages(RecordSink& sink, std::uint64_t vma_start, const std::vector<Run>& runs,
-                 std::uint64_t payload_bytes);
+void write_pages(RecordSink& sink, const std::vector<Run>& runs, std::uint64_t payload_bytes);
 
 // As a file, with its End.
 std::vector<std::byte> sample_image();

@@ -108,11 +108,9 @@ void write_vma(RecordSink& sink, std::uint64_t start, std::uint64_t end) {
   sink.write(RecordType::kVma, message);
 }
 
-void write_pages(RecordSink& sink, std::uint64_t vma_start, const std::vector<Run>& runs,
-                 std::uint64_t payload_bytes) {
+void write_pages(RecordSink& sink, const std::vector<Run>& runs, std::uint64_t payload_bytes) {
   ::capnp::MallocMessageBuilder message;
   auto pages = message.initRoot<schema::Pages>();
-  pages.setVmaStart(vma_start);
   auto list = pages.initRuns(static_cast<unsigned>(runs.size()));
   for (unsigned i = 0; i < runs.size(); ++i) {
     list[i].setStart(runs[i].start);
@@ -127,7 +125,7 @@ void write_sample_records(RecordSink& sink) {
   write_process(sink);
   write_vma(sink, 0x10000, 0x14000);
   write_vma(sink, 0x20000, 0x24000);
-  write_pages(sink, 0x10000, {{0x10000, 1}}, kPageSize);
+  write_pages(sink, {{0x10000, 1}}, kPageSize);
   write_empty<schema::FreezeMark>(sink, RecordType::kFreezeMark);
   write_file_content(sink);
   write_files(sink);
@@ -135,7 +133,7 @@ void write_sample_records(RecordSink& sink) {
   write_empty<schema::Timers>(sink, RecordType::kTimers);
   write_signals(sink);
   write_thread(sink);
-  write_pages(sink, 0x20000, {{0x20000, 1}, {0x23000, 1}}, 2 * kPageSize);
+  write_pages(sink, {{0x20000, 1}, {0x23000, 1}}, 2 * kPageSize);
 }
 
 std::vector<std::byte> sample_image() {

@@ -26,24 +26,26 @@ template <class... Args>
   throw Error(Code::kCorrupt, fmt::format(format, std::forward<Args>(args)...));
 }
 
-// The pages of the runs. They rise, do not overlap, and lie in [start, end).
-std::uint64_t check_runs(::capnp::List<schema::PageRun>::Reader runs, std::uint64_t start,
-                         std::uint64_t end) {
-  std::uint64_t free_from = start;
-  std::uint64_t pages = 0;
-  for (schema::PageRun::Reader run : runs) {
+// Runs rise, do not overlap, and lie in the VMA [start, end).
+class RunCheck {
+ public:
+  void add(schema::PageRun::Reader run, std::uint64_t start, std::uint64_t end) {
     const std::uint64_t at = run.getStart();
     if (at % kPageSize != 0) refuse("its page run at {:#x} does not begin on a page", at);
-    if (at < free_from || at >= end || run.getPages() > (end - at) / kPageSize) {
+    if (at < start || at < free_from_ || at >= end || run.getPages() > (end - at) / kPageSize) {
       refuse("its page run of {} pages at {:#x} overlaps or leaves the VMA {:#x}-{:#x}",
              run.getPages(), at, start, end);
     }
     if (run.getPages() == 0) refuse("its page run at {:#x} is empty", at);
-    free_from = at + run.getPages() * kPageSize;
-    pages += run.getPages();
+    free_from_ = at + run.getPages() * kPageSize;
+    pages_ += run.getPages();
   }
-  return pages;
-}
+  std::uint64_t pages() const { return pages_; }
+
+ private:
+  std::uint64_t free_from_ = 0;
+  std::uint64_t pages_ = 0;
+};
 
 }  // namespace
 
@@ -94,15 +96,22 @@ void RecordRules::check_vma(schema::Vma::Reader vma) {
   if (after != vmas_.begin() && std::prev(after)->second > start) {
     refuse("the VMA {:#x}-{:#x} overlaps the one at {:#x}", start, end, std::prev(after)->first);
   }
-  check_runs(vma.getGuardRuns(), start, end);
+  RunCheck check;
+  for (schema::PageRun::Reader run : vma.getGuardRuns()) check.add(run, start, end);
   vmas_.emplace_hint(after, start, end);
 }
 
 void RecordRules::check_pages(const Record& record) {
-  const auto pages = record.get<schema::Pages>();
-  const auto vma = vmas_.find(pages.getVmaStart());
-  if (vma == vmas_.end()) refuse("its VMA at {:#x} did not come before it", pages.getVmaStart());
-  const std::uint64_t bytes = check_runs(pages.getRuns(), vma->first, vma->second) * kPageSize;
+  RunCheck check;
+  for (schema::PageRun::Reader run : record.get<schema::Pages>().getRuns()) {
+    auto vma = vmas_.upper_bound(run.getStart());
+    if (vma == vmas_.begin() || std::prev(vma)->second <= run.getStart()) {
+      refuse("its page run at {:#x} is in no VMA that came before it", run.getStart());
+    }
+    --vma;
+    check.add(run, vma->first, vma->second);
+  }
+  const std::uint64_t bytes = check.pages() * kPageSize;
   if (bytes != record.payload_bytes()) {
     refuse("its runs are {} bytes of pages, its payload {}", bytes, record.payload_bytes());
   }

@@ -21,8 +21,12 @@ using image::schema::Vma;
 using kernel::VmFlag;
 using tracee::SyscallProgram;
 
-constexpr std::size_t kPiece = 1024 * 1024;
-constexpr unsigned kMaxVectors = 1024;  // IOV_MAX
+constexpr std::size_t kBuffer = 1024 * 1024;
+constexpr std::size_t kMaxVectors = 1024;  // IOV_MAX
+// What is populated and received at a time. A socket's buffer should hold as much: then the sender
+// goes on while the memory is made.
+constexpr std::uint64_t kChunk = 2 * 1024 * 1024;
+static_assert(kChunk % kHugePageSize == 0);
 
 // Fills all of `vectors`, which are addresses in the process, from `bytes`.
 void write_scattered(pid_t pid, std::span<iovec> vectors, std::span<const std::byte> bytes) {
@@ -47,35 +51,69 @@ void write_scattered(pid_t pid, std::span<iovec> vectors, std::span<const std::b
 
 }  // namespace
 
-Restorer::Mapping& Restorer::mapping_at(RemotePtr start) {
-  auto found = std::lower_bound(
-      mappings_.begin(), mappings_.end(), start,
-      [](const Mapping& mapping, RemotePtr address) { return mapping.start() < address; });
-  TELEFORK_ASSERT(found != mappings_.end() && found->start() == start);  // image/record_rules.h
-  return *found;
+Restorer::Mapping& Restorer::mapping_of(RemotePtr address) {
+  auto after = std::upper_bound(
+      mappings_.begin(), mappings_.end(), address,
+      [](RemotePtr wanted, const Mapping& mapping) { return wanted < mapping.start(); });
+  TELEFORK_ASSERT(after != mappings_.begin());  // image/record_rules.h
+  return *std::prev(after);
 }
 
 void Restorer::take_pages(const image::Record& record, image::RecordSource& source) {
   with_context("making the guest's process", [&] { prepare(); });
   auto pages = record.get<Pages>();
-  Mapping& mapping = mapping_at(RemotePtr(pages.getVmaStart()));
   with_context("receiving memory", [&] {
     SyscallProgram program;
-    open_for_pages(mapping, program);
-    if (pages.getRuns().size() > 0 && pages.getRuns()[0].getStart() == mapping.start().value()) {
-      mapping.has_first_page = true;
-    }
+    std::vector<Piece> pieces = place(pages, program);
     if (bulk_in_blank_ >= 0) {
-      populate(mapping, pages, false, program);
-      receive_in_blank(mapping, pages, program);
+      // A chunk's memory is made while the one before it is on its way.
+      for (std::span<const Piece> rest(pieces); !rest.empty();) {
+        std::span<const Piece> chunk = rest.first(count_in_chunk(rest));
+        populate(chunk, false, program);
+        receive_in_blank(chunk, program);
+        rest = rest.subspan(chunk.size());
+      }
       run_if_large(program, true);
       source.payload_taken_elsewhere();
     } else {
-      populate(mapping, pages, true, program);
+      populate(pieces, true, program);
       run_if_large(program, true);
-      write_from_here(mapping, pages, source);
+      write_from_here(pieces, source);
     }
   });
+}
+
+// Where the runs lie now, cut where huge pages begin so that no piece is larger than a chunk.
+std::vector<Restorer::Piece> Restorer::place(Pages::Reader pages, SyscallProgram& program) {
+  std::vector<Piece> pieces;
+  for (image::schema::PageRun::Reader run : pages.getRuns()) {
+    RemotePtr start(run.getStart());
+    Mapping& mapping = mapping_of(start);
+    open_for_pages(mapping, program);
+    if (start == mapping.start()) mapping.has_first_page = true;
+    Vma::Reader vma = mapping.vma();
+    bool huge_allowed =
+        !has_flag(vma, VmFlag::kNoHugePage) &&
+        (vma.getKind() == Vma::Kind::ANONYMOUS || vma.getKind() == Vma::Kind::STACK);
+    RemotePtr at = mapping.at + (start - mapping.start());
+    RemotePtr end = at + run.getPages() * kPageSize;
+    while (at < end) {
+      RemotePtr cut(round_down((at + kChunk).value(), kHugePageSize));
+      std::uint64_t size = std::min(end, cut) - at;
+      pieces.push_back({at, size, huge_allowed});
+      at = at + size;
+    }
+  }
+  return pieces;
+}
+
+std::size_t Restorer::count_in_chunk(std::span<const Piece> pieces) {
+  std::size_t count = 0;
+  for (std::uint64_t bytes = 0; count < pieces.size(); ++count) {
+    bytes += pieces[count].size;
+    if (count > 0 && bytes > kChunk) break;
+  }
+  return std::min<std::size_t>(count, kMaxVectors);
 }
 
 // Memory that is not mapped to be written to yet.
@@ -94,17 +132,11 @@ void Restorer::open_for_pages(Mapping& mapping, SyscallProgram& program) {
 // ten times as fast as one that it has to make on a fault. process_vm_writev makes pages without a
 // fault, so that only huge ones are worth a step then. Whole huge pages are collapsed from a first
 // small page, which needs no MADV_HUGEPAGE: that flag would stay with the VMA.
-void Restorer::populate(const Mapping& mapping, Pages::Reader pages, bool only_huge,
-                        SyscallProgram& program) {
-  Vma::Reader vma = mapping.vma();
-  bool huge_allowed = !has_flag(vma, VmFlag::kNoHugePage) &&
-                      (vma.getKind() == Vma::Kind::ANONYMOUS || vma.getKind() == Vma::Kind::STACK);
-  for (image::schema::PageRun::Reader run : pages.getRuns()) {
-    RemotePtr start = address_now(mapping, RemotePtr(run.getStart()));
-    std::uint64_t size = run.getPages() * kPageSize;
-    RemotePtr huge(round_up(start.value(), kHugePageSize));
-    std::uint64_t end = round_down((start + size).value(), kHugePageSize);
-    if (huge_allowed && huge.value() < end) {
+void Restorer::populate(std::span<const Piece> pieces, bool only_huge, SyscallProgram& program) {
+  for (const Piece& piece : pieces) {
+    RemotePtr huge(round_up(piece.at.value(), kHugePageSize));
+    std::uint64_t end = round_down((piece.at + piece.size).value(), kHugePageSize);
+    if (piece.huge_allowed && huge.value() < end) {
       for (RemotePtr at = huge; at.value() < end; at = at + kHugePageSize) {
         program.call("populating memory", SYS_madvise, {at, kPageSize, kernel::kMadvPopulateWrite});
       }
@@ -113,62 +145,50 @@ void Restorer::populate(const Mapping& mapping, Pages::Reader pages, bool only_h
                        {huge, end - huge.value(), kernel::kMadvCollapse});
     }
     if (only_huge) continue;
-    program.call("populating memory", SYS_madvise, {start, size, kernel::kMadvPopulateWrite});
+    program.call("populating memory", SYS_madvise,
+                 {piece.at, piece.size, kernel::kMadvPopulateWrite});
     run_if_large(program);
   }
 }
 
-RemotePtr Restorer::address_now(const Mapping& mapping, RemotePtr address) const {
-  return mapping.at + (address - mapping.start());
-}
-
-void Restorer::receive_in_blank(const Mapping& mapping, Pages::Reader pages,
-                                SyscallProgram& program) {
-  auto runs = pages.getRuns();
-  for (unsigned first = 0; first < runs.size(); first += kMaxVectors) {
-    unsigned count = std::min(kMaxVectors, runs.size() - first);
-    std::vector<iovec> vectors(count);
-    std::uint64_t bytes = 0;
-    for (unsigned i = 0; i < count; ++i) {
-      RemotePtr to = address_now(mapping, RemotePtr(runs[first + i].getStart()));
-      vectors[i] = {reinterpret_cast<void*>(to.value()), runs[first + i].getPages() * kPageSize};
-      bytes += vectors[i].iov_len;
-    }
-    tracee::Data vector_data = program.bytes(std::as_bytes(std::span(vectors)));
-    msghdr message{};
-    message.msg_iovlen = count;
-    tracee::Data message_data = program.object(message);
-    program.point(message_data + offsetof(msghdr, msg_iov), vector_data);
-    program.call_expecting("receiving pages", static_cast<std::int64_t>(bytes), SYS_recvmsg,
-                           {bulk_in_blank_, message_data, MSG_WAITALL});
-    run_if_large(program);
+void Restorer::receive_in_blank(std::span<const Piece> pieces, SyscallProgram& program) {
+  std::vector<iovec> vectors(pieces.size());
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    vectors[i] = {reinterpret_cast<void*>(pieces[i].at.value()), pieces[i].size};
+    bytes += pieces[i].size;
   }
+  tracee::Data vector_data = program.bytes(std::as_bytes(std::span(vectors)));
+  msghdr message{};
+  message.msg_iovlen = vectors.size();
+  tracee::Data message_data = program.object(message);
+  program.point(message_data + offsetof(msghdr, msg_iov), vector_data);
+  program.call_expecting("receiving pages", static_cast<std::int64_t>(bytes), SYS_recvmsg,
+                         {bulk_in_blank_, message_data, MSG_WAITALL});
+  run_if_large(program);
 }
 
 // The payload in pieces of a buffer, each written by one call to all runs that it covers.
-void Restorer::write_from_here(const Mapping& mapping, Pages::Reader pages,
-                               image::RecordSource& source) {
-  if (!buffer_) buffer_ = std::make_unique<MappedRegion>(kPiece);
-  auto runs = pages.getRuns();
-  unsigned run = 0;
-  std::uint64_t done = 0;  // of that run
-  while (run < runs.size()) {
+void Restorer::write_from_here(std::span<const Piece> pieces, image::RecordSource& source) {
+  if (!buffer_) buffer_ = std::make_unique<MappedRegion>(kBuffer);
+  std::size_t piece = 0;
+  std::uint64_t done = 0;  // of that piece
+  while (piece < pieces.size()) {
     std::vector<iovec> vectors;
     std::size_t filled = 0;
-    while (run < runs.size() && filled < kPiece && vectors.size() < kMaxVectors) {
-      std::uint64_t size = runs[run].getPages() * kPageSize;
-      std::uint64_t part = std::min<std::uint64_t>(size - done, kPiece - filled);
-      RemotePtr to = address_now(mapping, RemotePtr(runs[run].getStart())) + done;
-      vectors.push_back({reinterpret_cast<void*>(to.value()), part});
+    while (piece < pieces.size() && filled < kBuffer && vectors.size() < kMaxVectors) {
+      const Piece& to = pieces[piece];
+      std::uint64_t part = std::min<std::uint64_t>(to.size - done, kBuffer - filled);
+      vectors.push_back({reinterpret_cast<void*>((to.at + done).value()), part});
       filled += part;
       done += part;
-      if (done < size) break;
-      ++run;
+      if (done < to.size) break;
+      ++piece;
       done = 0;
     }
-    std::span<std::byte> piece = buffer_->bytes().first(filled);
-    source.read_payload(piece);
-    write_scattered(blank_->pid(), vectors, piece);
+    std::span<std::byte> bytes = buffer_->bytes().first(filled);
+    source.read_payload(bytes);
+    write_scattered(blank_->pid(), vectors, bytes);
   }
 }
 

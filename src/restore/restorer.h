@@ -12,11 +12,11 @@
 //   file contents    memory files of the keeper    finish(), mapped or opened like any file
 //   pages            the guest's memory            as they come
 //
-// When the first page arrives (or at the End) the blank process is made and cleared, and the
-// guest's memory is mapped, writable, at its addresses. It is filled by the blank itself from the
-// bulk connection where the bytes come raw (`bulk_fd`), else by this process; finish() gives it its
-// protection, advice, guards and locks. Until release() the guest dies with this process; the
-// destructor kills it.
+// With the process record the blank process is made. When the last thread's has come it is cleared,
+// and the guest's memory is mapped, writable, at its addresses. It is filled by the blank itself
+// from the bulk connection where the bytes come raw (`bulk_fd`), else by this process; finish()
+// gives it its protection, advice, guards and locks. Until release() the guest dies with this
+// process; the destructor kills it.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,7 @@
 #include "kernel/procfs_maps.h"
 #include "restore/address_space.h"
 #include "restore/blank.h"
+#include "restore/clocks.h"
 #include "restore/files.h"
 
 namespace telefork::restore {
@@ -95,6 +96,12 @@ class Restorer {
     bool has_first_page = false;
     int file = -1;  // its number in the blank, once it is there
   };
+  // A part of a run of pages.
+  struct Piece {
+    RemotePtr at;
+    std::uint64_t size;
+    bool huge_allowed;
+  };
   // Shared anonymous memory: one object, mapped once or more.
   struct SharedMemory {
     std::uint64_t size = 0;  // of the object, as far as it is mapped
@@ -103,8 +110,12 @@ class Restorer {
   };
 
   // start.cc: the blank process and room in its address space.
+  void prepare_early();
   void prepare();
-  void start_blank();
+  void start_blank_early();
+  void start_blank(bool pid_required);
+  void warn_of_clocks();
+  pid_t wanted_pid() const;
   bool must_keep_ids() const;
   std::string describe_taken_id() const;
   void make_namespace(const std::string& why);
@@ -126,15 +137,13 @@ class Restorer {
   void check_guard_pages();
   // memory.cc
   void take_pages(const image::Record& record, image::RecordSource& source);
-  Mapping& mapping_at(RemotePtr start);
+  Mapping& mapping_of(RemotePtr address);
+  std::vector<Piece> place(image::schema::Pages::Reader pages, tracee::SyscallProgram& program);
+  static std::size_t count_in_chunk(std::span<const Piece> pieces);
   void open_for_pages(Mapping& mapping, tracee::SyscallProgram& program);
-  void populate(const Mapping& mapping, image::schema::Pages::Reader pages, bool only_huge,
-                tracee::SyscallProgram& program);
-  void receive_in_blank(const Mapping& mapping, image::schema::Pages::Reader pages,
-                        tracee::SyscallProgram& program);
-  void write_from_here(const Mapping& mapping, image::schema::Pages::Reader pages,
-                       image::RecordSource& source);
-  RemotePtr address_now(const Mapping& mapping, RemotePtr address) const;
+  void populate(std::span<const Piece> pieces, bool only_huge, tracee::SyscallProgram& program);
+  void receive_in_blank(std::span<const Piece> pieces, tracee::SyscallProgram& program);
+  void write_from_here(std::span<const Piece> pieces, image::RecordSource& source);
   // process.cc
   void restore_layout();
   std::int64_t try_set_layout(int exe_fd);
@@ -175,6 +184,7 @@ class Restorer {
 
   AddressSpace space_;
   std::optional<PidNamespace> space_of_pids_;  // lives longer than the blank
+  std::optional<ClockChange> clocks_;          // where they would jump
   std::unique_ptr<Blank> blank_;
   std::vector<kernel::Vma> blank_maps_;  // as it was born
   std::vector<kernel::Vma> vdso_parts_;  // of the blank, at their parking addresses

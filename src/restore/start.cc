@@ -44,9 +44,16 @@ void Restorer::warn(const std::string& text) const {
 
 bool Restorer::take(image::RecordSource& source) {
   image::Record record = source.next();
+  bool describes = record.type() == RecordType::kVma || record.type() == RecordType::kThreads;
+  if (prepared_ && describes) {
+    throw Error(Code::kCorrupt,
+                fmt::format("the image has a record of type {} behind its last thread",
+                            image::record_type_name(record.type())));
+  }
   switch (record.type()) {
     case RecordType::kProcess:
       process_ = std::move(record);
+      start_blank_early();
       break;
     case RecordType::kFileContent:
       contents_.take(record, source);
@@ -65,6 +72,7 @@ bool Restorer::take(image::RecordSource& source) {
       break;
     case RecordType::kThreads:
       threads_.push_back(std::move(record));
+      if (process_ && threads_.size() == process().getThreads()) prepare_early();
       break;
     case RecordType::kPages:
       take_pages(record, source);
@@ -87,7 +95,12 @@ void Restorer::run_if_large(SyscallProgram& program, bool always) {
   program = SyscallProgram();
 }
 
-// When the first page arrives, or at the End: by then every VMA and every thread is known.
+// The pages are only being gathered.
+void Restorer::prepare_early() {
+  with_context("making the guest's process", [&] { prepare(); });
+}
+
+// When every thread, the first page or the End has arrived: by then every VMA is known.
 void Restorer::prepare() {
   if (prepared_) return;
   if (!process_ || threads_.empty()) {
@@ -97,7 +110,10 @@ void Restorer::prepare() {
   std::sort(mappings_.begin(), mappings_.end(),
             [](const Mapping& a, const Mapping& b) { return a.start() < b.start(); });
   check_guard_pages();
-  start_blank();
+  bool keep_ids = must_keep_ids();
+  if (keep_ids && (threads_.size() > 1 || pid() != wanted_pid())) blank_.reset();
+  if (!blank_) start_blank(keep_ids);
+  warn_of_clocks();
   lay_out();
   give_files();
   SyscallProgram program;
@@ -142,14 +158,24 @@ void Restorer::make_namespace(const std::string& why) {
   }
 }
 
-void Restorer::start_blank() {
+pid_t Restorer::wanted_pid() const {
+  if (settings_.blank.want_pid != 0) return settings_.blank.want_pid;
+  return static_cast<pid_t>(process().getPid());
+}
+
+// While the rest of the image is on its way. Most often it may have any pid.
+void Restorer::start_blank_early() {
+  if (settings_.blank.pid_required || !process().getGlibc()) return;
+  with_context("making the guest's process", [&] { start_blank(false); });
+}
+
+void Restorer::start_blank(bool pid_required) {
   BlankSettings settings = settings_.blank;
-  if (settings.want_pid == 0) settings.want_pid = static_cast<pid_t>(process().getPid());
-  settings.pid_required = must_keep_ids();
-  std::optional<ClockChange> clocks;
+  settings.want_pid = wanted_pid();
+  settings.pid_required = pid_required;
   // An older image does not tell its clocks.
-  if (process().hasClocks()) clocks = plan_clocks(process().getClocks(), read_host_clocks());
-  if (clocks && settings_.time_namespace) settings.time_offsets = clocks->offsets;
+  if (process().hasClocks()) clocks_ = plan_clocks(process().getClocks(), read_host_clocks());
+  if (clocks_ && settings_.time_namespace) settings.time_offsets = clocks_->offsets;
   auto start = [&] { return std::make_unique<Blank>(Blank::start(settings)); };
   std::string taken = settings.pid_required ? describe_taken_id() : "";
   if (taken.empty()) {
@@ -165,9 +191,12 @@ void Restorer::start_blank() {
     settings.space = &*space_of_pids_;
     blank_ = start();
   }
-  if (!clocks || (settings_.time_namespace && blank_->time_error() == 0)) return;
+}
+
+void Restorer::warn_of_clocks() {
+  if (!clocks_ || (settings_.time_namespace && blank_->time_error() == 0)) return;
   const char* why = "to make a time namespace for it takes CAP_SYS_ADMIN and CAP_SYS_TIME";
-  warn(fmt::format("{}: {}{}", describe_jump(*clocks), why,
+  warn(fmt::format("{}: {}{}", describe_jump(*clocks_), why,
                    blank_->time_error() == 0
                        ? ""
                        : fmt::format(" ({})", ::strerrordesc_np(blank_->time_error()))));

@@ -1,0 +1,222 @@
+#include "capture/page_gatherer.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "capture/zero_page.h"
+#include "kernel/abi.h"
+#include "tracee/memory.h"
+
+namespace telefork::capture {
+namespace {
+
+using image::schema::Vma;
+using kernel::PageRun;
+
+// What a Pages record holds at most. Large runs are cut where huge pages begin, so that they arrive
+// as whole ones.
+constexpr std::uint64_t kPiece = 4 * 1024 * 1024;
+constexpr std::uint64_t kPopulate = 256 * 1024;  // of the buffer at a time
+constexpr std::size_t kMaxVectors = 1024;        // IOV_MAX
+
+// Runs of the pages in [start, start + bytes.size()) that are not all zero.
+std::vector<PageRun> non_zero_runs(RemotePtr start, std::span<const std::byte> bytes) {
+  std::vector<PageRun> runs;
+  for (std::size_t at = 0; at < bytes.size(); at += kPageSize) {
+    if (!is_zero_page(bytes.subspan(at, kPageSize))) kernel::append_run(runs, {start + at, 1});
+  }
+  return runs;
+}
+
+}  // namespace
+
+// The memory of a process, also where it may not read it itself. process_vm_readv(2) is the fastest
+// way to pages that no other process has; of one that is shared with a parent it first makes a copy
+// for the process, since it pins what it reads (gup_must_unshare in mm/internal.h).
+class PageGatherer::MemoryReader {
+ public:
+  MemoryReader(pid_t pid, bool shares_pages) : pid_(pid), shares_pages_(shares_pages) {}
+
+  // From now on reads of this mapping.
+  void select(const Mapping& mapping, bool guarded) {
+    vma_ = &mapping.vma;
+    file_.reset();
+    // Pages behind guards are seen through the object only.
+    bool shared = mapping.kind == Vma::Kind::SHARED_ANONYMOUS;
+    if (shared && (guarded || !vma_->read)) {
+      file_.reset(::open(kernel::map_files_path(pid_, *vma_).c_str(), O_RDONLY | O_CLOEXEC));
+    }
+    pinned_ = vma_->read && !shares_pages_ && !file_;
+    if (!pinned_ && !file_ && !memory_) memory_ = open_file(kernel::mem_path(pid_), O_RDONLY);
+  }
+
+  // All runs, one after another.
+  void read(std::span<const PageRun> runs, std::span<std::byte> to) {
+    if (pinned_) {
+      read_pinned(runs, to);
+      return;
+    }
+    for (const PageRun& run : runs) {
+      std::span<std::byte> piece = to.first(run.pages * kPageSize);
+      std::uint64_t at = file_ ? vma_->offset + (run.start - vma_->start) : run.start.value();
+      read_at(file_ ? file_ : memory_, at, piece);
+      to = to.subspan(piece.size());
+    }
+  }
+
+ private:
+  void read_pinned(std::span<const PageRun> runs, std::span<std::byte> to) {
+    for (std::size_t first = 0; first < runs.size(); first += kMaxVectors) {
+      auto part = runs.subspan(first, std::min(kMaxVectors, runs.size() - first));
+      std::vector<iovec> remote;
+      std::size_t bytes = 0;
+      for (const PageRun& run : part) {
+        remote.push_back({reinterpret_cast<void*>(run.start.value()), run.pages * kPageSize});
+        bytes += run.pages * kPageSize;
+      }
+      iovec local = {to.data(), bytes};
+      ssize_t count = ::process_vm_readv(pid_, &local, 1, remote.data(), remote.size(), 0);
+      if (count != static_cast<ssize_t>(bytes)) read_singly(part, to);
+      to = to.subspan(bytes);
+    }
+  }
+
+  // For the Error, which names what could not be read.
+  void read_singly(std::span<const PageRun> runs, std::span<std::byte> to) {
+    for (const PageRun& run : runs) {
+      tracee::read_memory(pid_, run.start, to.first(run.pages * kPageSize));
+      to = to.subspan(run.pages * kPageSize);
+    }
+  }
+
+  void read_at(const UniqueFd& file, std::uint64_t at, std::span<std::byte> to) {
+    while (!to.empty()) {
+      ssize_t count = ::pread(file.get(), to.data(), to.size(), static_cast<off_t>(at));
+      if (count <= 0) {
+        throw_errno(fmt::format("reading memory of process {} at {:#x}", pid_, at),
+                    count == 0 ? EFAULT : errno);
+      }
+      at += static_cast<std::uint64_t>(count);
+      to = to.subspan(static_cast<std::size_t>(count));
+    }
+  }
+
+  pid_t pid_;
+  bool shares_pages_;
+  const kernel::Vma* vma_ = nullptr;
+  bool pinned_ = false;
+  UniqueFd memory_;  // /proc/PID/mem: reads also what the process itself may not
+  UniqueFd file_;    // of the shared memory
+};
+
+PageBatch::PageBatch() : buffer_(kPiece) {
+  // Page by page it would fault in at a tenth of the speed.
+  static_cast<void>(::madvise(buffer_.data(), buffer_.size(), MADV_HUGEPAGE));
+}
+
+std::span<std::byte> PageBatch::room_for(std::size_t size) {
+  std::uint64_t needed = std::min<std::uint64_t>(round_up(used + size, kPopulate), buffer_.size());
+  if (needed > populated_) {
+    static_cast<void>(
+        ::madvise(buffer_.data() + populated_, needed - populated_, kernel::kMadvPopulateWrite));
+    populated_ = needed;
+  }
+  return buffer_.bytes().subspan(used, size);
+}
+
+void PageBatch::clear() {
+  runs.clear();
+  used = 0;
+  pages_read = 0;
+}
+
+PageGatherer::PageGatherer(pid_t pid, bool shares_pages, const Exchange& exchange)
+    : reader_(std::make_unique<MemoryReader>(pid, shares_pages)),
+      exchange_(exchange),
+      batch_(exchange(nullptr)) {}
+
+PageGatherer::~PageGatherer() = default;
+
+void PageGatherer::add(const Mapping& mapping, bool guarded, const std::vector<PageRun>& runs) {
+  if (runs.empty()) return;
+  keep_zeros_ = mapping.kind == Vma::Kind::PRIVATE_FILE;
+  reader_->select(mapping, guarded);
+  own_runs_ = batch_->runs.size();
+  for (const PageRun& run : runs) {
+    for (RemotePtr at = run.start; at < run.end();) {
+      std::uint64_t size = size_of_next(at, run.end());
+      if (size == 0) {
+        read_wanted();
+        hand_over();
+        continue;
+      }
+      wanted_.push_back({at, size / kPageSize});
+      wanted_bytes_ += size;
+      at = at + size;
+      if (batch_->used + wanted_bytes_ < batch_->size()) continue;
+      read_wanted();
+      if (batch_->used > batch_->size() / 2) hand_over();
+    }
+  }
+  read_wanted();
+}
+
+void PageGatherer::finish() {
+  if (batch_->pages_read > 0) hand_over();
+}
+
+void PageGatherer::hand_over() {
+  batch_ = exchange_(std::move(batch_));
+  own_runs_ = 0;
+}
+
+// How much from `at` on is to be read next; 0: what there is has to go first.
+std::uint64_t PageGatherer::size_of_next(RemotePtr at, RemotePtr end) const {
+  std::uint64_t room = batch_->size() - batch_->used - wanted_bytes_;
+  if (end - at <= room) return end - at;
+  std::uint64_t cut = round_down((at + room).value(), kHugePageSize);
+  if (cut > at.value()) return cut - at.value();
+  return 0;
+}
+
+void PageGatherer::read_wanted() {
+  if (wanted_.empty()) return;
+  std::span<std::byte> bytes = batch_->room_for(wanted_bytes_);
+  reader_->read(wanted_, bytes);
+  batch_->pages_read += wanted_bytes_ / kPageSize;
+  for (const PageRun& run : wanted_) {
+    take(run.start, bytes.first(run.pages * kPageSize));
+    bytes = bytes.subspan(run.pages * kPageSize);
+  }
+  wanted_.clear();
+  wanted_bytes_ = 0;
+}
+
+// Moves what travels of `bytes`, which lie behind what is used, down to it.
+void PageGatherer::take(RemotePtr start, std::span<std::byte> bytes) {
+  std::vector<PageRun> kept = keep_zeros_ ? std::vector<PageRun>{{start, bytes.size() / kPageSize}}
+                                          : non_zero_runs(start, bytes);
+  for (const PageRun& run : kept) {
+    std::size_t size = run.pages * kPageSize;
+    std::byte* to = batch_->end();
+    const std::byte* from = bytes.data() + (run.start - start);
+    if (to != from) std::memmove(to, from, size);
+    batch_->used += size;
+    // A run is of one VMA only.
+    if (batch_->runs.size() == own_runs_) {
+      batch_->runs.push_back(run);
+    } else {
+      kernel::append_run(batch_->runs, run);
+    }
+  }
+}
+
+}  // namespace telefork::capture

@@ -1,0 +1,78 @@
+// Reads the pages of a process that must travel, batch by batch.
+//
+//     PageGatherer gatherer(pid, shares_pages, exchange);
+//     gatherer.add(mapping, guarded, map.private_pages(...));   // calls exchange() with what is
+//     full gatherer.finish();
+//
+// It needs no tracer's thread: what it does is read files of /proc.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/mapped_region.h"
+#include "capture/survey.h"
+#include "kernel/pagemap.h"
+
+namespace telefork::capture {
+
+// The content of one Pages record.
+class PageBatch {
+ public:
+  PageBatch();
+
+  std::span<const std::byte> bytes() const { return buffer_.bytes().first(used); }
+  std::size_t size() const { return buffer_.size(); }
+  std::byte* end() const { return buffer_.data() + used; }
+  // Behind what is used, made present.
+  std::span<std::byte> room_for(std::size_t size);
+  void clear();
+
+  std::vector<kernel::PageRun> runs;
+  std::size_t used = 0;          // bytes: of the runs
+  std::uint64_t pages_read = 0;  // the others were zero
+
+ private:
+  MappedRegion buffer_;
+  std::uint64_t populated_ = 0;
+};
+
+class PageGatherer {
+ public:
+  // Takes a full batch, or at first none, and gives an empty one.
+  using Exchange = std::function<std::unique_ptr<PageBatch>(std::unique_ptr<PageBatch>)>;
+
+  PageGatherer(pid_t pid, bool shares_pages, const Exchange& exchange);
+  ~PageGatherer();
+  PageGatherer(const PageGatherer&) = delete;
+  PageGatherer& operator=(const PageGatherer&) = delete;
+
+  // Those of `runs`, in rising order, that are not zero. Pages that the file behind a private
+  // mapping would show instead are gathered even when zero. `guarded`: there are guard pages in it.
+  void add(const Mapping& mapping, bool guarded, const std::vector<kernel::PageRun>& runs);
+  // Hands over what there still is.
+  void finish();
+
+ private:
+  class MemoryReader;
+  std::uint64_t size_of_next(RemotePtr at, RemotePtr end) const;
+  void read_wanted();
+  void take(RemotePtr start, std::span<std::byte> bytes);
+  void hand_over();
+
+  std::unique_ptr<MemoryReader> reader_;
+  const Exchange& exchange_;
+  std::unique_ptr<PageBatch> batch_;
+  bool keep_zeros_ = false;
+  std::size_t own_runs_ = 0;             // of the batch's, those before are of earlier mappings
+  std::vector<kernel::PageRun> wanted_;  // to be read behind what is used
+  std::uint64_t wanted_bytes_ = 0;
+};
+
+}  // namespace telefork::capture

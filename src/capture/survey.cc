@@ -58,9 +58,10 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   survey_namespaces(survey);
 }
 
-Survey survey_process(pid_t pid, const SurveyOptions& options) {
+Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   Survey survey;
   survey.pid = pid;
+  survey.files.know(std::move(earlier.files));
   survey.stat = kernel::read_stat(pid);
   survey.status = kernel::read_status(pid);
   if (survey.stat.state == 'Z') {
@@ -73,7 +74,7 @@ Survey survey_process(pid_t pid, const SurveyOptions& options) {
     return survey;
   }
   survey_policy(options, survey);
-  survey_mappings(options, survey);
+  survey_mappings(options, earlier, survey);
   survey_descriptors(options, survey);
   return survey;
 }

@@ -39,7 +39,8 @@ struct SurveyOptions {
   bool takes_stdin = false;  // fd 0 is carried from home
   std::set<int> own_fds;     // telefork's own sockets in the process: no part of it
   // For a check that holds somebody up: the flags of the memory, which cost a walk of the page
-  // tables, are looked at only within kFlagsBudgetNs. What only they tell is found later else.
+  // tables, are looked at only within kFlagsBudgetNs, and not again where the memory map is as it
+  // was. What only they tell is found later else.
   bool quick = false;
   pid_t sharer = 0;  // fork: the process that it was, or is about to be, forked from
 };
@@ -83,10 +84,12 @@ struct Survey {
   Survey() : files(kernel::read_boot_id()) {}
 };
 
-Survey survey_process(pid_t pid, const SurveyOptions& options);
+// What an `earlier` survey of it, or of what it was forked from, found out need not be found out
+// again: files that did not change, and in a quick survey the flags of the same memory.
+Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier = {});
 
 // The parts of it; each adds to the survey.
-void survey_mappings(const SurveyOptions& options, Survey& survey);
+void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey);
 void survey_descriptors(const SurveyOptions& options, Survey& survey);
 void survey_policy(const SurveyOptions& options, Survey& survey);
 

@@ -71,9 +71,10 @@ std::string open_path_of(pid_t pid, const Vma& vma) {
 }
 
 std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
-  std::string path = open_path_of(survey.pid, vma);
   try {
-    std::size_t index = survey.files.add(path, vma.path, vma.deleted);
+    std::optional<std::size_t> known = survey.files.find(vma);
+    std::size_t index =
+        known ? *known : survey.files.add(open_path_of(survey.pid, vma), vma.path, vma.deleted);
     const FileEntry& file = survey.files.entries()[index];
     bool regular = S_ISREG(file.stat.st_mode);
     if (file.identity.fs_type == HUGETLBFS_MAGIC) {
@@ -196,9 +197,29 @@ bool has_userfaultfd(pid_t pid) {
   });
 }
 
-std::vector<Vma> read_vmas(const SurveyOptions& options, const Survey& survey) {
+bool is_same_mapping(const Vma& a, const Vma& b) {
+  return a.start == b.start && a.end == b.end && a.protection() == b.protection() &&
+         a.shared == b.shared && a.offset == b.offset && a.inode == b.inode &&
+         a.dev_major == b.dev_major && a.dev_minor == b.dev_minor && a.path == b.path &&
+         a.deleted == b.deleted;
+}
+
+// Whether `earlier` read the flags of all of `maps`, which then has them too.
+bool take_flags(const Survey& earlier, std::vector<Vma>& maps) {
+  if (earlier.mappings.size() != maps.size()) return false;
+  for (std::size_t i = 0; i < maps.size(); ++i) {
+    const Vma& before = earlier.mappings[i].vma;
+    if (before.flags == 0 || !is_same_mapping(before, maps[i])) return false;
+  }
+  for (std::size_t i = 0; i < maps.size(); ++i) maps[i] = earlier.mappings[i].vma;
+  return true;
+}
+
+std::vector<Vma> read_vmas(const SurveyOptions& options, const Survey& earlier,
+                           const Survey& survey) {
   if (!options.quick) return kernel::read_smaps(survey.pid);
   std::vector<Vma> maps = kernel::read_maps(survey.pid);
+  if (take_flags(earlier, maps) && !has_userfaultfd(survey.pid)) return maps;
   bool cheap = cost_of_flags_ns(maps.size(), survey.status.resident_kb) <= kFlagsBudgetNs;
   if (!cheap && !has_userfaultfd(survey.pid)) return maps;
   return kernel::read_smaps(survey.pid);
@@ -226,8 +247,8 @@ void survey_program(Survey& survey) {
 
 }  // namespace
 
-void survey_mappings(const SurveyOptions& options, Survey& survey) {
-  for (Vma& vma : read_vmas(options, survey)) {
+void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey) {
+  for (Vma& vma : read_vmas(options, earlier, survey)) {
     Mapping mapping{std::move(vma), Kind::ANONYMOUS, std::nullopt, 0};
     sort_mapping(options, mapping, survey);
     survey.mappings.push_back(std::move(mapping));

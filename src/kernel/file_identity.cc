@@ -47,9 +47,7 @@ std::vector<std::byte> try_file_handle(int fd) {
   return bytes;
 }
 
-void take_stat(FileIdentity& identity, int fd) {
-  struct stat status {};
-  if (::fstat(fd, &status) != 0) throw_errno("asking for a file's status");
+void take_stat(FileIdentity& identity, const struct stat& status) {
   identity.device = status.st_dev;
   identity.inode = status.st_ino;
   identity.size = static_cast<std::uint64_t>(status.st_size);
@@ -82,13 +80,19 @@ bool same_shared_filesystem(const FileIdentity& a, const FileIdentity& b) {
 
 }  // namespace
 
-FileIdentity identify_file(int fd, const std::string& boot_id) {
+FileIdentity identify_file(int fd, const struct stat& status, const std::string& boot_id) {
   FileIdentity identity;
   identity.boot_id = boot_id;
-  take_stat(identity, fd);
+  take_stat(identity, status);
   take_statfs(identity, fd);
   identity.handle = try_file_handle(fd);
   return identity;
+}
+
+FileIdentity identify_file(int fd, const std::string& boot_id) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) throw_errno("asking for a file's status");
+  return identify_file(fd, status, boot_id);
 }
 
 FileIdentity identify_file(int fd) { return identify_file(fd, read_boot_id()); }

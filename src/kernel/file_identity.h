@@ -24,6 +24,8 @@
 #include <string>
 #include <vector>
 
+#include <sys/stat.h>
+
 namespace telefork::kernel {
 
 struct FileIdentity {
@@ -39,7 +41,9 @@ struct FileIdentity {
   std::vector<std::byte> handle;
 };
 
-// Of any descriptor, O_PATH included. `boot_id` is read_boot_id() unless a test says otherwise.
+// Of any descriptor, O_PATH included. `boot_id` is read_boot_id() unless a test says otherwise;
+// `status` is what fstat(2) says of it.
+FileIdentity identify_file(int fd, const struct stat& status, const std::string& boot_id);
 FileIdentity identify_file(int fd, const std::string& boot_id);
 FileIdentity identify_file(int fd);
 

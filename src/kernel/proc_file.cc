@@ -18,7 +18,7 @@ namespace telefork::kernel {
 namespace {
 
 // seq_file fills at most its own buffer in one read(2), however large ours is.
-constexpr std::size_t kReadSize = 64 * 1024;
+constexpr std::size_t kReadSize = 32 * 1024;
 // A link of /proc can be as long as a path is, plus " (deleted)"; the kernel makes it in one page.
 constexpr std::size_t kMaxLink = 4096 + 64;
 
@@ -34,13 +34,13 @@ bool process_exists(pid_t pid) { return ::access(fmt::format("/proc/{}", pid).c_
 
 // -1 and errno, or the number of bytes appended.
 ssize_t append_read(int fd, std::string& text) {
-  std::size_t size = text.size();
-  text.resize(size + kReadSize);
+  // Not from the heap: it would grow and shrink by this much for every small file.
+  char buffer[kReadSize];
   ssize_t got;
   do {
-    got = ::read(fd, text.data() + size, kReadSize);
+    got = ::read(fd, buffer, sizeof(buffer));
   } while (got < 0 && errno == EINTR);
-  text.resize(size + static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+  if (got > 0) text.append(buffer, static_cast<std::size_t>(got));
   return got;
 }
 

@@ -55,9 +55,10 @@ void refuse_null_device(const std::string& path) {
 
 }  // namespace
 
-capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options) {
+capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
+                              capture::Survey earlier) {
   try {
-    return capture::survey_process(pid, options);
+    return capture::survey_process(pid, options, std::move(earlier));
   } catch (const Error& error) {
     bool forbidden = error.error() == EACCES || error.error() == EPERM;
     if (!forbidden && error.code() != Code::kGone) throw;

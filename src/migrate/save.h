@@ -66,6 +66,7 @@ class Save {
 
 // Survey of a process that is asked for by its number: where there is none, or it may not be looked
 // at, that is a refusal like any other.
-capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options);
+capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
+                              capture::Survey earlier = {});
 
 }  // namespace telefork::migrate

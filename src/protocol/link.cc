@@ -299,6 +299,11 @@ void Link::flush_with_patience(std::size_t limit) {
   }
 }
 
+void Link::flush_some() {
+  close_record_frame();
+  try_flush();
+}
+
 void Link::flush(Deadline deadline) {
   close_record_frame();
   try_flush();

@@ -75,6 +75,8 @@ class Link {
   std::vector<pollfd> poll_entries();
   bool is_ready_now() const;
 
+  // What the connection takes at once; the other end can begin with it.
+  void flush_some();
   // Everything that was sent has left this process.
   void flush(net::Deadline deadline);
   Clock::time_point last_heard() const { return last_heard_; }

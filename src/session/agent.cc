@@ -8,11 +8,13 @@
 #include <string>
 #include <utility>
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "net/stream.h"
 #include "net/unix_stream.h"
 #include "session/agent_socket.h"
 #include "session/registry.h"
@@ -29,14 +31,15 @@ struct Order {
 // A session process as its agent sees it.
 class Worker {
  public:
-  Worker(const AgentSettings& settings, const std::string& node, int program_socket) : node_(node) {
+  Worker(const AgentSettings& settings, const std::string& node, pid_t program, int program_socket)
+      : node_(node) {
     auto [ours, theirs] = make_socket_pair(SOCK_SEQPACKET);
     pid_t pid = ::fork();
     if (pid < 0) throw_errno("starting a session", Code::kResources);
     if (pid == 0) {
       ours.reset();
       try {
-        serve(settings, node, std::move(theirs), program_socket);
+        serve(settings, node, program, std::move(theirs), program_socket);
       } catch (const std::exception&) {
         // It must not become a second agent; whoever waits for it sees its sockets close.
       }
@@ -60,15 +63,17 @@ class Worker {
     } while (count < 0 && errno == EINTR);
     return count == 1;
   }
+  // Readable once the child runs, or will not.
+  int fd() const { return socket_.get(); }
 
  private:
   // In the session process. The link is opened before the order comes; what fails then is tried
   // again, and told, when it does.
-  static void serve(const AgentSettings& settings, const std::string& node, UniqueFd orders,
-                    int program_socket) {
+  static void serve(const AgentSettings& settings, const std::string& node, pid_t program,
+                    UniqueFd orders, int program_socket) {
     ForkSession session(settings, node);
     try {
-      session.open();
+      session.get_ready_for(program);
     } catch (const Error&) {
       // The program has not asked for anything yet.
     }
@@ -78,9 +83,8 @@ class Worker {
     }
     bool go_ahead = session.answer(order.request, order.pid, program_socket);
     [[maybe_unused]] ssize_t told = ::send(orders.get(), "", 1, MSG_NOSIGNAL);
-    orders.reset();
     ::close(program_socket);
-    if (go_ahead) session.run();
+    if (go_ahead) session.run([&orders] { orders.reset(); });
   }
 
   std::string node_;
@@ -91,31 +95,76 @@ void reap_sessions(const std::string& registry) {
   for (pid_t pid; (pid = ::waitpid(-1, nullptr, WNOHANG)) > 0;) forget_session(registry, pid);
 }
 
+// One session process is kept ready for the next request. It is made when the last request's child
+// runs, so as not to take the processors from it.
+class Agent {
+ public:
+  Agent(UniqueFd program_socket, const AgentSettings& settings)
+      : program_socket_(std::move(program_socket)),
+        settings_(settings),
+        program_(net::peer_credentials(program_socket_.get()).pid) {}
+
+  void run() {
+    while (await_request()) {
+      auto request = receive_request(program_socket_.get());
+      if (!request) break;
+      reap_sessions(settings_.registry);
+      try {
+        answer(*request);
+      } catch (const Error& error) {
+        send_reply(program_socket_.get(), &error, -1);
+      }
+    }
+    reap_sessions(settings_.registry);
+  }
+
+ private:
+  // False: the program has closed its end.
+  bool await_request() {
+    for (;;) {
+      pollfd entries[] = {{program_socket_.get(), POLLIN, 0},
+                          {starting_ ? starting_->fd() : -1, POLLIN, 0}};
+      net::poll_until(entries, net::Deadline::never());
+      if (entries[0].revents != 0) return true;
+      if (entries[1].revents == 0) continue;
+      std::string node = starting_->node();
+      starting_.reset();
+      try {
+        ready_ = make_worker(node);
+      } catch (const Error&) {
+        // Tried again, and told, when it is needed.
+      }
+    }
+  }
+
+  std::unique_ptr<Worker> make_worker(const std::string& node) {
+    return std::make_unique<Worker>(settings_, node, program_, program_socket_.get());
+  }
+
+  void answer(const telefork_agent_request& request) {
+    if (program_ <= 0) {
+      throw Error(Code::kRefused, "the program is in a pid namespace that telefork does not see");
+    }
+    std::string node = request.node;
+    if (!ready_ || ready_->node() != node) ready_ = make_worker(node);
+    starting_ = std::move(ready_);
+    if (!starting_->give({request, program_})) {
+      starting_.reset();
+      throw Error(Code::kFailed, "the session of this fork ended unexpectedly");
+    }
+  }
+
+  UniqueFd program_socket_;
+  const AgentSettings& settings_;
+  pid_t program_;
+  std::unique_ptr<Worker> ready_;
+  std::unique_ptr<Worker> starting_;  // the child of the last request
+};
+
 }  // namespace
 
 void run_agent(UniqueFd program_socket, const AgentSettings& settings) {
-  std::unique_ptr<Worker> warm;
-  pid_t pid = net::peer_credentials(program_socket.get()).pid;
-  while (auto request = receive_request(program_socket.get())) {
-    reap_sessions(settings.registry);
-    try {
-      if (pid <= 0) {
-        throw Error(Code::kRefused, "the program is in a pid namespace that telefork does not see");
-      }
-      std::string node = request->node;
-      if (!warm || warm->node() != node) {
-        warm = std::make_unique<Worker>(settings, node, program_socket.get());
-      }
-      std::unique_ptr<Worker> worker = std::exchange(warm, nullptr);
-      if (!worker->give({*request, pid})) {
-        throw Error(Code::kFailed, "the session of this fork ended unexpectedly");
-      }
-      warm = std::make_unique<Worker>(settings, node, program_socket.get());
-    } catch (const Error& error) {
-      send_reply(program_socket.get(), &error, -1);
-    }
-  }
-  reap_sessions(settings.registry);
+  Agent(std::move(program_socket), settings).run();
 }
 
 void refuse_all(UniqueFd program_socket, const Error& why) {

@@ -2,7 +2,7 @@
 // session process of its own.
 //
 //   program ==socket==> agent --fork--> session process (ForkSession), forked ahead of the request
-//                                       with its link open
+//                                       with its link open and the program looked at
 //
 // A session lives on by itself when the agent ends, and the agent ends with the program.
 #pragma once

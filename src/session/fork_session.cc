@@ -104,9 +104,19 @@ void ForkSession::check(const telefork_agent_request& request, pid_t pid) {
   capture::SurveyOptions options = survey_options(pid);
   options.own_fds.insert(request.agent_fd);
   options.quick = true;
-  capture::Survey survey = migrate::survey_by_pid(pid, options);
+  capture::Survey survey = migrate::survey_by_pid(pid, options, std::move(last_survey_));
   if (survey.refusals.empty()) files_.settle(survey, *opened_->link);
   capture::throw_refusals(survey.refusals);
+  last_survey_ = std::move(survey);
+}
+
+void ForkSession::get_ready_for(pid_t pid) {
+  open();
+  capture::SurveyOptions options;
+  options.quick = true;
+  capture::Survey survey = capture::survey_process(pid, options);
+  if (survey.refusals.empty()) files_.settle(survey, *opened_->link);
+  last_survey_ = std::move(survey);
 }
 
 bool ForkSession::answer(const telefork_agent_request& request, pid_t pid, int program_socket) {
@@ -137,7 +147,7 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
   capture::SurveyOptions options = survey_options(parent_);
   options.own_fds.insert(snapshot.session_fd);
   if (snapshot.agent_fd >= 0) options.own_fds.insert(snapshot.agent_fd);
-  capture::Survey survey = capture::survey_process(snapshot_, options);
+  capture::Survey survey = capture::survey_process(snapshot_, options, std::move(last_survey_));
   if (survey.refusals.empty()) files_.settle(survey, link);
   capture::throw_refusals(survey.refusals);
 
@@ -161,6 +171,7 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
   settings.system_call_result = TELEFORK_RESUMED;
   settings.pending_signals = false;
   settings.timers = false;
+  settings.shares_pages = true;
   capture::Capture capture(survey, frozen, stub, settings);
   image::Writer writer(link.record_sink(), link.bulk_sink());
   ::capnp::MallocMessageBuilder message;
@@ -170,7 +181,9 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
   header.setCreator("telefork " TELEFORK_VERSION);
   header.setMachine(here_.reader());
   writer.write(image::RecordType::kHeader, message);
-  capture.write_metadata(writer);
+  // The keeper makes the child's process meanwhile.
+  capture.write_metadata(writer, [&link] { link.flush_some(); });
+  link.flush_some();
   settings_.steps.reach(Step::kDescribed);
   // From here on the snapshot is back in its read, where the death of this process ends it.
   stub.remove();
@@ -190,7 +203,7 @@ void ForkSession::fence_off(RegistryEntry& registry) {
   await_fence(*fence_, deadline, [this] { return !has_ended(snapshot_); });
 }
 
-void ForkSession::run() {
+void ForkSession::run(const std::function<void()>& on_started) {
   std::optional<ReceivedSnapshot> received = receive_snapshot(session_socket_.get());
   protocol::Link& link = *opened_->link;
   if (!received) {
@@ -236,6 +249,7 @@ void ForkSession::run() {
     hollow(snapshot_, {settings_.programs.deputy, received->message.session_fd,
                        session_socket_.get(), request_.options.die_with_parent != 0 ? parent_ : 0});
     settings_.steps.reach(Step::kHollowed);
+    on_started();
     deputy::Supervisor supervisor(tracee::StopWatch::adopt(snapshot_), std::move(session_socket_),
                                   std::move(complaints));
     held_socket.reset();

@@ -12,12 +12,14 @@
 // run (fence.h).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "abi/agent.h"
 #include "base/unique_fd.h"
+#include "capture/survey.h"
 #include "kernel/probe.h"
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
@@ -43,15 +45,19 @@ class ForkSession {
   ForkSession(const AgentSettings& settings, std::string node);
   ~ForkSession();
 
-  // Opens the link where it is not open, or not any more. Throws what is in the way.
-  void open();
+  // Ahead of a request of process `pid`: opens the link, and asks about the files that it maps.
+  // What is in the way is thrown, and found again when the request comes.
+  void get_ready_for(pid_t pid);
   // Checks the request of process `pid` and answers it on the program's socket. False: the answer
   // was an error.
   bool answer(const telefork_agent_request& request, pid_t pid, int program_socket);
-  // To the end of the child and of its last descendant.
-  void run();
+  // To the end of the child and of its last descendant. `on_started`: it runs there, and what is
+  // left to do here is to wait.
+  void run(const std::function<void()>& on_started);
 
  private:
+  // Where it is not open, or not any more. Throws what is in the way.
+  void open();
   void check(const telefork_agent_request& request, pid_t pid);
   capture::SurveyOptions survey_options(pid_t parent) const;
   void send_image(const telefork_snapshot& snapshot);
@@ -64,6 +70,7 @@ class ForkSession {
   std::optional<protocol::OpenedLink> opened_;
   std::unique_ptr<Fence> fence_;
   FileNegotiation files_;
+  capture::Survey last_survey_;  // of the parent
   telefork_agent_request request_{};
   pid_t parent_ = 0;
   pid_t snapshot_ = 0;  // trusted: the kernel told it

@@ -23,7 +23,7 @@ using kernel::PageRun;
 
 // What a Pages record holds at most. Large runs are cut where huge pages begin, so that they arrive
 // as whole ones.
-constexpr std::uint64_t kPiece = 4 * 1024 * 1024;
+constexpr std::uint64_t kPiece = 2 * 1024 * 1024;
 static_assert(kPiece % kHugePageSize == 0);
 constexpr std::uint64_t kPopulate = 256 * 1024;  // of the buffer at a time
 constexpr std::size_t kMaxVectors = 1024;        // IOV_MAX

@@ -77,6 +77,14 @@ def names_of_processes():
     return names
 
 
+def has_variable(pid, text):
+    """Whether process `pid` was started with the environment variable NAME=VALUE."""
+    try:
+        return text.encode() in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
 def records(image):
     """[(type, offset, end of the record)] of an image's bytes; see docs/image-format.md."""
     found, at = [], 0

@@ -293,13 +293,20 @@ class Run(cli.Test):
         self.assertEqual((error["class"], error["exit_code"]), ("unreachable", 125))
 
     def test_leaves_no_process_behind(self):
+        # Other tests run beside this one: its own processes have inherited a mark.
+        mark = f"TELEFORK_TEST_MARK={self.folder}"
         def ours():
-            return {p for p, name in cli.names_of_processes().items()
-                    if name.startswith(("telefork", "telepad"))}
-        before = ours()
+            return [name for pid, name in cli.names_of_processes().items()
+                    if name.startswith(("telefork", "telepad")) and cli.has_variable(pid, mark)]
+        environment = {**os.environ, "TELEFORK_TEST_MARK": str(self.folder)}
+        running = subprocess.Popen([cli.TELEFORK, "run", "local", "sleep", "infinity"], env=environment)
+        wanted = {"telepad", "telefork-keeper"}
+        cli.wait_until(lambda: wanted <= set(ours()))
+        running.terminate()
+        running.wait(cli.PATIENCE)
         for _ in range(3):
-            call("run", "local", "true")
-        cli.wait_until(lambda: not ours() - before)
+            call("run", "local", "true", env=environment)
+        cli.wait_until(lambda: not ours())
 
 
 if __name__ == "__main__":

@@ -174,8 +174,8 @@ void send_hello_refusal(net::Stream& stream, image::schema::Machine::Reader own,
   }
 }
 
-std::vector<std::byte> make_token() {
-  std::vector<std::byte> token(kTokenSize);
+std::vector<std::byte> make_token(std::size_t size) {
+  std::vector<std::byte> token(size);
   // getrandom(2) gives up to 256 bytes whole, whatever signal comes.
   if (::getrandom(token.data(), token.size(), 0) != static_cast<ssize_t>(token.size())) {
     throw_errno("getting random bytes");
@@ -217,12 +217,14 @@ ReceivedHelloReply say_hello(net::Stream& stream, const std::string& node,
 }
 
 OpenedLink open_link(const std::string& node, const Connect& connect,
-                     image::schema::Machine::Reader own, const FillHello& fill,
-                     net::Deadline deadline) {
+                     const ConnectBulk& connect_bulk, image::schema::Machine::Reader own,
+                     const FillHello& fill, net::Deadline deadline) {
   std::unique_ptr<net::Stream> control = connect();
   ReceivedHelloReply reply = say_hello(*control, node, own, fill, deadline);
   std::unique_ptr<net::Stream> bulk;
-  if (offers(reply, kFeatureJoin)) {
+  if (connect_bulk && offers(reply, kFeatureTlsJoin)) {
+    bulk = connect_bulk(*reply);
+  } else if (offers(reply, kFeatureJoin)) {
     bulk = connect();
     say_hello(
         *bulk, node, own,

@@ -233,7 +233,7 @@ TEST(Handshake, JoinsABulkConnectionToItsSession) {
     streams.pop_back();
     return stream;
   };
-  OpenedLink opened = open_link("node7", connect, machine.reader(), {}, Deadline::in(10s));
+  OpenedLink opened = open_link("node7", connect, {}, machine.reader(), {}, Deadline::in(10s));
   EXPECT_TRUE(opened.link->has_bulk_stream());
   EXPECT_GE(opened.link->bulk_fd(), 0);
 }

@@ -104,6 +104,17 @@ void fill_reply(schema::HelloReply::Builder reply, image::schema::Machine::Reade
   reply.setCreator(kCreator);
 }
 
+// As with_context(), but a stream may have said already which node it is of.
+template <class F>
+decltype(auto) naming(const std::string& node, F&& f) {
+  try {
+    return std::forward<F>(f)();
+  } catch (Error& error) {
+    if (!error.text().starts_with(node + ":")) error.add_context(node);
+    throw;
+  }
+}
+
 bool offers(const ReceivedHelloReply& reply, std::string_view feature) {
   for (auto offered : reply->getFeatures()) {
     if (feature == offered.cStr()) return true;
@@ -203,14 +214,14 @@ ReceivedHelloReply say_hello(net::Stream& stream, const std::string& node,
   ::capnp::MallocMessageBuilder message;
   auto hello = message.initRoot<schema::Hello>();
   fill_hello(hello, own, fill);
-  ReceivedHelloReply reply = with_context(node, [&] {
+  ReceivedHelloReply reply = naming(node, [&] {
     send_greeting(stream, message, deadline);
     ReceivedHelloReply answer = receive_greeting(stream, deadline).reply();
     check_version(answer->getVersion());
     return answer;
   });
   if (reply->hasRefusal()) throw decode_failure(reply->getRefusal(), node);
-  with_context(node, [&] {
+  naming(node, [&] {
     if (hello.getRole() != schema::Hello::Role::QUERY) check_architecture(reply->getMachine(), own);
   });
   return reply;

@@ -54,6 +54,14 @@ void say(const TrustCommand& command, const std::string& text, const ordered_jso
   }
 }
 
+void print_words(const std::vector<std::string>& words) {
+  std::string line;
+  for (const std::string& word : words) {
+    if (!word.empty()) line += (line.empty() ? "" : " ") + escape(word);
+  }
+  fmt::print("{}\n", line);
+}
+
 class Trust {
  public:
   explicit Trust(const TrustCommand& command) : command_(command), folders_(command.keys) {}
@@ -126,11 +134,11 @@ void Trust::list() {
   for (const net::TrustedKey& one : net::read_trusted_keys(folders_.serving, keys_for())) {
     std::string user = one.user.empty() ? current_user() : one.user;
     keys.push_back({{"key", one.key.text()}, {"user", user}, {"comment", one.comment}});
-    if (!command_.json) fmt::print("{} {} {}\n", one.key.text(), user, escape(one.comment));
+    if (!command_.json) print_words({one.key.text(), user, one.comment});
   }
   for (const net::KnownNode& one : net::read_known_nodes(folders_.own)) {
     nodes.push_back({{"node", one.node}, {"key", one.key.text()}, {"comment", one.comment}});
-    if (!command_.json) fmt::print("{} {} {}\n", one.node, one.key.text(), escape(one.comment));
+    if (!command_.json) print_words({one.node, one.key.text(), one.comment});
   }
   if (command_.json) print_json({{"trusted_keys", keys}, {"known_nodes", nodes}});
 }

@@ -66,7 +66,7 @@ Ends shake_hands(Client&& client, Server&& server) {
   std::thread serving([&, fd = std::move(other)]() mutable {
     ends.server = try_end([&] { return server(std::move(fd)); });
   });
-  ends.client = try_end([&] { return client(std::move(one)); });
+  ends.client = try_end([&, fd = std::move(one)]() mutable { return client(std::move(fd)); });
   serving.join();
   return ends;
 }
@@ -487,7 +487,7 @@ TEST(TlsStream, HasForgottenThePrivateKeyAfterTheHandshake) {
 TEST(Relay, CarriesBothWaysUntilBothHaveEnded) {
   auto [one, one_there] = make_stream_pair();
   auto [other, other_there] = make_stream_pair();
-  std::thread relaying([&] { relay(*one_there, *other_there, kPatience); });
+  std::thread relaying([&a = *one_there, &b = *other_there] { relay(a, b, kPatience); });
   carry(*one, *other, numbered(1'000'000));
   carry(*other, *one, numbered(1'000'000));
   one->shutdown_write();
@@ -505,7 +505,7 @@ TEST(Relay, CarriesTheLastWordsOfOneThatIsGone) {
   one->write_all(numbered(5000), patience());  // nobody will read it
   other->write_all(numbered(200), patience());
   other.reset();
-  std::thread relaying([&] { relay(*one_there, *other_there, kPatience); });
+  std::thread relaying([&a = *one_there, &b = *other_there] { relay(a, b, kPatience); });
   std::vector<std::byte> words(200);
   one->read_exactly(words, patience());
   EXPECT_EQ(words, numbered(200));

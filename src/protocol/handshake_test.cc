@@ -256,12 +256,12 @@ TEST(Handshake, OpensABulkConnectionThatJoinsByItself) {
         Deadline::in(10s));
   });
   OpenedLink opened = open_link(
-      "node7", [&] { return std::move(client_control); },
-      [&](const schema::HelloReply::Reader& reply) {
+      "node7", [&control = client_control] { return std::move(control); },
+      [&, &bulk = client_bulk](const schema::HelloReply::Reader& reply) {
         EXPECT_TRUE(same_token(id, std::as_bytes(std::span(reply.getJoinId().begin(), 16))));
         EXPECT_TRUE(
             same_token(secret, std::as_bytes(std::span(reply.getJoinSecret().begin(), 32))));
-        return std::move(client_bulk);
+        return std::move(bulk);
       },
       machine.reader(), {}, Deadline::in(10s));
   EXPECT_TRUE(opened.link->has_bulk_stream());

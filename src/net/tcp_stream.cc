@@ -16,6 +16,12 @@
 namespace telefork::net {
 namespace {
 
+// Heartbeats begin with the guest. A connection that waits for one before that would outlive for
+// ever a machine that went without a word.
+constexpr int kKeepIdle = 60;  // seconds
+constexpr int kKeepInterval = 10;
+constexpr int kKeepTries = 3;
+
 using AddressList = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
 
 // Empty, and why in `error`, where there is none.
@@ -129,9 +135,13 @@ std::vector<SocketAddress> resolve(const NodeAddress& node) {
 }
 
 void set_up_tcp(int socket, TcpUse use) {
-  if (use == TcpUse::kControl) {
-    set_option(socket, IPPROTO_TCP, TCP_NODELAY, 1, "setting up a TCP connection");
-  }
+  if (use != TcpUse::kControl) return;
+  constexpr const char* kDoing = "setting up a TCP connection";
+  set_option(socket, IPPROTO_TCP, TCP_NODELAY, 1, kDoing);
+  set_option(socket, SOL_SOCKET, SO_KEEPALIVE, 1, kDoing);
+  set_option(socket, IPPROTO_TCP, TCP_KEEPIDLE, kKeepIdle, kDoing);
+  set_option(socket, IPPROTO_TCP, TCP_KEEPINTVL, kKeepInterval, kDoing);
+  set_option(socket, IPPROTO_TCP, TCP_KEEPCNT, kKeepTries, kDoing);
 }
 
 TcpConnection connect_tcp(const std::vector<SocketAddress>& addresses, const std::string& name,

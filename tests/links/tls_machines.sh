@@ -20,11 +20,20 @@ chmod 711 "$machines_folder"
 mkdir -m 755 "$machines_folder/build"
 meet_prepare beta
 leases=(TELEFORK_LEASE_STOP_MS=500 TELEFORK_LEASE_KILL_MS=2000 TELEFORK_LEASE_HOME_MS=4000)
-machine_start alpha "$build/bin/telepad" --quiet
-# shellcheck disable=SC2046,SC2016  # words; for the inner shell
-machine_start beta bash -fc 'mount --bind "$1" "$2" && shift && folder=$1 && shift &&
-  exec "$folder/bin/telepad" "$@"' - "$build" "$machines_folder/build" --quiet \
-  --listen '*' --keys "$machines_folder/keys.beta"
+# A user whom both machines have, with a home.
+(getent passwd; echo "eve:x:54321:65534::$machines_folder/eve:/bin/sh") >"$machines_folder/passwd"
+mkdir -m 700 "$machines_folder/eve"
+chown 54321:65534 "$machines_folder/eve"
+start() {
+  local name=$1
+  shift
+  # shellcheck disable=SC2016  # for the inner shell
+  machine_start "$name" bash -c 'mount --bind "$1" "$2" && mount --bind "$3" /etc/passwd &&
+    folder=$2 && shift 3 && exec "$folder/bin/telepad" --quiet "$@"' - \
+    "$build" "$machines_folder/build" "$machines_folder/passwd" "$@"
+}
+start alpha
+start beta --listen '*' --keys "$machines_folder/keys.beta"
 machine_link alpha beta
 node=$(machine_address beta alpha)
 run() { machine_run alpha "$telefork" run "$node" -- "$@"; }
@@ -38,6 +47,24 @@ said=$(run sh -c 'kill -STOP 1; test -r /proc/1/mem' 2>&1) || code=$?
 
 meet_introduce alpha beta root
 [[ $(run id -un) == root ]] || fail "a key that stands for root is: $(run id)"
+
+# A program of eve's: its agent is started by root's telepad, and has eve's key all the same.
+as_eve() {
+  machine_run alpha setpriv --reuid 54321 --regid 65534 --clear-groups env -i PATH="$PATH" \
+    HOME="$machines_folder/eve" LD_LIBRARY_PATH="$machines_folder/build/lib" "$@"
+}
+eve=$machines_folder/build/bin/telefork
+key=$(as_eve "$eve" keygen)
+as_eve "$eve" trust "$node" "$(cat "$machines_folder/beta.key")" >/dev/null
+fork_as_eve() {
+  as_eve TELEFORK_SOCKET=/run/telefork/telepad.sock \
+    "$machines_folder/build/bin/hello_fork" "$node" 2>&1
+}
+said=$(fork_as_eve) && fail "eve's key was let in by nobody's leave:" "$said"
+[[ $said == *"telefork trust $key --as USER"* ]] || fail "eve has another key than hers:" "$said"
+machine_run beta "$telefork" trust "$key" --as eve --keys "$machines_folder/keys.beta" >/dev/null
+said=$(fork_as_eve) || fail "eve cannot fork:" "$said"
+[[ $said == *"forked on alpha, running on beta"* ]] || fail "eve's child ran elsewhere:" "$said"
 
 # Without those that look for the child among the processes of the parent's machine.
 TELEFORK_TEST_NODE=$node TELEFORK_TEST_HOST=beta machine_run alpha \

@@ -1,7 +1,8 @@
 // What every program of telefork is told besides its arguments, from the first of these that says
 // it:
 //
-//   TELEFORK_LEASE_STOP_MS, _KILL_MS, _HOME_MS      the environment
+//   TELEFORK_LEASE_STOP_MS, _KILL_MS, _HOME_MS,
+//   TELEFORK_SSH, TELEFORK_SSH_TELEPAD              the environment
 //   ~/.config/telefork/config.toml                  the user ($XDG_CONFIG_HOME where it is set)
 //   /etc/telefork/telepad.toml                      the machine
 //
@@ -9,17 +10,22 @@
 //   stop_ms = 10000
 //   kill_ms = 60000
 //   home_ms = 90000
+//   [ssh]                                           # session/node_connector.h
+//   program = "ssh"
+//   telepad = "telepad"
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "session/lease.h"
+#include "session/node_connector.h"
 
 namespace telefork::app {
 
 struct Settings {
   session::Lease lease;  // not checked: flags come over it
+  session::NodeAccess access;
 };
 
 // The files in the order in which they count; those that do not exist say nothing.

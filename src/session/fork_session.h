@@ -24,6 +24,7 @@
 #include "session/fence.h"
 #include "session/file_negotiation.h"
 #include "session/lease.h"
+#include "session/node_link.h"
 #include "session/programs.h"
 #include "session/registry.h"
 #include "session/steps.h"
@@ -32,6 +33,7 @@ namespace telefork::session {
 
 struct AgentSettings {
   Programs programs;
+  NodeAccess access;
   std::string registry;  // see registry.h; empty: none
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   Lease lease;
@@ -61,7 +63,7 @@ class ForkSession {
   const AgentSettings& settings_;
   std::string node_;
   protocol::OwnMachine here_;
-  std::optional<protocol::OpenedLink> opened_;
+  std::optional<OpenedNode> opened_;
   std::unique_ptr<Fence> fence_;
   FileNegotiation files_;
   telefork_agent_request request_{};

@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <tuple>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -29,6 +30,7 @@
 #include "session/registry.h"
 #include "session/signal_fd.h"
 #include "session/spawn.h"
+#include "session/tls_entrance.h"
 
 namespace telefork::session {
 namespace {
@@ -41,10 +43,19 @@ constexpr std::size_t kMaxGreeting = 1000;  // connections that have not said he
 // How soon something is tried again for which there was no descriptor or memory.
 constexpr auto kRetryAfter = 200ms;
 
+enum class Via {
+  kSocket,  // of this machine: both ends speak plainly
+  kTls,     // by a greeter
+  kStdio,   // ssh, which is one stream
+};
+
 // A connection that has not said yet what it wants.
 struct Greeting {
   UniqueFd fd;
-  net::PeerCredentials peer;
+  UniqueFd out;  // of kStdio
+  Via via = Via::kSocket;
+  uid_t uid = 0;
+  std::string who;
   protocol::HelloDecoder decoder;
   Clock::time_point deadline;
   bool is_link = false;  // the preamble was seen
@@ -54,6 +65,8 @@ struct Session {
   pid_t keeper;
   UniqueFd channel;  // to the keeper, for its bulk connection
   std::vector<std::byte> token;
+  std::vector<std::byte> join_id;  // of kTls
+  std::vector<std::byte> join_secret;
 };
 
 // Somebody waits to hear that nothing is left of a session.
@@ -74,7 +87,9 @@ std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
 class Telepad {
  public:
   explicit Telepad(TelepadSettings settings)
-      : settings_(std::move(settings)), signals_({SIGCHLD, SIGTERM, SIGINT}) {
+      : settings_(std::move(settings)),
+        signals_({SIGCHLD, SIGTERM, SIGINT}),
+        entrance_({settings_.listen, settings_.keys, settings_.programs.greeter}) {
     ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     if (!settings_.socket.empty()) {
       listener_.emplace(net::listen_unix(settings_.socket, settings_.socket_mode));
@@ -82,11 +97,12 @@ class Telepad {
     }
     for (UniqueFd& connection : settings_.connections) greet(std::move(connection));
     settings_.connections.clear();
+    if (settings_.input) greet_stdio();
   }
 
   void run() {
     // Nobody else would kill the orphans.
-    while (has_orphans_ || (!ended_ && (listener_ || !greetings_.empty() || !sessions_.empty()))) {
+    while (has_orphans_ || (!ended_ && (listens() || !greetings_.empty() || !sessions_.empty()))) {
       poll_once();
     }
   }
@@ -95,18 +111,24 @@ class Telepad {
   void poll_once();
   net::Deadline next_turn() const;
   void accept_all();
+  bool listens() const { return listener_ || !settings_.listen.empty(); }
   void greet(UniqueFd fd);
+  void greet_stdio();
+  void greet_arrival(TlsEntrance::Arrival arrival);
+  void serve_tls_join(TlsEntrance::Join join);
+  void serve_entrance();
   // True when the connection has been dealt with.
   bool advance(Greeting& greeting);
   bool read_preamble(Greeting& greeting);
   void serve(Greeting& greeting);
-  void serve_session(Greeting& greeting, net::Stream& stream, UniqueFd control);
+  void serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control, UniqueFd out);
+  void fill_welcome(const Session& session, protocol::schema::HelloReply::Builder reply) const;
   void serve_join(const protocol::ReceivedHello& hello, net::Stream& stream, int connection);
   void serve_fence(const protocol::ReceivedHello& hello, UniqueFd connection);
   void answer_fences();
   std::list<Session>::iterator find_session(std::span<const std::byte> token);
   void start_agent(Greeting& greeting);
-  std::function<int()> as_user(const net::PeerCredentials& peer) const;
+  void run_as(uid_t uid, Spawn& what) const;
   void reap();
   void forget_agents();
   bool is_ours(pid_t child) const;
@@ -116,6 +138,7 @@ class Telepad {
   SignalFd signals_;
   protocol::OwnMachine machine_;
   std::optional<net::UnixListener> listener_;
+  TlsEntrance entrance_;
   std::list<Greeting> greetings_;
   std::list<Session> sessions_;
   std::list<FenceRequest> fences_;
@@ -132,10 +155,69 @@ class Telepad {
 
 void Telepad::greet(UniqueFd fd) {
   Greeting greeting;
-  greeting.peer = net::peer_credentials(fd.get());
+  greeting.uid = net::peer_credentials(fd.get()).uid;
+  greeting.who = fmt::format("user {}", greeting.uid);
   greeting.fd = std::move(fd);
   greeting.deadline = Clock::now() + protocol::kHandshakePatience;
   greetings_.push_back(std::move(greeting));
+}
+
+void Telepad::greet_stdio() {
+  Greeting greeting;
+  greeting.via = Via::kStdio;
+  greeting.uid = ::geteuid();
+  greeting.who = "stdio";
+  greeting.fd = std::move(settings_.input);
+  greeting.out = std::move(settings_.output);
+  greeting.is_link = true;
+  greeting.deadline = Clock::now() + protocol::kHandshakePatience;
+  greetings_.push_back(std::move(greeting));
+}
+
+void Telepad::greet_arrival(TlsEntrance::Arrival arrival) {
+  if (arrival.refusal) {
+    spdlog::warn("{}: {}", arrival.who, arrival.refusal->text());
+    net::FdStream stream(std::move(arrival.connection), arrival.who);
+    protocol::send_hello_refusal(stream, machine_.reader(), *arrival.refusal, net::Deadline::now());
+    return;
+  }
+  Greeting greeting;
+  greeting.via = Via::kTls;
+  greeting.uid = arrival.uid;
+  greeting.who = fmt::format("user {} ({})", arrival.uid, arrival.who);
+  greeting.fd = std::move(arrival.connection);
+  greeting.is_link = true;
+  greeting.deadline = Clock::now() + protocol::kHandshakePatience;
+  greetings_.push_back(std::move(greeting));
+}
+
+// The keeper itself proves the secret; who only knows the id gets nowhere.
+void Telepad::serve_tls_join(TlsEntrance::Join join) {
+  auto session = std::find_if(sessions_.begin(), sessions_.end(), [&](const Session& s) {
+    return protocol::same_token(s.join_id, join.id);
+  });
+  if (session == sessions_.end() || !session->channel) {
+    spdlog::warn("{}: there is no session that it could join", join.who);
+    return;
+  }
+  int fds[] = {join.connection.get()};
+  try {
+    net::send_fds(session->channel.get(), session->join_secret, fds);
+  } catch (const Error& error) {
+    spdlog::warn("{}: {}", join.who, error.text());
+  }
+  // One bulk connection a session.
+  session->channel.reset();
+}
+
+void Telepad::serve_entrance() {
+  entrance_.on_ready();
+  for (; !entrance_.arrivals().empty(); entrance_.arrivals().pop_front()) {
+    greet_arrival(std::move(entrance_.arrivals().front()));
+  }
+  for (; !entrance_.joins().empty(); entrance_.joins().pop_front()) {
+    serve_tls_join(std::move(entrance_.joins().front()));
+  }
 }
 
 // Whoever connects waits, while there is no descriptor for him, until others have gone.
@@ -156,6 +238,7 @@ void Telepad::accept_all() {
 
 net::Deadline Telepad::next_turn() const {
   std::optional<Clock::time_point> next = accept_again_;
+  if (auto turn = entrance_.next_turn()) next = next ? std::min(*next, *turn) : turn;
   if (has_orphans_) next = Clock::now() + kRetryAfter;
   for (const Greeting& greeting : greetings_) {
     next = next ? std::min(*next, greeting.deadline) : greeting.deadline;
@@ -167,18 +250,20 @@ void Telepad::poll_once() {
   std::vector<pollfd> entries = {{signals_.fd(), POLLIN, 0}};
   if (listener_ && !accept_again_) entries.push_back({listener_->fd(), POLLIN, 0});
   for (const Greeting& greeting : greetings_) entries.push_back({greeting.fd.get(), POLLIN, 0});
+  entrance_.add_interest(entries);
   net::poll_until(entries, next_turn());
   while (auto signal = signals_.try_read()) {
     if (signal->ssi_signo != SIGCHLD) ended_ = true;
   }
   reap();
   if (listener_) accept_all();
+  serve_entrance();
   for (auto greeting = greetings_.begin(); greeting != greetings_.end();) {
     bool done = true;
     try {
       done = advance(*greeting);
     } catch (const Error& error) {
-      spdlog::warn("a connection of user {}: {}", greeting->peer.uid, error.text());
+      spdlog::warn("a connection of {}: {}", greeting->who, error.text());
     }
     greeting = done ? greetings_.erase(greeting) : std::next(greeting);
   }
@@ -211,11 +296,10 @@ bool Telepad::advance(Greeting& greeting) {
         serve(greeting);
         return true;
       }
-      ssize_t count = ::recv(greeting.fd.get(), room.data(), room.size(), MSG_DONTWAIT);
-      if (count == 0) throw Error(Code::kLost, "it closed in the middle of its greeting");
-      if (count < 0 && errno != EAGAIN && errno != EINTR) throw_errno("reading a greeting");
-      if (count < 0) break;
-      greeting.decoder.end_receive(static_cast<std::size_t>(count));
+      std::optional<std::size_t> count = net::try_read_fd(greeting.fd.get(), room);
+      if (!count) break;
+      if (*count == 0) throw Error(Code::kLost, "it closed in the middle of its greeting");
+      greeting.decoder.end_receive(*count);
     }
   }
   if (Clock::now() >= greeting.deadline) throw Error(Code::kLost, "it did not say hello in time");
@@ -226,13 +310,16 @@ void Telepad::serve(Greeting& greeting) {
   protocol::ReceivedHello hello = greeting.decoder.hello();
   int connection = greeting.fd.get();
   UniqueFd control = greeting.fd.duplicate();
-  net::FdStream stream(std::move(greeting.fd), fmt::format("user {}", greeting.peer.uid));
+  UniqueFd out = greeting.out ? greeting.out.duplicate() : UniqueFd();
+  net::FdStream stream =
+      out ? net::FdStream(std::move(greeting.fd), std::move(greeting.out), greeting.who)
+          : net::FdStream(std::move(greeting.fd), greeting.who);
   net::Deadline deadline = net::Deadline::in(protocol::kHandshakePatience);
   try {
     protocol::check_hello(*hello, machine_.reader());
     switch (hello->getRole()) {
       case Role::SESSION:
-        serve_session(greeting, stream, std::move(control));
+        serve_session(greeting, stream, std::move(control), std::move(out));
         return;
       case Role::JOIN:
         serve_join(hello, stream, connection);
@@ -253,44 +340,65 @@ void Telepad::serve(Greeting& greeting) {
 
 // Who the keeper or agent is to be: a telepad of root serves every user as that user, any other
 // only its own.
-std::function<int()> Telepad::as_user(const net::PeerCredentials& peer) const {
+void Telepad::run_as(uid_t uid, Spawn& what) const {
   if (::geteuid() != 0) {
-    if (peer.uid == ::geteuid()) return {};
+    if (uid == ::geteuid()) return;
     throw Error(Code::kUnauthorised, fmt::format("this telepad serves user {} only", ::geteuid()));
   }
-  if (peer.uid == 0) return {};
-  return [user = find_user(peer.uid)] { return become_user(user); };
+  if (uid == 0) return;
+  User user = find_user(uid);
+  what.environment = environment_of(user, environ);
+  what.prepare = [user = std::move(user)] { return become_user(user); };
 }
 
-void Telepad::serve_session(Greeting& greeting, net::Stream& stream, UniqueFd control) {
-  auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
-  std::vector<std::string> arguments = {"--control", "3", "--telepad", "4"};
-  if (!settings_.registry.empty()) {
-    arguments.insert(arguments.end(), {"--registry", settings_.registry});
+void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control,
+                            UniqueFd out) {
+  Session session{0, {}, protocol::make_token(), {}, {}};
+  Spawn what{settings_.programs.keeper, {"--control", "3"}, {control.get()}, true, {}};
+  UniqueFd theirs;
+  if (out) {
+    what.arguments.insert(what.arguments.end(), {"--control-out", "4"});
+    what.fds.push_back(out.get());
+  } else {
+    std::tie(session.channel, theirs) = make_socket_pair(SOCK_STREAM);
+    what.arguments.insert(what.arguments.end(), {"--telepad", "4"});
+    what.fds.push_back(theirs.get());
   }
-  pid_t keeper = spawn({settings_.programs.keeper,
-                        arguments,
-                        {control.get(), theirs.get()},
-                        true,
-                        as_user(greeting.peer)});
-  sessions_.push_back({keeper, std::move(ours), protocol::make_token()});
-  const std::vector<std::byte>& token = sessions_.back().token;
+  if (greeting.via == Via::kTls) {
+    session.join_id = protocol::make_token(protocol::kJoinIdSize);
+    session.join_secret = protocol::make_token(protocol::kJoinSecretSize);
+    what.arguments.emplace_back("--bulk-first");
+  }
+  if (!settings_.registry.empty()) {
+    what.arguments.insert(what.arguments.end(), {"--registry", settings_.registry});
+  }
+  run_as(greeting.uid, what);
+  session.keeper = spawn(what);
+  sessions_.push_back(std::move(session));
   protocol::send_hello_reply(
-      stream, machine_.reader(),
-      [&](protocol::schema::HelloReply::Builder reply) {
-        reply.setToken(as_data(token));
-        reply.setTelepad(as_data(identity_));
-        reply.initFeatures(1).set(
-            0, ::capnp::Text::Reader(protocol::kFeatureJoin.data(), protocol::kFeatureJoin.size()));
-      },
+      stream, machine_.reader(), [&](auto reply) { fill_welcome(sessions_.back(), reply); },
       net::Deadline::in(protocol::kHandshakePatience));
-  spdlog::info("session of user {}: keeper {}", greeting.peer.uid, keeper);
+  spdlog::info("session of {}: keeper {}", greeting.who, sessions_.back().keeper);
+}
+
+void Telepad::fill_welcome(const Session& session,
+                           protocol::schema::HelloReply::Builder reply) const {
+  reply.setToken(as_data(session.token));
+  reply.setTelepad(as_data(identity_));
+  if (!session.channel) return;
+  std::string_view feature = protocol::kFeatureJoin;
+  if (!session.join_id.empty()) {
+    feature = protocol::kFeatureTlsJoin;
+    reply.setJoinId(as_data(session.join_id));
+    reply.setJoinSecret(as_data(session.join_secret));
+  }
+  reply.initFeatures(1).set(0, ::capnp::Text::Reader(feature.data(), feature.size()));
 }
 
 void Telepad::serve_join(const protocol::ReceivedHello& hello, net::Stream& stream,
                          int connection) {
   auto session = find_session(copy_bytes(hello->getToken()));
-  if (session == sessions_.end() || !session->channel) {
+  if (session == sessions_.end() || !session->channel || !session->join_id.empty()) {
     throw Error(Code::kUnauthorised, "there is no session with that token");
   }
   protocol::send_hello_reply(stream, machine_.reader(), {},
@@ -341,12 +449,12 @@ void Telepad::answer_fences() {
 }
 
 void Telepad::start_agent(Greeting& greeting) {
-  std::vector<std::string> arguments = {"--fd", "3"};
-  pid_t agent = spawn(
-      {settings_.programs.agent, arguments, {greeting.fd.get()}, true, as_user(greeting.peer)});
+  Spawn what{settings_.programs.agent, {"--fd", "3"}, {greeting.fd.get()}, true, {}};
+  run_as(greeting.uid, what);
+  pid_t agent = spawn(what);
   agents_.insert(agent);
   agent_sessions_.insert(agent);
-  spdlog::info("agent {} for a program of user {}", agent, greeting.peer.uid);
+  spdlog::info("agent {} for a program of {}", agent, greeting.who);
 }
 
 void Telepad::reap() {
@@ -354,6 +462,7 @@ void Telepad::reap() {
   for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
     forget_session(settings_.registry, pid);
     agents_.erase(pid);
+    entrance_.on_reaped(pid);
     condemned_.erase(pid);
     forget_agents();
     auto session = std::find_if(sessions_.begin(), sessions_.end(),
@@ -384,7 +493,8 @@ void Telepad::forget_agents() {
 // Sessions of an agent that ended come to us too, and are to live; they are still in the agent's
 // session (setsid(2)).
 bool Telepad::is_ours(pid_t child) const {
-  return agents_.count(child) != 0 || agent_sessions_.count(::getsid(child)) != 0 ||
+  return agents_.count(child) != 0 || entrance_.is_greeter(child) ||
+         agent_sessions_.count(::getsid(child)) != 0 ||
          std::any_of(sessions_.begin(), sessions_.end(),
                      [child](const Session& s) { return s.keeper == child; });
 }

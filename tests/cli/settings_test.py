@@ -40,12 +40,26 @@ class Settings(cli.Test):
         self.says("TELEFORK_LEASE_KILL_MS=soon: not a number of ms",
                   TELEFORK_LEASE_KILL_MS="soon")
 
+    def test_name_ssh_and_the_telepad_there(self):
+        self.file.write_text("[ssh]\nprogram = '/nowhere/ssh'\ntelepad = '/opt/telepad'\n")
+        run = [cli.TELEFORK, "check", "ssh://node7"]
+        env = {**os.environ, "XDG_CONFIG_HOME": str(self.folder)}
+        done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=cli.PATIENCE)
+        self.assertIn("/nowhere/ssh", done.stderr)
+        env["TELEFORK_SSH"] = "false"
+        done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=cli.PATIENCE)
+        self.assertEqual(done.returncode, 4)
+        self.assertIn("/opt/telepad ended there with 1", done.stderr)
+
     def test_that_are_not_understood_name_file_and_line(self):
         for text, line, why in (
                 ("\n[lease\n", 2, ""),
                 ("lease = 3\n", 1, "lease is a table"),
                 ("[lease]\n\nstop = 3\n", 3, "unknown key lease.stop"),
                 ("leese = 3\n", 1, "unknown key leese"),
+                ("ssh = 'x'\n", 1, "ssh is a table"),
+                ("[ssh]\nport = 22\n", 2, "unknown key ssh.port"),
+                ("[ssh]\nprogram = 22\n", 2, "not a program"),
                 ("[lease]\nstop_ms = -1\n", 2, "not a number of ms"),
                 ("[lease]\nstop_ms = 'x'\n", 2, "not a number of ms"),
                 ("[lease]\nstop_ms = 99999999999\n", 2, "not a number of ms")):

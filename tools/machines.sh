@@ -7,6 +7,7 @@
 #   source tools/machines.sh
 #   trap machines_end EXIT             stops them all; says what is left behind, and then fails
 #   machines_begin                     makes the folder $machines_folder for sockets and logs
+#   machines_for_test                both, or the end of a test that has to be skipped
 #   machine_start alpha TELEPAD ARG... a machine named alpha; returns when its telepad listens
 #   machine_run alpha COMMAND ARG...   runs a command on it, in the current directory
 #   machine_node alpha                 prints the NODE by which all machines reach it
@@ -31,6 +32,16 @@ machines_begin() {
     return 1
   fi
   machines_folder=$(mktemp -d -t telefork-machines.XXXXXX)
+}
+
+# For a test, which is skipped without root (tests/CMakeLists.txt).
+machines_for_test() {
+  if [[ $(id -u) != 0 ]]; then
+    echo "needs: root, to make machines out of namespaces"
+    exit 77
+  fi
+  trap machines_end EXIT
+  machines_begin
 }
 
 machine_node() { echo "unix:$machines_folder/$1/telepad.sock"; }

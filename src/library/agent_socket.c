@@ -58,8 +58,8 @@ static void name_socket(int fd) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   int length = snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "%s%d/%u",
                         TELEFORK_AGENT_SOCKET_NAME, (int)getpid(), serial++);
-  bind(fd, (const struct sockaddr*)&address,
-       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length));
+  (void)bind(fd, (const struct sockaddr*)&address,
+             (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length));
 }
 
 static bool remember(int fd) {

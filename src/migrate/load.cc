@@ -1,14 +1,10 @@
 #include "migrate/load.h"
 
-#include <cstring>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "base/error.h"
 #include "capture/refusal.h"
 #include "image/reader.h"
-#include "kernel/procfs.h"
 #include "migrate/libc_watch.h"
 #include "net/file_stream.h"
 #include "protocol/byte_streams.h"
@@ -18,20 +14,6 @@ namespace telefork::migrate {
 namespace {
 
 using image::RecordType;
-
-// Who has the number; nothing: it is free.
-std::optional<std::string> try_name_owner(pid_t id) {
-  try {
-    kernel::Stat stat = kernel::read_stat(id);
-    if (stat.state == 'Z') {
-      return fmt::format("{}, which has ended, but whose parent {} has not waited for it",
-                         stat.comm, stat.ppid);
-    }
-    return stat.comm;
-  } catch (const Error&) {
-    return std::nullopt;
-  }
-}
 
 // Passes the records on, and refuses what cannot be loaded here as soon as it is known.
 class Checker final : public image::RecordSource {
@@ -46,20 +28,9 @@ class Checker final : public image::RecordSource {
       case RecordType::kHeader:
         check_header(record.get<image::schema::Header>());
         break;
-      case RecordType::kProcess: {
-        auto process = record.get<image::schema::Process>();
-        pid_ = static_cast<pid_t>(process.getPid());
-        check_id("process", pid_);
-        break;
-      }
-      case RecordType::kThreads: {
-        auto tid = static_cast<pid_t>(record.get<image::schema::Thread>().getTid());
-        if (tid != pid_) check_id("thread", tid);
-        break;
-      }
       case RecordType::kPages:
       case RecordType::kEnd:
-        // By now every thread is known, and no process was made yet.
+        // By now every mapping is known, and no process was made yet.
         capture::throw_refusals(refusals_);
         break;
       default:
@@ -81,16 +52,6 @@ class Checker final : public image::RecordSource {
     protocol::check_compatible(header.getMachine(), here.reader(), settings_.cpu_force);
   }
 
-  void check_id(const char* what, pid_t id) {
-    if (!settings_.init_program.empty()) return;  // then it has its ids in any case
-    std::optional<std::string> owner = try_name_owner(id);
-    if (!owner) return;
-    refusals_.push_back(
-        {fmt::format("{} id {}", what, id),
-         fmt::format("it is taken here by {}, and the process must keep its ids", *owner),
-         "load it when that has ended"});
-  }
-
   void on_other_libc(const std::string& path) {
     if (settings_.libc_force) return;
     refusals_.push_back({"file " + path, "this machine has another C library",
@@ -100,7 +61,6 @@ class Checker final : public image::RecordSource {
   const LoadSettings& settings_;
   LibcWatch records_;
   capture::Refusals refusals_;
-  pid_t pid_ = 0;
 };
 
 }  // namespace

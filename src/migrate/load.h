@@ -27,7 +27,7 @@ namespace telefork::migrate {
 struct LoadSettings {
   std::string path;
   std::string blank_program;
-  std::string init_program;  // empty: no pid namespace is made
+  std::string init_program;  // of a pid namespace, where one has to be made
   bool cpu_force = false;
   bool libc_force = false;
   pid_t process_group = 0;  // for the guest to join; 0: one of its own

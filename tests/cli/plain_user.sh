@@ -2,14 +2,9 @@
 # Save and load once more, for a user who is not root. Usage: plain_user.sh BUILD VICTIM
 set -euo pipefail
 build=$1 victim=$2
-if [[ $(id -u) != 0 ]]; then
-  echo "needs: root, to become another user"
-  exit 77
-fi
 here=$(dirname "$0")
 source "$here/../../tools/machines.sh"
-trap machines_end EXIT
-machines_begin
+machines_for_test
 
 # The checkout may lie where only root may look: it is mounted where all may, on that machine alone.
 chmod 711 "$machines_folder"

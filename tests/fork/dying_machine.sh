@@ -3,12 +3,7 @@
 # is left. Then the parent's machine dies: the child ends there.
 # Usage: dying_machine.sh WAITING_CHILD TELEPAD
 set -euo pipefail
-if [[ $(id -u) != 0 ]]; then
-  echo "needs: root, to make machines out of namespaces"
-  exit 77
-fi
 source "$(dirname "$0")/../../tools/machines.sh"
-trap machines_end EXIT
 program=$1 telepad=$2
 
 fail() {
@@ -41,7 +36,7 @@ await_processes() {
   fail "on $machine there is still:" "$(processes_on "$machine")"
 }
 
-machines_begin
+machines_for_test
 # Its telepad cannot be asked any more: only the leases tell that the child is no more.
 leases=(TELEFORK_LEASE_STOP_MS=500 TELEFORK_LEASE_KILL_MS=2000 TELEFORK_LEASE_HOME_MS=4000)
 machine_start alpha env "${leases[@]}" "$telepad" --quiet

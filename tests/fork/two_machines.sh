@@ -2,13 +2,8 @@
 # The contract once more, with the child on another machine: pid, network, host name and /proc of
 # its own. Usage: two_machines.sh FORK_TEST TELEPAD
 set -euo pipefail
-if [[ $(id -u) != 0 ]]; then
-  echo "needs: root, to make machines out of namespaces"
-  exit 77
-fi
 source "$(dirname "$0")/../../tools/machines.sh"
-trap machines_end EXIT
-machines_begin
+machines_for_test
 machine_start alpha "$2" --quiet
 machine_start beta "$2" --quiet
 

@@ -44,24 +44,38 @@ void check_folder(const std::string& folder) {
   check_guarded(folder, status, 022);
 }
 
-}  // namespace
+struct Opened {
+  UniqueFd file;
+  std::size_t size;
+};
 
-std::string read_guarded(const std::string& path, bool secret) {
+Opened open_guarded(const std::string& path, unsigned forbidden) {
   // A FIFO in its place must not hold us.
   UniqueFd file = open_file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
   check_folder(folder_of(path));
   struct stat status {};
   if (::fstat(file.get(), &status) != 0) throw_errno("looking at " + path);
   if (!S_ISREG(status.st_mode)) throw Error(Code::kUnauthorised, path + " is no regular file");
-  check_guarded(path, status, secret ? 077 : 022);
+  check_guarded(path, status, forbidden);
   if (static_cast<std::size_t>(status.st_size) > kMaxFile) {
     throw Error(Code::kUnauthorised, path + " is larger than 1 MB");
   }
-  std::string content;
-  read_in_pieces(file, static_cast<std::uint64_t>(status.st_size), path,
-                 [&](std::span<const std::byte> piece) {
-                   content.append(reinterpret_cast<const char*>(piece.data()), piece.size());
-                 });
+  return {std::move(file), static_cast<std::size_t>(status.st_size)};
+}
+
+}  // namespace
+
+std::string read_guarded(const std::string& path) {
+  Opened opened = open_guarded(path, 022);
+  std::string content(opened.size, '\0');
+  read_fully(opened.file, std::as_writable_bytes(std::span(content)), path);
+  return content;
+}
+
+SecretBytes read_guarded_secret(const std::string& path) {
+  Opened opened = open_guarded(path, 077);
+  SecretBytes content(opened.size);
+  read_fully(opened.file, content, path);
   return content;
 }
 

@@ -3,14 +3,15 @@
 
 #include <string>
 
-#include <sys/types.h>
+#include "net/secret.h"
 
 namespace telefork::net {
 
 // The whole of a small regular file. It and its folder must belong to this process's user or to
 // root and be writable by nobody else; of a secret nobody else may read the file either. Otherwise
 // kUnauthorised, naming path and remedy. A file that does not exist is kFailed with ENOENT.
-std::string read_guarded(const std::string& path, bool secret);
+std::string read_guarded(const std::string& path);
+SecretBytes read_guarded_secret(const std::string& path);
 
 // Written whole with mode 0600 and renamed to `path`, so that a reader sees the old or the new one.
 void write_guarded(const std::string& path, const std::string& content);

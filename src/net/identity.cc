@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "net/guarded_file.h"
+#include "net/private_key.h"
 
 namespace telefork::net {
 namespace {
@@ -44,23 +45,9 @@ std::shared_ptr<X509> make_certificate(EVP_PKEY* key) {
   return certificate;
 }
 
-Bio read_file(const std::string& path, std::string& content) {
-  content = read_guarded(path, true);
-  Bio bio(::BIO_new_mem_buf(content.data(), static_cast<int>(content.size())), ::BIO_free);
-  must(bio != nullptr, "reading a key");
-  return bio;
-}
-
-// OpenSSL would ask for the pass phrase on the terminal.
-int refuse_pass_phrase(char*, int, int, void*) { return -1; }
-
 std::shared_ptr<EVP_PKEY> load_key(const std::string& path) {
-  std::string content;
-  Bio bio = read_file(path, content);
-  std::shared_ptr<EVP_PKEY> key(
-      ::PEM_read_bio_PrivateKey(bio.get(), nullptr, refuse_pass_phrase, nullptr), ::EVP_PKEY_free);
-  ::OPENSSL_cleanse(content.data(), content.size());
-  if (!key || !try_public_key(key.get())) {
+  std::shared_ptr<EVP_PKEY> key = try_parse_private_key(read_guarded_secret(path));
+  if (!key) {
     throw Error(Code::kUnauthorised, path +
                                          " holds no Ed25519 key: telefork keygen --force makes "
                                          "another one");
@@ -68,9 +55,15 @@ std::shared_ptr<EVP_PKEY> load_key(const std::string& path) {
   return key;
 }
 
+// OpenSSL would ask for the pass phrase on the terminal.
+int refuse_pass_phrase(char*, int, int, void*) { return -1; }
+
 std::shared_ptr<X509> load_certificate(const std::string& path) {
-  std::string content;
-  Bio bio = read_file(path, content);
+  SecretBytes content = read_guarded_secret(path);
+  // It takes no null pointer, which an empty file would be.
+  content.push_back(std::byte{'\n'});
+  Bio bio(::BIO_new_mem_buf(content.data(), static_cast<int>(content.size())), ::BIO_free);
+  must(bio != nullptr, "reading a certificate");
   std::shared_ptr<X509> certificate(
       ::PEM_read_bio_X509(bio.get(), nullptr, refuse_pass_phrase, nullptr), ::X509_free);
   if (!certificate) {

@@ -5,12 +5,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <openssl/evp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "net/guarded_file.h"
+#include "net/private_key.h"
 #include "net/test_folder.h"
+#include "net/testing_memory.h"
 
 namespace telefork::net {
 namespace {
@@ -111,6 +114,46 @@ TEST_F(AnIdentity, IsNotReadFromWhatIsNoFile) {
   ::unlink(path("new/key.pem").c_str());
   ASSERT_EQ(::mkfifo(path("new/key.pem").c_str(), 0600), 0);
   EXPECT_EQ(error_of([&] { Identity::load(path("new")); }).code(), Code::kUnauthorised);
+}
+
+// `openssl genpkey -algorithm ed25519`, of OpenSSL 3.0.
+constexpr const char* kOfOpenSsl =
+    "-----BEGIN PRIVATE KEY-----\n"
+    "MC4CAQAwBQYDK2VwBCIEIP7KobxCNQ5tl+GMuxccvTeM8ZVpSCyn5HjAQiIOS/vV\n"
+    "-----END PRIVATE KEY-----\n";
+
+std::shared_ptr<EVP_PKEY> try_parse(std::string_view text) {
+  return try_parse_private_key(std::as_bytes(std::span(text)));
+}
+
+TEST_F(AnIdentity, HasAPrivateKeyInTheOneFormThatIsRead) {
+  auto key = try_parse(kOfOpenSsl);
+  ASSERT_TRUE(key);
+  EXPECT_EQ(try_public_key(key.get())->text(), "tf1:fqeCBmrBntwYymYKa1kwWUTn/zkK4Re13lQ1z9Bw2eY=");
+  std::string text = kOfOpenSsl;
+  for (std::size_t size = 0; size < text.size(); ++size) {
+    EXPECT_FALSE(try_parse(std::string_view(text).substr(0, size))) << size;
+  }
+  // What the key itself is not made of: its frame and the algorithm.
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    if (at >= 28 + 21 && at < 28 + 64) continue;
+    std::string wrong = text;
+    wrong[at] = wrong[at] == 'B' ? 'C' : 'B';
+    EXPECT_FALSE(try_parse(wrong)) << at;
+  }
+  std::string wrong = text;
+  wrong[28 + 40] = '*';
+  EXPECT_FALSE(try_parse(wrong));
+  EXPECT_FALSE(try_parse(text + text));
+}
+
+TEST_F(AnIdentity, LeavesNoCopyOfItsPrivateKeyWhenItGoes) {
+  Identity::make().save(path("new"));
+  Identity::load(path("new"));
+  PrivateBytes key(path("new"));
+  // Of all memory only `key` still has it.
+  EXPECT_EQ(count_in_memory(key.seed()), 1U);
+  EXPECT_EQ(count_in_memory(key.encoded()), 1U);
 }
 
 TEST_F(AnIdentity, ForgetsItsPrivateKey) {

@@ -1,7 +1,6 @@
 #include "net/tls_stream.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <csignal>
 #include <cstring>
@@ -18,6 +17,7 @@
 #include "net/fd_stream.h"
 #include "net/relay.h"
 #include "net/test_folder.h"
+#include "net/testing_memory.h"
 #include "net/tls_context.h"
 
 namespace telefork::net {
@@ -446,42 +446,16 @@ TEST(TlsStream, CallsADamagedRecordCorrupt) {
   EXPECT_EQ(error_of([&] { server->try_read({&byte, 1}); }).code(), Code::kCorrupt);
 }
 
-TEST(TlsStream, HasForgottenThePrivateKeyAfterTheHandshake) {
-  Ends ends;
-  std::array<std::byte, 32> seed{};
-  {
-    Identity server = Identity::make();
-    std::size_t size = seed.size();
-    ASSERT_EQ(EVP_PKEY_get_raw_private_key(server.private_key(),
-                                           reinterpret_cast<unsigned char*>(seed.data()), &size),
-              1);
-    ends = shake_hands_by_key(Identity::make(), server);
-    ASSERT_TRUE(ends.server.stream);
-  }
-  // Of all memory only `seed` still has it.
-  FILE* maps = std::fopen("/proc/self/maps", "re");
-  UniqueFd memory = open_file("/proc/self/mem", 0);
-  std::size_t found = 0;
-  char line[512];
-  std::vector<std::byte> content;
-  while (std::fgets(line, sizeof(line), maps) != nullptr) {
-    unsigned long begin = 0, end = 0;
-    char mode[5] = {};
-    if (std::sscanf(line, "%lx-%lx %4s", &begin, &end, mode) != 3 || mode[1] != 'w') continue;
-    if (end - begin > 64UL << 20) continue;
-    content.resize(end - begin);
-    ssize_t count =
-        ::pread(memory.get(), content.data(), content.size(), static_cast<off_t>(begin));
-    if (count <= 0) continue;
-    auto last = content.begin() + count;
-    for (auto at = content.begin(); (at = std::search(at, last, seed.begin(), seed.end())) != last;
-         ++at) {
-      ++found;
-    }
-    std::fill(content.begin(), content.end(), std::byte{0});
-  }
-  std::fclose(maps);
-  EXPECT_LE(found, 1U);
+using TlsStreamOfAFile = InTestFolder;
+
+TEST_F(TlsStreamOfAFile, HasForgottenThePrivateKeyAfterTheHandshake) {
+  Identity::make().save(path("new"));
+  Ends ends = shake_hands_by_key(Identity::make(), Identity::load(path("new")));
+  ASSERT_TRUE(ends.server.stream);
+  PrivateBytes key(path("new"));
+  // Of all memory only `key` still has it.
+  EXPECT_EQ(count_in_memory(key.seed()), 1U);
+  EXPECT_EQ(count_in_memory(key.encoded()), 1U);
 }
 
 TEST(Relay, CarriesBothWaysUntilBothHaveEnded) {

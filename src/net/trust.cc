@@ -144,7 +144,7 @@ std::optional<std::string> without_lines(std::string_view text,
 
 std::string read_or_empty(const std::string& path) {
   try {
-    return read_guarded(path, false);
+    return read_guarded(path);
   } catch (const Error& error) {
     if (error.error() == ENOENT) return "";
     throw;

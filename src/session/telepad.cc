@@ -1,32 +1,26 @@
 #include "session/telepad.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <csignal>
-#include <cstring>
 #include <list>
-#include <map>
 #include <optional>
-#include <set>
 #include <tuple>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "abi/agent.h"
 #include "base/error.h"
-#include "kernel/procfs_task.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
 #include "net/unix_stream.h"
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
 #include "session/become_user.h"
+#include "session/children.h"
+#include "session/greeting.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
 #include "session/spawn.h"
@@ -42,24 +36,6 @@ using Role = protocol::schema::Hello::Role;
 constexpr std::size_t kMaxGreeting = 1000;  // connections that have not said hello yet
 // How soon something is tried again for which there was no descriptor or memory.
 constexpr auto kRetryAfter = 200ms;
-
-enum class Via {
-  kSocket,  // of this machine: both ends speak plainly
-  kTls,     // by a greeter
-  kStdio,   // ssh, which is one stream
-};
-
-// A connection that has not said yet what it wants.
-struct Greeting {
-  UniqueFd fd;
-  UniqueFd out;  // of kStdio
-  Via via = Via::kSocket;
-  uid_t uid = 0;
-  std::string who;
-  protocol::HelloDecoder decoder;
-  Clock::time_point deadline;
-  bool is_link = false;  // the preamble was seen
-};
 
 struct Session {
   pid_t keeper;
@@ -90,7 +66,6 @@ class Telepad {
       : settings_(std::move(settings)),
         signals_({SIGCHLD, SIGTERM, SIGINT}),
         entrance_({settings_.listen, settings_.keys, settings_.programs.greeter}) {
-    ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     if (!settings_.socket.empty()) {
       listener_.emplace(net::listen_unix(settings_.socket, settings_.socket_mode));
       spdlog::info("listening on {}", settings_.socket);
@@ -102,7 +77,8 @@ class Telepad {
 
   void run() {
     // Nobody else would kill the orphans.
-    while (has_orphans_ || (!ended_ && (listens() || !greetings_.empty() || !sessions_.empty()))) {
+    while (children_.has_orphans() ||
+           (!ended_ && (listens() || !greetings_.empty() || !sessions_.empty()))) {
       poll_once();
     }
   }
@@ -119,7 +95,6 @@ class Telepad {
   void serve_entrance();
   // True when the connection has been dealt with.
   bool advance(Greeting& greeting);
-  bool read_preamble(Greeting& greeting);
   void serve(Greeting& greeting);
   void serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control, UniqueFd out);
   void fill_welcome(const Session& session, protocol::schema::HelloReply::Builder reply) const;
@@ -130,12 +105,10 @@ class Telepad {
   void start_agent(Greeting& greeting);
   void run_as(uid_t uid, Spawn& what) const;
   void reap();
-  void forget_agents();
-  bool is_ours(pid_t child) const;
-  bool kill_orphans();
 
   TelepadSettings settings_;
   SignalFd signals_;
+  Children children_;
   protocol::OwnMachine machine_;
   std::optional<net::UnixListener> listener_;
   TlsEntrance entrance_;
@@ -145,33 +118,18 @@ class Telepad {
   // Goes with each token: whoever asks another telepad than it had, which knows nothing of the
   // session, is told so.
   std::vector<std::byte> identity_ = protocol::make_token();
-  std::set<pid_t> agents_;  // also their session ids: their children are no orphans of ours
-  std::set<pid_t> agent_sessions_;
-  bool has_orphans_ = false;                       // what a keeper has left may be there
-  std::set<pid_t> condemned_;                      // of these: killed, not reaped yet
   std::optional<Clock::time_point> accept_again_;  // there was no descriptor for a connection
   bool ended_ = false;
 };
 
 void Telepad::greet(UniqueFd fd) {
-  Greeting greeting;
-  greeting.uid = net::peer_credentials(fd.get()).uid;
-  greeting.who = fmt::format("user {}", greeting.uid);
-  greeting.fd = std::move(fd);
-  greeting.deadline = Clock::now() + protocol::kHandshakePatience;
-  greetings_.push_back(std::move(greeting));
+  uid_t uid = net::peer_credentials(fd.get()).uid;
+  greetings_.emplace_back(std::move(fd), Via::kSocket, uid, fmt::format("user {}", uid));
 }
 
 void Telepad::greet_stdio() {
-  Greeting greeting;
-  greeting.via = Via::kStdio;
-  greeting.uid = ::geteuid();
-  greeting.who = "stdio";
-  greeting.fd = std::move(settings_.input);
-  greeting.out = std::move(settings_.output);
-  greeting.is_link = true;
-  greeting.deadline = Clock::now() + protocol::kHandshakePatience;
-  greetings_.push_back(std::move(greeting));
+  greetings_.emplace_back(std::move(settings_.input), Via::kStdio, ::geteuid(), "stdio");
+  greetings_.back().out = std::move(settings_.output);
 }
 
 void Telepad::greet_arrival(TlsEntrance::Arrival arrival) {
@@ -181,14 +139,8 @@ void Telepad::greet_arrival(TlsEntrance::Arrival arrival) {
     protocol::send_hello_refusal(stream, machine_.reader(), *arrival.refusal, net::Deadline::now());
     return;
   }
-  Greeting greeting;
-  greeting.via = Via::kTls;
-  greeting.uid = arrival.uid;
-  greeting.who = fmt::format("user {} ({})", arrival.uid, arrival.who);
-  greeting.fd = std::move(arrival.connection);
-  greeting.is_link = true;
-  greeting.deadline = Clock::now() + protocol::kHandshakePatience;
-  greetings_.push_back(std::move(greeting));
+  greetings_.emplace_back(std::move(arrival.connection), Via::kTls, arrival.uid,
+                          fmt::format("user {} ({})", arrival.uid, arrival.who));
 }
 
 // The keeper itself proves the secret; who only knows the id gets nowhere.
@@ -239,9 +191,9 @@ void Telepad::accept_all() {
 net::Deadline Telepad::next_turn() const {
   std::optional<Clock::time_point> next = accept_again_;
   if (auto turn = entrance_.next_turn()) next = next ? std::min(*next, *turn) : turn;
-  if (has_orphans_) next = Clock::now() + kRetryAfter;
+  if (children_.has_orphans()) next = Clock::now() + kRetryAfter;
   for (const Greeting& greeting : greetings_) {
-    next = next ? std::min(*next, greeting.deadline) : greeting.deadline;
+    next = next ? std::min(*next, greeting.deadline()) : greeting.deadline();
   }
   return next ? net::Deadline::at(*next) : net::Deadline::never();
 }
@@ -271,43 +223,22 @@ void Telepad::poll_once() {
   answer_fences();
 }
 
-// The first bytes say which of the two protocols it is; those of a link are left for its decoder.
-bool Telepad::read_preamble(Greeting& greeting) {
-  std::array<char, TELEFORK_AGENT_PREAMBLE_SIZE> bytes;
-  ssize_t count = ::recv(greeting.fd.get(), bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT);
-  if (count == 0) throw Error(Code::kLost, "it closed before it said anything");
-  if (count < static_cast<ssize_t>(bytes.size())) return false;
-  if (std::memcmp(bytes.data(), TELEFORK_AGENT_PREAMBLE, bytes.size()) == 0) {
-    [[maybe_unused]] ssize_t taken =
-        ::recv(greeting.fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
-    start_agent(greeting);
-    return true;
-  }
-  greeting.is_link = true;
-  return false;
-}
-
 bool Telepad::advance(Greeting& greeting) {
-  if (!greeting.is_link && read_preamble(greeting)) return true;
-  if (greeting.is_link) {
-    for (;;) {
-      std::span<std::byte> room = greeting.decoder.begin_receive();
-      if (room.empty()) {
-        serve(greeting);
-        return true;
-      }
-      std::optional<std::size_t> count = net::try_read_fd(greeting.fd.get(), room);
-      if (!count) break;
-      if (*count == 0) throw Error(Code::kLost, "it closed in the middle of its greeting");
-      greeting.decoder.end_receive(*count);
-    }
+  switch (greeting.advance()) {
+    case Greeting::Progress::kWaits:
+      return false;
+    case Greeting::Progress::kProgram:
+      start_agent(greeting);
+      return true;
+    case Greeting::Progress::kHello:
+      serve(greeting);
+      return true;
   }
-  if (Clock::now() >= greeting.deadline) throw Error(Code::kLost, "it did not say hello in time");
-  return false;
+  return true;
 }
 
 void Telepad::serve(Greeting& greeting) {
-  protocol::ReceivedHello hello = greeting.decoder.hello();
+  protocol::ReceivedHello hello = greeting.hello();
   int connection = greeting.fd.get();
   UniqueFd control = greeting.fd.duplicate();
   UniqueFd out = greeting.out ? greeting.out.duplicate() : UniqueFd();
@@ -374,6 +305,7 @@ void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, Uniqu
   }
   run_as(greeting.uid, what);
   session.keeper = spawn(what);
+  children_.add_keeper(session.keeper);
   sessions_.push_back(std::move(session));
   protocol::send_hello_reply(
       stream, machine_.reader(), [&](auto reply) { fill_welcome(sessions_.back(), reply); },
@@ -430,9 +362,9 @@ void Telepad::serve_fence(const protocol::ReceivedHello& hello, UniqueFd connect
   fences_.push_back(std::move(request));
 }
 
-// No orphan can be told to be another session's: as long as there is any nobody is answered.
+// As long as there is any orphan nobody is answered (children.h).
 void Telepad::answer_fences() {
-  if (has_orphans_) return;
+  if (children_.has_orphans()) return;
   for (auto fence = fences_.begin(); fence != fences_.end();) {
     if (find_session(fence->token) != sessions_.end()) {
       ++fence;
@@ -452,67 +384,17 @@ void Telepad::start_agent(Greeting& greeting) {
   Spawn what{settings_.programs.agent, {"--fd", "3"}, {greeting.fd.get()}, true, {}};
   run_as(greeting.uid, what);
   pid_t agent = spawn(what);
-  agents_.insert(agent);
-  agent_sessions_.insert(agent);
+  children_.add_agent(agent);
   spdlog::info("agent {} for a program of {}", agent, greeting.who);
 }
 
 void Telepad::reap() {
-  int status = 0;
-  for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
+  children_.reap([this](pid_t pid) {
     forget_session(settings_.registry, pid);
-    agents_.erase(pid);
     entrance_.on_reaped(pid);
-    condemned_.erase(pid);
-    forget_agents();
-    auto session = std::find_if(sessions_.begin(), sessions_.end(),
-                                [pid](const Session& s) { return s.keeper == pid; });
-    if (session == sessions_.end()) continue;
-    sessions_.erase(session);
-    // They are our children already (kernel/exit.c: exit_notify).
-    has_orphans_ = true;
-    if (WIFSIGNALED(status))
-      spdlog::error("keeper {} was killed by signal {}", pid, WTERMSIG(status));
-  }
-  if (!has_orphans_) return;
-  try {
-    has_orphans_ = kill_orphans();
-  } catch (const Error& error) {
-    spdlog::error("looking for what a keeper has left: {}", error.text());
-  }
-}
-
-// The number may become another process's once nobody of the agent's group is left, which is so
-// only when the last of it was reaped: here.
-void Telepad::forget_agents() {
-  std::erase_if(agent_sessions_, [this](pid_t agent) {
-    return agents_.count(agent) == 0 && ::kill(-agent, 0) != 0 && errno == ESRCH;
+    sessions_.remove_if([pid](const Session& session) { return session.keeper == pid; });
   });
-}
-
-// Sessions of an agent that ended come to us too, and are to live; they are still in the agent's
-// session (setsid(2)).
-bool Telepad::is_ours(pid_t child) const {
-  return agents_.count(child) != 0 || entrance_.is_greeter(child) ||
-         agent_sessions_.count(::getsid(child)) != 0 ||
-         std::any_of(sessions_.begin(), sessions_.end(),
-                     [child](const Session& s) { return s.keeper == child; });
-}
-
-// What a keeper that was killed left behind has come to us, and what that leaves comes as soon as
-// it is dead. False: nothing of it is there. The list misses nobody, as a child leaves it only when
-// it is reaped, which nobody does meanwhile.
-bool Telepad::kill_orphans() {
-  bool found = false;
-  for (pid_t child : kernel::list_children(::getpid())) {
-    if (is_ours(child)) continue;
-    found = true;
-    if (condemned_.insert(child).second) {
-      spdlog::warn("killing {}, whose keeper has died", child);
-    }
-    ::kill(child, SIGKILL);
-  }
-  return found;
+  children_.kill_orphans([this](pid_t child) { return entrance_.is_greeter(child); });
 }
 
 }  // namespace

@@ -12,11 +12,14 @@
 
 #include "app/places.h"
 #include "base/error.h"
+#include "net/tcp_stream.h"
 
 namespace telefork::app {
 namespace {
 
 using session::Lease;
+
+constexpr const char* kMachineFile = "/etc/telefork/telepad.toml";
 
 struct LeaseKey {
   const char* key;
@@ -72,6 +75,27 @@ void take_ssh(const std::string& path, const toml::node& node, session::NodeAcce
   }
 }
 
+std::string listen_address(const std::string& path, const toml::node& node) {
+  std::optional<std::string> text = node.value_exact<std::string>();
+  if (!text || text->empty()) refuse(path, node, "listen is an address, or a list of them");
+  try {
+    net::check_listen_address(*text);
+  } catch (const Error& error) {
+    refuse(path, node, error.text());
+  }
+  return *text;
+}
+
+void take_listen(const std::string& path, const toml::node& node,
+                 std::vector<std::string>& listen) {
+  listen.clear();
+  if (!node.is_array()) {
+    listen.push_back(listen_address(path, node));
+    return;
+  }
+  for (const toml::node& one : *node.as_array()) listen.push_back(listen_address(path, one));
+}
+
 void take_file(const std::string& path, Settings& settings) {
   if (::access(path.c_str(), F_OK) != 0) return;
   toml::table table;
@@ -82,7 +106,9 @@ void take_file(const std::string& path, Settings& settings) {
                 fmt::format("{}:{}: {}", path, error.source().begin.line, error.description()));
   }
   for (const auto& [key, value] : table) {
-    if (key == "lease") {
+    if (key == "listen") {
+      take_listen(path, value, settings.listen);
+    } else if (key == "lease") {
       take_lease(path, value, settings.lease);
     } else if (key == "ssh") {
       take_ssh(path, value, settings.access);
@@ -112,15 +138,16 @@ void take_environment(Settings& settings) {
 
 }  // namespace
 
-std::vector<std::string> settings_files() {
-  return {user_folder() + "/config.toml", "/etc/telefork/telepad.toml"};
-}
+std::vector<std::string> settings_files() { return {user_folder() + "/config.toml", kMachineFile}; }
 
 Settings read_settings() {
   Settings settings;
   settings.access.keys = user_folder();
   std::vector<std::string> files = settings_files();
-  for (auto file = files.rbegin(); file != files.rend(); ++file) take_file(*file, settings);
+  for (auto file = files.rbegin(); file != files.rend(); ++file) {
+    take_file(*file, settings);
+    if (*file == kMachineFile && ::geteuid() != 0) settings.listen.clear();
+  }
   take_environment(settings);
   return settings;
 }

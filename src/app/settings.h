@@ -6,6 +6,7 @@
 //   ~/.config/telefork/config.toml                  the user ($XDG_CONFIG_HOME where it is set)
 //   /etc/telefork/telepad.toml                      the machine
 //
+//   listen = "10.0.0.7:7335"                        # or several: ["10.0.0.7", "[fd00::7]"]
 //   [lease]                                         # session/lease.h
 //   stop_ms = 10000
 //   kill_ms = 60000
@@ -24,6 +25,9 @@
 namespace telefork::app {
 
 struct Settings {
+  // Of a telepad, where --listen says nothing. The machine's file speaks of root's telepad only: a
+  // user's has another key, and could not have the same port.
+  std::vector<std::string> listen;
   session::Lease lease;  // not checked: flags come over it
   session::NodeAccess access;
 };

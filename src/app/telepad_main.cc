@@ -38,8 +38,10 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "telepad " TELEFORK_VERSION);
   app.add_option("--socket", socket,
                  "listen on this socket (default: " + telefork::app::default_socket() + ")");
-  app.add_option("--listen", listen,
-                 "ADDR[:PORT]: listen there too, for those whose key is trusted (port 7335)");
+  app.add_option(
+      "--listen", listen,
+      "ADDR[:PORT]: listen there too, for those whose key is trusted (port 7335; default: "
+      "`listen` of the settings)");
   app.add_option("--keys", keys,
                  "the folder of this telepad's key and of trusted_keys (default: " +
                      telefork::app::telepad_folder() + ")");
@@ -55,7 +57,8 @@ int run(int argc, char** argv) {
   if (quiet) spdlog::set_level(spdlog::level::err);
 
   telefork::app::raise_own_limits();
-  telefork::session::check_lease(telefork::app::read_settings().lease);  // its agents will need it
+  telefork::app::Settings said = telefork::app::read_settings();
+  telefork::session::check_lease(said.lease);  // its agents will need it
   telefork::session::TelepadSettings settings;
   settings.programs = telefork::session::find_programs();
   settings.registry = telefork::app::registry_folder();
@@ -71,6 +74,7 @@ int run(int argc, char** argv) {
     if (app.count("--socket") != 0 && socket.empty()) {
       throw Error(telefork::Code::kUsage, "--socket: the path is empty");
     }
+    if (listen.empty()) settings.listen = said.listen;
     settings.socket = socket.empty() ? telefork::app::default_socket() : socket;
     // Root's telepad serves everybody, each as himself.
     settings.socket_mode = ::geteuid() == 0 ? 0666 : 0600;

@@ -66,8 +66,9 @@ int try_connect(int socket, const SocketAddress& address, Deadline deadline) {
 }
 
 [[noreturn]] void refuse(std::string_view where, std::string_view why) {
-  throw Error(Code::kUsage, fmt::format("--listen {}: {}; an address is as 0.0.0.0:{} or [::]:{}",
-                                        where, why, kDefaultPort, kDefaultPort));
+  throw Error(Code::kUsage,
+              fmt::format("listening on {}: {}; an address is as 0.0.0.0:{} or [::]:{}", where, why,
+                          kDefaultPort, kDefaultPort));
 }
 
 struct Where {
@@ -183,12 +184,23 @@ TcpListener::Accepted TcpListener::try_accept() {
   }
 }
 
-TcpListener listen_tcp(std::string_view where) {
+namespace {
+
+AddressList look_up_own(std::string_view where) {
   Where parsed = parse_where(where);
   int error = 0;
   AddressList list = look_up(parsed.host.empty() ? nullptr : parsed.host.c_str(), parsed.port,
                              AI_PASSIVE | (parsed.host.empty() ? 0 : AI_NUMERICHOST), error);
   if (!list) refuse(where, ::gai_strerror(error));
+  return list;
+}
+
+}  // namespace
+
+void check_listen_address(std::string_view where) { look_up_own(where); }
+
+TcpListener listen_tcp(std::string_view where) {
+  AddressList list = look_up_own(where);
   // Where all addresses are meant that is one socket, of IPv6, which takes IPv4 as well.
   const addrinfo* chosen = list.get();
   for (const addrinfo* at = list.get(); at != nullptr; at = at->ai_next) {

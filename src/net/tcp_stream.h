@@ -60,5 +60,7 @@ class TcpListener {
 // ADDR[:PORT], an IPv6 address in brackets where a port follows; ":PORT" and "*:PORT" are every
 // address of this machine. kUsage for what is no address, kFailed where it cannot be had.
 TcpListener listen_tcp(std::string_view where);
+// Throws what listen_tcp() would, for what is no address.
+void check_listen_address(std::string_view where);
 
 }  // namespace telefork::net

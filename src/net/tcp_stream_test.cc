@@ -106,7 +106,9 @@ TEST(Tcp, NamesAnAddressWhereItCannotListen) {
     Error error = error_of([&] { listen_tcp(where); });
     EXPECT_EQ(error.code(), Code::kUsage) << where;
     EXPECT_THAT(error.text(), HasSubstr(where));
+    EXPECT_EQ(error_of([&] { check_listen_address(where); }).text(), error.text());
   }
+  for (const char* where : {"*", ":0", "127.0.0.1", "[::]:7335"}) check_listen_address(where);
   TcpListener listener = listen_tcp("127.0.0.1:0");
   Error error = error_of([&] { listen_tcp(listener.address().text()); });
   EXPECT_EQ(error.error(), EADDRINUSE);

@@ -42,8 +42,8 @@ void check_keys(const std::string& folder) {
     net::Identity::load(folder);
   } catch (const Error& error) {
     if (error.error() != ENOENT) throw;
-    throw Error(Code::kUsage, fmt::format("--listen needs a key, and there is none in {}: telefork "
-                                          "keygen --telepad makes one",
+    throw Error(Code::kUsage, fmt::format("to listen on TCP takes a key, and there is none in {}: "
+                                          "telefork keygen --telepad makes one",
                                           folder));
   }
   net::read_trusted_keys(folder, keys_for_this_user());

@@ -168,7 +168,7 @@ class Listening(KeysTest):
     def test_takes_an_address(self):
         self.keygen("--keys", self.served)
         for where in ("127.0.0.1:x", "127.0.0.1:99999", "::1:3", "[::1", "a.b.c:1", "[::1]x"):
-            self.refuses_to_start(2, "--listen", "--listen", where)
+            self.refuses_to_start(2, f"listening on {where}: ", "--listen", where)
 
     def test_takes_files_that_are_understood(self):
         self.keygen("--keys", self.served)

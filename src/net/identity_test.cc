@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "net/guarded_file.h"
 #include "net/private_key.h"
-#include "net/test_folder.h"
+#include "net/testing_folder.h"
 #include "net/testing_memory.h"
 
 namespace telefork::net {

@@ -7,7 +7,7 @@
 #include <netinet/tcp.h>
 
 #include "net/fd_stream.h"
-#include "net/test_folder.h"
+#include "net/testing_folder.h"
 
 namespace telefork::net {
 namespace {

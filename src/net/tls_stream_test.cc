@@ -16,7 +16,7 @@
 
 #include "net/fd_stream.h"
 #include "net/relay.h"
-#include "net/test_folder.h"
+#include "net/testing_folder.h"
 #include "net/testing_memory.h"
 #include "net/tls_context.h"
 

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "net/identity.h"
-#include "net/test_folder.h"
+#include "net/testing_folder.h"
 
 namespace telefork::net {
 namespace {

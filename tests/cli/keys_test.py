@@ -388,8 +388,11 @@ class Serving(KeysTest):
                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=subprocess.PIPE) for _ in range(100)]
         for number, session in enumerate(sessions):
-            session.stdin.write(b"%d\n" % number)
-            session.stdin.flush()
+            try:
+                session.stdin.write(b"%d\n" % number)
+                session.stdin.flush()
+            except BrokenPipeError:
+                self.fail((session.communicate(timeout=cli.PATIENCE)[1], telepad.said()))
         for number, session in enumerate(sessions):
             self.assertTrue(select.select([session.stdout], [], [], cli.PATIENCE)[0])
             self.assertEqual(session.stdout.readline(), b"%d\n" % number)

@@ -5,7 +5,7 @@ include(CMakePackageConfigHelpers)
 
 set(TELEFORK_COMMANDS telefork_cli telepad)
 set(TELEFORK_HELPERS telefork-agent telefork-keeper telefork-deputy telefork-blank
-    telefork-init)
+    telefork-init telefork-greeter)
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/telefork)
 
 foreach(target IN LISTS TELEFORK_COMMANDS)

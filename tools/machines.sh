@@ -11,6 +11,8 @@
 #   machine_start alpha TELEPAD ARG... a machine named alpha; returns when its telepad listens
 #   machine_run alpha COMMAND ARG...   runs a command on it, in the current directory
 #   machine_node alpha                 prints the NODE by which all machines reach it
+#   machine_link alpha beta            joins their networks by a cable: each then has one more address
+#   machine_address alpha beta         prints the one that alpha has on its cable to beta
 #   machine_stop alpha                 ends it at once, with all that runs there, as a power cut would
 #
 # Call them from the main shell, not from a subshell: a machine ends with the shell that started it,
@@ -19,6 +21,8 @@
 declare -gA machine_pid=()    # of each machine's pid 1, as seen from here
 declare -gA machine_shell=()  # of the unshare that waits for it
 machine_namespaces=()         # of all that were ever started
+declare -gA machine_address_of=()  # "alpha beta": alpha's on the cable between them
+machine_cables=0
 machines_folder=""
 machines_script=$(realpath "${BASH_SOURCE[0]}")
 
@@ -42,6 +46,23 @@ machines_for_test() {
 
 machine_node() { echo "unix:$machines_folder/$1/telepad.sock"; }
 machine_log() { echo "$machines_folder/$1.log"; }
+
+machine_address() { echo "${machine_address_of["$1 $2"]}"; }
+
+# A pair of virtual Ethernet devices, one in each network; it goes with either.
+machine_link() {
+  local cable=$((machine_cables++)) end
+  ip link add "tf${cable}a" netns "/proc/${machine_pid[$1]}/ns/net" type veth \
+    peer name "tf${cable}b" netns "/proc/${machine_pid[$2]}/ns/net"
+  machine_address_of["$1 $2"]=10.77.$cable.1
+  machine_address_of["$2 $1"]=10.77.$cable.2
+  for end in "$1 $2 a" "$2 $1 b"; do
+    # shellcheck disable=SC2086  # three words
+    set -- $end
+    machine_run "$1" ip address add "$(machine_address "$1" "$2")/24" dev "tf$cable$3"
+    machine_run "$1" ip link set "tf$cable$3" up
+  done
+}
 
 machine_start() {
   local name=$1 pid="" ready

@@ -40,7 +40,9 @@ int main(int argc, char** argv) {
     telefork::session::AgentSettings settings;
     try {
       using Ms = telefork::session::Lease::Duration;
-      settings.lease = telefork::app::read_settings().lease;
+      telefork::app::Settings told = telefork::app::read_settings();
+      settings.lease = told.lease;
+      settings.access = told.access;
       if (lease_stop) settings.lease.stop = Ms(*lease_stop);
       if (lease_kill) settings.lease.kill = Ms(*lease_kill);
       if (lease_home) settings.lease.home = Ms(*lease_home);

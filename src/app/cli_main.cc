@@ -75,13 +75,16 @@ class CommandLine {
         "Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 node unreachable, 5 not authorised,\n"
         "75 undone: the process runs on. run and load: the program's, 128+n for a signal, and 125\n"
         "for a failure of their own.\n\n"
-        "NODE is local or unix:PATH.");
+        "NODE is local, HOST[:PORT] (keygen and trust say who that is), ssh://[USER@]HOST or "
+        "unix:PATH.");
     add_run();
     add_save();
     add_load();
     add_show();
     add_check();
     add_ps();
+    add_keygen();
+    add_trust();
   }
 
   int run(std::vector<std::string> arguments);
@@ -93,6 +96,8 @@ class CommandLine {
   void add_show();
   void add_check();
   void add_ps();
+  void add_keygen();
+  void add_trust();
   CLI::App* add(const char* name, const char* what, bool& json, std::function<int()> command) {
     CLI::App* sub = app_.add_subcommand(name, what);
     sub->add_flag("--json", json, "tell it as one JSON object");
@@ -109,6 +114,8 @@ class CommandLine {
   ShowCommand show_;
   CheckCommand check_;
   PsCommand ps_;
+  KeygenCommand keygen_;
+  TrustCommand trust_;
   std::string pid_;
   std::string cpu_;
   std::string libc_;
@@ -194,6 +201,28 @@ void CommandLine::add_check() {
 void CommandLine::add_ps() {
   add("ps", "what of mine is elsewhere, and what runs here for others", ps_.json,
       [this] { return ps_command(ps_); });
+}
+
+void CommandLine::add_keygen() {
+  CLI::App* sub =
+      add("keygen", "make a key, for HOST[:PORT] to know you by, and print its public part",
+          keygen_.json, [this] { return keygen_command(keygen_); });
+  sub->add_flag(
+      "--telepad", keygen_.telepad,
+      "the key of this user's telepad: root's is in /etc/telefork, any other has its user's");
+  sub->add_option("--keys", keygen_.keys, "the folder to put it in");
+  sub->add_flag("--force", keygen_.force, "replace the one that is there");
+}
+
+void CommandLine::add_trust() {
+  CLI::App* sub = add("trust", "whose key may run what here, and which key a node must show",
+                      trust_.json, [this] { return trust_command(trust_); });
+  sub->add_option("WHAT", trust_.what, "KEY: let it in here. NODE KEY: that node has this key")
+      ->expected(1, 2);
+  sub->add_option("--as", trust_.user, "of root's telepad: the user whom the key stands for");
+  sub->add_flag("--list", trust_.list, "both lists");
+  sub->add_option("--remove", trust_.remove, "a KEY or NODE: trust it no more");
+  sub->add_option("--keys", trust_.keys, "the folder of both lists");
 }
 
 void CommandLine::check_known(const std::vector<std::string>& arguments) const {

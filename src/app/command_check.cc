@@ -9,6 +9,7 @@
 #include "app/commands.h"
 #include "app/output.h"
 #include "app/places.h"
+#include "app/settings.h"
 #include "kernel/probe.h"
 #include "migrate/save.h"
 #include "session/file_negotiation.h"
@@ -95,7 +96,7 @@ class Check {
   const CheckCommand& command_;
   ordered_json result_ = ordered_json::object();
   protocol::OwnMachine here_;
-  std::optional<protocol::OpenedLink> opened_;
+  std::optional<session::OpenedNode> opened_;
   int code_ = 0;
 };
 
@@ -121,7 +122,8 @@ void Check::check_machine() {
 
 void Check::open() {
   opened_.emplace(session::open_node(net::parse_node(command_.node), here_,
-                                     session::find_programs(), command_.cpu_force));
+                                     session::find_programs(), read_settings().access,
+                                     command_.cpu_force));
   Machine::Reader machine = opened_->reply->getMachine();
   result_["node"] = machine_json(machine);
   result_["node"]["name"] = command_.node;

@@ -56,10 +56,10 @@ session::CommandRequest make_request(const RunCommand& command) {
   return request;
 }
 
-session::Lease make_lease() {
-  session::Lease lease = read_settings().lease;
-  session::check_lease(lease);
-  return lease;
+CommandSession::Settings make_settings(session::Programs programs) {
+  Settings told = read_settings();
+  session::check_lease(told.lease);
+  return {std::move(programs), told.access, registry_folder(), told.lease};
 }
 
 void tell(int fd, const void* object, std::size_t size) {
@@ -102,7 +102,7 @@ class RunSession {
         talk_(std::move(talk)),
         socket_(std::move(socket)),
         json_(std::move(json)),
-        session_({std::move(programs), registry_folder(), make_lease()}, make_request(command)) {}
+        session_(make_settings(std::move(programs)), make_request(command)) {}
 
   int run() {
     try {

@@ -57,6 +57,24 @@ struct CheckCommand {
 };
 int check_command(const CheckCommand& command);
 
+struct KeygenCommand {
+  bool telepad = false;  // of the telepad of this user, not of this user
+  std::string keys;      // another folder; empty: none
+  bool force = false;
+  bool json = false;
+};
+int keygen_command(const KeygenCommand& command);
+
+struct TrustCommand {
+  std::vector<std::string> what;  // KEY, or NODE KEY
+  std::string user;
+  std::string keys;    // another folder; empty: none
+  std::string remove;  // a key or node
+  bool list = false;
+  bool json = false;
+};
+int trust_command(const TrustCommand& command);
+
 struct PsCommand {
   bool json = false;
 };

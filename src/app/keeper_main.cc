@@ -17,17 +17,21 @@ int main(int argc, char** argv) {
   ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   telefork::app::raise_own_limits();
   int control = -1;
+  int control_out = -1;
   int telepad = -1;
   telefork::session::KeeperSettings settings;
   CLI::App app("Keeps one guest; started by telepad.", "telefork-keeper");
   app.add_option("--control", control)->required();
-  app.add_option("--telepad", telepad)->required();
+  app.add_option("--control-out", control_out);
+  app.add_option("--telepad", telepad);
+  app.add_flag("--bulk-first", settings.bulk_first);
   app.add_option("--registry", settings.registry);
   std::string stop;
   app.add_option("--stop-at-step", stop)->group("");
   CLI11_PARSE(app, argc, argv);
   try {
     settings.control.reset(control);
+    settings.control_out.reset(control_out);
     settings.telepad.reset(telepad);
     settings.node = "home";
     settings.steps = telefork::app::stop_at_step(stop);

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include <fmt/format.h>
+#include <pwd.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -29,6 +30,19 @@ bool is_own_folder(const std::string& path) {
 }
 
 }  // namespace
+
+std::string user_folder() {
+  const char* config = ::secure_getenv("XDG_CONFIG_HOME");
+  if (config != nullptr && config[0] == '/') return std::string(config) + "/telefork";
+  const char* home = ::secure_getenv("HOME");
+  if (home == nullptr || home[0] != '/') {
+    const passwd* entry = ::getpwuid(::geteuid());
+    home = entry != nullptr ? entry->pw_dir : "/nonexistent";
+  }
+  return std::string(home) + "/.config/telefork";
+}
+
+std::string telepad_folder() { return ::geteuid() == 0 ? "/etc/telefork" : user_folder(); }
 
 std::string default_socket() { return runtime_folder() + "/telepad.sock"; }
 

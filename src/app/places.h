@@ -13,6 +13,11 @@ namespace telefork::app {
 // /run/telefork/telepad.sock for root, else below XDG_RUNTIME_DIR, else /tmp/telefork-UID (made
 // 0700 and its owner checked).
 std::string default_socket();
+// ~/.config/telefork, or in $XDG_CONFIG_HOME: this user's settings, key and known nodes.
+std::string user_folder();
+// Where a telepad of this user has its key and trusted_keys: /etc/telefork for root, else
+// user_folder(), so that a plain user has one key for both.
+std::string telepad_folder();
 // Where sessions of this user are listed; made where it is missing. Empty where it cannot be had.
 std::string registry_folder();
 

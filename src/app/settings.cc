@@ -10,12 +10,16 @@
 #include <toml++/toml.h>
 #include <unistd.h>
 
+#include "app/places.h"
 #include "base/error.h"
+#include "net/tcp_stream.h"
 
 namespace telefork::app {
 namespace {
 
 using session::Lease;
+
+constexpr const char* kMachineFile = "/etc/telefork/telepad.toml";
 
 struct LeaseKey {
   const char* key;
@@ -25,6 +29,15 @@ struct LeaseKey {
 constexpr LeaseKey kLeaseKeys[] = {{"stop_ms", "TELEFORK_LEASE_STOP_MS", &Lease::stop},
                                    {"kill_ms", "TELEFORK_LEASE_KILL_MS", &Lease::kill},
                                    {"home_ms", "TELEFORK_LEASE_HOME_MS", &Lease::home}};
+
+struct SshKey {
+  const char* key;
+  const char* variable;
+  std::string session::NodeAccess::*value;
+};
+constexpr SshKey kSshKeys[] = {
+    {"program", "TELEFORK_SSH", &session::NodeAccess::ssh},
+    {"telepad", "TELEFORK_SSH_TELEPAD", &session::NodeAccess::ssh_telepad}};
 
 [[noreturn]] void refuse(const std::string& path, const toml::node& node, const std::string& why) {
   throw Error(Code::kUsage, fmt::format("{}:{}: {}", path, node.source().begin.line, why));
@@ -48,6 +61,41 @@ void take_lease(const std::string& path, const toml::node& node, Lease& lease) {
   }
 }
 
+void take_ssh(const std::string& path, const toml::node& node, session::NodeAccess& access) {
+  if (!node.is_table()) refuse(path, node, "ssh is a table");
+  for (const auto& [key, value] : *node.as_table()) {
+    const SshKey* found = nullptr;
+    for (const SshKey& one : kSshKeys) {
+      if (key == one.key) found = &one;
+    }
+    if (found == nullptr) refuse(path, value, fmt::format("unknown key ssh.{}", key.str()));
+    std::optional<std::string> text = value.value_exact<std::string>();
+    if (!text || text->empty()) refuse(path, value, "not a program");
+    access.*(found->value) = *text;
+  }
+}
+
+std::string listen_address(const std::string& path, const toml::node& node) {
+  std::optional<std::string> text = node.value_exact<std::string>();
+  if (!text || text->empty()) refuse(path, node, "listen is an address, or a list of them");
+  try {
+    net::check_listen_address(*text);
+  } catch (const Error& error) {
+    refuse(path, node, error.text());
+  }
+  return *text;
+}
+
+void take_listen(const std::string& path, const toml::node& node,
+                 std::vector<std::string>& listen) {
+  listen.clear();
+  if (!node.is_array()) {
+    listen.push_back(listen_address(path, node));
+    return;
+  }
+  for (const toml::node& one : *node.as_array()) listen.push_back(listen_address(path, one));
+}
+
 void take_file(const std::string& path, Settings& settings) {
   if (::access(path.c_str(), F_OK) != 0) return;
   toml::table table;
@@ -58,8 +106,12 @@ void take_file(const std::string& path, Settings& settings) {
                 fmt::format("{}:{}: {}", path, error.source().begin.line, error.description()));
   }
   for (const auto& [key, value] : table) {
-    if (key == "lease") {
+    if (key == "listen") {
+      take_listen(path, value, settings.listen);
+    } else if (key == "lease") {
       take_lease(path, value, settings.lease);
+    } else if (key == "ssh") {
+      take_ssh(path, value, settings.access);
     } else {
       refuse(path, value, fmt::format("unknown key {}", key.str()));
     }
@@ -78,27 +130,24 @@ void take_environment(Settings& settings) {
     }
     settings.lease.*(one.value) = Lease::Duration(ms);
   }
+  for (const SshKey& one : kSshKeys) {
+    const char* text = ::secure_getenv(one.variable);
+    if (text != nullptr && *text != '\0') settings.access.*(one.value) = text;
+  }
 }
 
 }  // namespace
 
-std::vector<std::string> settings_files() {
-  std::vector<std::string> files;
-  const char* config = ::secure_getenv("XDG_CONFIG_HOME");
-  const char* home = ::secure_getenv("HOME");
-  if (config != nullptr && config[0] == '/') {
-    files.push_back(std::string(config) + "/telefork/config.toml");
-  } else if (home != nullptr && home[0] == '/') {
-    files.push_back(std::string(home) + "/.config/telefork/config.toml");
-  }
-  files.emplace_back("/etc/telefork/telepad.toml");
-  return files;
-}
+std::vector<std::string> settings_files() { return {user_folder() + "/config.toml", kMachineFile}; }
 
 Settings read_settings() {
   Settings settings;
+  settings.access.keys = user_folder();
   std::vector<std::string> files = settings_files();
-  for (auto file = files.rbegin(); file != files.rend(); ++file) take_file(*file, settings);
+  for (auto file = files.rbegin(); file != files.rend(); ++file) {
+    take_file(*file, settings);
+    if (*file == kMachineFile && ::geteuid() != 0) settings.listen.clear();
+  }
   take_environment(settings);
   return settings;
 }

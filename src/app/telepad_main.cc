@@ -2,6 +2,7 @@
 #include <csignal>
 #include <cstdio>
 
+#include <fcntl.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -16,15 +17,35 @@ namespace {
 
 using telefork::Error;
 
+// Nobody else is to hold them: their end is the connection's.
+void take_standard_streams(telefork::session::TelepadSettings& settings) {
+  settings.input.reset(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
+  settings.output.reset(::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3));
+  if (!settings.input || !settings.output) telefork::throw_errno("taking stdin and stdout");
+  telefork::UniqueFd null = telefork::open_file("/dev/null", O_RDWR);
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO}) ::dup2(null.get(), fd);
+}
+
 int run(int argc, char** argv) {
   CLI::App app("The telefork daemon: other machines' processes come to this one through it.",
                "telepad");
   std::string socket;
   std::vector<int> connections;
+  std::vector<std::string> listen;
+  std::string keys;
+  bool stdio = false;
   bool quiet = false;
   app.set_version_flag("--version", "telepad " TELEFORK_VERSION);
   app.add_option("--socket", socket,
                  "listen on this socket (default: " + telefork::app::default_socket() + ")");
+  app.add_option(
+      "--listen", listen,
+      "ADDR[:PORT]: listen there too, for those whose key is trusted (port 7335; default: "
+      "`listen` of the settings)");
+  app.add_option("--keys", keys,
+                 "the folder of this telepad's key and of trusted_keys (default: " +
+                     telefork::app::telepad_folder() + ")");
+  app.add_flag("--stdio", stdio, "serve one connection, on stdin and stdout, and listen nowhere");
   app.add_option("--connection", connections, "serve this inherited connection, listen nowhere")
       ->group("");
   app.add_flag("--quiet", quiet, "log errors only");
@@ -36,15 +57,24 @@ int run(int argc, char** argv) {
   if (quiet) spdlog::set_level(spdlog::level::err);
 
   telefork::app::raise_own_limits();
-  telefork::session::check_lease(telefork::app::read_settings().lease);  // its agents will need it
+  telefork::app::Settings said = telefork::app::read_settings();
+  telefork::session::check_lease(said.lease);  // its agents will need it
   telefork::session::TelepadSettings settings;
   settings.programs = telefork::session::find_programs();
   settings.registry = telefork::app::registry_folder();
   for (int connection : connections) settings.connections.emplace_back(connection);
-  if (connections.empty()) {
+  settings.listen = listen;
+  settings.keys = keys.empty() ? telefork::app::telepad_folder() : keys;
+  if (stdio) {
+    if (!socket.empty() || !listen.empty()) {
+      throw Error(telefork::Code::kUsage, "with --stdio it listens nowhere");
+    }
+    take_standard_streams(settings);
+  } else if (connections.empty()) {
     if (app.count("--socket") != 0 && socket.empty()) {
       throw Error(telefork::Code::kUsage, "--socket: the path is empty");
     }
+    if (listen.empty()) settings.listen = said.listen;
     settings.socket = socket.empty() ? telefork::app::default_socket() : socket;
     // Root's telepad serves everybody, each as himself.
     settings.socket_mode = ::geteuid() == 0 ? 0666 : 0600;

@@ -11,8 +11,23 @@
 
 namespace telefork {
 namespace {
+
 constexpr std::uint64_t kPiece = 1024 * 1024;
+
+// As many as there are at once, at least one.
+std::size_t read_some(const UniqueFd& file, std::span<std::byte> bytes, std::uint64_t at,
+                      std::uint64_t size, const std::string& name) {
+  for (;;) {
+    ssize_t count = ::pread(file.get(), bytes.data(), bytes.size(), static_cast<off_t>(at));
+    if (count > 0) return static_cast<std::size_t>(count);
+    if (count == 0) {
+      throw Error(Code::kFailed, fmt::format("{} ends after {} of {} bytes", name, at, size));
+    }
+    if (errno != EINTR) throw_errno("reading " + name);
+  }
 }
+
+}  // namespace
 
 void read_in_pieces(const UniqueFd& file, std::uint64_t size, const std::string& name,
                     const std::function<void(std::span<const std::byte>)>& take) {
@@ -20,14 +35,15 @@ void read_in_pieces(const UniqueFd& file, std::uint64_t size, const std::string&
   std::uint64_t at = 0;
   while (at < size) {
     std::size_t wanted = std::min<std::uint64_t>(size - at, buffer.size());
-    ssize_t count = ::pread(file.get(), buffer.data(), wanted, static_cast<off_t>(at));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) throw_errno("reading " + name);
-    if (count == 0) {
-      throw Error(Code::kFailed, fmt::format("{} ends after {} of {} bytes", name, at, size));
-    }
-    take(std::span(buffer).first(static_cast<std::size_t>(count)));
-    at += static_cast<std::uint64_t>(count);
+    std::size_t count = read_some(file, std::span(buffer).first(wanted), at, size, name);
+    take(std::span(buffer).first(count));
+    at += count;
+  }
+}
+
+void read_fully(const UniqueFd& file, std::span<std::byte> bytes, const std::string& name) {
+  for (std::size_t at = 0; at < bytes.size();) {
+    at += read_some(file, bytes.subspan(at), at, bytes.size(), name);
   }
 }
 

@@ -16,6 +16,10 @@ namespace telefork {
 void read_in_pieces(const UniqueFd& file, std::uint64_t size, const std::string& name,
                     const std::function<void(std::span<const std::byte>)>& take);
 
+// Fills `bytes` from the beginning of a file, by pread and with no buffer between. Throws as
+// read_in_pieces().
+void read_fully(const UniqueFd& file, std::span<std::byte> bytes, const std::string& name);
+
 // Writes all of it; the Error of a full disk is kResources.
 void write_fully(const UniqueFd& file, std::span<const std::byte> bytes, const std::string& name);
 

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
-#include "net/connect.h"
 
 namespace telefork::net {
 namespace {
@@ -59,19 +58,6 @@ TEST(NodeAddress, IsWrittenAsItIsRead) {
   for (const char* text : {"local", "unix:/a b", "node7", "node7:81", "[::1]", "[::1]:81",
                            "ssh://node7", "ssh://eve@node7"}) {
     EXPECT_EQ(parse_node(text).text(), text);
-  }
-}
-
-TEST(Connect, RefusesByNameWhatIsNotBuilt) {
-  for (const char* text : {"node7", "ssh://node7"}) {
-    try {
-      connect(parse_node(text));
-      ADD_FAILURE();
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), Code::kUnsupported);
-      EXPECT_THAT(error.text(), HasSubstr(text));
-      EXPECT_THAT(error.text(), HasSubstr("not built yet"));
-    }
   }
 }
 

@@ -52,6 +52,16 @@ bool is_socket(int fd) {
   return S_ISSOCK(status.st_mode);
 }
 
+std::optional<std::size_t> try_read_fd(int fd, Stream::Bytes bytes) {
+  bool socket = is_socket(fd);
+  if (!socket && !is_ready(fd, POLLIN)) return std::nullopt;
+  ssize_t count = socket ? ::recv(fd, bytes.data(), bytes.size(), MSG_DONTWAIT)
+                         : ::read(fd, bytes.data(), bytes.size());
+  if (count >= 0) return static_cast<std::size_t>(count);
+  if (would_wait(errno)) return std::nullopt;
+  throw_errno("reading");
+}
+
 FdStream::FdStream(UniqueFd fd, std::string name)
     : in_(std::move(fd)),
       name_(std::move(name)),

@@ -28,6 +28,8 @@ class FdStream final : public Stream {
 
   // Reads nothing ahead, so that the descriptor may be handed to another process at any time.
   int fd() const { return in_.get(); }
+  // Of a stream over one descriptor: gives it away. Nothing may be called after it.
+  UniqueFd release() { return std::move(in_); }
 
  private:
   enum class Ends {
@@ -49,5 +51,7 @@ class FdStream final : public Stream {
 std::pair<std::unique_ptr<FdStream>, std::unique_ptr<FdStream>> make_stream_pair();
 
 bool is_socket(int fd);
+// One attempt at a descriptor of either kind, as Stream::try_read().
+std::optional<std::size_t> try_read_fd(int fd, Stream::Bytes bytes);
 
 }  // namespace telefork::net

@@ -39,7 +39,8 @@ class Stream {
 
   // Empty: nothing is there now. 0: the other end closed in good order (or `bytes` is empty).
   virtual std::optional<std::size_t> try_read(Bytes bytes) = 0;
-  // Writes from the two pieces as if they were one; both may be empty. Empty: no room now.
+  // Writes from the two pieces as if they were one; both may be empty. Empty: no room now, and the
+  // next attempt begins with the same bytes (of which a TLS stream may have sent some already).
   virtual std::optional<std::size_t> try_write(ConstBytes head, ConstBytes body) = 0;
   std::optional<std::size_t> try_write(ConstBytes bytes) { return try_write(bytes, {}); }
 

@@ -104,6 +104,17 @@ void fill_reply(schema::HelloReply::Builder reply, image::schema::Machine::Reade
   reply.setCreator(kCreator);
 }
 
+// As with_context(), but a stream may have said already which node it is of.
+template <class F>
+decltype(auto) naming(const std::string& node, F&& f) {
+  try {
+    return std::forward<F>(f)();
+  } catch (Error& error) {
+    if (!error.text().starts_with(node + ":")) error.add_context(node);
+    throw;
+  }
+}
+
 bool offers(const ReceivedHelloReply& reply, std::string_view feature) {
   for (auto offered : reply->getFeatures()) {
     if (feature == offered.cStr()) return true;
@@ -174,8 +185,8 @@ void send_hello_refusal(net::Stream& stream, image::schema::Machine::Reader own,
   }
 }
 
-std::vector<std::byte> make_token() {
-  std::vector<std::byte> token(kTokenSize);
+std::vector<std::byte> make_token(std::size_t size) {
+  std::vector<std::byte> token(size);
   // getrandom(2) gives up to 256 bytes whole, whatever signal comes.
   if (::getrandom(token.data(), token.size(), 0) != static_cast<ssize_t>(token.size())) {
     throw_errno("getting random bytes");
@@ -203,26 +214,28 @@ ReceivedHelloReply say_hello(net::Stream& stream, const std::string& node,
   ::capnp::MallocMessageBuilder message;
   auto hello = message.initRoot<schema::Hello>();
   fill_hello(hello, own, fill);
-  ReceivedHelloReply reply = with_context(node, [&] {
+  ReceivedHelloReply reply = naming(node, [&] {
     send_greeting(stream, message, deadline);
     ReceivedHelloReply answer = receive_greeting(stream, deadline).reply();
     check_version(answer->getVersion());
     return answer;
   });
   if (reply->hasRefusal()) throw decode_failure(reply->getRefusal(), node);
-  with_context(node, [&] {
+  naming(node, [&] {
     if (hello.getRole() != schema::Hello::Role::QUERY) check_architecture(reply->getMachine(), own);
   });
   return reply;
 }
 
 OpenedLink open_link(const std::string& node, const Connect& connect,
-                     image::schema::Machine::Reader own, const FillHello& fill,
-                     net::Deadline deadline) {
+                     const ConnectBulk& connect_bulk, image::schema::Machine::Reader own,
+                     const FillHello& fill, net::Deadline deadline) {
   std::unique_ptr<net::Stream> control = connect();
   ReceivedHelloReply reply = say_hello(*control, node, own, fill, deadline);
   std::unique_ptr<net::Stream> bulk;
-  if (offers(reply, kFeatureJoin)) {
+  if (connect_bulk && offers(reply, kFeatureTlsJoin)) {
+    bulk = connect_bulk(*reply);
+  } else if (offers(reply, kFeatureJoin)) {
     bulk = connect();
     say_hello(
         *bulk, node, own,

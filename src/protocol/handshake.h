@@ -39,6 +39,12 @@ inline constexpr std::size_t kTokenSize = 16;
 
 // What HelloReply.features may hold.
 inline constexpr std::string_view kFeatureJoin = "join";  // a bulk connection may join the session
+// As well, but as a TLS connection to the keeper itself: it begins with kJoinPreamble and the
+// joinId, which anybody on the way can read, and both ends have the joinSecret.
+inline constexpr std::string_view kFeatureTlsJoin = "tls-join";
+inline constexpr std::string_view kJoinPreamble = "TFBULK01";
+inline constexpr std::size_t kJoinIdSize = 16;
+inline constexpr std::size_t kJoinSecretSize = 32;
 
 // T is schema::Hello or schema::HelloReply; see checked_message.h.
 template <class T>
@@ -92,8 +98,8 @@ void send_hello_reply(net::Stream& stream, image::schema::Machine::Reader own,
 void send_hello_refusal(net::Stream& stream, image::schema::Machine::Reader own, const Error& error,
                         net::Deadline deadline) noexcept;
 
-// From the kernel's random numbers.
-std::vector<std::byte> make_token();
+// From the kernel's random numbers; at most 256.
+std::vector<std::byte> make_token(std::size_t size = kTokenSize);
 // Without telling by its duration where they differ.
 bool same_token(std::span<const std::byte> one, std::span<const std::byte> other);
 
@@ -115,13 +121,16 @@ struct OpenedLink {
   ReceivedHelloReply reply;
 };
 using Connect = std::function<std::unique_ptr<net::Stream>()>;
+// The bulk connection of a session that is joined by TLS.
+using ConnectBulk = std::function<std::unique_ptr<net::Stream>(const schema::HelloReply::Reader&)>;
 // A new session with a node: calls `connect` for the control connection and, where the node offers
-// it, once more for the bulk connection, which joins the session by its token.
+// it, once more for the bulk connection, which joins the session by its token; or `connect_bulk`
+// for one that joins by itself.
 //
-//     auto opened = open_link(address.text(), [&] { return net::connect(address); }, machine,
+//     auto opened = open_link(node, [&] { return net::connect_unix(path); }, {}, machine,
 //                             [](auto hello) {}, net::Deadline::in(kHandshakePatience));
 OpenedLink open_link(const std::string& node, const Connect& connect,
-                     image::schema::Machine::Reader own, const FillHello& fill,
-                     net::Deadline deadline);
+                     const ConnectBulk& connect_bulk, image::schema::Machine::Reader own,
+                     const FillHello& fill, net::Deadline deadline);
 
 }  // namespace telefork::protocol

@@ -233,9 +233,48 @@ TEST(Handshake, JoinsABulkConnectionToItsSession) {
     streams.pop_back();
     return stream;
   };
-  OpenedLink opened = open_link("node7", connect, machine.reader(), {}, Deadline::in(10s));
+  OpenedLink opened = open_link("node7", connect, {}, machine.reader(), {}, Deadline::in(10s));
   EXPECT_TRUE(opened.link->has_bulk_stream());
   EXPECT_GE(opened.link->bulk_fd(), 0);
+}
+
+TEST(Handshake, OpensABulkConnectionThatJoinsByItself) {
+  auto [client_control, server_control] = net::make_stream_pair();
+  auto [client_bulk, server_bulk] = net::make_stream_pair();
+  TestMachine machine("there");
+  auto id = make_token(kJoinIdSize);
+  auto secret = make_token(kJoinSecretSize);
+  std::jthread server([&, &control = *server_control] {
+    receive_hello(control, Deadline::in(10s));
+    send_hello_reply(
+        control, machine.reader(),
+        [&](schema::HelloReply::Builder reply) {
+          reply.setJoinId({reinterpret_cast<const kj::byte*>(id.data()), id.size()});
+          reply.setJoinSecret({reinterpret_cast<const kj::byte*>(secret.data()), secret.size()});
+          reply.initFeatures(1).set(0, std::string(kFeatureTlsJoin));
+        },
+        Deadline::in(10s));
+  });
+  OpenedLink opened = open_link(
+      "node7", [&control = client_control] { return std::move(control); },
+      [&, &bulk = client_bulk](const schema::HelloReply::Reader& reply) {
+        EXPECT_TRUE(same_token(id, std::as_bytes(std::span(reply.getJoinId().begin(), 16))));
+        EXPECT_TRUE(
+            same_token(secret, std::as_bytes(std::span(reply.getJoinSecret().begin(), 32))));
+        return std::move(bulk);
+      },
+      machine.reader(), {}, Deadline::in(10s));
+  EXPECT_TRUE(opened.link->has_bulk_stream());
+}
+
+TEST(Handshake, NamesTheNodeOnce) {
+  TestMachine here("here");
+  for (std::string name : {"node7", "memory"}) {  // the stream's own is "memory"
+    MemoryStream client;
+    Error error = error_of([&] { say_hello(client, name, here.reader(), {}, Deadline::never()); });
+    EXPECT_THAT(error.text(), ::testing::StartsWith(name + ": "));
+    EXPECT_THAT(error.text(), ::testing::Not(HasSubstr("memory: memory")));
+  }
 }
 
 }  // namespace

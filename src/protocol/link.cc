@@ -118,6 +118,7 @@ bool Link::read_once() {
   } catch (const Error& error) {
     // ECONNRESET comes after everything that had arrived was read, so it is an end like any other.
     if (error.code() != Code::kLost) throw;
+    if (error.error() == 0) loss_ = error;
     count = 0;
   }
   if (!count) return false;
@@ -190,6 +191,7 @@ void Link::throw_lost() {
     if (net::poll_until({&entry, 1}, deadline) == 0) break;
   }
   throw_if_given_up();
+  if (loss_) throw Error(*loss_);
   throw Error(Code::kLost, node_ + ": the other end closed the connection");
 }
 
@@ -345,8 +347,10 @@ void Link::write_frame(Channel channel, std::span<const std::byte> payload) {
 }
 
 void Link::write_in_frames(Channel channel, std::span<const std::byte> bytes) {
+  // Where there is one stream a message waits for one such frame at most.
+  std::size_t longest = bulk_ || bulk_elsewhere_ ? max_frame(channel) : kMaxBulkFrame;
   while (!bytes.empty()) {
-    auto piece = bytes.first(std::min(bytes.size(), max_frame(channel)));
+    auto piece = bytes.first(std::min(bytes.size(), longest));
     write_frame(channel, piece);
     bytes = bytes.subspan(piece.size());
   }

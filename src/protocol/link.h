@@ -160,6 +160,7 @@ class Link {
   bool output_closed_ = false;
   std::optional<Error> failure_;  // `failed`: why the other end gave up
   std::optional<Error> abort_;    // `abort`, also among the messages
+  std::optional<Error> loss_;     // what the stream itself knows of its end
   std::vector<std::byte> unsent_;
   std::size_t unsent_begin_ = 0;
   std::vector<std::byte> records_;  // not yet a frame

@@ -10,6 +10,7 @@
 
 #include "net/fd_stream.h"
 #include "net/memory_stream.h"
+#include "net/tls_stream.h"
 
 namespace telefork::protocol {
 namespace {
@@ -35,14 +36,31 @@ std::vector<std::byte> numbered(std::size_t count) {
   return bytes;
 }
 
-// Two ends of a link. Each test is run with a bulk connection, and with everything on one.
-class LinkTest : public ::testing::TestWithParam<bool> {
+enum class Streams { kOne, kTwo, kTls };
+using StreamPair = std::pair<std::unique_ptr<net::Stream>, std::unique_ptr<net::Stream>>;
+
+StreamPair make_pair_of(Streams kind) {
+  if (kind != Streams::kTls) return net::make_stream_pair();
+  auto [one, other] = make_socket_pair(SOCK_STREAM);
+  auto secret = numbered(32);
+  StreamPair pair;
+  std::jthread accepting([&, fd = std::move(other)]() mutable {
+    pair.second = net::TlsStream::accept(std::move(fd), "home", secret, Deadline::in(10s));
+  });
+  pair.first = net::TlsStream::connect(std::move(one), "keeper", secret, Deadline::in(10s));
+  accepting.join();
+  return pair;
+}
+
+// Two ends of a link. Each test is run with a bulk connection, with everything on one, and through
+// TLS.
+class LinkTest : public ::testing::TestWithParam<Streams> {
  protected:
   LinkTest() {
-    auto [home_control, keeper_control] = net::make_stream_pair();
+    auto [home_control, keeper_control] = make_pair_of(GetParam());
     std::unique_ptr<net::Stream> home_bulk;
     std::unique_ptr<net::Stream> keeper_bulk;
-    if (GetParam()) std::tie(home_bulk, keeper_bulk) = net::make_stream_pair();
+    if (GetParam() != Streams::kOne) std::tie(home_bulk, keeper_bulk) = make_pair_of(GetParam());
     home_ = std::make_unique<Link>("keeper", std::move(home_control), std::move(home_bulk));
     keeper_ = std::make_unique<Link>("home", std::move(keeper_control), std::move(keeper_bulk));
   }
@@ -54,9 +72,12 @@ class LinkTest : public ::testing::TestWithParam<bool> {
   std::unique_ptr<Link> keeper_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Streams, LinkTest, ::testing::Bool(), [](const auto& test) {
-  return std::string(test.param ? "WithBulkStream" : "OnOneStream");
-});
+std::string name_of(const testing::TestParamInfo<Streams>& test) {
+  constexpr const char* kNames[] = {"OnOneStream", "WithBulkStream", "ThroughTls"};
+  return kNames[static_cast<int>(test.param)];
+}
+INSTANTIATE_TEST_SUITE_P(Streams, LinkTest,
+                         ::testing::Values(Streams::kOne, Streams::kTwo, Streams::kTls), name_of);
 
 TEST_P(LinkTest, CarriesMessagesInOrder) {
   for (unsigned i = 1; i <= 3; ++i) send_ready(*home_, i);
@@ -261,7 +282,7 @@ TEST_P(LinkTest, NamesTheMessageThatWasNotExpected) {
 }
 
 TEST_P(LinkTest, LetsAnotherProcessTakeOverTheBulkDescriptor) {
-  if (!GetParam()) {
+  if (GetParam() != Streams::kTwo) {
     EXPECT_EQ(home_->bulk_fd(), -1);
     return;
   }
@@ -276,7 +297,7 @@ TEST_P(LinkTest, LetsAnotherProcessTakeOverTheBulkDescriptor) {
 }
 
 TEST_P(LinkTest, EndsTheBulkStreamWithTheProcessThatTookItOver) {
-  if (!GetParam()) return;
+  if (GetParam() != Streams::kTwo) return;
   UniqueFd taken(::dup(keeper_->bulk_fd()));
   keeper_->close_bulk();
   EXPECT_FALSE(keeper_->has_bulk_stream());
@@ -286,6 +307,30 @@ TEST_P(LinkTest, EndsTheBulkStreamWithTheProcessThatTookItOver) {
   taken.reset();
   keeper_.reset();
   EXPECT_EQ(error_of([&] { home_->bulk_sink().write(numbered(3)); }).code(), Code::kLost);
+}
+
+TEST(LinkOnOneStream, LetsAMessageWaitForOneShortFrame) {
+  auto stream = std::make_unique<net::MemoryStream>();
+  net::MemoryStream* kept = stream.get();
+  Link writer("there", std::move(stream), nullptr);
+  writer.record_sink().write(numbered(1'000'000));
+  writer.bulk_sink().write(numbered(1'000'000));
+  writer.flush(Deadline::never());
+  FrameDecoder decoder;
+  std::span<const std::byte> bytes = kept->written();
+  std::size_t carried = 0;
+  while (!bytes.empty() || decoder.has_frame()) {
+    auto room = decoder.begin_receive();
+    std::size_t count = std::min(room.size(), bytes.size());
+    std::copy_n(bytes.begin(), count, room.begin());
+    bytes = bytes.subspan(count);
+    decoder.end_receive(count);
+    while (auto frame = decoder.next()) {
+      EXPECT_LE(frame->payload.size(), kMaxBulkFrame);
+      carried += frame->payload.size();
+    }
+  }
+  EXPECT_EQ(carried, 2'000'000U);
 }
 
 // Everything of a small conversation, cut after each byte: an Error each time, never a hang.

@@ -35,6 +35,8 @@ struct HelloReply {
   features @4 :List(Text);    # what the other end can do beside the basics
   refusal @5 :Failure;        # absent: welcome
   telepad @6 :Data;           # of a new session: random bytes, others whenever telepad is started
+  joinId @7 :Data;            # where the bulk connection is a TLS of its own: what it begins with,
+  joinSecret @8 :Data;        # and what its two ends prove to each other
 }
 
 struct Failure {

@@ -1,7 +1,10 @@
 #include "session/become_user.h"
 
 #include <linux/capability.h>
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <grp.h>
@@ -20,7 +23,7 @@ User find_user(uid_t uid) {
   if (entry == nullptr) {
     throw Error(Code::kRefused, fmt::format("there is no user {} on this machine", uid));
   }
-  User user{uid, entry->pw_gid, {}};
+  User user{uid, entry->pw_gid, {}, entry->pw_name, entry->pw_dir};
   int count = 64;
   user.groups.resize(static_cast<std::size_t>(count));
   while (::getgrouplist(entry->pw_name, entry->pw_gid, user.groups.data(), &count) < 0) {
@@ -42,6 +45,37 @@ int become_user(const User& user) noexcept {
   sets[kCapability / 32] = {bit, bit, bit};
   if (::syscall(SYS_capset, &header, sets) != 0) return errno;
   if (::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, kCapability, 0, 0) != 0) return errno;
+  return 0;
+}
+
+std::vector<std::string> environment_of(const User& user, char* const* own) {
+  constexpr std::array kPersonal = {"HOME=",   "USER=", "LOGNAME=", "MAIL=",         "XDG_",
+                                    "TMPDIR=", "SSH_",  "DISPLAY=", "DBUS_SESSION_", "SHELL="};
+  std::vector<std::string> environment = {"HOME=" + user.home, "USER=" + user.name,
+                                          "LOGNAME=" + user.name};
+  for (char* const* entry = own; *entry != nullptr; ++entry) {
+    std::string_view text = *entry;
+    if (std::none_of(kPersonal.begin(), kPersonal.end(),
+                     [&](const char* prefix) { return text.starts_with(prefix); })) {
+      environment.emplace_back(text);
+    }
+  }
+  return environment;
+}
+
+int become_nobody() noexcept {
+  constexpr uid_t kNobody = 65534;  // the kernel's overflow id, and Debian's account
+  if (::geteuid() == 0) {
+    if (::setgroups(0, nullptr) != 0) return errno;
+    if (::setresgid(kNobody, kNobody, kNobody) != 0) return errno;
+    if (::setresuid(kNobody, kNobody, kNobody) != 0) return errno;
+  }
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct none[2] = {};
+  if (::syscall(SYS_capset, &header, none) != 0) return errno;
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return errno;
+  // Of nobody there may be other processes, which could else trace this one.
+  if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return errno;
   return 0;
 }
 

@@ -1,4 +1,4 @@
-// Gives up root for good, for a child that is about to exec.
+// Gives up root for good.
 #pragma once
 
 #include <optional>
@@ -13,6 +13,8 @@ struct User {
   uid_t uid;
   gid_t gid;
   std::vector<gid_t> groups;
+  std::string name;
+  std::string home;
 };
 
 // Throws kRefused where there is no such account.
@@ -20,5 +22,11 @@ User find_user(uid_t uid);
 // Keeps CAP_CHECKPOINT_RESTORE, which is what it takes to give a restored process its pid. 0 or an
 // errno; system calls only, for use between fork and exec.
 int become_user(const User& user) noexcept;
+// This process's environment, as that user's: what names files of his is his, or is not there.
+std::vector<std::string> environment_of(const User& user, char* const* own);
+
+// For this process itself: it is nobody, with no capability, and gains none by an exec; nobody may
+// look into it. Where it is no root it stays who it is otherwise. 0 or an errno.
+int become_nobody() noexcept;
 
 }  // namespace telefork::session

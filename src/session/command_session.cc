@@ -56,8 +56,9 @@ CommandSession::CommandSession(Settings settings, CommandRequest request)
     : settings_(std::move(settings)), request_(std::move(request)) {}
 
 void CommandSession::prepare() {
-  opened_.emplace(open_node(request_.node, here_, settings_.programs, request_.cpu_force));
-  fence_ = make_fence(request_.node, opened_->reply, here_);
+  opened_.emplace(
+      open_node(request_.node, here_, settings_.programs, settings_.access, request_.cpu_force));
+  fence_ = make_fence(*opened_, here_);
   protocol::Link& link = *opened_->link;
   try {
     send_command();

@@ -23,6 +23,7 @@
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
 #include "session/home.h"
+#include "session/node_link.h"
 #include "session/programs.h"
 
 namespace telefork::session {
@@ -40,6 +41,7 @@ class CommandSession {
  public:
   struct Settings {
     Programs programs;
+    NodeAccess access;
     std::string registry;  // see registry.h; empty: none
     Lease lease;
   };
@@ -64,7 +66,7 @@ class CommandSession {
   Settings settings_;
   CommandRequest request_;
   protocol::OwnMachine here_;
-  std::optional<protocol::OpenedLink> opened_;
+  std::optional<OpenedNode> opened_;
   std::unique_ptr<Fence> fence_;
   pid_t pid_ = 0;
   pid_t guest_pid_ = 0;

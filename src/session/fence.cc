@@ -11,11 +11,13 @@
 
 #include "base/error.h"
 #include "kernel/procfs_task.h"
-#include "net/connect.h"
 #include "session/guest_tree.h"
 
 namespace telefork::session {
 namespace {
+
+// A node that does not answer keeps this process from hearing of anything else so long.
+constexpr std::chrono::seconds kConnectPatience(1);
 
 std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
   const auto* begin = reinterpret_cast<const std::byte*>(data.begin());
@@ -29,12 +31,11 @@ std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
 // Of a telepad that can be asked again.
 class TelepadFence final : public Fence {
  public:
-  TelepadFence(net::NodeAddress node, const protocol::ReceivedHelloReply& reply,
-               const protocol::OwnMachine& here)
-      : node_(std::move(node)),
+  TelepadFence(const OpenedNode& opened, const protocol::OwnMachine& here)
+      : connector_(opened.connector),
         here_(here),
-        token_(copy_bytes(reply->getToken())),
-        telepad_(copy_bytes(reply->getTelepad())) {}
+        token_(copy_bytes(opened.reply->getToken())),
+        telepad_(copy_bytes(opened.reply->getTelepad())) {}
 
   bool try_confirm() noexcept override {
     if (refused_) return false;
@@ -54,7 +55,7 @@ class TelepadFence final : public Fence {
 
  private:
   void ask() {
-    stream_ = net::connect(node_);
+    stream_ = connector_->connect(net::Deadline::in(kConnectPatience));
     decoder_ = {};
     protocol::send_hello(
         *stream_, here_.reader(),
@@ -79,7 +80,7 @@ class TelepadFence final : public Fence {
     return !refused_;
   }
 
-  net::NodeAddress node_;
+  std::shared_ptr<NodeConnector> connector_;
   const protocol::OwnMachine& here_;
   std::vector<std::byte> token_;
   std::vector<std::byte> telepad_;
@@ -108,11 +109,10 @@ class OwnFence final : public Fence {
 
 }  // namespace
 
-std::unique_ptr<Fence> make_fence(const net::NodeAddress& node,
-                                  const protocol::ReceivedHelloReply& reply,
-                                  const protocol::OwnMachine& here) {
-  if (node.kind == net::NodeAddress::Kind::kLocal) return std::make_unique<OwnFence>();
-  return std::make_unique<TelepadFence>(node, reply, here);
+std::unique_ptr<Fence> make_fence(const OpenedNode& opened, const protocol::OwnMachine& here) {
+  if (!opened.connector) return std::make_unique<OwnFence>();
+  if (opened.connector->node().kind == net::NodeAddress::Kind::kSsh) return nullptr;
+  return std::make_unique<TelepadFence>(opened, here);
 }
 
 net::Deadline::Clock::time_point fence_deadline(net::Deadline::Clock::time_point lease_over) {
@@ -120,11 +120,11 @@ net::Deadline::Clock::time_point fence_deadline(net::Deadline::Clock::time_point
                                                     net::Deadline::Clock::now() + kFencePatience);
 }
 
-bool await_fence(Fence& fence, net::Deadline deadline, const std::function<bool()>& is_wanted) {
-  while (!fence.try_confirm()) {
+bool await_fence(Fence* fence, net::Deadline deadline, const std::function<bool()>& is_wanted) {
+  while (fence == nullptr || !fence->try_confirm()) {
     if (deadline.passed() || !is_wanted()) return false;
     std::vector<pollfd> entries;
-    fence.add_interest(entries);
+    if (fence != nullptr) fence->add_interest(entries);
     net::poll_until(entries, net::Deadline::in(kFenceInterval));
   }
   return true;

@@ -15,10 +15,9 @@
 
 #include <poll.h>
 
-#include "net/address.h"
 #include "net/deadline.h"
-#include "protocol/handshake.h"
 #include "protocol/machine.h"
+#include "session/node_link.h"
 
 namespace telefork::session {
 
@@ -41,14 +40,14 @@ inline constexpr std::chrono::milliseconds kFenceInterval(200);
 // kept from holding it.
 inline constexpr std::chrono::seconds kFencePatience(5);
 
-// Of the session that open_node() has opened. `here` must outlive it.
-std::unique_ptr<Fence> make_fence(const net::NodeAddress& node,
-                                  const protocol::ReceivedHelloReply& reply,
-                                  const protocol::OwnMachine& here);
+// Of the session that open_node() has opened. `here` must outlive it. Null where nobody is left to
+// ask: over ssh the telepad was the session's own, and goes with it.
+std::unique_ptr<Fence> make_fence(const OpenedNode& opened, const protocol::OwnMachine& here);
 
 // How long to ask, from now on.
 net::Deadline::Clock::time_point fence_deadline(net::Deadline::Clock::time_point lease_over);
-// Waits for it: false when nobody has confirmed it in time, or when it is not wanted any more.
-bool await_fence(Fence& fence, net::Deadline deadline, const std::function<bool()>& is_wanted);
+// Waits for it: false when nobody has confirmed it in time, or when it is not wanted any more. A
+// null fence is one that nobody ever confirms.
+bool await_fence(Fence* fence, net::Deadline deadline, const std::function<bool()>& is_wanted);
 
 }  // namespace telefork::session

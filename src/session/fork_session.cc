@@ -81,9 +81,9 @@ void ForkSession::open() {
       files_ = FileNegotiation();
     }
   }
-  net::NodeAddress node = net::parse_node(node_);
-  opened_.emplace(open_node(node, here_, settings_.programs, false));
-  fence_ = make_fence(node, opened_->reply, here_);
+  opened_.emplace(
+      open_node(net::parse_node(node_), here_, settings_.programs, settings_.access, false));
+  fence_ = make_fence(*opened_, here_);
 }
 
 capture::SurveyOptions ForkSession::survey_options(pid_t parent) const {
@@ -200,7 +200,7 @@ void ForkSession::fence_off(RegistryEntry& registry) {
   registry.update(info);
   auto deadline =
       net::Deadline::at(fence_deadline(opened_->link->last_heard() + settings_.lease.home));
-  await_fence(*fence_, deadline, [this] { return !has_ended(snapshot_); });
+  await_fence(fence_.get(), deadline, [this] { return !has_ended(snapshot_); });
 }
 
 void ForkSession::run(const std::function<void()>& on_started) {

@@ -26,6 +26,7 @@
 #include "session/fence.h"
 #include "session/file_negotiation.h"
 #include "session/lease.h"
+#include "session/node_link.h"
 #include "session/programs.h"
 #include "session/registry.h"
 #include "session/steps.h"
@@ -34,6 +35,7 @@ namespace telefork::session {
 
 struct AgentSettings {
   Programs programs;
+  NodeAccess access;
   std::string registry;  // see registry.h; empty: none
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   Lease lease;
@@ -67,7 +69,7 @@ class ForkSession {
   const AgentSettings& settings_;
   std::string node_;
   protocol::OwnMachine here_;
-  std::optional<protocol::OpenedLink> opened_;
+  std::optional<OpenedNode> opened_;
   std::unique_ptr<Fence> fence_;
   FileNegotiation files_;
   capture::Survey last_survey_;  // of the parent

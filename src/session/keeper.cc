@@ -1,6 +1,7 @@
 #include "session/keeper.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstring>
@@ -23,6 +24,8 @@
 #include "migrate/libc_watch.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
+#include "net/tls_stream.h"
+#include "protocol/handshake.h"
 #include "protocol/link.h"
 #include "protocol/machine.h"
 #include "proxy/stdio_pump.h"
@@ -54,13 +57,20 @@ bool is_stopped(pid_t pid) {
   }
 }
 
+std::unique_ptr<net::Stream> make_control(KeeperSettings& settings) {
+  if (!settings.control_out) {
+    return std::make_unique<net::FdStream>(std::move(settings.control), settings.node);
+  }
+  return std::make_unique<net::FdStream>(std::move(settings.control),
+                                         std::move(settings.control_out), settings.node);
+}
+
 class Keeper {
  public:
   explicit Keeper(KeeperSettings settings)
       : settings_(std::move(settings)),
-        link_(settings_.node,
-              std::make_unique<net::FdStream>(std::move(settings_.control), settings_.node),
-              nullptr),
+        control_(settings_.control.get()),
+        link_(settings_.node, make_control(settings_), nullptr),
         signals_({SIGCHLD, SIGTERM}),
         registered_(settings_.registry, {}) {}
 
@@ -78,6 +88,7 @@ class Keeper {
   void serve();
   void answer_about_files(protocol::schema::CheckFiles::Reader request);
   void attach_bulk();
+  void await_bulk();
   void host(protocol::schema::Prepare::Reader prepare);
   void receive_image(image::Reader& reader);
   void make_streams(protocol::schema::Prepare::Reader prepare);
@@ -94,6 +105,7 @@ class Keeper {
   void step(DestinationEvent event) { state_ = next_state(state_, event); }
 
   KeeperSettings settings_;
+  int control_;  // of the link
   protocol::Link link_;
   SignalFd signals_;
   RegistryEntry registered_;
@@ -118,6 +130,10 @@ class Keeper {
 };
 
 void Keeper::serve() {
+  if (settings_.bulk_first) {
+    await_bulk();
+    attach_bulk();
+  }
   for (;;) {
     ReceivedMessage message = link_.receive(net::Deadline::never());
     switch (message->which()) {
@@ -164,19 +180,36 @@ void Keeper::answer_about_files(protocol::schema::CheckFiles::Reader request) {
   });
 }
 
-// The second connection of the session, which the telepad passes on.
+// Home may be gone before it comes.
+void Keeper::await_bulk() {
+  pollfd entries[] = {{settings_.telepad.get(), POLLIN, 0}, {control_, POLLRDHUP, 0}};
+  if (net::poll_until(entries, net::Deadline::in(kBulkPatience)) > 0 && entries[0].revents != 0) {
+    return;
+  }
+  throw Error(Code::kLost, "the bulk connection did not come");
+}
+
+// The second connection of the session, which the telepad passes on; with it, where it is a TLS of
+// its own, comes the secret that proves that it is home's.
 void Keeper::attach_bulk() {
-  if (!settings_.telepad) return;
-  std::byte byte;
-  net::ReceivedFds received = net::receive_fds(settings_.telepad.get(), std::span(&byte, 1), 1,
-                                               net::Deadline::in(kBulkPatience));
+  UniqueFd telepad = std::move(settings_.telepad);
+  if (!telepad) return;
+  std::array<std::byte, protocol::kJoinSecretSize> secret;
+  net::Deadline deadline = net::Deadline::in(kBulkPatience);
+  net::ReceivedFds received = net::receive_fds(telepad.get(), secret, 1, deadline);
   if (received.fds.size() != 1) {
     throw Error(Code::kLost, "the bulk connection did not come");
   }
+  UniqueFd bulk = std::move(received.fds[0]);
+  if (settings_.bulk_first) {
+    if (received.bytes != secret.size()) throw Error(Code::kCorrupt, "a secret of a wrong length");
+    link_.set_bulk(net::TlsStream::accept(std::move(bulk), settings_.node, secret, deadline));
+    return;
+  }
   // A source that stalls must not hold the blank process, and with it this one, for ever.
   timeval patience{kPagePatience, 0};
-  ::setsockopt(received.fds[0].get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-  link_.set_bulk(std::make_unique<net::FdStream>(std::move(received.fds[0]), settings_.node));
+  ::setsockopt(bulk.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  link_.set_bulk(std::make_unique<net::FdStream>(std::move(bulk), settings_.node));
 }
 
 void Keeper::make_streams(protocol::schema::Prepare::Reader prepare) {

@@ -6,7 +6,6 @@
 #include <sys/socket.h>
 
 #include "base/error.h"
-#include "net/connect.h"
 #include "net/fd_stream.h"
 #include "session/spawn.h"
 
@@ -35,22 +34,37 @@ protocol::OpenedLink open_private(const protocol::OwnMachine& here, const Progra
         TELEFORK_ASSERT(next < ends.size());
         return std::make_unique<net::FdStream>(std::move(ends[next++]), "local");
       },
-      here.reader(), [](protocol::schema::Hello::Builder) {},
+      {}, here.reader(), [](protocol::schema::Hello::Builder) {},
       net::Deadline::in(protocol::kHandshakePatience));
+}
+
+std::span<const std::byte> as_bytes(::capnp::Data::Reader data) {
+  return {reinterpret_cast<const std::byte*>(data.begin()), data.size()};
+}
+
+protocol::OpenedLink open_by(NodeConnector& connector, const protocol::OwnMachine& here) {
+  net::Deadline deadline = net::Deadline::in(protocol::kHandshakePatience);
+  return protocol::open_link(
+      connector.node().text(), [&] { return connector.connect(deadline); },
+      [&](const protocol::schema::HelloReply::Reader& reply) {
+        return connector.connect_bulk(as_bytes(reply.getJoinId()), as_bytes(reply.getJoinSecret()),
+                                      deadline);
+      },
+      here.reader(), [](protocol::schema::Hello::Builder) {}, deadline);
 }
 
 }  // namespace
 
-protocol::OpenedLink open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
-                               const Programs& programs, bool cpu_force) {
-  protocol::OpenedLink opened = node.kind == net::NodeAddress::Kind::kLocal
-                                    ? open_private(here, programs)
-                                    : protocol::open_link(
-                                          node.text(), [&] { return net::connect(node); },
-                                          here.reader(), [](protocol::schema::Hello::Builder) {},
-                                          net::Deadline::in(protocol::kHandshakePatience));
+OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
+                     const Programs& programs, const NodeAccess& access, bool cpu_force) {
+  std::shared_ptr<NodeConnector> connector;
+  if (node.kind != net::NodeAddress::Kind::kLocal) {
+    connector = std::make_shared<NodeConnector>(node, access);
+  }
+  protocol::OpenedLink opened =
+      connector ? open_by(*connector, here) : open_private(here, programs);
   protocol::check_compatible(here.reader(), opened.reply->getMachine(), cpu_force);
-  return opened;
+  return {std::move(opened.link), std::move(opened.reply), std::move(connector)};
 }
 
 }  // namespace telefork::session

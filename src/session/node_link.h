@@ -6,14 +6,21 @@
 #include "net/address.h"
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
+#include "session/node_connector.h"
 #include "session/programs.h"
 
 namespace telefork::session {
 
+struct OpenedNode {
+  std::unique_ptr<protocol::Link> link;
+  protocol::ReceivedHelloReply reply;
+  std::shared_ptr<NodeConnector> connector;  // null for `local`
+};
+
 // Connects, greets, and checks that a process from here can run there. For `local` a private
 // telepad is started over socket pairs; it ends with its last session. This process then is the
 // subreaper of all that descends from it.
-protocol::OpenedLink open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
-                               const Programs& programs, bool cpu_force);
+OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
+                     const Programs& programs, const NodeAccess& access, bool cpu_force);
 
 }  // namespace telefork::session

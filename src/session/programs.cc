@@ -41,7 +41,8 @@ Programs find_programs() {
           must_exist(libexec + "/telefork-keeper"),
           must_exist(libexec + "/telefork-blank"),
           must_exist(libexec + "/telefork-deputy"),
-          must_exist(libexec + "/telefork-init")};
+          must_exist(libexec + "/telefork-init"),
+          must_exist(libexec + "/telefork-greeter")};
 }
 
 }  // namespace telefork::session

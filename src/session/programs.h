@@ -1,7 +1,7 @@
 // Where the programs of one installation lie: all of them come from it, never from PATH.
 //
 //     PREFIX/bin/telefork, telepad        PREFIX/lib/.../libtelefork.so
-//     PREFIX/libexec/telefork/telefork-agent, -keeper, -blank, -deputy, -init
+//     PREFIX/libexec/telefork/telefork-agent, -keeper, -blank, -deputy, -init, -greeter
 #pragma once
 
 #include <string>
@@ -15,6 +15,7 @@ struct Programs {
   std::string blank;
   std::string deputy;
   std::string init;
+  std::string greeter;
 };
 
 // Of the installation that the running program belongs to. Throws kUnsupported where one is

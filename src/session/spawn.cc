@@ -43,21 +43,31 @@ int arrange_fds(const std::vector<int>& fds, int report) {
   return report_at;
 }
 
+// As exec takes them; `first` may be null.
+std::vector<char*> pointers_to(const char* first, const std::vector<std::string>& strings) {
+  std::vector<char*> pointers;
+  if (first != nullptr) pointers.push_back(const_cast<char*>(first));
+  for (const std::string& string : strings) pointers.push_back(const_cast<char*>(string.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
 [[noreturn]] void run_child(const Spawn& what, int null, int report) {
   if (what.new_session) ::setsid();
   set_up_signals();
-  for (int fd = 0; fd < 3; ++fd) ::dup2(null, fd);
+  for (int fd = 0; fd < 3; ++fd) {
+    int given = what.standard[static_cast<std::size_t>(fd)];
+    ::dup2(given >= 0 ? given : null, fd);
+  }
   int report_at = arrange_fds(what.fds, report);
   int error = report_at < 0 ? errno : 0;
   if (error == 0 && what.prepare) error = what.prepare();
   if (error == 0) {
-    std::vector<char*> arguments;
-    arguments.push_back(const_cast<char*>(what.program.c_str()));
-    for (const std::string& argument : what.arguments) {
-      arguments.push_back(const_cast<char*>(argument.c_str()));
-    }
-    arguments.push_back(nullptr);
-    ::execv(what.program.c_str(), arguments.data());
+    std::vector<char*> arguments = pointers_to(what.program.c_str(), what.arguments);
+    std::vector<char*> environment;
+    if (what.environment) environment = pointers_to(nullptr, *what.environment);
+    ::execvpe(what.program.c_str(), arguments.data(),
+              what.environment ? environment.data() : environ);
     error = errno;
   }
   [[maybe_unused]] ssize_t told =

@@ -1,34 +1,30 @@
 #include "session/telepad.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <csignal>
-#include <cstring>
 #include <list>
-#include <map>
 #include <optional>
-#include <set>
+#include <tuple>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "abi/agent.h"
 #include "base/error.h"
-#include "kernel/procfs_task.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
 #include "net/unix_stream.h"
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
 #include "session/become_user.h"
+#include "session/children.h"
+#include "session/greeting.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
 #include "session/spawn.h"
+#include "session/tls_entrance.h"
 
 namespace telefork::session {
 namespace {
@@ -41,19 +37,12 @@ constexpr std::size_t kMaxGreeting = 1000;  // connections that have not said he
 // How soon something is tried again for which there was no descriptor or memory.
 constexpr auto kRetryAfter = 200ms;
 
-// A connection that has not said yet what it wants.
-struct Greeting {
-  UniqueFd fd;
-  net::PeerCredentials peer;
-  protocol::HelloDecoder decoder;
-  Clock::time_point deadline;
-  bool is_link = false;  // the preamble was seen
-};
-
 struct Session {
   pid_t keeper;
   UniqueFd channel;  // to the keeper, for its bulk connection
   std::vector<std::byte> token;
+  std::vector<std::byte> join_id;  // of kTls
+  std::vector<std::byte> join_secret;
 };
 
 // Somebody waits to hear that nothing is left of a session.
@@ -74,19 +63,22 @@ std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
 class Telepad {
  public:
   explicit Telepad(TelepadSettings settings)
-      : settings_(std::move(settings)), signals_({SIGCHLD, SIGTERM, SIGINT}) {
-    ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+      : settings_(std::move(settings)),
+        signals_({SIGCHLD, SIGTERM, SIGINT}),
+        entrance_({settings_.listen, settings_.keys, settings_.programs.greeter}) {
     if (!settings_.socket.empty()) {
       listener_.emplace(net::listen_unix(settings_.socket, settings_.socket_mode));
       spdlog::info("listening on {}", settings_.socket);
     }
     for (UniqueFd& connection : settings_.connections) greet(std::move(connection));
     settings_.connections.clear();
+    if (settings_.input) greet_stdio();
   }
 
   void run() {
     // Nobody else would kill the orphans.
-    while (has_orphans_ || (!ended_ && (listener_ || !greetings_.empty() || !sessions_.empty()))) {
+    while (children_.has_orphans() ||
+           (!ended_ && (listens() || !greetings_.empty() || !sessions_.empty()))) {
       poll_once();
     }
   }
@@ -95,47 +87,89 @@ class Telepad {
   void poll_once();
   net::Deadline next_turn() const;
   void accept_all();
+  bool listens() const { return listener_ || !settings_.listen.empty(); }
   void greet(UniqueFd fd);
+  void greet_stdio();
+  void greet_arrival(TlsEntrance::Arrival arrival);
+  void serve_tls_join(TlsEntrance::Join join);
+  void serve_entrance();
   // True when the connection has been dealt with.
   bool advance(Greeting& greeting);
-  bool read_preamble(Greeting& greeting);
   void serve(Greeting& greeting);
-  void serve_session(Greeting& greeting, net::Stream& stream, UniqueFd control);
+  void serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control, UniqueFd out);
+  void fill_welcome(const Session& session, protocol::schema::HelloReply::Builder reply) const;
   void serve_join(const protocol::ReceivedHello& hello, net::Stream& stream, int connection);
   void serve_fence(const protocol::ReceivedHello& hello, UniqueFd connection);
   void answer_fences();
   std::list<Session>::iterator find_session(std::span<const std::byte> token);
   void start_agent(Greeting& greeting);
-  std::function<int()> as_user(const net::PeerCredentials& peer) const;
+  void run_as(uid_t uid, Spawn& what) const;
   void reap();
-  void forget_agents();
-  bool is_ours(pid_t child) const;
-  bool kill_orphans();
 
   TelepadSettings settings_;
   SignalFd signals_;
+  Children children_;
   protocol::OwnMachine machine_;
   std::optional<net::UnixListener> listener_;
+  TlsEntrance entrance_;
   std::list<Greeting> greetings_;
   std::list<Session> sessions_;
   std::list<FenceRequest> fences_;
   // Goes with each token: whoever asks another telepad than it had, which knows nothing of the
   // session, is told so.
   std::vector<std::byte> identity_ = protocol::make_token();
-  std::set<pid_t> agents_;  // also their session ids: their children are no orphans of ours
-  std::set<pid_t> agent_sessions_;
-  bool has_orphans_ = false;                       // what a keeper has left may be there
-  std::set<pid_t> condemned_;                      // of these: killed, not reaped yet
   std::optional<Clock::time_point> accept_again_;  // there was no descriptor for a connection
   bool ended_ = false;
 };
 
 void Telepad::greet(UniqueFd fd) {
-  Greeting greeting;
-  greeting.peer = net::peer_credentials(fd.get());
-  greeting.fd = std::move(fd);
-  greeting.deadline = Clock::now() + protocol::kHandshakePatience;
-  greetings_.push_back(std::move(greeting));
+  uid_t uid = net::peer_credentials(fd.get()).uid;
+  greetings_.emplace_back(std::move(fd), Via::kSocket, uid, fmt::format("user {}", uid));
+}
+
+void Telepad::greet_stdio() {
+  greetings_.emplace_back(std::move(settings_.input), Via::kStdio, ::geteuid(), "stdio");
+  greetings_.back().out = std::move(settings_.output);
+}
+
+void Telepad::greet_arrival(TlsEntrance::Arrival arrival) {
+  if (arrival.refusal) {
+    spdlog::warn("{}: {}", arrival.who, arrival.refusal->text());
+    net::FdStream stream(std::move(arrival.connection), arrival.who);
+    protocol::send_hello_refusal(stream, machine_.reader(), *arrival.refusal, net::Deadline::now());
+    return;
+  }
+  greetings_.emplace_back(std::move(arrival.connection), Via::kTls, arrival.uid,
+                          fmt::format("user {} ({})", arrival.uid, arrival.who));
+}
+
+// The keeper itself proves the secret; who only knows the id gets nowhere.
+void Telepad::serve_tls_join(TlsEntrance::Join join) {
+  auto session = std::find_if(sessions_.begin(), sessions_.end(), [&](const Session& s) {
+    return protocol::same_token(s.join_id, join.id);
+  });
+  if (session == sessions_.end() || !session->channel) {
+    spdlog::warn("{}: there is no session that it could join", join.who);
+    return;
+  }
+  int fds[] = {join.connection.get()};
+  try {
+    net::send_fds(session->channel.get(), session->join_secret, fds);
+  } catch (const Error& error) {
+    spdlog::warn("{}: {}", join.who, error.text());
+  }
+  // One bulk connection a session.
+  session->channel.reset();
+}
+
+void Telepad::serve_entrance() {
+  entrance_.on_ready();
+  for (; !entrance_.arrivals().empty(); entrance_.arrivals().pop_front()) {
+    greet_arrival(std::move(entrance_.arrivals().front()));
+  }
+  for (; !entrance_.joins().empty(); entrance_.joins().pop_front()) {
+    serve_tls_join(std::move(entrance_.joins().front()));
+  }
 }
 
 // Whoever connects waits, while there is no descriptor for him, until others have gone.
@@ -156,9 +190,10 @@ void Telepad::accept_all() {
 
 net::Deadline Telepad::next_turn() const {
   std::optional<Clock::time_point> next = accept_again_;
-  if (has_orphans_) next = Clock::now() + kRetryAfter;
+  if (auto turn = entrance_.next_turn()) next = next ? std::min(*next, *turn) : turn;
+  if (children_.has_orphans()) next = Clock::now() + kRetryAfter;
   for (const Greeting& greeting : greetings_) {
-    next = next ? std::min(*next, greeting.deadline) : greeting.deadline;
+    next = next ? std::min(*next, greeting.deadline()) : greeting.deadline();
   }
   return next ? net::Deadline::at(*next) : net::Deadline::never();
 }
@@ -167,18 +202,20 @@ void Telepad::poll_once() {
   std::vector<pollfd> entries = {{signals_.fd(), POLLIN, 0}};
   if (listener_ && !accept_again_) entries.push_back({listener_->fd(), POLLIN, 0});
   for (const Greeting& greeting : greetings_) entries.push_back({greeting.fd.get(), POLLIN, 0});
+  entrance_.add_interest(entries);
   net::poll_until(entries, next_turn());
   while (auto signal = signals_.try_read()) {
     if (signal->ssi_signo != SIGCHLD) ended_ = true;
   }
   reap();
   if (listener_) accept_all();
+  serve_entrance();
   for (auto greeting = greetings_.begin(); greeting != greetings_.end();) {
     bool done = true;
     try {
       done = advance(*greeting);
     } catch (const Error& error) {
-      spdlog::warn("a connection of user {}: {}", greeting->peer.uid, error.text());
+      spdlog::warn("a connection of {}: {}", greeting->who, error.text());
     }
     greeting = done ? greetings_.erase(greeting) : std::next(greeting);
   }
@@ -186,53 +223,34 @@ void Telepad::poll_once() {
   answer_fences();
 }
 
-// The first bytes say which of the two protocols it is; those of a link are left for its decoder.
-bool Telepad::read_preamble(Greeting& greeting) {
-  std::array<char, TELEFORK_AGENT_PREAMBLE_SIZE> bytes;
-  ssize_t count = ::recv(greeting.fd.get(), bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT);
-  if (count == 0) throw Error(Code::kLost, "it closed before it said anything");
-  if (count < static_cast<ssize_t>(bytes.size())) return false;
-  if (std::memcmp(bytes.data(), TELEFORK_AGENT_PREAMBLE, bytes.size()) == 0) {
-    [[maybe_unused]] ssize_t taken =
-        ::recv(greeting.fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
-    start_agent(greeting);
-    return true;
-  }
-  greeting.is_link = true;
-  return false;
-}
-
 bool Telepad::advance(Greeting& greeting) {
-  if (!greeting.is_link && read_preamble(greeting)) return true;
-  if (greeting.is_link) {
-    for (;;) {
-      std::span<std::byte> room = greeting.decoder.begin_receive();
-      if (room.empty()) {
-        serve(greeting);
-        return true;
-      }
-      ssize_t count = ::recv(greeting.fd.get(), room.data(), room.size(), MSG_DONTWAIT);
-      if (count == 0) throw Error(Code::kLost, "it closed in the middle of its greeting");
-      if (count < 0 && errno != EAGAIN && errno != EINTR) throw_errno("reading a greeting");
-      if (count < 0) break;
-      greeting.decoder.end_receive(static_cast<std::size_t>(count));
-    }
+  switch (greeting.advance()) {
+    case Greeting::Progress::kWaits:
+      return false;
+    case Greeting::Progress::kProgram:
+      start_agent(greeting);
+      return true;
+    case Greeting::Progress::kHello:
+      serve(greeting);
+      return true;
   }
-  if (Clock::now() >= greeting.deadline) throw Error(Code::kLost, "it did not say hello in time");
-  return false;
+  return true;
 }
 
 void Telepad::serve(Greeting& greeting) {
-  protocol::ReceivedHello hello = greeting.decoder.hello();
+  protocol::ReceivedHello hello = greeting.hello();
   int connection = greeting.fd.get();
   UniqueFd control = greeting.fd.duplicate();
-  net::FdStream stream(std::move(greeting.fd), fmt::format("user {}", greeting.peer.uid));
+  UniqueFd out = greeting.out ? greeting.out.duplicate() : UniqueFd();
+  net::FdStream stream =
+      out ? net::FdStream(std::move(greeting.fd), std::move(greeting.out), greeting.who)
+          : net::FdStream(std::move(greeting.fd), greeting.who);
   net::Deadline deadline = net::Deadline::in(protocol::kHandshakePatience);
   try {
     protocol::check_hello(*hello, machine_.reader());
     switch (hello->getRole()) {
       case Role::SESSION:
-        serve_session(greeting, stream, std::move(control));
+        serve_session(greeting, stream, std::move(control), std::move(out));
         return;
       case Role::JOIN:
         serve_join(hello, stream, connection);
@@ -253,44 +271,66 @@ void Telepad::serve(Greeting& greeting) {
 
 // Who the keeper or agent is to be: a telepad of root serves every user as that user, any other
 // only its own.
-std::function<int()> Telepad::as_user(const net::PeerCredentials& peer) const {
+void Telepad::run_as(uid_t uid, Spawn& what) const {
   if (::geteuid() != 0) {
-    if (peer.uid == ::geteuid()) return {};
+    if (uid == ::geteuid()) return;
     throw Error(Code::kUnauthorised, fmt::format("this telepad serves user {} only", ::geteuid()));
   }
-  if (peer.uid == 0) return {};
-  return [user = find_user(peer.uid)] { return become_user(user); };
+  if (uid == 0) return;
+  User user = find_user(uid);
+  what.environment = environment_of(user, environ);
+  what.prepare = [user = std::move(user)] { return become_user(user); };
 }
 
-void Telepad::serve_session(Greeting& greeting, net::Stream& stream, UniqueFd control) {
-  auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
-  std::vector<std::string> arguments = {"--control", "3", "--telepad", "4"};
-  if (!settings_.registry.empty()) {
-    arguments.insert(arguments.end(), {"--registry", settings_.registry});
+void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control,
+                            UniqueFd out) {
+  Session session{0, {}, protocol::make_token(), {}, {}};
+  Spawn what{settings_.programs.keeper, {"--control", "3"}, {control.get()}, true, {}};
+  UniqueFd theirs;
+  if (out) {
+    what.arguments.insert(what.arguments.end(), {"--control-out", "4"});
+    what.fds.push_back(out.get());
+  } else {
+    std::tie(session.channel, theirs) = make_socket_pair(SOCK_STREAM);
+    what.arguments.insert(what.arguments.end(), {"--telepad", "4"});
+    what.fds.push_back(theirs.get());
   }
-  pid_t keeper = spawn({settings_.programs.keeper,
-                        arguments,
-                        {control.get(), theirs.get()},
-                        true,
-                        as_user(greeting.peer)});
-  sessions_.push_back({keeper, std::move(ours), protocol::make_token()});
-  const std::vector<std::byte>& token = sessions_.back().token;
+  if (greeting.via == Via::kTls) {
+    session.join_id = protocol::make_token(protocol::kJoinIdSize);
+    session.join_secret = protocol::make_token(protocol::kJoinSecretSize);
+    what.arguments.emplace_back("--bulk-first");
+  }
+  if (!settings_.registry.empty()) {
+    what.arguments.insert(what.arguments.end(), {"--registry", settings_.registry});
+  }
+  run_as(greeting.uid, what);
+  session.keeper = spawn(what);
+  children_.add_keeper(session.keeper);
+  sessions_.push_back(std::move(session));
   protocol::send_hello_reply(
-      stream, machine_.reader(),
-      [&](protocol::schema::HelloReply::Builder reply) {
-        reply.setToken(as_data(token));
-        reply.setTelepad(as_data(identity_));
-        reply.initFeatures(1).set(
-            0, ::capnp::Text::Reader(protocol::kFeatureJoin.data(), protocol::kFeatureJoin.size()));
-      },
+      stream, machine_.reader(), [&](auto reply) { fill_welcome(sessions_.back(), reply); },
       net::Deadline::in(protocol::kHandshakePatience));
-  spdlog::info("session of user {}: keeper {}", greeting.peer.uid, keeper);
+  spdlog::info("session of {}: keeper {}", greeting.who, sessions_.back().keeper);
+}
+
+void Telepad::fill_welcome(const Session& session,
+                           protocol::schema::HelloReply::Builder reply) const {
+  reply.setToken(as_data(session.token));
+  reply.setTelepad(as_data(identity_));
+  if (!session.channel) return;
+  std::string_view feature = protocol::kFeatureJoin;
+  if (!session.join_id.empty()) {
+    feature = protocol::kFeatureTlsJoin;
+    reply.setJoinId(as_data(session.join_id));
+    reply.setJoinSecret(as_data(session.join_secret));
+  }
+  reply.initFeatures(1).set(0, ::capnp::Text::Reader(feature.data(), feature.size()));
 }
 
 void Telepad::serve_join(const protocol::ReceivedHello& hello, net::Stream& stream,
                          int connection) {
   auto session = find_session(copy_bytes(hello->getToken()));
-  if (session == sessions_.end() || !session->channel) {
+  if (session == sessions_.end() || !session->channel || !session->join_id.empty()) {
     throw Error(Code::kUnauthorised, "there is no session with that token");
   }
   protocol::send_hello_reply(stream, machine_.reader(), {},
@@ -322,9 +362,9 @@ void Telepad::serve_fence(const protocol::ReceivedHello& hello, UniqueFd connect
   fences_.push_back(std::move(request));
 }
 
-// No orphan can be told to be another session's: as long as there is any nobody is answered.
+// As long as there is any orphan nobody is answered (children.h).
 void Telepad::answer_fences() {
-  if (has_orphans_) return;
+  if (children_.has_orphans()) return;
   for (auto fence = fences_.begin(); fence != fences_.end();) {
     if (find_session(fence->token) != sessions_.end()) {
       ++fence;
@@ -341,68 +381,20 @@ void Telepad::answer_fences() {
 }
 
 void Telepad::start_agent(Greeting& greeting) {
-  std::vector<std::string> arguments = {"--fd", "3"};
-  pid_t agent = spawn(
-      {settings_.programs.agent, arguments, {greeting.fd.get()}, true, as_user(greeting.peer)});
-  agents_.insert(agent);
-  agent_sessions_.insert(agent);
-  spdlog::info("agent {} for a program of user {}", agent, greeting.peer.uid);
+  Spawn what{settings_.programs.agent, {"--fd", "3"}, {greeting.fd.get()}, true, {}};
+  run_as(greeting.uid, what);
+  pid_t agent = spawn(what);
+  children_.add_agent(agent);
+  spdlog::info("agent {} for a program of {}", agent, greeting.who);
 }
 
 void Telepad::reap() {
-  int status = 0;
-  for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
+  children_.reap([this](pid_t pid) {
     forget_session(settings_.registry, pid);
-    agents_.erase(pid);
-    condemned_.erase(pid);
-    forget_agents();
-    auto session = std::find_if(sessions_.begin(), sessions_.end(),
-                                [pid](const Session& s) { return s.keeper == pid; });
-    if (session == sessions_.end()) continue;
-    sessions_.erase(session);
-    // They are our children already (kernel/exit.c: exit_notify).
-    has_orphans_ = true;
-    if (WIFSIGNALED(status))
-      spdlog::error("keeper {} was killed by signal {}", pid, WTERMSIG(status));
-  }
-  if (!has_orphans_) return;
-  try {
-    has_orphans_ = kill_orphans();
-  } catch (const Error& error) {
-    spdlog::error("looking for what a keeper has left: {}", error.text());
-  }
-}
-
-// The number may become another process's once nobody of the agent's group is left, which is so
-// only when the last of it was reaped: here.
-void Telepad::forget_agents() {
-  std::erase_if(agent_sessions_, [this](pid_t agent) {
-    return agents_.count(agent) == 0 && ::kill(-agent, 0) != 0 && errno == ESRCH;
+    entrance_.on_reaped(pid);
+    sessions_.remove_if([pid](const Session& session) { return session.keeper == pid; });
   });
-}
-
-// Sessions of an agent that ended come to us too, and are to live; they are still in the agent's
-// session (setsid(2)).
-bool Telepad::is_ours(pid_t child) const {
-  return agents_.count(child) != 0 || agent_sessions_.count(::getsid(child)) != 0 ||
-         std::any_of(sessions_.begin(), sessions_.end(),
-                     [child](const Session& s) { return s.keeper == child; });
-}
-
-// What a keeper that was killed left behind has come to us, and what that leaves comes as soon as
-// it is dead. False: nothing of it is there. The list misses nobody, as a child leaves it only when
-// it is reaped, which nobody does meanwhile.
-bool Telepad::kill_orphans() {
-  bool found = false;
-  for (pid_t child : kernel::list_children(::getpid())) {
-    if (is_ours(child)) continue;
-    found = true;
-    if (condemned_.insert(child).second) {
-      spdlog::warn("killing {}, whose keeper has died", child);
-    }
-    ::kill(child, SIGKILL);
-  }
-  return found;
+  children_.kill_orphans([this](pid_t child) { return entrance_.is_greeter(child); });
 }
 
 }  // namespace

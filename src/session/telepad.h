@@ -7,6 +7,7 @@
 //                              fence:   kill that session's keeper and all that is left of it, and
 //                                       answer when nothing is
 //                              query:   say what machine this is
+//   TCP connection --> TlsEntrance --------> the same, as the user whose key it is
 //
 // It never touches an image or a process: what can go wrong with those ends a keeper, not the
 // telepad. It is the subreaper of what it starts: what a keeper leaves behind when it is killed is
@@ -25,6 +26,9 @@ struct TelepadSettings {
   std::string socket;                 // to listen on; empty: none
   unsigned socket_mode = 0600;        // 0666 for a telepad that serves every user
   std::vector<UniqueFd> connections;  // to serve as if they had been accepted; ends with the last
+  UniqueFd input, output;             // one more, as an sshd gives it; ends with it
+  std::vector<std::string> listen;    // TCP, "ADDR:PORT"
+  std::string keys;                   // the folder of the key for those, and of trusted_keys
   std::string registry;               // given to keepers; empty: none
   Programs programs;
 };

@@ -19,9 +19,9 @@ class Help(cli.Test):
     def test_lists_the_commands(self):
         done = call("--help")
         self.assertEqual((done.returncode, done.stderr), (0, b""))
-        for command in (b"run", b"save", b"load", b"show", b"check", b"ps"):
+        for command in (b"run", b"save", b"load", b"show", b"check", b"ps", b"keygen", b"trust"):
             self.assertIn(b"\n  " + command + b" ", done.stdout)
-        for command in ("run", "save", "load", "show", "check", "ps"):
+        for command in ("run", "save", "load", "show", "check", "ps", "keygen", "trust"):
             done = call(command, "--help")
             self.assertEqual((done.returncode, done.stderr), (0, b""))
             self.assertIn(b"--json", done.stdout)

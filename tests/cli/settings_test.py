@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Settings from flags, the environment and files: who says it first, and what is not understood."""
 import os
+import re
 import subprocess
 import unittest
 
@@ -15,11 +16,13 @@ class Settings(cli.Test):
         self.file = self.folder / "telefork" / "config.toml"
         self.file.parent.mkdir()
 
+    def env(self, **variables):
+        return {**os.environ, "XDG_CONFIG_HOME": str(self.folder), **variables}
+
     def run_local(self, **variables):
-        env = {**os.environ, "XDG_CONFIG_HOME": str(self.folder), **variables}
-        return subprocess.run([cli.TELEFORK, "run", "local", "--", "true"], env=env,
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=cli.PATIENCE)
+        return subprocess.run([cli.TELEFORK, "run", "local", "--", "true"],
+                              env=self.env(**variables), stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=cli.PATIENCE)
 
     def says(self, *parts, **variables):
         done = self.run_local(**variables)
@@ -40,12 +43,31 @@ class Settings(cli.Test):
         self.says("TELEFORK_LEASE_KILL_MS=soon: not a number of ms",
                   TELEFORK_LEASE_KILL_MS="soon")
 
+    def test_name_ssh_and_the_telepad_there(self):
+        self.file.write_text("[ssh]\nprogram = '/nowhere/ssh'\ntelepad = '/opt/telepad'\n")
+        run = [cli.TELEFORK, "check", "ssh://node7"]
+        env = self.env()
+        done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=cli.PATIENCE)
+        self.assertIn("/nowhere/ssh", done.stderr)
+        env["TELEFORK_SSH"] = "false"
+        done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=cli.PATIENCE)
+        self.assertEqual(done.returncode, 4)
+        self.assertIn("/opt/telepad ended there with 1", done.stderr)
+
     def test_that_are_not_understood_name_file_and_line(self):
         for text, line, why in (
                 ("\n[lease\n", 2, ""),
                 ("lease = 3\n", 1, "lease is a table"),
                 ("[lease]\n\nstop = 3\n", 3, "unknown key lease.stop"),
                 ("leese = 3\n", 1, "unknown key leese"),
+                ("listen = 3\n", 1, "listen is an address, or a list of them"),
+                ("listen = ''\n", 1, "listen is an address"),
+                ("listen = [\n'127.0.0.1:0',\n3]\n", 3, "listen is an address"),
+                ("listen = ['*', 'no.such.address']\n", 1, "listening on no.such.address: "),
+                ("\nlisten = '::1:3'\n", 2, "listening on ::1:3: an IPv6 address needs brackets"),
+                ("ssh = 'x'\n", 1, "ssh is a table"),
+                ("[ssh]\nport = 22\n", 2, "unknown key ssh.port"),
+                ("[ssh]\nprogram = 22\n", 2, "not a program"),
                 ("[lease]\nstop_ms = -1\n", 2, "not a number of ms"),
                 ("[lease]\nstop_ms = 'x'\n", 2, "not a number of ms"),
                 ("[lease]\nstop_ms = 99999999999\n", 2, "not a number of ms")):
@@ -56,10 +78,57 @@ class Settings(cli.Test):
     def test_of_a_telepad_are_read_when_it_starts(self):
         self.file.write_text("leese = 3\n")
         done = subprocess.run([str(cli.BIN / "telepad"), "--socket", str(self.folder / "socket")],
-                              env={**os.environ, "XDG_CONFIG_HOME": str(self.folder)},
-                              capture_output=True, text=True, timeout=cli.PATIENCE)
+                              env=self.env(), capture_output=True, text=True,
+                              timeout=cli.PATIENCE)
         self.assertEqual(done.returncode, 2)
         self.assertIn(f"{self.file}:1: unknown key leese", done.stderr)
+
+    def telepad(self, *arguments):
+        return [str(cli.BIN / "telepad"), "--keys", str(self.folder / "keys"), *arguments]
+
+    def listens_at(self, *arguments):
+        """What a telepad says that it listens on, up to its socket."""
+        sock = str(self.folder / "socket")
+        telepad = subprocess.Popen(self.telepad("--socket", sock, *arguments), env=self.env(),
+                                   stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        said = []
+        try:
+            for line in telepad.stderr:
+                if line == f"telepad: listening on {sock}\n":
+                    return said
+                said.append(re.sub(r":[1-9]\d*\n$", "", line))
+        finally:
+            telepad.terminate()
+            telepad.communicate(timeout=cli.PATIENCE)
+        self.fail(said)
+
+    def test_of_a_telepad_say_where_it_listens(self):
+        subprocess.run([cli.TELEFORK, "keygen", "--keys", str(self.folder / "keys")],
+                       stdout=subprocess.DEVNULL, check=True, timeout=cli.PATIENCE)
+        self.assertEqual(self.listens_at(), [])
+        self.file.write_text("listen = '127.0.0.1:0'\n")
+        self.assertEqual(self.listens_at(), ["telepad: listening on 127.0.0.1"])
+        self.file.write_text("listen = ['127.0.0.1:0', '127.0.0.2:0']\n")
+        self.assertEqual(self.listens_at(), ["telepad: listening on 127.0.0.1",
+                                             "telepad: listening on 127.0.0.2"])
+        self.assertEqual(self.listens_at("--listen", "127.0.0.3:0"),
+                         ["telepad: listening on 127.0.0.3"])
+        self.file.write_text("listen = []\n")
+        self.assertEqual(self.listens_at(), [])
+
+    def test_of_a_telepad_take_a_key_only_where_it_listens(self):
+        self.file.write_text("listen = '127.0.0.1:0'\n")
+        for arguments, code, why in (
+                (["--socket", str(self.folder / "socket")], 2, "telefork keygen --telepad"),
+                (["--stdio"], 0, "it closed in the middle of its greeting")):
+            done = subprocess.run(self.telepad(*arguments), env=self.env(),
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                  timeout=cli.PATIENCE)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn(why, done.stderr)
+            self.assertNotIn("listening on", done.stderr)
+        # A private one listens nowhere either.
+        self.assertEqual(self.run_local().returncode, 0)
 
 
 if __name__ == "__main__":

@@ -344,7 +344,8 @@ INSTANTIATE_TEST_SUITE_P(Its, AForkWithout,
                          testing::Values("libexec/telefork/telefork-keeper",
                                          "libexec/telefork/telefork-blank",
                                          "libexec/telefork/telefork-deputy",
-                                         "libexec/telefork/telefork-init", "bin/telepad"),
+                                         "libexec/telefork/telefork-init",
+                                         "libexec/telefork/telefork-greeter", "bin/telepad"),
                          [](const auto& one) {
                            std::string name = fs::path(one.param).filename();
                            return name.substr(name.find('-') + 1);

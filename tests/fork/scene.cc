@@ -199,12 +199,33 @@ void AFork::SetUp() {
   mounts_ = slurp("/proc/self/mounts");
   setenv("TELEFORK_SOCKET", setting("TELEFORK_TEST_SOCKET", "").c_str(), 1);
   node_ = kind_of_node();
-  if (node_ != "unix") return;
+  if (node_ != "unix" && node_ != "tls") return;
   // The agent comes from the same telepad: the whole way through the daemon.
   socket_ = path("telepad.sock");
-  node_ = "unix:" + socket_;
   setenv("TELEFORK_SOCKET", socket_.c_str(), 1);
+  if (node_ == "unix") {
+    node_ = "unix:" + socket_;
+    start_telepad();
+    return;
+  }
+  setenv("XDG_CONFIG_HOME", path("config").c_str(), 1);
+  listens_at_ = "127.0.0.1:0";
+  const std::string key = telefork("keygen --keys " + path("keys"));
   start_telepad();
+  node_ = listens_at_;
+  telefork("trust " + node_ + " " + key);
+  telefork("trust " + telefork("keygen") + " --keys " + path("keys") +
+           (geteuid() == 0 ? " --as root" : ""));
+}
+
+// One line of the output of that command.
+std::string AFork::telefork(const std::string& arguments) const {
+  const fs::path program = fs::path(telepad_program()).parent_path() / "telefork";
+  FILE* output = popen((program.string() + " " + arguments).c_str(), "re");
+  char line[512] = "";
+  EXPECT_NE(std::fgets(line, sizeof line, output), nullptr) << arguments;
+  EXPECT_EQ(pclose(output), 0) << arguments;
+  return std::string(line).substr(0, std::string(line).find('\n'));
 }
 
 void AFork::TearDown() {
@@ -243,7 +264,10 @@ void AFork::start_telepad(const Body& before_exec) {
     dup2(log, 2);
     syscall(SYS_close_range, 3U, ~0U, 0U);
     if (before_exec) before_exec();
-    execl(telepad_program().c_str(), "telepad", "--socket", socket_.c_str(), nullptr);
+    const std::string keys = path("keys");
+    const char* listen = listens_at_.empty() ? nullptr : "--listen";
+    execl(telepad_program().c_str(), "telepad", "--socket", socket_.c_str(), listen,
+          listens_at_.c_str(), "--keys", keys.c_str(), nullptr);
     _exit(127);
   }
   const auto deadline = Clock::now() + kPatience;
@@ -253,9 +277,16 @@ void AFork::start_telepad(const Body& before_exec) {
                  waitpid(telepad_, nullptr, WNOHANG) == telepad_)
         << "telepad ended: " << slurp(path("telepad.log"));
   }
-  do {  // until what asked whether it listens is gone: one socket is left, which listens
+  const long listening = listens_at_.empty() ? 1 : 2;
+  do {  // until what asked whether it listens is gone: those are left that listen
     telepad_descriptors_ = descriptors_of(telepad_);
-  } while (count_sockets(telepad_descriptors_) > 1 && Clock::now() < deadline);
+  } while (count_sockets(telepad_descriptors_) > listening && Clock::now() < deadline);
+  if (listens_at_ != "127.0.0.1:0") return;
+  // The next one has the same port.
+  const std::string said = slurp(path("telepad.log"));
+  const std::size_t begin = said.find("127.0.0.1:");
+  ASSERT_NE(begin, std::string::npos) << said;
+  listens_at_ = said.substr(begin, said.find('\n', begin) - begin);
 }
 
 // A session's end takes a moment to come there, and is no event here.

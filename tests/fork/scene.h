@@ -8,9 +8,9 @@
 //       EXPECT_TRUE(went_well(outcome));
 //     }
 //
-// Each test has a node, `local` or the telepad that it starts on a socket of its own. Its process
-// is a subreaper and has a mount namespace of its own where it may: when a test ends, no process,
-// mount, registry entry or file is left of all that it started, or it fails.
+// Each test has a node, `local` or the telepad that it starts, on a unix socket or on TCP. Its
+// process is a subreaper and has a mount namespace of its own where it may: when a test ends, no
+// process, mount, registry entry or file is left of all that it started, or it fails.
 #pragma once
 
 #include <chrono>
@@ -125,7 +125,7 @@ class AFork : public testing::TestWithParam<std::string> {
   void start_telepad(const Body& before_exec = {});
   void stop_telepad(int signal);
 
-  // `local` or `unix`, or a node that is there already.
+  // `local`, `unix` or `tls`, or a node that is there already.
   virtual std::string kind_of_node() const { return GetParam(); }
   virtual std::string telepad_program() const;
   // A session that was killed leaves its registry entry to whoever lists the sessions next.
@@ -136,8 +136,10 @@ class AFork : public testing::TestWithParam<std::string> {
 
  private:
   void expect_telepad_as_it_was() const;
+  std::string telefork(const std::string& arguments) const;
 
   std::string node_;
+  std::string listens_at_;  // of `tls`
   std::string folder_;
   std::string mounts_;
   std::vector<std::string> telepad_descriptors_;  // when it began to listen

@@ -102,7 +102,7 @@ void kill_and_await(pid_t pid) {
   close(process);
 }
 
-constexpr char kNodes[][6] = {"local", "unix"};
+constexpr char kNodes[][6] = {"local", "unix", "tls"};
 
 std::vector<std::string> nodes_and_steps() {
   std::vector<std::string> all;
@@ -169,6 +169,7 @@ void AStep::make_programs() {
   fs::create_directories(libexec);
   fs::create_directories(fs::path(programs_) / "bin");
   fs::create_hard_link(TELEFORK_TELEPAD, telepad_program());
+  fs::create_hard_link(build / "bin/telefork", fs::path(programs_) / "bin/telefork");
   for (const auto& entry : fs::directory_iterator(build / "libexec/telefork")) {
     const std::string name = entry.path().filename();
     if (name != "telefork-agent" && name != "telefork-keeper") {
@@ -269,7 +270,7 @@ void AStep::check(const Case& one) {
 
 TEST_P(AStep, EndsInOneTruthWhoeverDiesThere) {
   for (const Case& one : kCases) {
-    if (kind_of_node() == "unix" && telepad_ < 0) start_telepad();
+    if (kind_of_node() != "local" && telepad_ < 0) start_telepad();
     check(one);
     if (HasFatalFailure()) return;
   }

@@ -163,7 +163,7 @@ class ALostChild : public AFork {
 
 std::string name_of_node(const testing::TestParamInfo<std::string>& kind) { return kind.param; }
 
-INSTANTIATE_TEST_SUITE_P(On, ALostChild, testing::Values("local", "unix"), name_of_node);
+INSTANTIATE_TEST_SUITE_P(On, ALostChild, testing::Values("local", "unix", "tls"), name_of_node);
 
 TEST_P(ALostChild, HasEndedWithAllItsDescendantsWhenItsPidEndsBecauseTheKeeperWasKilled) {
   start_program([this] { write_all(1, "; then " + end_of(fork_child(node(), [] { return 7; }))); });

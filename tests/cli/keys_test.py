@@ -1,0 +1,407 @@
+#!/usr/bin/env python3
+"""HOST[:PORT]: keygen, trust, and a telepad that listens on TCP for those whose key it trusts."""
+import os
+import pathlib
+import re
+import select
+import shlex
+import signal
+import socket
+import stat
+import subprocess
+import unittest
+
+import cli
+
+TELEPAD = str(cli.BIN / "telepad")
+KEY = r"tf1:[A-Za-z0-9+/]{43}="
+
+
+class Telepad:
+    """One that listens on a port of the kernel's choice; what it says is in its log."""
+
+    def __init__(self, folder, keys, *arguments, where="127.0.0.1:0", env=None):
+        self.log = folder / "telepad.log"
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [TELEPAD, "--socket", folder / "telepad.sock", "--listen", where, "--keys", keys,
+                 *arguments], stdin=subprocess.DEVNULL, stderr=log, env=env)
+        self.pid = self.process.pid
+        cli.wait_until(lambda: "telepad.sock" in self.said() or self.process.poll() is not None)
+        found = re.search(r"listening on (\S+:(\d+))\n", self.said())
+        assert found, self.said()
+        self.node, self.port = found[1], int(found[2])
+
+    def said(self):
+        return self.log.read_text()
+
+    def descriptors(self):
+        found = []
+        for fd in os.listdir(f"/proc/{self.pid}/fd"):
+            try:
+                found.append(os.readlink(f"/proc/{self.pid}/fd/{fd}"))
+            except FileNotFoundError:
+                pass
+        return sorted(found)
+
+    def children(self):
+        return pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(timeout=cli.PATIENCE)
+
+
+class KeysTest(cli.Test):
+    def setUp(self):
+        super().setUp()
+        os.chmod(self.folder, 0o755)
+        self.served = self.folder / "served"
+        self.env = {**os.environ, "XDG_CONFIG_HOME": str(self.folder / "config")}
+        self.own = self.folder / "config" / "telefork"
+
+    def call(self, *arguments, **options):
+        return cli.call(*arguments, env=self.env, **options)
+
+    def call_json(self, *arguments, **options):
+        return cli.call_json(*arguments, env=self.env, **options)
+
+    def keygen(self, *arguments):
+        done = self.call("keygen", *arguments)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        return done.stdout.decode().strip()
+
+    def trust(self, *arguments):
+        done = self.call("trust", *arguments)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def as_this_user(self):
+        return ["--as", "root"] if os.geteuid() == 0 else []
+
+    def start(self, *arguments, **options):
+        telepad = Telepad(self.folder, self.served, *arguments, **options)
+        self.addCleanup(telepad.stop)
+        return telepad
+
+    def introduce(self, *arguments, **options):
+        """A telepad and this user, who know each other."""
+        key = self.keygen("--keys", self.served)
+        self.own_key = self.keygen()
+        telepad = self.start(*arguments, **options)
+        self.trust(telepad.node, key)
+        self.trust(self.own_key, *self.as_this_user(), "--keys", self.served)
+        return telepad
+
+
+class Keygen(KeysTest):
+    def test_makes_a_key_that_is_nobody_elses_to_read(self):
+        key = self.keygen()
+        self.assertRegex(key, f"^{KEY}$")
+        self.assertEqual(stat.S_IMODE(self.own.stat().st_mode), 0o700)
+        for name in ("key.pem", "cert.pem"):
+            self.assertEqual(stat.S_IMODE((self.own / name).stat().st_mode), 0o600)
+
+    def test_replaces_none_unless_told_to(self):
+        key = self.keygen()
+        before = (self.own / "key.pem").read_bytes()
+        self.refuses(self.call("keygen"), 2, "--force", key)
+        self.assertEqual((self.own / "key.pem").read_bytes(), before)
+        self.assertNotEqual(self.keygen("--force"), key)
+
+    def test_tells_it_as_json(self):
+        code, told = self.call_json("keygen", "--keys", self.served)
+        self.assertEqual((code, told["file"]), (0, str(self.served / "key.pem")))
+        self.assertRegex(told["key"], f"^{KEY}$")
+
+
+class Trust(KeysTest):
+    def test_lists_what_was_added_and_not_what_was_removed(self):
+        keys = [self.keygen("--force") for _ in range(3)]
+        serving = ["--keys", self.own]
+        self.trust(keys[0], *self.as_this_user(), *serving)
+        self.trust(keys[1], *self.as_this_user(), *serving)
+        self.trust("node7", keys[2])
+        self.trust("[::1]:81", keys[2])
+        code, told = self.call_json("trust", "--list", *serving)
+        self.assertEqual(code, 0)
+        self.assertEqual([one["key"] for one in told["trusted_keys"]], keys[:2])
+        self.assertEqual([(one["node"], one["key"]) for one in told["known_nodes"]],
+                         [("node7", keys[2]), ("[::1]:81", keys[2])])
+        self.trust("--remove", keys[0], *serving)
+        self.trust("--remove", "node7:7335", *serving)
+        listed = self.call("trust", "--list", *serving).stdout.decode()
+        self.assertNotIn(keys[0], listed)
+        self.assertNotIn("node7", listed)
+        self.refuses(self.call("trust", "--remove", keys[0], *serving), 2, "is not in")
+
+    def test_says_which_key_it_replaces(self):
+        one, other = self.keygen(), self.keygen("--force")
+        self.trust("node7", one)
+        code, told = self.call_json("trust", "node7", other)
+        self.assertEqual((code, told["replaced"], told["key"]), (0, one, other))
+
+    def test_does_not_take_what_it_does_not_understand(self):
+        key = self.keygen()
+        for arguments in ([], [key, "node7"], ["node7"], ["node7", "tf1:x"], ["local", key],
+                          ["ssh://node7", key], ["unix:/x", key], ["--list", key], [key, key],
+                          ["--remove", "tf1:x"], ["node7", key, "--as", "root"],
+                          [key, "--as", "no such user", "--keys", self.own]):
+            self.refuses(self.call("trust", *arguments), 2, "telefork: usage: ")
+
+    def test_is_for_root_only_with_a_user(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs: root")
+        key = self.keygen()
+        self.refuses(self.call("trust", key, "--keys", self.own), 2,
+                     f"telefork trust {key} --as USER")
+
+
+class Listening(KeysTest):
+    def refuses_to_start(self, code, text, *arguments):
+        done = subprocess.run([TELEPAD, "--socket", self.folder / "s", "--keys", self.served,
+                               *arguments], capture_output=True, timeout=cli.PATIENCE)
+        self.refuses(done, code, text)
+
+    def test_takes_a_key(self):
+        self.refuses_to_start(2, "telefork keygen --telepad", "--listen", "127.0.0.1:0")
+
+    def test_takes_an_address(self):
+        self.keygen("--keys", self.served)
+        for where in ("127.0.0.1:x", "127.0.0.1:99999", "::1:3", "[::1", "a.b.c:1", "[::1]x"):
+            self.refuses_to_start(2, f"listening on {where}: ", "--listen", where)
+
+    def test_takes_files_that_are_understood(self):
+        self.keygen("--keys", self.served)
+        (self.served / "trusted_keys").write_text("\ntf1:x\n")
+        os.chmod(self.served / "trusted_keys", 0o600)
+        self.refuses_to_start(5, f"{self.served}/trusted_keys:2: ", "--listen", "127.0.0.1:0")
+
+    def test_is_not_for_stdio(self):
+        self.refuses_to_start(2, "--stdio", "--stdio", "--listen", "127.0.0.1:0")
+
+    def test_works_on_ipv6_and_on_all_addresses(self):
+        key = self.keygen("--keys", self.served)
+        self.trust(self.keygen(), *self.as_this_user(), "--keys", self.served)
+        for where, host in (("[::1]:0", "[::1]"), ("*:0", "127.0.0.1"), (":0", "localhost")):
+            telepad = Telepad(self.folder, self.served, where=where)
+            try:
+                node = f"{host}:{telepad.port}"
+                self.trust(node, key)
+                self.assertEqual(self.call("check", node).returncode, 0, where)
+            finally:
+                telepad.stop()
+            telepad.log.unlink()
+
+
+class Asking(KeysTest):
+    def mend(self, done):
+        """Runs the command that the message names, and nothing else of it."""
+        command = re.search(r"telefork (keygen(?= makes)|trust [^`]*tf1:\S+( --as USER)?)",
+                            done.stderr.decode())
+        self.assertTrue(command, done.stderr)
+        words = shlex.split(command[0])[1:]
+        if words[-2:] == ["--as", "USER"]:
+            words[-1] = "root"
+        if len(words) > 1 and words[1].startswith("tf1:"):
+            words += ["--keys", str(self.served)]
+        done = self.call(*words)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_is_told_how_to_mend_whatever_is_missing(self):
+        self.keygen("--keys", self.served)
+        telepad = self.start()
+        for why in ("no key of yours", "not trusted yet", "does not trust the key"):
+            done = self.call("run", telepad.node, "--", "true")
+            self.refuses(done, 125, "telefork: not authorised: ", why)
+            done = self.call("check", telepad.node)
+            self.refuses(done, 5, "telefork: not authorised: ", why)
+            code, told = self.call_json("check", telepad.node)
+            self.assertEqual((code, told["error"]["class"]), (5, "not authorised"))
+            self.mend(done)
+        done = self.call("check", telepad.node)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_finds_another_key_than_the_trusted_one(self):
+        telepad = self.introduce()
+        self.assertEqual(self.call("check", telepad.node).returncode, 0)
+        self.keygen("--force", "--keys", self.served)
+        done = self.call("check", telepad.node)
+        self.refuses(done, 5, "another key than the one that is trusted")
+        self.mend(done)
+        self.assertEqual(self.call("check", telepad.node).returncode, 0)
+
+    def test_with_a_key_that_is_trusted_no_more_is_refused(self):
+        telepad = self.introduce()
+        session = subprocess.Popen([cli.TELEFORK, "run", telepad.node, "--", "cat"], env=self.env,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        session.stdin.write(b"a line\n")
+        session.stdin.flush()
+        self.assertEqual(session.stdout.readline(), b"a line\n")
+        self.trust("--remove", self.own_key, "--keys", self.served)
+        self.refuses(self.call("check", telepad.node), 5, "does not trust the key",
+                     f"telefork trust {self.own_key}")
+        # What runs is not cut off.
+        out, _ = session.communicate(b"another\n", timeout=cli.PATIENCE)
+        self.assertEqual((session.returncode, out), (0, b"another\n"))
+
+    def test_with_files_that_others_could_have_written_is_refused_by_name(self):
+        telepad = self.introduce()
+        for path, code in ((self.own / "key.pem", 0o640), (self.own / "known_nodes", 0o620)):
+            os.chmod(path, code)
+            self.refuses(self.call("check", telepad.node), 5, str(path), "chmod")
+            os.chmod(path, 0o600)
+        os.chmod(self.served / "trusted_keys", 0o666)
+        self.refuses(self.call("check", telepad.node), 5, "cannot read which keys")
+        self.assertIn(str(self.served / "trusted_keys"), telepad.said())
+
+    def test_a_node_where_nobody_is_finds_it_unreachable(self):
+        telepad = self.introduce()
+        telepad.stop()
+        self.refuses(self.call("check", telepad.node), 4, "telefork: unreachable: ", telepad.node)
+        self.refuses(self.call("run", telepad.node, "--", "true"), 125, "unreachable: ")
+        self.refuses(self.call("check", "no-such-host.invalid"), 4, "no-such-host.invalid")
+
+    def test_another_server_finds_it_unreachable(self):
+        self.keygen()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            node = "127.0.0.1:%d" % server.getsockname()[1]
+            asking = subprocess.Popen([cli.TELEFORK, "check", node], env=self.env,
+                                      stderr=subprocess.PIPE)
+            connection, _ = server.accept()
+            connection.sendall(b"220 mail.example.org ESMTP\r\n")
+            _, said = asking.communicate(timeout=cli.PATIENCE)
+            connection.close()
+        self.assertEqual((asking.returncode, said.startswith(b"telefork: unreachable: ")),
+                         (4, True), said)
+
+
+class Serving(KeysTest):
+    def test_runs_commands_with_their_streams_and_status(self):
+        telepad = self.introduce()
+        done = self.call("run", telepad.node, "--", "sh", "-c", "cat; echo e >&2; exit 7",
+                         stdin=b"x" * 3_000_000)
+        self.assertEqual((done.returncode, done.stdout, done.stderr),
+                         (7, b"x" * 3_000_000, b"e\n"))
+
+    def test_leaves_nothing_behind(self):
+        telepad = self.introduce()
+        before = telepad.descriptors()
+        for arguments in (["run", telepad.node, "--", "true"], ["check", telepad.node]):
+            self.assertEqual(self.call(*arguments).returncode, 0)
+        with socket.create_connection(("127.0.0.1", telepad.port)) as lost:
+            lost.sendall(b"\x16\x03\x01\x02\x00\x01")
+        cli.wait_until(lambda: not telepad.children() and telepad.descriptors() == before)
+
+    def run_cat(self, telepad):
+        session = subprocess.Popen([cli.TELEFORK, "run", telepad.node, "--", "cat"], env=self.env,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE)
+        session.stdin.write(b"\n")
+        session.stdin.flush()
+        self.assertEqual(session.stdout.readline(), b"\n")
+        return session
+
+    def named(self, telepad, name):
+        names = cli.names_of_processes()
+        return [int(pid) for pid in telepad.children() if names.get(int(pid)) == name]
+
+    def test_ends_with_whatever_of_it_dies(self):
+        telepad = self.introduce()
+        # /proc keeps 15 characters.
+        for victim in ("telefork-greeter"[:15], "telefork-keeper"[:15]):
+            session = self.run_cat(telepad)
+            pid, = self.named(telepad, victim)
+            os.kill(pid, signal.SIGKILL)
+            _, said = session.communicate(timeout=cli.PATIENCE)
+            self.assertEqual(session.returncode, 125, said)
+            self.assertIn(b"telefork: lost: ", said)
+            cli.wait_until(lambda: not telepad.children())
+
+    def test_home_that_dies_takes_all_of_it_along(self):
+        telepad = self.introduce()
+        session = self.run_cat(telepad)
+        tracer = int(re.search(r"TracerPid:\t(\d+)",
+                               pathlib.Path(f"/proc/{session.pid}/status").read_text())[1])
+        os.kill(tracer, signal.SIGKILL)
+        session.communicate(timeout=cli.PATIENCE)
+        cli.wait_until(lambda: not telepad.children())
+
+    def test_greeters_are_nobody_and_know_no_secret(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs: root")
+        telepad = self.introduce()
+        pem = (self.served / "key.pem").read_bytes()
+        seed = subprocess.run(["openssl", "pkey", "-outform", "DER"], input=pem,
+                              capture_output=True, check=True).stdout[-32:]
+        session = self.run_cat(telepad)
+        greeter, = self.named(telepad, "telefork-greeter"[:15])
+        status = pathlib.Path(f"/proc/{greeter}/status").read_text()
+        self.assertIn("Uid:\t65534\t65534\t65534\t65534\n", status)
+        self.assertIn("Gid:\t65534\t65534\t65534\t65534\n", status)
+        for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            self.assertIn(f"{name}:\t{0:016x}\n", status)
+        self.assertIn("NoNewPrivs:\t1\n", status)
+        # A process that is not dumpable has its /proc owned by root.
+        self.assertEqual(os.stat(f"/proc/{greeter}/mem").st_uid, 0)
+        seen = 0
+        with open(f"/proc/{greeter}/mem", "rb", buffering=0) as memory:
+            for line in pathlib.Path(f"/proc/{greeter}/maps").read_text().splitlines():
+                begin, end, mode = re.match(r"(\w+)-(\w+) (\S+)", line).groups()
+                # A sanitizer's shadow is larger than any memory.
+                if "w" not in mode or int(end, 16) - int(begin, 16) > 1 << 26:
+                    continue
+                memory.seek(int(begin, 16))
+                content = memory.read(int(end, 16) - int(begin, 16))
+                seen += len(content)
+                self.assertNotIn(seed, content)
+                self.assertNotIn(pem.split(b"\n")[1], content)
+        self.assertGreater(seen, 100_000)
+        session.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(session.returncode, 0)
+
+    def test_strangers_do_not_disturb_it(self):
+        telepad = self.introduce()
+        before = telepad.descriptors()
+        session = self.run_cat(telepad)
+        strangers = []
+        # Silence, half a handshake, garbage, joins of no session: more than there is room for.
+        for number in range(400):
+            stranger = socket.create_connection(("127.0.0.1", telepad.port))
+            strangers.append(stranger)
+            try:
+                stranger.sendall((b"", b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.0\r\n\r\n",
+                                  b"TFBULK01" + os.urandom(16), b"TFB", os.urandom(100))[number % 6])
+            except OSError:
+                pass  # it was dropped already
+        for _ in range(2):
+            self.assertEqual(self.call("check", telepad.node).returncode, 0)
+        out, _ = session.communicate(b"still here\n", timeout=cli.PATIENCE)
+        self.assertEqual((session.returncode, out), (0, b"still here\n"))
+        for stranger in strangers:
+            stranger.close()
+        cli.wait_until(lambda: not telepad.children() and telepad.descriptors() == before)
+
+    def test_a_hundred_at_once(self):
+        telepad = self.introduce()
+        before = telepad.descriptors()
+        sessions = [subprocess.Popen([cli.TELEFORK, "run", telepad.node, "--", "cat"], env=self.env,
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                     stderr=subprocess.PIPE) for _ in range(100)]
+        for number, session in enumerate(sessions):
+            try:
+                session.stdin.write(b"%d\n" % number)
+                session.stdin.flush()
+            except BrokenPipeError:
+                self.fail((session.communicate(timeout=cli.PATIENCE)[1], telepad.said()))
+        for number, session in enumerate(sessions):
+            self.assertTrue(select.select([session.stdout], [], [], cli.PATIENCE)[0])
+            self.assertEqual(session.stdout.readline(), b"%d\n" % number)
+        for session in sessions:
+            _, said = session.communicate(timeout=cli.PATIENCE)
+            self.assertEqual((session.returncode, said), (0, b""))
+        cli.wait_until(lambda: not telepad.children() and telepad.descriptors() == before)
+
+
+if __name__ == "__main__":
+    cli.need("ptrace")
+    cli.main()

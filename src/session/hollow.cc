@@ -135,6 +135,9 @@ void hollow(pid_t pid, const HollowSettings& settings) {
     throw Error(Code::kFailed, "the deputy's program did not start");
   }
   frozen.leader().set_options(0);
+  // Before it does anything it stops once more, for whoever watches it from now on: that stop says
+  // whether a SIGSTOP to the child is still in force.
+  frozen.leader().request_stop();
   frozen.leader().resume(PTRACE_CONT);
   frozen.leader().forget();
 }

@@ -111,15 +111,22 @@ void Stub::enter_safe_state() {
   thread_.set_signal_mask(kAllSignals);
 }
 
+// A SIGSTOP, which nothing can block, is delivered: its parent sees the stop, a SIGCONT ends it,
+// and whatever is left of it when nobody traces the thread any more stops it. Meanwhile the thread
+// runs on: PTRACE_CONT leads out of the group stop, and does not end it (ptrace(2), "Group-stop").
+WaitStatus Stub::resume_until_stop(int request) {
+  WaitStatus status = thread_.resume_until_stop(request, stop_to_deliver_);
+  bool delivery = status.kind() == WaitStatus::Kind::kSignalDelivery;
+  stop_to_deliver_ = delivery && status.signal() == SIGSTOP ? SIGSTOP : 0;
+  return status;
+}
+
 // Until the thread stops at the entry to, or the exit from, a system call.
 void Stub::await_system_call_stop(bool entry) {
   for (;;) {
-    WaitStatus status = thread_.resume_until_stop(PTRACE_SYSCALL);
+    WaitStatus status = resume_until_stop(PTRACE_SYSCALL);
     if (status.ended()) {
       throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
-    }
-    if (status.kind() == WaitStatus::Kind::kSignalDelivery && status.signal() == SIGSTOP) {
-      stop_arrived_ = true;
     }
     if (status.kind() == WaitStatus::Kind::kSyscallStop &&
         thread_.at_system_call_entry() == entry) {
@@ -236,7 +243,7 @@ bool Stub::at_end(const WaitStatus& status) const {
 WaitStatus Stub::resume_to_end() {
   int request = stop_signal_ == 0 ? PTRACE_SYSCALL : PTRACE_CONT;
   for (;;) {
-    WaitStatus status = thread_.resume_until_stop(request);
+    WaitStatus status = resume_until_stop(request);
     if (status.ended()) {
       installed_ = false;
       throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
@@ -246,7 +253,6 @@ WaitStatus Stub::resume_to_end() {
     }
     if (at_end(status)) return status;
     if (status.kind() != WaitStatus::Kind::kSignalDelivery) continue;
-    if (status.signal() == SIGSTOP) stop_arrived_ = true;
     // Blocked signals do not come this way; a fault of the stub itself does.
     if (thread_.stop_signal_info().si_code > 0 && status.signal() != SIGSTOP &&
         status.signal() != stop_signal_) {
@@ -304,16 +310,13 @@ bool Stub::run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>*
 void Stub::interrupt_at_stop() {
   thread_.request_stop();
   for (;;) {
-    WaitStatus status = thread_.resume_until_stop(PTRACE_CONT);
+    WaitStatus status = resume_until_stop(PTRACE_CONT);
     if (status.kind() == WaitStatus::Kind::kEventStop ||
         status.kind() == WaitStatus::Kind::kGroupStop) {
       return;
     }
     if (status.ended()) {
       throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
-    }
-    if (status.kind() == WaitStatus::Kind::kSignalDelivery && status.signal() == SIGSTOP) {
-      stop_arrived_ = true;
     }
   }
 }
@@ -325,7 +328,6 @@ void Stub::restore_state() {
   thread_.set_signal_mask(original_.signal_mask);
   thread_.set_xstate(original_.xstate);
   thread_.set_registers(original_.registers);
-  if (stop_arrived_) ::kill(pid_, SIGSTOP);
 }
 
 void Stub::leave_stack() {

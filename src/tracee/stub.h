@@ -23,8 +23,9 @@
 // as it was before. If the tracer dies while the stub is in place its pages stay mapped: the
 // process runs on, some kilobytes larger.
 //
-// Signals: everything but the stub's own stop signal is blocked meanwhile and stays pending; a
-// SIGSTOP that arrives is sent again by remove(). Owned by the thread that owns the TracedThread.
+// Signals: everything but the stub's own stop signal is blocked meanwhile and stays pending. A
+// SIGSTOP takes effect at once, as for any process, and while it is in force the thread stops again
+// when its tracer lets go of it. Owned by the thread that owns the TracedThread.
 #pragma once
 
 #include <cstdint>
@@ -106,6 +107,7 @@ class Stub {
   std::int64_t borrow_system_call(long number, const std::uint64_t (&arguments)[6]);
   void write_exit(RemotePtr at, std::size_t frame_size);
   void set_idle();
+  WaitStatus resume_until_stop(int request);
   WaitStatus resume_to_end();
   bool at_end(const WaitStatus& status) const;
   void interrupt_at_stop();
@@ -130,8 +132,8 @@ class Stub {
   std::uint32_t own_pid_ = 0;  // as the process itself sees them
   std::uint32_t own_tid_ = 0;
   bool installed_ = false;
-  bool lent_ = false;  // the pages are another stub's
-  bool stop_arrived_ = false;
+  bool lent_ = false;        // the pages are another stub's
+  int stop_to_deliver_ = 0;  // SIGSTOP, which it has stopped for
 };
 
 }  // namespace telefork::tracee

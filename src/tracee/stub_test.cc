@@ -325,5 +325,38 @@ INSTANTIATE_TEST_SUITE_P(, StubInEveryWork, ::testing::Values(kCompute, kBlockIn
                          name_of_work);
 INSTANTIATE_TEST_SUITE_P(, StubInSomeWork, ::testing::Values(kCompute, kBlockInRead), name_of_work);
 
+// It sends itself a SIGSTOP in the middle of a program, and then `also`.
+char state_after_a_stop_and(Victim& victim, std::initializer_list<int> also) {
+  TracedThread thread = TracedThread::seize(victim.pid(), 0);
+  thread.interrupt();
+  Stub stub(thread, victim.pid(), {});
+  SyscallProgram program;
+  program.call("stopping", SYS_kill, {victim.pid(), SIGSTOP});
+  for (int signal : also) program.call("another signal", SYS_kill, {victim.pid(), signal});
+  Result last = program.call("what comes behind", SYS_getpid, {});
+  EXPECT_EQ(stub.run(program).result(last), victim.pid());
+  stub.remove();
+  thread.detach();
+  // A detached thread of a stopped group runs into the stop by itself.
+  while (kernel::read_stat(victim.pid()).state == 'R') std::this_thread::yield();
+  return kernel::read_stat(victim.pid()).state;
+}
+
+TEST(Stub, LeavesAProcessStoppedThatWasStoppedMeanwhile) {
+  Victim victim(compute);
+  EXPECT_EQ(state_after_a_stop_and(victim, {}), 'T');
+  int status = 0;
+  ASSERT_EQ(::waitpid(victim.pid(), &status, WUNTRACED), victim.pid());
+  EXPECT_TRUE(WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP) << status;
+  ::kill(victim.pid(), SIGCONT);
+  EXPECT_EQ(victim.finish(), 0);
+}
+
+TEST(Stub, LeavesAProcessRunningThatWasStoppedAndContinuedMeanwhile) {
+  Victim victim(block_in_read);
+  EXPECT_EQ(state_after_a_stop_and(victim, {SIGCONT}), 'S');
+  EXPECT_EQ(victim.finish(), 0);
+}
+
 }  // namespace
 }  // namespace telefork::tracee

@@ -148,11 +148,13 @@ void TracedThread::interrupt() {
 
 void TracedThread::run_into_system_call(long number) {
   pid_t tid = tid_;
+  int signal = 0;
   while (interrupted_system_call(registers()) != number) {
-    WaitStatus status = resume_until_stop(PTRACE_SYSCALL);
+    WaitStatus status = resume_until_stop(PTRACE_SYSCALL, signal);
     if (status.ended()) {
       throw Error(Code::kGone, fmt::format("thread {} {}", tid, status.describe()));
     }
+    signal = status.kind() == WaitStatus::Kind::kSignalDelivery ? status.signal() : 0;
     bool entry = status.kind() == WaitStatus::Kind::kSyscallStop && at_system_call_entry();
     if (!entry || interrupted_system_call(registers()) != number) continue;
     request_stop();

@@ -66,12 +66,18 @@ void TlsEntrance::add_interest(std::vector<pollfd>& entries) const {
       entries.push_back({listener.fd(), POLLIN, 0});
     }
   }
-  // One whose bytes are there waits for a greeter's turn: that is an event of a handshake.
-  bool full = handshakes_.size() >= kMaxHandshakes;
+  // A greeter's turn comes with an event of a handshake.
   for (const Incoming& one : incoming_) {
-    if (!full) entries.push_back({one.socket.get(), POLLIN, 0});
+    if (!one.waits_for_turn) entries.push_back({one.socket.get(), POLLIN, 0});
   }
   for (const Handshake& one : handshakes_) entries.push_back({one.channel.get(), POLLIN, 0});
+}
+
+// Somebody waits for a place among the handshakes.
+bool TlsEntrance::has_no_room() const {
+  return handshakes_.size() >= kMaxHandshakes &&
+         std::any_of(incoming_.begin(), incoming_.end(),
+                     [](const Incoming& one) { return one.waits_for_turn; });
 }
 
 std::optional<TlsEntrance::Clock::time_point> TlsEntrance::next_turn() const {
@@ -81,7 +87,7 @@ std::optional<TlsEntrance::Clock::time_point> TlsEntrance::next_turn() const {
   for (const Handshake& one : handshakes_) take(one.since + kPatience);
   // Where all is full somebody may have to make room.
   if (incoming_.size() >= kMaxIncoming) take(incoming_.front().since + kGrace);
-  if (handshakes_.size() >= kMaxHandshakes) take(handshakes_.front().since + kGrace);
+  if (has_no_room()) take(handshakes_.front().started + kGrace);
   return next;
 }
 
@@ -90,10 +96,11 @@ void TlsEntrance::on_ready() {
   advance_all(handshakes_);
   advance_all(incoming_);
   auto now = Clock::now();
-  if (handshakes_.size() >= kMaxHandshakes && now >= handshakes_.front().since + kGrace) {
+  if (has_no_room() && now >= handshakes_.front().started + kGrace) {
     spdlog::warn("{}: others need its place, and it does not shake hands", handshakes_.front().who);
     ::kill(handshakes_.front().greeter, SIGKILL);
     handshakes_.pop_front();
+    advance_all(incoming_);
   }
   if (incoming_.size() >= kMaxIncoming && now >= incoming_.front().since + kGrace) {
     spdlog::warn("{}: others need its place, and it says nothing", incoming_.front().who);
@@ -147,7 +154,8 @@ TlsEntrance::Progress TlsEntrance::advance(Incoming& incoming) {
   if (received == 0) throw Error(Code::kLost, "it closed before it said anything");
   auto count = static_cast<std::size_t>(received);
   if (bytes[0] == kTlsHandshake) {
-    if (handshakes_.size() >= kMaxHandshakes) return Progress::kWaits;
+    incoming.waits_for_turn = handshakes_.size() >= kMaxHandshakes;
+    if (incoming.waits_for_turn) return Progress::kWaits;
     start_greeter(incoming);
     return Progress::kDone;
   }
@@ -170,7 +178,7 @@ void TlsEntrance::start_greeter(Incoming& incoming) {
                          true,
                          {}});
   greeters_.insert(greeter);
-  handshakes_.push_back({std::move(ours), incoming.who, greeter, incoming.since});
+  handshakes_.push_back({std::move(ours), incoming.who, greeter, incoming.since, Clock::now(), {}});
 }
 
 TlsEntrance::Progress TlsEntrance::advance(Handshake& handshake) {

@@ -74,18 +74,21 @@ class TlsEntrance {
     UniqueFd socket;
     std::string who;
     Clock::time_point since;
+    bool waits_for_turn = false;  // its bytes are there, and all greeters are busy
   };
   // Its greeter has not reported yet.
   struct Handshake {
     UniqueFd channel;
     std::string who;
     pid_t greeter;
-    Clock::time_point since;
-    std::vector<std::byte> report{};
+    Clock::time_point since;    // it was accepted
+    Clock::time_point started;  // with its greeter
+    std::vector<std::byte> report;
   };
   enum class Progress { kWaits, kDone };
 
   void accept_all();
+  bool has_no_room() const;
   Progress advance(Incoming& incoming);
   Progress advance(Handshake& handshake);
   void start_greeter(Incoming& incoming);

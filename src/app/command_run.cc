@@ -137,8 +137,13 @@ class RunSession {
       return HomeOptions::End{false, code};
     };
     options.on_failure = [this](const Error& error) {
-      report(error);
-      return describe(error);
+      std::string text = describe(error);
+      try {
+        report(error);
+      } catch (const Error& unreported) {
+        text += "; " + unreported.text();
+      }
+      return text;
     };
     return options;
   }

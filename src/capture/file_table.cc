@@ -41,65 +41,75 @@ bool is_unchanged(const struct stat& a, const struct stat& b) {
 
 }  // namespace
 
-std::optional<std::size_t> FileTable::take_known(const FileEntry& wanted) {
+// What an earlier table knows of a file that is still as it was.
+bool FileTable::take_known(FileEntry& wanted) {
+  if (known_.empty() || ::stat(wanted.open_path.c_str(), &wanted.stat) != 0) return false;
   auto known = std::find_if(known_.begin(), known_.end(), [&wanted](const FileEntry& entry) {
-    return is_same_inode(entry.stat, wanted.stat) && entry.path == wanted.path &&
+    return is_unchanged(entry.stat, wanted.stat) && entry.path == wanted.path &&
            entry.deleted == wanted.deleted;
   });
-  if (known == known_.end()) return std::nullopt;
-  FileEntry entry = std::move(*known);
-  known_.erase(known);
-  struct stat now;
-  look(entry.file, entry.path, now);
-  if (!is_unchanged(entry.stat, now)) return std::nullopt;
-  entry.must_be_same = false;
-  entry.content_id = 0;
-  entries_.push_back(std::move(entry));
-  return entries_.size() - 1;
+  if (known == known_.end()) return false;
+  wanted.identity = known->identity;
+  wanted.readable = known->readable;
+  wanted.hash = known->hash;
+  return true;
 }
 
-std::optional<std::size_t> FileTable::find(const kernel::Vma& vma) {
-  FileEntry wanted;
-  wanted.path = vma.path;
-  wanted.deleted = vma.deleted;
-  wanted.stat.st_dev = makedev(vma.dev_major, vma.dev_minor);
-  wanted.stat.st_ino = vma.inode;
+std::optional<std::size_t> FileTable::find(const kernel::Vma& vma) const {
   for (std::size_t i = entries_.size(); i-- > 0;) {
     const FileEntry& entry = entries_[i];
-    if (is_same_inode(entry.stat, wanted.stat) && entry.path == wanted.path &&
-        entry.deleted == wanted.deleted) {
+    if (entry.stat.st_dev == makedev(vma.dev_major, vma.dev_minor) &&
+        entry.stat.st_ino == vma.inode && entry.path == vma.path && entry.deleted == vma.deleted) {
       return i;
     }
   }
-  return take_known(wanted);
+  return std::nullopt;
+}
+
+std::optional<std::size_t> FileTable::find(const struct stat& stat) const {
+  auto found = std::find_if(entries_.begin(), entries_.end(), [&stat](const FileEntry& other) {
+    return is_same_inode(other.stat, stat);
+  });
+  if (found == entries_.end()) return std::nullopt;
+  return static_cast<std::size_t>(found - entries_.begin());
 }
 
 void FileTable::know(FileTable&& earlier) { known_ = std::move(earlier.entries_); }
 
-std::size_t FileTable::find_or_add(FileEntry entry) {
-  auto found = std::find_if(entries_.begin(), entries_.end(), [&entry](const FileEntry& other) {
-    return is_same_inode(other.stat, entry.stat);
-  });
-  if (found != entries_.end()) return static_cast<std::size_t>(found - entries_.begin());
-  if (std::optional<std::size_t> known = take_known(entry)) return *known;
-  entry.identity = kernel::identify_file(entry.file.get(), entry.stat, boot_id_);
-  entries_.push_back(std::move(entry));
-  return entries_.size() - 1;
+void FileTable::let_go() {
+  for (FileEntry& entry : entries_) entry.file.reset();
 }
 
 std::size_t FileTable::add(const std::string& open_path, const std::string& path, bool deleted) {
   FileEntry entry;
+  entry.open_path = open_path;
   entry.path = path;
   entry.deleted = deleted;
-  open_quietly(open_path, entry);
-  return find_or_add(std::move(entry));
+  bool known = take_known(entry);
+  if (!known) open_quietly(open_path, entry);
+  if (std::optional<std::size_t> same = find(entry.stat)) return *same;
+  if (!known) entry.identity = kernel::identify_file(entry.file.get(), entry.stat, boot_id_);
+  entries_.push_back(std::move(entry));
+  return entries_.size() - 1;
+}
+
+const UniqueFd& FileTable::open(std::size_t index) const {
+  FileEntry& entry = entries_.at(index);
+  if (entry.file) return entry.file;
+  FileEntry now;
+  open_quietly(entry.open_path, now);
+  if (!is_same_inode(now.stat, entry.stat)) {
+    throw Error(Code::kRefused, "file " + entry.path + ": it has just been replaced by another");
+  }
+  entry.file = std::move(now.file);
+  return entry.file;
 }
 
 void FileTable::compute_hash(std::size_t index) {
   FileEntry& entry = entries_.at(index);
   if (!entry.hash.empty() || !entry.readable) return;
   image::Hash128 hash;
-  read_in_pieces(entry.file, static_cast<std::uint64_t>(entry.stat.st_size), entry.path,
+  read_in_pieces(open(index), static_cast<std::uint64_t>(entry.stat.st_size), entry.path,
                  [&hash](std::span<const std::byte> bytes) { hash.add(bytes); });
   auto value = hash.value();
   entry.hash.assign(value.begin(), value.end());
@@ -134,7 +144,8 @@ void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) co
 }
 
 void FileTable::capture_contents(image::RecordSink& sink) const {
-  for (const FileEntry& entry : entries_) {
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const FileEntry& entry = entries_[i];
     if (entry.content_id == 0) continue;
     auto size = static_cast<std::uint64_t>(entry.stat.st_size);
     ::capnp::MallocMessageBuilder message;
@@ -142,7 +153,7 @@ void FileTable::capture_contents(image::RecordSink& sink) const {
     content.setId(entry.content_id);
     content.setSize(size);
     sink.begin_payload_record(image::RecordType::kFileContent, message, size);
-    read_in_pieces(entry.file, size, entry.path,
+    read_in_pieces(open(i), size, entry.path,
                    [&sink](std::span<const std::byte> bytes) { sink.payload(bytes); });
   }
 }

@@ -7,10 +7,13 @@
 //     files.fill(index, vma.initFile());                    // into a record
 //
 // Of each file it keeps a descriptor open, so that its content can still travel when it is found
-// to be missing at the destination. To open and identify a file takes nine system calls; a table of
-// the same process that was made a moment earlier saves them:
+// to be missing at the destination. To open and identify a file takes nine system calls; a table
+// that was made earlier saves them, and keeps nothing open meanwhile, which would make a filesystem
+// busy or a lease impossible:
 //
-//     files.know(std::move(earlier));
+//     files.let_go();
+//     ...
+//     later.know(std::move(files));       // what did not change is opened only to be read
 #pragma once
 
 #include <cstdint>
@@ -29,8 +32,10 @@
 namespace telefork::capture {
 
 struct FileEntry {
-  UniqueFd file;     // readable where the file is regular and may be read; else O_PATH
-  std::string path;  // as the process would open it
+  // Readable where the file is regular and may be read; else O_PATH. Empty: not needed so far.
+  UniqueFd file;
+  std::string open_path;  // where to open it
+  std::string path;       // as the process would open it
   struct stat stat = {};
   kernel::FileIdentity identity;
   bool deleted = false;
@@ -47,10 +52,14 @@ class FileTable {
 
   // `open_path` is where to open it (below /proc), `path` what the process calls it.
   std::size_t add(const std::string& open_path, const std::string& path, bool deleted);
-  // The file behind a mapping, if it is known: both are open, so it is the same inode.
-  std::optional<std::size_t> find(const kernel::Vma& vma);
+  // The file behind a mapping, if it was added: both are open, so it is the same inode.
+  std::optional<std::size_t> find(const kernel::Vma& vma) const;
   // Files that did not change since need not be opened again. Nothing else comes from there.
   void know(FileTable&& earlier);
+  // Closes all of them.
+  void let_go();
+  // To read its content by. Throws where the file is not there any more.
+  const UniqueFd& open(std::size_t index) const;
   std::vector<FileEntry>& entries() { return entries_; }
   const std::vector<FileEntry>& entries() const { return entries_; }
 
@@ -64,11 +73,11 @@ class FileTable {
   void capture_contents(image::RecordSink& sink) const;
 
  private:
-  std::size_t find_or_add(FileEntry entry);
-  std::optional<std::size_t> take_known(const FileEntry& wanted);
+  std::optional<std::size_t> find(const struct stat& stat) const;
+  bool take_known(FileEntry& wanted);
 
   std::string boot_id_;
-  std::vector<FileEntry> entries_;
+  mutable std::vector<FileEntry> entries_;
   std::vector<FileEntry> known_;  // of an earlier table
 };
 

@@ -32,14 +32,14 @@ std::vector<std::byte> find_build_id(std::span<const std::byte> notes) {
   return {};
 }
 
-std::vector<std::byte> read_part(const FileEntry& file, std::uint64_t offset, std::size_t size) {
+std::vector<std::byte> read_part(const UniqueFd& file, std::uint64_t offset, std::size_t size) {
   std::vector<std::byte> bytes(size);
-  ssize_t count = ::pread(file.file.get(), bytes.data(), size, static_cast<off_t>(offset));
+  ssize_t count = ::pread(file.get(), bytes.data(), size, static_cast<off_t>(offset));
   bytes.resize(count < 0 ? 0 : static_cast<std::size_t>(count));
   return bytes;
 }
 
-std::vector<std::byte> read_build_id(const FileEntry& file) {
+std::vector<std::byte> read_build_id(const UniqueFd& file) {
   std::vector<std::byte> start = read_part(file, 0, kMaxHeaders);
   Elf64_Ehdr header;
   if (start.size() < sizeof(header)) return {};
@@ -64,7 +64,7 @@ LibcIdentity identify_libc(const Survey& survey) {
     if (!mapping.file || !mapping.vma.execute) continue;
     // musl's is ld-musl-x86_64.so.1; nobody but glibc names its libc.so.6.
     if (!mapping.vma.path.ends_with("/libc.so.6")) continue;
-    return {read_build_id(survey.files.entries()[*mapping.file]), true};
+    return {read_build_id(survey.files.open(*mapping.file)), true};
   }
   return {};
 }

@@ -226,9 +226,10 @@ std::vector<Vma> read_vmas(const SurveyOptions& options, const Survey& earlier,
 }
 
 // What of its memory and its registers is 32-bit, no image can hold.
-bool is_32_bit(const FileEntry& program) {
+bool is_32_bit(const FileTable& files, std::size_t program) {
   unsigned char head[EI_NIDENT] = {};
-  return program.readable && ::pread(program.file.get(), head, sizeof(head), 0) == sizeof(head) &&
+  return files.entries()[program].readable &&
+         ::pread(files.open(program).get(), head, sizeof(head), 0) == sizeof(head) &&
          head[EI_CLASS] == ELFCLASS32;
 }
 
@@ -237,7 +238,7 @@ void survey_program(Survey& survey) {
   try {
     survey.executable =
         survey.files.add(kernel::exe_path(survey.pid), kernel::read_exe_link(survey.pid), false);
-    if (is_32_bit(survey.files.entries()[*survey.executable])) {
+    if (is_32_bit(survey.files, *survey.executable)) {
       survey.refusals.push_back(refuse(process, Reason::kForeignProgram));
     }
   } catch (const Error& error) {

@@ -75,7 +75,11 @@ const UniqueFd& ContentStore::get(std::uint32_t id) const {
   return found->second;
 }
 
-OpenFiles::OpenFiles() : boot_id_(kernel::read_boot_id()) {}
+OpenFiles::OpenFiles(bool live) : boot_id_(kernel::read_boot_id()), live_(live) {}
+
+bool OpenFiles::is_same(const kernel::FileIdentity& a, const kernel::FileIdentity& b) const {
+  return live_ ? kernel::same_file_whatever_its_content(a, b) : kernel::same_file(a, b);
+}
 
 const std::vector<std::byte>& OpenFiles::hash_of(const UniqueFd& file,
                                                  const kernel::FileIdentity& identity,
@@ -104,7 +108,7 @@ FileVerdict OpenFiles::examine(FileRef::Reader ref) {
   struct stat stat;
   if (::fstat(file.get(), &stat) != 0) throw_errno("looking at " + path);
   kernel::FileIdentity identity = kernel::identify_file(file.get(), boot_id_);
-  if (kernel::same_file(identity, decode_identity(ref))) {
+  if (is_same(identity, decode_identity(ref))) {
     verdict.kind = FileVerdict::Kind::kSame;
     return verdict;
   }
@@ -138,7 +142,7 @@ void OpenFiles::verify(FileRef::Reader ref, const UniqueFd& file, bool must_be_s
   if (!same_kind(ref.getMode(), stat)) refuse(ref, "it is another kind of file here");
   if (!S_ISREG(stat.st_mode)) return;
   kernel::FileIdentity wanted = decode_identity(ref);
-  if (kernel::same_file(identity, wanted)) return;
+  if (is_same(identity, wanted)) return;
   if (must_be_same) {
     if (kernel::same_file_whatever_its_content(identity, wanted)) return;
     refuse(ref, "it is open for writing there, and the file here is not known to be the same one");

@@ -48,7 +48,10 @@ struct FileVerdict {
 
 class OpenFiles {
  public:
-  OpenFiles();
+  // `live`: the process is frozen elsewhere right now, and of the very file whatever it holds by
+  // now is right, as in a child of fork(2). Of an image that was saved the content has to be as it
+  // was then.
+  explicit OpenFiles(bool live);
   FileVerdict examine(image::schema::FileRef::Reader ref);
   // What to map. `writable`: for a shared mapping that is written to.
   UniqueFd open_for_mapping(image::schema::FileRef::Reader ref, const ContentStore& contents,
@@ -63,7 +66,10 @@ class OpenFiles {
   const std::vector<std::byte>& hash_of(const UniqueFd& file, const kernel::FileIdentity& identity,
                                         const std::string& path);
 
+  bool is_same(const kernel::FileIdentity& a, const kernel::FileIdentity& b) const;
+
   std::string boot_id_;
+  bool live_;
   // By device and inode, for files that did not change since.
   struct KnownHash {
     std::int64_t ctime_ns;

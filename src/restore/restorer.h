@@ -49,6 +49,8 @@ struct RestoreSettings {
   int bulk_fd = -1;
   // What the guest's standard streams become; an empty one is /dev/null.
   UniqueFd streams[3];
+  // The process waits elsewhere for its life here: no image of the past. See OpenFiles.
+  bool live = false;
   // PR_TIMER_CREATE_RESTORE_IDS, where the kernel has it.
   bool timers_by_id = true;
   // Where the guest's clocks would jump it gets a time namespace, if this process may make one.

@@ -27,7 +27,8 @@ constexpr std::size_t kPerThread = 16 * 1024;  // a thread's program and stack
 
 }  // namespace
 
-Restorer::Restorer(RestoreSettings settings) : settings_(std::move(settings)) {}
+Restorer::Restorer(RestoreSettings settings)
+    : settings_(std::move(settings)), open_files_(settings_.live) {}
 
 Restorer::~Restorer() {
   // They end with the blank, which is killed.

@@ -146,7 +146,12 @@ class Agent {
       throw Error(Code::kRefused, "the program is in a pid namespace that telefork does not see");
     }
     std::string node = request.node;
-    if (!ready_ || ready_->node() != node) ready_ = make_worker(node);
+    // First closed, then forked: a session ends with the last copy of its socket's other end.
+    if (ready_ && ready_->node() != node) ready_.reset();
+    if (!ready_) {
+      starting_.reset();
+      ready_ = make_worker(node);
+    }
     starting_ = std::move(ready_);
     if (!starting_->give({request, program_})) {
       starting_.reset();

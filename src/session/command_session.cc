@@ -58,7 +58,7 @@ CommandSession::CommandSession(Settings settings, CommandRequest request)
 void CommandSession::prepare() {
   opened_.emplace(
       open_node(request_.node, here_, settings_.programs, settings_.access, request_.cpu_force));
-  fence_ = make_fence(*opened_, here_);
+  fence_ = make_fence(*opened_, here_, settings_.registry);
   protocol::Link& link = *opened_->link;
   try {
     send_command();

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "kernel/procfs_task.h"
 #include "session/guest_tree.h"
+#include "session/registry.h"
 
 namespace telefork::session {
 namespace {
@@ -93,11 +94,13 @@ class TelepadFence final : public Fence {
 // children. Reaps by pid: the deputy is traced from here, and its changes are the Supervisor's.
 class OwnFence final : public Fence {
  public:
+  explicit OwnFence(std::string registry) : registry_(std::move(registry)) {}
   bool try_confirm() noexcept override {
     try {
       signal_descendants(SIGKILL);
       for (pid_t child : kernel::list_children(::getpid())) {
-        ::waitpid(child, nullptr, WNOHANG | __WALL);
+        // What a keeper has registered nobody else would remove: its telepad is killed too.
+        if (::waitpid(child, nullptr, WNOHANG | __WALL) == child) forget_session(registry_, child);
       }
       return kernel::list_children(::getpid()).empty();
     } catch (const std::exception&) {
@@ -105,12 +108,16 @@ class OwnFence final : public Fence {
     }
   }
   void add_interest(std::vector<pollfd>&) const override {}
+
+ private:
+  std::string registry_;
 };
 
 }  // namespace
 
-std::unique_ptr<Fence> make_fence(const OpenedNode& opened, const protocol::OwnMachine& here) {
-  if (!opened.connector) return std::make_unique<OwnFence>();
+std::unique_ptr<Fence> make_fence(const OpenedNode& opened, const protocol::OwnMachine& here,
+                                  const std::string& registry) {
+  if (!opened.connector) return std::make_unique<OwnFence>(registry);
   if (opened.connector->node().kind == net::NodeAddress::Kind::kSsh) return nullptr;
   return std::make_unique<TelepadFence>(opened, here);
 }

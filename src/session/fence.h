@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <poll.h>
@@ -40,9 +41,11 @@ inline constexpr std::chrono::milliseconds kFenceInterval(200);
 // kept from holding it.
 inline constexpr std::chrono::seconds kFencePatience(5);
 
-// Of the session that open_node() has opened. `here` must outlive it. Null where nobody is left to
-// ask: over ssh the telepad was the session's own, and goes with it.
-std::unique_ptr<Fence> make_fence(const OpenedNode& opened, const protocol::OwnMachine& here);
+// Of the session that open_node() has opened. `here` must outlive it. `registry`: the folder of it,
+// see registry.h. Null where nobody is left to ask: over ssh the telepad was the session's own, and
+// goes with it.
+std::unique_ptr<Fence> make_fence(const OpenedNode& opened, const protocol::OwnMachine& here,
+                                  const std::string& registry);
 
 // How long to ask, from now on.
 net::Deadline::Clock::time_point fence_deadline(net::Deadline::Clock::time_point lease_over);

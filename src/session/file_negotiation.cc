@@ -1,6 +1,8 @@
 #include "session/file_negotiation.h"
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -45,33 +47,65 @@ FileNegotiation::Answer FileNegotiation::judge(capture::FileTable& files, std::s
   return Answer::kCarry;
 }
 
-void FileNegotiation::ask(capture::Survey& survey, const std::vector<std::size_t>& indices,
+void FileNegotiation::ask(const capture::Survey& survey, const std::vector<std::size_t>& indices,
                           protocol::Link& link) {
   link.send([&](protocol::schema::Message::Builder message) {
     auto files = message.initCheckFiles().initFiles(static_cast<unsigned>(indices.size()));
     for (unsigned i = 0; i < files.size(); ++i) survey.files.fill(indices[i], files[i]);
   });
+}
+
+void FileNegotiation::ask_ahead(const capture::Survey& survey, protocol::Link& link) {
+  std::vector<std::size_t> all;
+  asked_.clear();
+  for (const capture::FileEntry& entry : survey.files.entries()) {
+    all.push_back(all.size());
+    asked_.push_back(key_of(entry));
+  }
+  if (all.empty()) return;
+  ask(survey, all, link);
+  link.flush_some();
+}
+
+void FileNegotiation::take_answers(capture::Survey& survey, const std::vector<Key>& keys,
+                                   protocol::Link& link) {
   protocol::ReceivedMessage reply =
       link.expect(protocol::schema::Message::CHECK_FILES_REPLY, net::Deadline::in(kPatience));
   auto verdicts = reply->getCheckFilesReply().getVerdicts();
-  if (verdicts.size() != indices.size()) {
+  if (verdicts.size() != keys.size()) {
     throw Error(Code::kCorrupt, link.node() + ": it answered about other files than were asked");
   }
+  auto& entries = survey.files.entries();
   for (unsigned i = 0; i < verdicts.size(); ++i) {
-    Answer answer = judge(survey.files, indices[i], verdicts[i], survey.refusals);
-    const capture::FileEntry& entry = survey.files.entries()[indices[i]];
-    if (answer != Answer::kRefused) known_[key_of(entry)] = {answer, entry.hash};
+    known_.erase(keys[i]);
+    auto entry = std::find_if(entries.begin(), entries.end(), [&](const capture::FileEntry& one) {
+      return key_of(one) == keys[i];
+    });
+    if (entry == entries.end()) continue;
+    auto index = static_cast<std::size_t>(entry - entries.begin());
+    Answer answer = judge(survey.files, index, verdicts[i], survey.refusals);
+    if (answer != Answer::kRefused) known_[keys[i]] = {answer, entry->hash};
   }
 }
 
 void FileNegotiation::settle(capture::Survey& survey, protocol::Link& link) {
+  std::vector<Key> fresh = std::exchange(asked_, {});
+  if (!fresh.empty()) take_answers(survey, fresh, link);
   std::vector<std::size_t> unknown;
+  std::vector<Key> keys;
   auto& entries = survey.files.entries();
   for (std::size_t i = 0; i < entries.size(); ++i) {
+    Key key = key_of(entries[i]);
+    if (std::find(fresh.begin(), fresh.end(), key) != fresh.end()) continue;
     // What is written to may be another file there tomorrow: asked every time.
-    if (entries[i].must_be_same || known_.count(key_of(entries[i])) == 0) unknown.push_back(i);
+    if (!entries[i].must_be_same && known_.count(key) != 0) continue;
+    unknown.push_back(i);
+    keys.push_back(key);
   }
-  if (!unknown.empty()) ask(survey, unknown, link);
+  if (!unknown.empty()) {
+    ask(survey, unknown, link);
+    take_answers(survey, keys, link);
+  }
   for (std::size_t i = 0; i < entries.size(); ++i) {
     auto known = known_.find(key_of(entries[i]));
     if (known == known_.end()) continue;

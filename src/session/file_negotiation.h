@@ -3,6 +3,9 @@
 //
 //     FileNegotiation files;                    // lives as long as the link: answers are kept
 //     files.settle(survey, link);               // adds to survey.refusals
+//     ...
+//     files.ask_ahead(survey, link);            // what is there may have changed since
+//     files.settle(later_survey, link);
 #pragma once
 
 #include <cstdint>
@@ -18,14 +21,19 @@ namespace telefork::session {
 
 class FileNegotiation {
  public:
-  // One round trip, or none where every file was asked about before and did not change since.
+  // Asks about all files; the next settle() takes the answer, and does not wait for it as long.
+  void ask_ahead(const capture::Survey& survey, protocol::Link& link);
+  // One round trip, or none where every file was asked about before and did not change here since.
   void settle(capture::Survey& survey, protocol::Link& link);
 
  private:
   enum class Answer { kThere, kCarry, kRefused };
   using Key = std::tuple<std::uint64_t, std::uint64_t, std::int64_t>;  // device, inode, ctime
   static Key key_of(const capture::FileEntry& entry);
-  void ask(capture::Survey& survey, const std::vector<std::size_t>& indices, protocol::Link& link);
+  static void ask(const capture::Survey& survey, const std::vector<std::size_t>& indices,
+                  protocol::Link& link);
+  // About `keys`, in the order in which they were asked about.
+  void take_answers(capture::Survey& survey, const std::vector<Key>& keys, protocol::Link& link);
   Answer judge(capture::FileTable& files, std::size_t index,
                protocol::schema::FileVerdict::Reader verdict, capture::Refusals& refusals);
 
@@ -34,6 +42,7 @@ class FileNegotiation {
     std::vector<std::byte> hash;
   };
   std::map<Key, Known> known_;
+  std::vector<Key> asked_;  // ahead
 };
 
 }  // namespace telefork::session

@@ -83,7 +83,7 @@ void ForkSession::open() {
   }
   opened_.emplace(
       open_node(net::parse_node(node_), here_, settings_.programs, settings_.access, false));
-  fence_ = make_fence(*opened_, here_);
+  fence_ = make_fence(*opened_, here_, settings_.registry);
 }
 
 capture::SurveyOptions ForkSession::survey_options(pid_t parent) const {
@@ -115,8 +115,11 @@ void ForkSession::get_ready_for(pid_t pid) {
   capture::SurveyOptions options;
   options.quick = true;
   capture::Survey survey = capture::survey_process(pid, options);
-  if (survey.refusals.empty()) files_.settle(survey, *opened_->link);
+  // What is in the way now may be gone when it counts.
+  if (!survey.refusals.empty()) return;
+  files_.settle(survey, *opened_->link);
   last_survey_ = std::move(survey);
+  last_survey_.files.let_go();
 }
 
 bool ForkSession::answer(const telefork_agent_request& request, pid_t pid, int program_socket) {
@@ -139,6 +142,8 @@ void ForkSession::tell_snapshot(const Error& error) { send_verdict(session_socke
 
 void ForkSession::send_image(const telefork_snapshot& snapshot) {
   protocol::Link& link = *opened_->link;
+  // The answers to the check may be as old as the session.
+  files_.ask_ahead(last_survey_, link);
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(snapshot_, 0);
   // It may have been stopped between its message and the read that it waits in; anywhere else the
   // result that the guest is given would be another call's.

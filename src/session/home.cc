@@ -189,7 +189,14 @@ void Home::deliver_end() {
     supervisor_.fail(options_.on_failure ? options_.on_failure(*loss) : loss->text());
     return;
   }
-  if (options_.on_end) end = options_.on_end(end);
+  if (options_.on_end) {
+    try {
+      end = options_.on_end(end);
+    } catch (const Error& error) {
+      supervisor_.fail(error.text());
+      return;
+    }
+  }
   if (end.killed) {
     supervisor_.die(end.value);
   } else {

@@ -109,7 +109,7 @@ class Keeper {
   protocol::Link link_;
   SignalFd signals_;
   RegistryEntry registered_;
-  restore::OpenFiles files_;
+  restore::OpenFiles files_{true};
   DestinationState state_ = DestinationState::kReceiving;
   Lease lease_;
 
@@ -253,6 +253,7 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     settings.init_program = settings_.programs.init;
     settings.bulk_fd = link_.bulk_fd();
     for (int i = 0; i < 3; ++i) settings.streams[i] = std::move(guest_streams_[i]);
+    settings.live = true;
     settings.tells_of_exe = false;  // docs/limits.md does, of every plain user
     settings.warn = [this](const std::string& text) { warnings_.push_back(text); };
     restorer_ = std::make_unique<restore::Restorer>(std::move(settings));

@@ -292,6 +292,13 @@ class Run(cli.Test):
         error = json.loads(file.read_text())["error"]
         self.assertEqual((error["class"], error["exit_code"]), ("unreachable", 125))
 
+    def test_ends_when_its_report_cannot_be_written(self):
+        done = call("run", "--json-file", "/dev/full", "local", "true")
+        self.assertEqual(done.returncode, 125, done.stderr)
+        self.assertIn(b"No space left on device", done.stderr)
+        done = call("run", "--json-file", "/dev/full", "unix:/nowhere/telepad.sock", "true")
+        self.assertEqual(done.returncode, 125, done.stderr)
+
     def test_leaves_no_process_behind(self):
         # Other tests run beside this one: its own processes have inherited a mark.
         mark = f"TELEFORK_TEST_MARK={self.folder}"

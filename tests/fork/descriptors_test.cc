@@ -1,4 +1,5 @@
 // Descriptors and shared memory: what travels, what is refused, what is left at home.
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -52,6 +53,52 @@ std::string read_some(int fd, std::size_t size) {
   require(n >= 0);
   text.resize(static_cast<std::size_t>(n));
   return text;
+}
+
+// What it holds changes at any time, as it does for a child of fork(2).
+TEST_P(AFork, TakesFilesThatAreBeingWrittenTo) {
+  make_file(path("log"), "a line\n");
+  Outcome outcome = run([this] {
+    const pid_t writer = ::fork();
+    if (writer == 0) {
+      const int file = open(path("log").c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+      for (;;) write_all(file, "a line\n");
+    }
+    const int reading = open(path("log").c_str(), O_RDONLY | O_CLOEXEC);
+    const int writing = open(path("log").c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+    require(reading >= 0 && writing >= 0);
+    for (int i = 0; i < 5; ++i) {
+      const pid_t pid = fork_child(node(), [=] {
+        write_all(writing, "a line\n");
+        return read_some(reading, 7) == "a line\n" ? 0 : 1;
+      });
+      require_equal(end_of(pid), exited(0));
+    }
+    kill(writer, SIGKILL);
+    require_equal(end_of(writer), killed(SIGKILL));
+    close(reading);
+    close(writing);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// The next session looks at the program's files ahead of the call: it holds none of them.
+TEST_P(AFork, LeavesTheProgramsFilesToItself) {
+  make_file(path("file"), "text");
+  Outcome outcome = run([this] {
+    const int file = open(path("file").c_str(), O_RDONLY | O_CLOEXEC);
+    require_equal(end_of(fork_child(node(), [] { return 5; })), exited(5));
+    require_equal(end_of(fork_child(node(), [] { return 5; })), exited(5));
+    // Nobody else has it open then: fcntl(2), F_SETLEASE. It may just be looking.
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (fcntl(file, F_SETLEASE, F_WRLCK) != 0) {
+      require_equal(errno, EAGAIN);
+      require(std::chrono::steady_clock::now() < end);
+      usleep(10'000);
+    }
+    close(file);
+  });
+  EXPECT_TRUE(went_well(outcome));
 }
 
 TEST_P(AFork, TakesAFileAlongWithItsOffset) {

@@ -5,7 +5,9 @@
 #include <cstring>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -193,6 +195,49 @@ TEST_P(AFork, FindsATelepadThatWentAndCameAgain) {
   EXPECT_TRUE(file_comes(path("missed")));
   start_telepad();
   make_file(path("back"));
+  EXPECT_TRUE(went_well(finish(program)));
+}
+
+// Of the agent whose parent is none: its sessions are its children.
+pid_t find_agent() {
+  auto name_of = [](pid_t pid) { return slurp("/proc/" + std::to_string(pid) + "/comm"); };
+  for (pid_t pid : list_descendants(getpid())) {
+    if (name_of(pid) != "telefork-agent\n") continue;
+    const std::string stat = slurp("/proc/" + std::to_string(pid) + "/stat");
+    const pid_t parent = std::atoi(stat.c_str() + stat.rfind(')') + 3);
+    if (name_of(parent) != "telefork-agent\n") return pid;
+  }
+  return 0;
+}
+
+TEST_P(AFork, FindsAnotherAgentWhenTheOneOfTwoNodesHasDied) {
+  const Program program = start([this] {
+    std::vector<pid_t> children;
+    auto fork_one = [&](const std::string& to) {
+      children.push_back(fork_child(to, [this] {
+        await_file(path("end"));
+        return 3;
+      }));
+    };
+    for (const std::string& to : {node(), std::string("local"), node(), std::string("local")}) {
+      fork_one(to);
+    }
+    make_file(path("forked"));
+    await_file(path("killed"));
+    fork_one(node());
+    make_file(path("end"));
+    for (pid_t child : children) require_equal(end_of(child), exited(3));
+  });
+  ASSERT_TRUE(file_comes(path("forked")));
+  const pid_t agent = find_agent();
+  ASSERT_GT(agent, 0);
+  const int handle = static_cast<int>(syscall(SYS_pidfd_open, agent, 0));
+  ASSERT_GE(handle, 0);
+  kill(agent, SIGKILL);
+  pollfd ended{handle, POLLIN, 0};
+  EXPECT_EQ(poll(&ended, 1, 60'000), 1);
+  close(handle);
+  make_file(path("killed"));
   EXPECT_TRUE(went_well(finish(program)));
 }
 

@@ -200,15 +200,18 @@ Program AStep::start_program() {
   });
 }
 
-// The agent or keeper that has stopped itself; 0 when the program ended before that.
+// The agent or keeper that has stopped itself; 0 when the program and all of them ended before
+// that.
 pid_t AStep::await_stopped(const Program& program) const {
   constexpr timespec kPause{0, 2'000'000};  // there is no event for it
   for (int tries = 0; tries < 20'000; ++tries) {
+    bool may_stop = false;
     for (const Process& process : all_descendants()) {
       if (process.state == 'T') return process.pid;
+      const bool ended = process.state == 'Z';
+      may_stop |= !ended && (process.pid == program.pid || process.name.starts_with("telefork-"));
     }
-    const auto parent = look_at(program.pid);
-    if (!parent || parent->state == 'Z') return 0;
+    if (!may_stop) return 0;
     nanosleep(&kPause, nullptr);
   }
   ADD_FAILURE() << "nobody stops\n" << describe_descendants();

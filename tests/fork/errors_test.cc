@@ -198,7 +198,7 @@ TEST_P(AFork, FindsATelepadThatWentAndCameAgain) {
   EXPECT_TRUE(went_well(finish(program)));
 }
 
-// Of the agent whose parent is none: its sessions are its children.
+// The agent whose parent is none: its sessions are its children.
 pid_t find_agent() {
   auto name_of = [](pid_t pid) { return slurp("/proc/" + std::to_string(pid) + "/comm"); };
   for (pid_t pid : list_descendants(getpid())) {
@@ -212,6 +212,7 @@ pid_t find_agent() {
 
 TEST_P(AFork, FindsAnotherAgentWhenTheOneOfTwoNodesHasDied) {
   const Program program = start([this] {
+    setenv("TELEFORK_SOCKET", "", 1);  // an agent of its own, which descends from this test
     std::vector<pid_t> children;
     auto fork_one = [&](const std::string& to) {
       children.push_back(fork_child(to, [this] {

@@ -135,11 +135,15 @@ void hollow(pid_t pid, const HollowSettings& settings) {
     throw Error(Code::kFailed, "the deputy's program did not start");
   }
   frozen.leader().set_options(0);
-  // Before it does anything it stops once more, for whoever watches it from now on: that stop says
-  // whether a SIGSTOP to the child is still in force.
-  frozen.leader().request_stop();
-  frozen.leader().resume(PTRACE_CONT);
-  frozen.leader().forget();
+  // Before it does anything it stops once more: that stop says whether a SIGSTOP to the child is
+  // still in force. Then whoever watches it from now on is to see it too.
+  tracee::TracedThread& deputy = frozen.leader();
+  deputy.request_stop();
+  deputy.resume(PTRACE_CONT);
+  deputy.await_stop();
+  if (deputy.in_group_stop()) deputy.request_stop();
+  deputy.resume(PTRACE_CONT);
+  deputy.forget();
 }
 
 }  // namespace telefork::session

@@ -128,6 +128,7 @@ void TracedThread::await_stop() {
         group_stop_ = true;
         return;
       case WaitStatus::Kind::kEventStop:
+        group_stop_ = false;
         return;
       case WaitStatus::Kind::kExited:
       case WaitStatus::Kind::kKilled:

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "base/error.h"
+#include "base/testing_error.h"
 #include "net/fd_stream.h"
 #include "net/memory_stream.h"
 
@@ -22,16 +23,6 @@ std::vector<std::byte> numbered(std::size_t count) {
   std::vector<std::byte> bytes(count);
   for (std::size_t i = 0; i < count; ++i) bytes[i] = static_cast<std::byte>(i * 7);
   return bytes;
-}
-
-Error error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return {Code::kFailed, ""};
 }
 
 TEST(Stream, CarriesBytesBothWays) {

@@ -10,19 +10,9 @@
 #include <sys/stat.h>
 
 #include "base/error.h"
+#include "base/testing_error.h"
 
 namespace telefork::net {
-
-template <class F>
-Error error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return {Code::kFailed, ""};
-}
 
 class InTestFolder : public testing::Test {
  protected:

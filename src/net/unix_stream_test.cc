@@ -2,7 +2,6 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <functional>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/testing_error.h"
 #include "net/fd_passing.h"
 
 namespace telefork::net {
@@ -29,15 +29,6 @@ class UnixStream : public ::testing::Test {
   ~UnixStream() override { std::filesystem::remove_all(directory_); }
   std::string path(const std::string& name) const { return directory_ + "/" + name; }
 
-  static Error error_of(const std::function<void()>& f) {
-    try {
-      f();
-    } catch (const Error& error) {
-      return error;
-    }
-    ADD_FAILURE() << "nothing was thrown";
-    return {Code::kFailed, ""};
-  }
   static unsigned mode_of(const std::string& path) {
     struct stat status {};
     EXPECT_EQ(::lstat(path.c_str(), &status), 0);

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/testing_error.h"
 #include "net/fd_stream.h"
 #include "net/memory_stream.h"
 #include "protocol/test_machine.h"
@@ -16,16 +17,6 @@ using net::Deadline;
 using net::MemoryStream;
 using ::testing::HasSubstr;
 using namespace std::chrono_literals;
-
-Error error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return {Code::kFailed, ""};
-}
 
 // What a server at `there` answers to a client, as bytes.
 std::vector<std::byte> reply_bytes(const TestMachine& there, const FillReply& fill) {

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/testing_error.h"
 #include "net/fd_stream.h"
 #include "net/memory_stream.h"
 #include "net/tls_stream.h"
@@ -19,16 +20,6 @@ using net::Deadline;
 using schema::Message;
 using ::testing::HasSubstr;
 using namespace std::chrono_literals;
-
-Error error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return {Code::kFailed, ""};
-}
 
 std::vector<std::byte> numbered(std::size_t count) {
   std::vector<std::byte> bytes(count);

@@ -186,8 +186,10 @@ struct PageRun {
 
 struct Pages {
   # In rising order, each run in one VMA; followed by their raw bytes. Pages of a VMA that no run
-  # names are zero, or the file's.
+  # names are zero, or the file's; in an image of the way home (purpose return) they are as they
+  # were here, but for those that lost what they held and are zero, or the file's, again.
   runs @0 :List(PageRun);
+  dropped @1 :List(PageRun);
 }
 
 struct FreezeMark {

@@ -283,6 +283,17 @@ INSTANTIATE_TEST_SUITE_P(
         BadRuns{"AtTheEndOfAllAddresses", {{0xfffffffffffff000, 1}}}),
     [](const auto& test) { return test.param.name; });
 
+TEST(ImageReader, RefusesDroppedPagesOfAProcessThatDoesNotGoHome) {
+  EXPECT_THAT(error_of_image_with([](Writer& writer) {
+                ::capnp::MallocMessageBuilder message;
+                auto run = message.initRoot<schema::Pages>().initDropped(1)[0];
+                run.setStart(0x10000);
+                run.setPages(1);
+                writer.begin_payload_record(RecordType::kPages, message, 0);
+              }),
+              HasSubstr("it drops pages, which only an image of the way home does"));
+}
+
 TEST(ImageReader, RefusesVmasThatAreNoPagesOrOverlap) {
   const auto error_with_vma = [](std::uint64_t start, std::uint64_t end) {
     return error_of_image_with([&](Writer& writer) { write_vma(writer, start, end); });

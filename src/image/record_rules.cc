@@ -79,6 +79,9 @@ void RecordRules::check_order(const Record& record) {
   if ((seen_ & bit(RecordType::kCommand)) != 0 && (mine & kWithCommand) == 0) {
     refuse("a command has no such record");
   }
+  if (type == RecordType::kHeader) {
+    goes_home_ = record.get<schema::Header>().getPurpose() == schema::Header::Purpose::RETURN;
+  }
   seen_ |= mine;
   ++count_;
 }
@@ -101,9 +104,9 @@ void RecordRules::check_vma(schema::Vma::Reader vma) {
   vmas_.emplace_hint(after, start, end);
 }
 
-void RecordRules::check_pages(const Record& record) {
+std::uint64_t RecordRules::check_runs(::capnp::List<schema::PageRun>::Reader runs) const {
   RunCheck check;
-  for (schema::PageRun::Reader run : record.get<schema::Pages>().getRuns()) {
+  for (schema::PageRun::Reader run : runs) {
     auto vma = vmas_.upper_bound(run.getStart());
     if (vma == vmas_.begin() || std::prev(vma)->second <= run.getStart()) {
       refuse("its page run at {:#x} is in no VMA that came before it", run.getStart());
@@ -111,7 +114,16 @@ void RecordRules::check_pages(const Record& record) {
     --vma;
     check.add(run, vma->first, vma->second);
   }
-  const std::uint64_t bytes = check.pages() * kPageSize;
+  return check.pages();
+}
+
+void RecordRules::check_pages(const Record& record) {
+  auto pages = record.get<schema::Pages>();
+  if (pages.getDropped().size() > 0 && !goes_home_) {
+    refuse("it drops pages, which only an image of the way home does");
+  }
+  check_runs(pages.getDropped());
+  const std::uint64_t bytes = check_runs(pages.getRuns()) * kPageSize;
   if (bytes != record.payload_bytes()) {
     refuse("its runs are {} bytes of pages, its payload {}", bytes, record.payload_bytes());
   }

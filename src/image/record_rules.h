@@ -5,7 +5,8 @@
 //   Header, Process, Command, Freeze mark, Files, Sockets, Timers and Signals at most once
 //   with a Command: no VMA, no pages, no thread, nothing that only a process has
 //   VMAs: whole pages, start < end, none overlaps another; guard runs within
-//   pages: of a VMA that came before, runs rising, within it, as long as the payload
+//   pages: of a VMA that came before, runs rising, within it, as long as the payload; dropped ones
+//   only on the way home
 //   file contents: ids not 0, each once, as long as their payload
 #pragma once
 
@@ -25,11 +26,14 @@ class RecordRules {
  private:
   void check_order(const Record& record);
   void check_vma(schema::Vma::Reader vma);
+  // How many pages they are.
+  std::uint64_t check_runs(::capnp::List<schema::PageRun>::Reader runs) const;
   void check_pages(const Record& record);
   void check_file_content(const Record& record);
 
   std::uint64_t count_ = 0;
   std::uint32_t seen_ = 0;                       // one bit a RecordType
+  bool goes_home_ = false;                       // purpose return
   std::map<std::uint64_t, std::uint64_t> vmas_;  // start -> end
   std::set<std::uint32_t> contents_;
 };

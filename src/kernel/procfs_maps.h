@@ -109,7 +109,10 @@ struct Vma {
   bool is_vsyscall() const { return path == "[vsyscall]"; }
   bool is_stack() const { return path == "[stack]"; }
   bool is_heap() const { return path == "[heap]"; }
-  bool is_file() const { return inode != 0 && !is_shared_anonymous(); }
+  // The first segment of System V memory has inode 0.
+  bool is_file() const {
+    return (inode != 0 || path.starts_with("/")) && !is_shared_anonymous();
+  }
 };
 
 // The two letters of a flag: "rd".

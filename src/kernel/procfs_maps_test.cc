@@ -83,6 +83,12 @@ TEST(Maps, TellsTheKindsOfMemoryApart) {
   EXPECT_TRUE(vmas[8].is_vsyscall() && !vmas[8].is_anonymous());
 }
 
+TEST(Maps, KnowsTheFirstSegmentOfSystemVMemoryForAFileThoughItsInodeIsZero) {
+  auto vmas = parse_maps("1000-2000 rw-s 00000000 00:01 0 /SYSV00000000 (deleted)\n");
+  ASSERT_EQ(vmas.size(), 1u);
+  EXPECT_TRUE(vmas[0].is_file() && !vmas[0].is_shared_anonymous());
+}
+
 TEST(Maps, RefusesGarbageAsCorrupt) {
   for (std::string_view text :
        {"hello", "1000", "1000-", "1000-2000", "1000-2000 rwxq 0 0:0 0\n",

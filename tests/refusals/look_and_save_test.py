@@ -20,7 +20,7 @@ class Offender:
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         line = self.process.stdout.readline().decode()
         if line.startswith("needs: "):
-            print(line, end="", flush=True)
+            print("\n" + line, end="", flush=True)
             os._exit(77)
         assert line.startswith("ready "), line
         self.pid = int(line.split()[1])
@@ -83,7 +83,7 @@ class OfSeveral(Refusal):
             process = subprocess.Popen([program], stdin=subprocess.DEVNULL,
                                        stdout=subprocess.PIPE)
         except OSError:
-            print("needs: ia32", flush=True)
+            print("\nneeds: ia32", flush=True)
             os._exit(77)
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)

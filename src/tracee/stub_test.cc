@@ -22,76 +22,11 @@
 #include "kernel/procfs_maps.h"
 #include "kernel/procfs_task.h"
 #include "tracee/memory.h"
-
-// Linked with --wrap=ptrace,process_vm_writev: a tracer can be made to die right before any call
-// by which it acts on its tracee.
-namespace {
-long g_calls = 0;
-long g_die_at = -1;
-long g_resumes = 0;  // by which the tracee runs on
-void count_call() {
-  if (g_calls++ == g_die_at) ::raise(SIGKILL);
-}
-}  // namespace
-
-extern "C" {
-long __real_ptrace(unsigned request, pid_t pid, void* address, void* data);
-long __wrap_ptrace(unsigned request, pid_t pid, void* address, void* data) {
-  count_call();
-  if (request == PTRACE_CONT || request == PTRACE_SYSCALL || request == PTRACE_SINGLESTEP) {
-    ++g_resumes;
-  }
-  return __real_ptrace(request, pid, address, data);
-}
-ssize_t __real_process_vm_writev(pid_t, const iovec*, unsigned long, const iovec*, unsigned long,
-                                 unsigned long);
-ssize_t __wrap_process_vm_writev(pid_t pid, const iovec* local, unsigned long local_count,
-                                 const iovec* remote, unsigned long remote_count,
-                                 unsigned long flags) {
-  count_call();
-  return __real_process_vm_writev(pid, local, local_count, remote, remote_count, flags);
-}
-}
+#include "tracee/testing_tracer_death.h"
+#include "tracee/testing_victim.h"
 
 namespace telefork::tracee {
 namespace {
-
-// A child that does `work` until it can read from its pipe, and ends with what `work` returned.
-class Victim {
- public:
-  explicit Victim(const std::function<int(int stop_fd, int ready_fd)>& work) {
-    auto [stop_read, stop_write] = make_pipe();
-    auto [ready_read, ready_write] = make_pipe();
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      stop_write.reset();
-      ::alarm(60);
-      ::_exit(work(stop_read.get(), ready_write.get()));
-    }
-    ready_write.reset();
-    char byte;
-    EXPECT_EQ(::read(ready_read.get(), &byte, 1), 1);
-    stop_ = std::move(stop_write);
-  }
-  ~Victim() {
-    if (pid_ > 0) finish();
-  }
-  pid_t pid() const { return pid_; }
-  // The wait status: 0 when it was well to the end.
-  int finish() {
-    // A victim that was killed reads nothing more.
-    ::signal(SIGPIPE, SIG_IGN);
-    [[maybe_unused]] ssize_t told = ::write(stop_.get(), "", 1);
-    int status = -1;
-    ::waitpid(pid_, &status, 0);
-    pid_ = 0;
-    return status;
-  }
-
- private:
-  pid_t pid_ = 0;
-  UniqueFd stop_;
-};
 
 bool can_read(int fd) {
   pollfd poll = {fd, POLLIN, 0};
@@ -214,9 +149,9 @@ TEST(Stub, MakesAThousandMappingsInOneResume) {
   thread.interrupt();
   Stub stub(thread, victim.pid(), {});
   SyscallProgram program = thousand_mmaps();
-  g_resumes = 0;
+  tracer_death().resumes = 0;
   ProgramRun run = stub.run(program);
-  EXPECT_EQ(g_resumes, 1);
+  EXPECT_EQ(tracer_death().resumes, 1);
   EXPECT_EQ(run.failed(), kStubDone);
   stub.remove();
   thread.detach();
@@ -268,8 +203,8 @@ TEST_P(StubInEveryWork, SurvivesTheDeathOfItsTracerAtEveryStep) {
     Victim victim(GetParam().run);
     pid_t tracer = ::fork();
     if (tracer == 0) {
-      g_calls = 0;
-      g_die_at = die_at;
+      tracer_death().calls = 0;
+      tracer_death().die_at = die_at;
       trace_once(victim.pid());
       ::_exit(0);
     }
@@ -294,9 +229,10 @@ TEST_P(StubInSomeWork, SaysThatTheTargetHasDiedAtEveryStep) {
     pid_t tracer = ::fork();
     if (tracer == 0) {
       // The victim is killed by somebody else while the tracer is between two calls.
-      g_calls = 0;
+      tracer_death().calls = 0;
       std::thread killer([&] {
-        while (__atomic_load_n(&g_calls, __ATOMIC_RELAXED) < die_at) std::this_thread::yield();
+        while (__atomic_load_n(&tracer_death().calls, __ATOMIC_RELAXED) < die_at)
+          std::this_thread::yield();
         ::kill(victim.pid(), SIGKILL);
       });
       int result = 0;
@@ -306,7 +242,7 @@ TEST_P(StubInSomeWork, SaysThatTheTargetHasDiedAtEveryStep) {
         result = error.code() == Code::kGone ? 1 : 2;
         if (result == 2) std::fprintf(stderr, "%s\n", error.what());
       }
-      g_calls = 1'000'000;
+      tracer_death().calls = 1'000'000;
       killer.join();
       ::_exit(result);
     }

@@ -32,6 +32,20 @@ ThreadState read_thread_state(const TracedThread& thread) {
   return {thread.registers(), thread.xstate(), thread.signal_mask()};
 }
 
+// It leaves by rt_sigreturn, which no other code of the stub makes.
+bool leave_stub(TracedThread& thread) {
+  for (bool leaving = false;;) {
+    WaitStatus status = thread.resume_until_stop(PTRACE_SYSCALL);
+    if (status.ended()) return false;
+    if (status.kind() != WaitStatus::Kind::kSyscallStop) continue;
+    if (thread.at_system_call_entry()) {
+      leaving = interrupted_system_call(thread.registers()) == SYS_rt_sigreturn;
+    } else if (leaving) {
+      return true;
+    }
+  }
+}
+
 Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
     : thread_(thread), pid_(pid), original_(read_thread_state(thread)) {
   if (!is_native_code(original_.registers)) {
@@ -184,7 +198,8 @@ void Stub::write_exit(RemotePtr at, std::size_t frame_size) {
   frame_ = at + kFrameAlignment;
   stack_top_ = at + round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize;
   programs_ = stack_top_;
-  TELEFORK_ASSERT(programs_ < area_ + area_size_);
+  programs_end_ = area_ + area_size_;
+  TELEFORK_ASSERT(programs_ < programs_end_);
   Registers settled = settle_system_call(original_.registers);
   write_memory(pid_, frame_,
                as_bytes(build_signal_frame(settled, original_.xstate, original_.signal_mask,
@@ -206,11 +221,15 @@ StubProgram Stub::header() const {
 void Stub::set_idle() {
   Registers idle = original_.registers;
   forget_system_call(idle);
-  set_instruction_pointer(
-      idle, (area_ + static_cast<std::uint64_t>(telefork_stub_stop - telefork_stub_begin)).value());
+  set_instruction_pointer(idle, stop_address().value());
   set_stack_pointer(idle, stack_top_.value());
   set_stub_program(idle, idle_program_.value());
   thread_.set_registers(idle);
+  block_signals();
+}
+
+// But for the one by which it makes itself known.
+void Stub::block_signals() {
   std::uint64_t open = stop_signal_ == 0 ? 0 : bit_of(stop_signal_);
   thread_.set_signal_mask(kAllSignals & ~open);
 }
@@ -220,19 +239,61 @@ RemotePtr Stub::entry_address() const { return area_; }
 RemotePtr Stub::allocate(std::size_t size) {
   RemotePtr address = programs_;
   programs_ = RemotePtr(round_up((programs_ + size).value(), kFrameAlignment));
-  TELEFORK_ASSERT(programs_ <= area_ + area_size_);
+  TELEFORK_ASSERT(programs_ <= programs_end_);
   return address;
 }
 
-RemotePtr Stub::load(const SyscallProgram& program) {
-  TELEFORK_ASSERT(program.loaded_size() <= (area_ + area_size_) - programs_);
+RemotePtr Stub::allocate_for(const SyscallProgram& program) {
+  return allocate(with_farewell(program).loaded_size());
+}
+
+void Stub::use_memory(RemotePtr address, std::uint64_t size) {
+  TELEFORK_ASSERT(other_size_ == 0 && address.value() % kFrameAlignment == 0);
+  own_programs_ = programs_;
+  other_memory_ = programs_ = address;
+  other_size_ = size;
+  programs_end_ = address + size;
+}
+
+void Stub::use_own_memory() {
+  if (other_size_ == 0) return;
+  other_size_ = 0;
+  programs_ = own_programs_;
+  programs_end_ = area_ + area_size_;
+}
+
+// The idle program has them too: where it leaves when nothing runs.
+void Stub::set_farewell(const SyscallProgram& undo_steps) {
+  farewell_ = undo_steps;
+  SyscallProgram idle;
+  idle.append_undo(farewell_);
+  RemotePtr at = allocate(idle.loaded_size());
+  write_memory(pid_, at, idle.encode(at, header()));
+  idle_program_ = at;
+  set_idle();
+}
+
+SyscallProgram Stub::with_farewell(const SyscallProgram& program) const {
+  SyscallProgram copy = program;
+  copy.append_undo(farewell_);
+  return copy;
+}
+
+void Stub::load(const SyscallProgram& program) {
+  TELEFORK_ASSERT(program.loaded_size() <= programs_end_ - programs_);
   write_memory(pid_, programs_, program.encode(programs_, header()));
-  return programs_;
+}
+
+RemotePtr Stub::stop_address() const {
+  return area_ + static_cast<std::uint64_t>(telefork_stub_stop - telefork_stub_begin);
+}
+
+bool Stub::is_at_stop(const Registers& registers) const {
+  return instruction_pointer(registers) == stop_address().value();
 }
 
 bool Stub::at_end(const WaitStatus& status) const {
-  RemotePtr end = area_ + static_cast<std::uint64_t>(telefork_stub_stop - telefork_stub_begin);
-  if (instruction_pointer(thread_.registers()) != end.value()) return false;
+  if (!is_at_stop(thread_.registers())) return false;
   if (stop_signal_ == 0) {
     return status.kind() == WaitStatus::Kind::kSyscallStop &&
            interrupted_system_call(thread_.registers()) == -1;
@@ -264,19 +325,107 @@ WaitStatus Stub::resume_to_end() {
   }
 }
 
-ProgramRun Stub::try_run(const SyscallProgram& program) {
-  RemotePtr address = load(program);
+void Stub::set_to_start(RemotePtr program) {
   Registers start = original_.registers;
   forget_system_call(start);
   set_instruction_pointer(start, area_.value());
   set_stack_pointer(start, stack_top_.value());
-  set_stub_program(start, address.value());
+  set_stub_program(start, program.value());
   thread_.set_registers(start);
-  resume_to_end();
+}
+
+ProgramRun Stub::take_results(const SyscallProgram& program, RemotePtr address) const {
   std::vector<std::byte> bytes(program.loaded_size());
   read_memory(pid_, address, bytes);
-  set_idle();
   return ProgramRun(program, std::move(bytes));
+}
+
+ProgramRun Stub::run_loaded(const SyscallProgram& program) {
+  load(program);
+  if (started_) block_signals();
+  started_.reset();
+  set_to_start(programs_);
+  resume_to_end();
+  return take_results(program, programs_);
+}
+
+ProgramRun Stub::try_run(const SyscallProgram& program) {
+  ProgramRun run = farewell_.has_undo() ? run_loaded(with_farewell(program)) : run_loaded(program);
+  set_idle();
+  return run;
+}
+
+ProgramRun Stub::try_run_last(const SyscallProgram& program) { return run_loaded(program); }
+
+void Stub::start(const SyscallProgram& program, RemotePtr at) {
+  started_ = with_farewell(program);
+  started_at_ = at;
+  StubProgram own = header();
+  own.stop_signal = 0;
+  write_memory(pid_, at, started_->encode(at, own));
+  thread_.set_signal_mask(kAllSignals);
+  set_to_start(at);
+  thread_.resume(PTRACE_SYSCALL);
+}
+
+bool Stub::at_end_of_started(const WaitStatus& status) const {
+  return status.kind() == WaitStatus::Kind::kSyscallStop && is_at_stop(thread_.registers()) &&
+         interrupted_system_call(thread_.registers()) == -1;
+}
+
+// A group that is stopped is left so; its thread listens for the end of it (ptrace(2),
+// "PTRACE_LISTEN").
+Stub::Progress Stub::answer(const WaitStatus& status) {
+  if (status.ended()) {
+    installed_ = false;
+    throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
+  }
+  if (at_end_of_started(status)) return {Progress::Kind::kEnded};
+  bool was_listening = std::exchange(listening_, false);
+  if (status.kind() == WaitStatus::Kind::kGroupStop) {
+    thread_.listen();
+    listening_ = true;
+    // Told again where something else has woken it.
+    return {was_listening ? Progress::Kind::kRunning : Progress::Kind::kStopped, status.signal()};
+  }
+  bool stop = status.kind() == WaitStatus::Kind::kSignalDelivery && status.signal() == SIGSTOP;
+  thread_.resume(PTRACE_SYSCALL, stop ? SIGSTOP : 0);
+  return {was_listening ? Progress::Kind::kContinued : Progress::Kind::kRunning};
+}
+
+Stub::Progress Stub::poll() {
+  while (std::optional<WaitStatus> status = thread_.try_wait()) {
+    Progress progress = answer(*status);
+    if (progress.kind != Progress::Kind::kRunning) return progress;
+  }
+  return {Progress::Kind::kRunning};
+}
+
+// The group may be stopped, then or now: the thread leaves that stop without ending it, as with
+// every other program.
+void Stub::interrupt_program() {
+  thread_.request_stop();
+  listening_ = false;
+  for (;;) {
+    WaitStatus status = thread_.wait();
+    bool entry = status.kind() == WaitStatus::Kind::kSyscallStop && thread_.at_system_call_entry();
+    // An interrupt in front of the system call would not reach it.
+    if (entry && !at_end_of_started(status)) thread_.request_stop();
+    if (status.kind() == WaitStatus::Kind::kGroupStop) {
+      thread_.resume(PTRACE_SYSCALL);
+    } else if (answer(status).kind == Progress::Kind::kEnded) {
+      return;
+    }
+  }
+}
+
+void Stub::leave() {
+  if (!leave_stub(thread_)) {
+    installed_ = false;
+    throw Error(Code::kGone, fmt::format("process {} has ended", pid_));
+  }
+  original_ = read_thread_state(thread_);
+  sigreturn_ = find_sigreturn_in(pid_);  // what is mapped may be another libc
 }
 
 ProgramRun Stub::run(const SyscallProgram& program) {
@@ -286,22 +435,15 @@ ProgramRun Stub::run(const SyscallProgram& program) {
 }
 
 bool Stub::run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>* failed_run) {
-  RemotePtr address = load(program);
-  Registers start = original_.registers;
-  forget_system_call(start);
-  set_instruction_pointer(start, area_.value());
-  set_stack_pointer(start, stack_top_.value());
-  set_stub_program(start, address.value());
-  thread_.set_registers(start);
+  load(program);
+  set_to_start(programs_);
   WaitStatus status = resume_to_end();
   if (status.kind() == WaitStatus::Kind::kEvent) {
     installed_ = false;
     return true;
   }
-  std::vector<std::byte> bytes(program.loaded_size());
-  read_memory(pid_, address, bytes);
+  failed_run->emplace(take_results(program, programs_));
   set_idle();
-  failed_run->emplace(program, std::move(bytes));
   return false;
 }
 
@@ -345,6 +487,9 @@ void Stub::remove() {
   enter_safe_state();
   installed_ = false;
   std::int64_t result = borrow_system_call(SYS_munmap, {area_.value(), area_size_, 0, 0, 0, 0});
+  if (result == 0 && other_size_ != 0) {
+    result = borrow_system_call(SYS_munmap, {other_memory_.value(), other_size_, 0, 0, 0, 0});
+  }
   leave_stack();
   if (result < 0) throw_errno("unmapping the stub", static_cast<int>(-result));
 }

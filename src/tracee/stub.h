@@ -48,6 +48,11 @@ struct ThreadState {
 
 ThreadState read_thread_state(const TracedThread& thread);
 
+// Of a stopped thread that is to leave the stub by itself, with what its StubProgram says then:
+// lets it go until it is out and stopped, as what its frame made of it. False: it has ended
+// instead.
+bool leave_stub(TracedThread& thread);
+
 class Stub {
  public:
   struct Options {
@@ -78,8 +83,45 @@ class Stub {
   // before). False: the program failed, see `failed_run`.
   bool run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>* failed_run);
 
+  // A program that waits for something, and its tracer for other things meanwhile. It lies at `at`,
+  // which was allocated for it: until another program is started, what it is to undo stays in
+  // force. All signals are blocked. Between start() and the end only these may be called.
+  void start(const SyscallProgram& program, RemotePtr at);
+  struct Progress {
+    enum class Kind {
+      kRunning,    // nothing has happened
+      kStopped,    // its group was stopped by `signal`; it goes on by itself when that is over
+      kContinued,  // that is over
+      kEnded,
+    };
+    Kind kind;
+    int signal = 0;
+  };
+  // What has happened; to be called until it says kRunning or kEnded, after each SIGCHLD.
+  Progress poll();
+  // Interrupts the system call that it sleeps in, and waits until the program has ended.
+  void interrupt_program();
+  ProgramRun results() const { return take_results(*started_, started_at_); }
+
+  // Undo steps that every program has from now on behind its own: what the thread does before it
+  // goes on, if its tracer dies. Arguments are plain values.
+  void set_farewell(const SyscallProgram& undo_steps);
+  // For a program that is to decide for good, tracer or not: it has no undo steps but its own. To
+  // be followed by leave(), after which the thread has the state that the program's frame gave it.
+  ProgramRun try_run_last(const SyscallProgram& program);
+  void leave();
+
   // Parts of the data pages that outlive one run: for the programs and stacks of threads.
   RemotePtr allocate(std::size_t size);
+  // For a program that start() is to run, with the farewell that it has now.
+  RemotePtr allocate_for(const SyscallProgram& program);
+  // Where the next program will lie: its StubProgram.
+  RemotePtr next_program() const { return programs_; }
+  // Programs, and what is allocated, go to other memory of the process, which is mapped: for more
+  // than there is room for here. remove() unmaps it too.
+  void use_memory(RemotePtr address, std::uint64_t size);
+  // Back into the stub's own pages; the other ones are the caller's again.
+  void use_own_memory();
   RemotePtr code_address() const { return area_; }
   RemotePtr entry_address() const;
   RemotePtr area() const { return area_; }
@@ -88,6 +130,9 @@ class Stub {
   // What the thread was when it was stopped, as the tracer read it.
   const ThreadState& original() const { return original_; }
   pid_t pid() const { return pid_; }
+  // As the process sees itself.
+  std::uint32_t own_pid() const { return own_pid_; }
+  std::uint32_t own_tid() const { return own_tid_; }
   TracedThread& thread() { return thread_; }
   int stop_signal() const { return stop_signal_; }
 
@@ -107,12 +152,21 @@ class Stub {
   std::int64_t borrow_system_call(long number, const std::uint64_t (&arguments)[6]);
   void write_exit(RemotePtr at, std::size_t frame_size);
   void set_idle();
+  void block_signals();
   WaitStatus resume_until_stop(int request);
   WaitStatus resume_to_end();
   bool at_end(const WaitStatus& status) const;
+  bool at_end_of_started(const WaitStatus& status) const;
+  Progress answer(const WaitStatus& status);
   void interrupt_at_stop();
   StubProgram header() const;
-  RemotePtr load(const SyscallProgram& program);
+  void load(const SyscallProgram& program);
+  void set_to_start(RemotePtr program);
+  RemotePtr stop_address() const;
+  bool is_at_stop(const Registers& registers) const;
+  SyscallProgram with_farewell(const SyscallProgram& program) const;
+  ProgramRun run_loaded(const SyscallProgram& program);
+  ProgramRun take_results(const SyscallProgram& program, RemotePtr address) const;
   void choose_stop_signal(bool waits_for_no_signal);
   void await_system_call_stop(bool entry);
 
@@ -128,6 +182,14 @@ class Stub {
   RemotePtr stack_top_;
   RemotePtr idle_program_;
   RemotePtr programs_;  // where the next program is loaded
+  RemotePtr programs_end_;
+  RemotePtr own_programs_;  // programs_, while other memory is used
+  RemotePtr other_memory_;
+  std::uint64_t other_size_ = 0;
+  SyscallProgram farewell_;
+  std::optional<SyscallProgram> started_;
+  RemotePtr started_at_;
+  bool listening_ = false;  // in a group stop
   int stop_signal_ = 0;
   std::uint32_t own_pid_ = 0;  // as the process itself sees them
   std::uint32_t own_tid_ = 0;

@@ -5,8 +5,8 @@
 //   data pages (rw-)  StubProgram | StubStep[count] | StubStep[undo_count] | signal frame | stack
 //
 // The stub runs the steps of one program in one resume. A step is a system call, whose arguments
-// may be results of earlier steps, or one of two operations on memory that threads meet by. It
-// stops at the first step whose result is not what the step calls success.
+// may be results of earlier steps, or one of the operations on memory below. It stops at the first
+// step whose result is not what the step calls success.
 //
 // At the end it makes itself known to its tracer by a signal to its own thread that is ignored by
 // default (StubProgram::stop_signal): a tracer sees it as a signal-delivery-stop, and where there
@@ -26,14 +26,19 @@ enum class StepSuccess : std::uint32_t {
   kAny = 2,      // whatever it is
 };
 
-// Numbers above every system call: what threads of one restore meet by.
+// Numbers above every system call: operations on memory, by which threads of one restore meet and
+// steps name what a system call has written.
 constexpr std::uint32_t kOpAdd = 0x10000;   // *(u32*)args[0] += args[1], then wake all waiters
 constexpr std::uint32_t kOpWait = 0x10001;  // sleep until *(u32*)args[0] == args[1]
+constexpr std::uint32_t kOpLoad = 0x10002;  // the result is *(i32*)args[0]
+constexpr std::uint32_t kOpCopy = 0x10003;  // args[2] bytes from args[1] to args[0]
 
 struct StubStep {
-  std::uint32_t number;       // the system call, or kOp...
-  std::uint32_t success;      // StepSuccess
-  std::uint32_t from_result;  // bit i: args[i] is (index of an earlier step) + (addend << 16)
+  std::uint32_t number;   // the system call, or kOp...
+  std::uint32_t success;  // StepSuccess
+  // Bit i: args[i] is (index of an earlier step) + (addend << 16). The undo steps are counted on
+  // from the steps.
+  std::uint32_t from_result;
   std::uint32_t reserved;
   std::uint64_t args[6];
   std::int64_t expected;

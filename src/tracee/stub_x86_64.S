@@ -28,6 +28,8 @@
 
 #define OP_ADD 0x10000
 #define OP_WAIT 0x10001
+#define OP_LOAD 0x10002
+#define OP_COPY 0x10003
 
 #define SYS_rt_sigreturn 15
 #define SYS_clone 56
@@ -60,6 +62,10 @@ telefork_stub_begin:
     je .Ladd
     cmp $OP_WAIT, %eax
     je .Lwait
+    cmp $OP_LOAD, %eax
+    je .Lload
+    cmp $OP_COPY, %eax
+    je .Lcopy
     syscall
     test %rax, %rax
     jnz .Lstore
@@ -79,6 +85,16 @@ telefork_stub_begin:
     mov $SYS_futex, %eax
     syscall
     xor %eax, %eax
+    jmp .Lstore
+
+.Lcopy:
+    mov %rdx, %rcx
+    rep movsb
+    xor %eax, %eax
+    jmp .Lstore
+
+.Lload:
+    movslq (%rdi), %rax
     jmp .Lstore
 
 .Lwait:
@@ -169,8 +185,10 @@ telefork_stub_stop:
     hlt
 
 // Loads args[0..5] of the step at r12 into the registers of the system call. An argument whose bit
-// is set in from_result is an index (low 16 bits) and an addend (the rest).
+// is set in from_result is an index (low 16 bits) and an addend (the rest). Undo steps name results
+// of the steps too.
 .Lload_arguments:
+    mov PROGRAM_STEPS(%rbx), %r10
     mov STEP_FROM_RESULT(%r12), %ebp
     lea STEP_ARGS(%r12), %r11
     xor %ecx, %ecx
@@ -181,7 +199,7 @@ telefork_stub_stop:
     movzwl %ax, %edx
     sar $16, %rax
     imul $STEP_SIZE, %rdx, %rdx
-    add STEP_RESULT(%r14,%rdx), %rax
+    add STEP_RESULT(%r10,%rdx), %rax
 .Lplain:
     push %rax
     inc %ecx

@@ -8,9 +8,10 @@ namespace telefork::tracee {
 namespace {
 
 constexpr std::size_t kDataAlignment = 64;
-constexpr std::size_t kMaxSteps = 0xffff;  // an argument names an earlier step in 16 bits
 
-StubStep encode_step(const SyscallProgram::Step& step, std::uint64_t data_address) {
+// `steps` is how many there are before the undo steps.
+StubStep encode_step(const SyscallProgram::Step& step, std::uint64_t data_address,
+                     std::size_t steps) {
   StubStep encoded{};
   encoded.number = step.number;
   encoded.success = static_cast<std::uint32_t>(step.success);
@@ -20,6 +21,11 @@ StubStep encode_step(const SyscallProgram::Step& step, std::uint64_t data_addres
     encoded.args[i] = argument.value();
     if (argument.kind() == Argument::Kind::kResult) encoded.from_result |= 1u << i;
     if (argument.kind() == Argument::Kind::kData) encoded.args[i] += data_address;
+    if (argument.kind() == Argument::Kind::kUndoResult) {
+      TELEFORK_ASSERT((argument.value() & Argument::kMaxResult) + steps <= Argument::kMaxResult);
+      encoded.args[i] += steps;
+      encoded.from_result |= 1u << i;
+    }
   }
   return encoded;
 }
@@ -40,7 +46,6 @@ static_assert(offsetof(StubProgram, frame) == 56);
 Result SyscallProgram::add(std::string name, StepSuccess success, std::int64_t expected,
                            long number, std::initializer_list<Argument> arguments) {
   TELEFORK_ASSERT(arguments.size() <= 6);
-  TELEFORK_ASSERT(steps_.size() < kMaxSteps);
   steps_.push_back(
       {std::move(name), static_cast<std::uint32_t>(number), success, expected, arguments});
   return {static_cast<std::uint32_t>(steps_.size() - 1)};
@@ -69,9 +74,34 @@ void SyscallProgram::wait_until(std::string name, Argument address, std::uint32_
   add(std::move(name), StepSuccess::kNoError, 0, kOpWait, {address, value});
 }
 
-void SyscallProgram::undo(long number, std::initializer_list<Argument> arguments) {
+Result SyscallProgram::load(std::string name, Argument address) {
+  return add(std::move(name), StepSuccess::kAny, 0, kOpLoad, {address});
+}
+
+void SyscallProgram::copy(std::string name, Argument to, Argument from, std::uint64_t size) {
+  add(std::move(name), StepSuccess::kAny, 0, kOpCopy, {to, from, size});
+}
+
+SyscallProgram SyscallProgram::as_undo() const {
+  SyscallProgram program = *this;
+  TELEFORK_ASSERT(undo_steps_.empty());
+  program.undo_steps_.swap(program.steps_);
+  return program;
+}
+
+Result SyscallProgram::undo(long number, std::initializer_list<Argument> arguments) {
   undo_steps_.push_back(
       {"undoing", static_cast<std::uint32_t>(number), StepSuccess::kAny, 0, arguments});
+  return {static_cast<std::uint32_t>(undo_steps_.size() - 1), 0, true};
+}
+
+void SyscallProgram::append_undo(const SyscallProgram& other) {
+  for (const Step& step : other.undo_steps_) {
+    for (const Argument& argument : step.arguments) {
+      TELEFORK_ASSERT(argument.kind() == Argument::Kind::kValue);
+    }
+    undo_steps_.push_back(step);
+  }
 }
 
 Data SyscallProgram::text(std::string_view text) {
@@ -125,7 +155,7 @@ std::vector<std::byte> SyscallProgram::encode(RemotePtr address, const StubProgr
   std::byte* to = bytes.data() + sizeof(StubProgram);
   for (const std::vector<Step>* list : {&steps_, &undo_steps_}) {
     for (const Step& step : *list) {
-      StubStep encoded = encode_step(step, data_address);
+      StubStep encoded = encode_step(step, data_address, steps_.size());
       std::memcpy(to, &encoded, sizeof(encoded));
       to += sizeof(encoded);
     }

@@ -38,7 +38,8 @@ namespace telefork::tracee {
 struct Result {
   std::uint32_t step;
   std::int64_t addend = 0;
-  Result operator+(std::int64_t more) const { return {step, addend + more}; }
+  bool of_undo = false;  // of an undo step: known to other undo steps only
+  Result operator+(std::int64_t more) const { return {step, addend + more, of_undo}; }
 };
 
 // Bytes that travel with the program, at an offset of its data.
@@ -50,20 +51,23 @@ struct Data {
 
 class Argument {
  public:
-  enum class Kind { kValue, kResult, kData };
+  enum class Kind { kValue, kResult, kUndoResult, kData };
   // NOLINTBEGIN(google-explicit-constructor): meant to convert
   template <class T>
   requires std::is_integral_v<T> || std::is_enum_v<T> Argument(T value)
       : value_(static_cast<std::uint64_t>(value)) {}
   Argument(RemotePtr address) : value_(address.value()) {}
   Argument(Result result)
-      : kind_(Kind::kResult),
-        value_(result.step | (static_cast<std::uint64_t>(result.addend) << 16)) {}
+      : kind_(result.of_undo ? Kind::kUndoResult : Kind::kResult),
+        value_(result.step | (static_cast<std::uint64_t>(result.addend) << 16)) {
+    TELEFORK_ASSERT(result.step <= kMaxResult);
+  }
   Argument(Data data) : kind_(Kind::kData), value_(data.offset) {}
   // NOLINTEND(google-explicit-constructor)
 
   Kind kind() const { return kind_; }
   std::uint64_t value() const { return value_; }
+  static constexpr std::uint32_t kMaxResult = 0xffff;  // what 16 bits hold
 
  private:
   Kind kind_ = Kind::kValue;
@@ -90,8 +94,16 @@ class SyscallProgram {
   // Operations on a u32 in the process's memory: see stub_abi.h.
   void add_and_wake(std::string name, Argument address, std::uint32_t amount);
   void wait_until(std::string name, Argument address, std::uint32_t value);
+  Result load(std::string name, Argument address);
+  void copy(std::string name, Argument to, Argument from, std::uint64_t size);
 
-  void undo(long number, std::initializer_list<Argument> arguments);
+  // An undo step, which may name results of steps: 0 where one was not reached.
+  Result undo(long number, std::initializer_list<Argument> arguments);
+  // The undo steps of another program behind its own; they may have plain values only.
+  void append_undo(const SyscallProgram& other);
+  // The same, with its steps as undo steps: what a thread does behind a gate. Its success is not
+  // asked for.
+  SyscallProgram as_undo() const;
 
   Data text(std::string_view text);
   Data bytes(std::span<const std::byte> bytes);
@@ -115,6 +127,7 @@ class SyscallProgram {
   };
   const std::vector<Pointer>& pointers() const { return pointers_; }
   bool empty() const { return steps_.empty(); }
+  bool has_undo() const { return !undo_steps_.empty(); }
   std::size_t size() const { return steps_.size(); }
 
   // Bytes that it takes up in the process: StubProgram, steps, undo steps and data.

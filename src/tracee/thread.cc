@@ -170,6 +170,12 @@ void TracedThread::resume(int request, int signal) {
   stopped_ = false;
 }
 
+void TracedThread::listen() {
+  TELEFORK_ASSERT(stopped_);
+  call_ptrace(PTRACE_LISTEN, tid_, 0, nullptr, "listening to");
+  stopped_ = false;
+}
+
 WaitStatus TracedThread::resume_until_stop(int request, int signal) {
   resume(request, signal);
   return wait();

@@ -56,6 +56,8 @@ class TracedThread {
   // PTRACE_SINGLESTEP; `signal` is delivered, 0: none.
   WaitStatus resume_until_stop(int request, int signal = 0);
   void resume(int request, int signal = 0);
+  // Of a thread in a group stop: leaves it there; what ends that stop is its next one.
+  void listen();
   WaitStatus wait();
   // Empty where nothing has happened yet.
   std::optional<WaitStatus> try_wait();

@@ -1,0 +1,377 @@
+#include "tracee/parked_process.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <ctime>
+
+#include <fmt/format.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "kernel/procfs.h"
+#include "tracee/memory.h"
+
+namespace telefork::tracee {
+namespace {
+
+constexpr std::uint64_t kLowest = 64 * 1024;    // vm.mmap_min_addr
+constexpr std::uint64_t kOverhead = 64 * 1024;  // of the stub itself
+// A handler may run on it, if the tracer dies while the thread is given its own mask back.
+constexpr std::uint64_t kThreadStack = 8192;
+constexpr std::uint64_t kThreadFrame = 4096;  // without the xstate
+constexpr std::uint64_t kAllSignals = ~std::uint64_t{0};
+
+timespec to_timespec(std::chrono::nanoseconds time) {
+  auto seconds = std::chrono::duration_cast<std::chrono::seconds>(time);
+  return {seconds.count(), (time - seconds).count()};
+}
+
+// Programs let the kernel choose, which maps from the top downwards.
+RemotePtr find_lowest_gap(pid_t pid, std::uint64_t size) {
+  RemotePtr candidate(kLowest);
+  for (const kernel::Vma& vma : kernel::read_maps(pid)) {
+    if (vma.start >= candidate + size) break;
+    candidate = std::max(candidate, vma.end);
+  }
+  return candidate;
+}
+
+void add_queueing(SyscallProgram& program, const siginfo_t& info, pid_t pid, pid_t tid) {
+  std::string name = fmt::format("queueing signal {}", info.si_signo);
+  Data data = program.object(info);
+  if (info.si_code == SI_TKILL) {
+    program.call(name, SYS_rt_tgsigqueueinfo, {pid, tid, info.si_signo, data});
+  } else {
+    program.call(name, SYS_rt_sigqueueinfo, {pid, info.si_signo, data});
+  }
+}
+
+}  // namespace
+
+ParkedProcess::ParkedProcess(FrozenProcess frozen, const Options& options)
+    : frozen_(std::move(frozen)), options_(options) {
+  TracedThread& caller = thread(options.caller);
+  std::uint64_t per_thread = kThreadStack + kThreadFrame + caller.xstate().size();
+  Stub::Options stub;
+  stub.data_size = options.data_size + frozen_.threads().size() * per_thread;
+  stub.address = find_lowest_gap(pid(), stub.data_size + kOverhead);
+  stub_ = std::make_unique<Stub>(caller, pid(), stub);
+  caller_.tid = options.caller;
+}
+
+ParkedProcess::~ParkedProcess() {
+  if (released_) return;
+  try {
+    roll_back({});
+  } catch (const Error&) {
+    // It has ended, or is beyond help.
+    forget();
+  }
+}
+
+void ParkedProcess::forget() {
+  released_ = true;
+  stub_->abandon();
+}
+
+TracedThread& ParkedProcess::thread(pid_t tid) {
+  for (std::vector<TracedThread>* list : {&frozen_.threads(), &adopted_}) {
+    for (TracedThread& thread : *list) {
+      if (thread.tid() == tid) return thread;
+    }
+  }
+  throw Error(Code::kGone, fmt::format("thread {} of process {} has ended", tid, pid()));
+}
+
+ParkedProcess::Parked& ParkedProcess::parked(pid_t tid) {
+  if (tid == caller_.tid) return caller_;
+  auto found = std::find_if(parked_.begin(), parked_.end(),
+                            [tid](const Parked& parked) { return parked.tid == tid; });
+  TELEFORK_ASSERT(found != parked_.end());
+  return *found;
+}
+
+const ThreadState& ParkedProcess::state_of(pid_t tid) {
+  return tid == caller_.tid ? stub_->original() : parked(tid).state;
+}
+
+RemotePtr ParkedProcess::write_frame(const ThreadState& state) {
+  Registers settled = settle_system_call(state.registers);
+  std::size_t size = build_signal_frame(settled, state.xstate, 0, 0).size();
+  RemotePtr at = stub_->allocate(size);
+  std::vector<std::uint8_t> frame =
+      build_signal_frame(settled, state.xstate, state.signal_mask, at.value());
+  write_memory(pid(), at, std::as_bytes(std::span(frame)));
+  return at + kSignalFrameStackOffset;
+}
+
+// What they have left is in the stub's pages before they are stopped.
+void ParkedProcess::save_timers() {
+  auto add = [this](int number, bool posix) {
+    timers_.push_back({number, posix, stub_->allocate(sizeof(itimerspec))});
+  };
+  for (int which : {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF}) add(which, false);
+  for (const kernel::PosixTimer& timer : kernel::read_timers(pid())) add(timer.id, true);
+  SyscallProgram program;
+  for (const Timer& timer : timers_) {
+    program.call("asking for a timer", timer.posix ? SYS_timer_gettime : SYS_getitimer,
+                 {timer.number, timer.value});
+  }
+  stub_->run(program);
+}
+
+void ParkedProcess::add_rearming(SyscallProgram& program, bool undo) const {
+  for (const Timer& timer : timers_) {
+    if (timer.posix && undo) program.undo(SYS_timer_settime, {timer.number, 0, timer.value, 0});
+    if (!timer.posix && undo) program.undo(SYS_setitimer, {timer.number, timer.value, 0});
+    if (undo) continue;
+    if (timer.posix) {
+      program.call("arming a timer", SYS_timer_settime, {timer.number, 0, timer.value, 0});
+    } else {
+      program.call("arming an interval timer", SYS_setitimer, {timer.number, timer.value, 0});
+    }
+  }
+}
+
+void ParkedProcess::park(TracedThread& thread) {
+  Parked parked;
+  parked.tid = thread.tid();
+  parked.state = read_thread_state(thread);
+  parked.program = stub_->allocate(sizeof(StubProgram));
+  StubProgram program{};
+  program.failed = kStubDone;
+  program.gate = gate_.value();
+  program.frame = write_frame(parked.state).value();
+  write_object(pid(), parked.program, program);
+  RemotePtr stack = stub_->allocate(kThreadStack) + kThreadStack;
+  set_stub_entry(thread, parked, stack);
+  parked_.push_back(std::move(parked));
+}
+
+// With these registers it goes to the gate when it goes on.
+void ParkedProcess::set_stub_entry(TracedThread& thread, const Parked& parked, RemotePtr stack) {
+  Registers registers = parked.state.registers;
+  forget_system_call(registers);
+  set_instruction_pointer(registers, stub_->entry_address().value());
+  set_stack_pointer(registers, stack.value());
+  set_stub_program(registers, parked.program.value());
+  thread.set_signal_mask(kAllSignals);
+  thread.set_registers(registers);
+}
+
+void ParkedProcess::set_lease(std::chrono::nanoseconds lease) {
+  write_object(pid(), lease_, to_timespec(lease));
+}
+
+// In this order: until the last call nobody waits longer than for the gate, which is opened at
+// once; and each thread has a way back before it is changed.
+void ParkedProcess::hold_for(std::chrono::nanoseconds lease) {
+  TELEFORK_ASSERT(!held());
+  save_timers();
+  lease_ = stub_->allocate(sizeof(timespec));
+  set_lease({});
+  RemotePtr gate = stub_->allocate(sizeof(std::uint32_t));
+  write_object<std::uint32_t>(pid(), gate, 0);
+  gate_ = gate;
+  SyscallProgram farewell;
+  farewell.undo(SYS_clock_nanosleep, {CLOCK_MONOTONIC, 0, lease_, 0});
+  add_rearming(farewell, true);
+  farewell.undo(kOpAdd, {gate, 1});
+  stub_->set_farewell(farewell);
+
+  SyscallProgram disarm;
+  Data zero = disarm.object(itimerspec{});
+  for (const Timer& timer : timers_) {
+    if (timer.posix) {
+      disarm.call("stopping a timer", SYS_timer_settime, {timer.number, 0, zero, timer.value});
+    } else {
+      disarm.call("stopping an interval timer", SYS_setitimer, {timer.number, zero, timer.value});
+    }
+  }
+  stub_->run(disarm);
+  for (TracedThread& thread : frozen_.threads()) {
+    if (thread.tid() != caller()) park(thread);
+  }
+  set_lease(lease);
+}
+
+void ParkedProcess::begin_waiting() {
+  TELEFORK_ASSERT(held() && !waiting_);
+  if (!wait_program_) {
+    Data set = wait_.object(kAllSignals);
+    Data timeout = wait_.object(to_timespec(options_.wait));
+    wait_info_ = wait_.buffer(sizeof(siginfo_t));
+    wait_result_ = wait_.call_any("waiting for a signal", SYS_rt_sigtimedwait,
+                                  {set, wait_info_, timeout, sizeof(std::uint64_t)});
+    wait_.undo(SYS_rt_sigqueueinfo, {stub_->own_pid(), wait_result_, wait_info_});
+    wait_program_ = stub_->allocate_for(wait_);
+  }
+  stub_->start(wait_, wait_program_);
+  waiting_ = true;
+}
+
+std::optional<siginfo_t> ParkedProcess::take_result() {
+  waiting_ = false;
+  ProgramRun run = stub_->results();
+  if (run.result(wait_result_) <= 0) return std::nullopt;
+  return run.object<siginfo_t>(wait_info_);
+}
+
+std::optional<ParkedProcess::Event> ParkedProcess::poll() {
+  while (waiting_) {
+    Stub::Progress progress = stub_->poll();
+    switch (progress.kind) {
+      case Stub::Progress::Kind::kRunning:
+        return std::nullopt;
+      case Stub::Progress::Kind::kStopped: {
+        join_group_stop();
+        Event event{Event::Kind::kStopped};
+        event.info.si_signo = progress.signal;
+        return event;
+      }
+      case Stub::Progress::Kind::kContinued:
+        return Event{Event::Kind::kContinued};
+      case Stub::Progress::Kind::kEnded:
+        if (std::optional<siginfo_t> info = take_result())
+          return Event{Event::Kind::kSignal, *info};
+        begin_waiting();
+    }
+  }
+  return std::nullopt;
+}
+
+// The stop is complete, and told to the parent, when every thread has taken part in it.
+void ParkedProcess::join_group_stop() {
+  for (TracedThread& thread : frozen_.threads()) {
+    if (thread.tid() == caller()) continue;
+    thread.request_stop();
+    thread.resume(PTRACE_CONT);
+    thread.await_stop();
+  }
+}
+
+std::optional<siginfo_t> ParkedProcess::end_waiting() {
+  if (!waiting_) return std::nullopt;
+  stub_->interrupt_program();
+  return take_result();
+}
+
+// The registers come last: until then it would leave through its frame.
+void ParkedProcess::unpark(TracedThread& thread, const Parked& parked) {
+  thread.set_signal_mask(parked.state.signal_mask);
+  thread.set_xstate(parked.state.xstate);
+  thread.set_registers(parked.state.registers);
+}
+
+void ParkedProcess::roll_back(std::span<const siginfo_t> undelivered) {
+  std::optional<siginfo_t> last = end_waiting();
+  dismiss_adopted();
+  if (held()) {
+    set_lease({});
+    SyscallProgram program;
+    add_rearming(program, false);
+    auto queue = [&](const siginfo_t& info) {
+      add_queueing(program, info, stub_->own_pid(), stub_->own_tid());
+    };
+    std::for_each(undelivered.begin(), undelivered.end(), queue);
+    if (last) queue(*last);
+    stub_->run(program);
+  }
+  for (const Parked& parked : parked_) unpark(thread(parked.tid), parked);
+  parked_.clear();
+  stub_->remove();
+  released_ = true;
+  frozen_.thaw();
+}
+
+void ParkedProcess::adopt(TracedThread thread, RemotePtr program) {
+  Parked parked;
+  parked.tid = thread.tid();
+  parked.program = program;
+  parked.state = read_thread_state(thread);
+  parked_.push_back(std::move(parked));
+  adopted_.push_back(std::move(thread));
+}
+
+// Their StubPrograms say that they end behind the gate; without one they do so at once.
+void ParkedProcess::dismiss_adopted() {
+  for (TracedThread& thread : adopted_) {
+    pid_t tid = thread.tid();
+    const Parked& own = parked(tid);
+    write_object<std::uint64_t>(pid(), own.program + offsetof(StubProgram, gate), 0);
+    set_stub_entry(thread, own, RemotePtr(stack_pointer(own.state.registers)));
+    bool left = leave_stub(thread);
+    TELEFORK_ASSERT(!left);
+    std::erase_if(parked_, [tid](const Parked& parked) { return parked.tid == tid; });
+  }
+  adopted_.clear();
+}
+
+void ParkedProcess::set_future(pid_t tid, const ThreadState& state, const SyscallProgram& steps) {
+  Parked& own = parked(tid);
+  SyscallProgram program = steps;
+  if (tid == caller_.tid) program.add_and_wake("opening the gate", gate_, 1);
+  program = program.as_undo();
+  StubProgram header{};
+  header.gate = gate_.value();
+  header.frame = write_frame(state).value();
+  own.future = stub_->allocate_for(program);
+  write_memory(pid(), own.future, program.encode(own.future, header));
+}
+
+void ParkedProcess::set_end(pid_t tid, const SyscallProgram& steps) {
+  TELEFORK_ASSERT(tid != caller_.tid);
+  SyscallProgram program = steps;
+  program.call("ending", SYS_exit, {0});
+  set_future(tid, parked(tid).state, program);
+}
+
+void ParkedProcess::commit(SyscallProgram program) {
+  TELEFORK_ASSERT(held() && !waiting_ && caller_.future);
+  constexpr int kMixture = 125;
+  program.undo(SYS_exit_group, {kMixture});
+  for (const Parked& parked : parked_) {
+    TELEFORK_ASSERT(parked.future);
+    program.copy("giving a thread its future", parked.program, parked.future, sizeof(StubProgram));
+  }
+  RemotePtr own = stub_->next_program();
+  for (auto [offset, size] :
+       {std::pair(offsetof(StubProgram, steps), offsetof(StubProgram, failed)),
+        std::pair(offsetof(StubProgram, frame), sizeof(std::uint64_t))}) {
+    program.copy("giving the caller its future", own + offset, caller_.future + offset, size);
+  }
+  try {
+    stub_->try_run_last(program).check(program);
+  } catch (Error& error) {
+    forget();
+    frozen_.kill();
+    throw error.add_context(fmt::format("process {} was killed, half changed", pid()));
+  }
+  leave();
+}
+
+// The caller opens the gate. When all are out of the stub its pages go.
+void ParkedProcess::leave() {
+  released_ = true;
+  parked_.clear();
+  stub_->leave();
+  for (std::vector<TracedThread>* list : {&frozen_.threads(), &adopted_}) {
+    for (TracedThread& thread : *list) {
+      if (thread.tid() != caller_.tid) leave_stub(thread);
+    }
+  }
+  try {
+    stub_->remove();
+  } catch (const Error& error) {
+    // It is what it was to become. Without room on its stack it stays some kilobytes larger.
+    if (error.code() != Code::kRefused) throw;
+  }
+  adopted_.clear();
+  frozen_.thaw();
+}
+
+}  // namespace telefork::tracee

@@ -20,11 +20,10 @@
 #include "base/error.h"
 #include "kernel/abi.h"
 #include "kernel/time_namespace.h"
+#include "tracee/fd_passing.h"
 
 namespace telefork::restore {
 namespace {
-
-constexpr std::size_t kMaxFdsAtOnce = 253;  // SCM_MAX_FD (include/net/scm.h)
 
 // What the child says on its report pipe: first this; then the errno of its exec, which else closes
 // the pipe.
@@ -206,55 +205,7 @@ void Blank::install_stub(const tracee::Stub::Options& options) {
 }
 
 std::vector<int> Blank::give_fds(std::span<const int> fds) {
-  std::vector<int> numbers;
-  while (!fds.empty()) {
-    std::span<const int> batch = fds.first(std::min(fds.size(), kMaxFdsAtOnce));
-    fds = fds.subspan(batch.size());
-
-    char byte = 0;
-    iovec io = {&byte, 1};
-    std::vector<char> control(CMSG_SPACE(batch.size_bytes()));
-    msghdr message{};
-    message.msg_iov = &io;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(batch.size_bytes());
-    std::memcpy(CMSG_DATA(header), batch.data(), batch.size_bytes());
-    if (::sendmsg(socket_.get(), &message, MSG_NOSIGNAL) != 1) {
-      throw_errno("sending descriptors to the guest");
-    }
-
-    tracee::SyscallProgram program;
-    tracee::Data their_byte = program.buffer(1);
-    tracee::Data their_io = program.buffer(sizeof(iovec));
-    tracee::Data their_control = program.buffer(control.size());
-    tracee::Data their_message = program.buffer(sizeof(msghdr));
-    iovec remote_io = {nullptr, 1};
-    program.patch(their_io, std::as_bytes(std::span(&remote_io, 1)));
-    program.point(their_io, their_byte);
-    msghdr remote{};
-    remote.msg_iovlen = 1;
-    remote.msg_controllen = control.size();
-    program.patch(their_message, std::as_bytes(std::span(&remote, 1)));
-    program.point(their_message + offsetof(msghdr, msg_iov), their_io);
-    program.point(their_message + offsetof(msghdr, msg_control), their_control);
-    program.call_expecting("receiving descriptors", 1, SYS_recvmsg,
-                           {kSocket, their_message, MSG_CMSG_CLOEXEC});
-    tracee::ProgramRun run = stub_->run(program);
-    auto answer = run.object<msghdr>(their_message);
-    if ((answer.msg_flags & MSG_CTRUNC) != 0) {
-      throw Error(Code::kResources, "the guest has no room for its descriptors (limit nofile)");
-    }
-    std::span<const std::byte> received = run.data(their_control).subspan(CMSG_LEN(0));
-    std::vector<int> batch_numbers(batch.size());
-    std::memcpy(batch_numbers.data(), received.data(), batch.size_bytes());
-    numbers.insert(numbers.end(), batch_numbers.begin(), batch_numbers.end());
-  }
-  return numbers;
+  return tracee::give_fds(*stub_, socket_.get(), kSocket, fds);
 }
 
 }  // namespace telefork::restore

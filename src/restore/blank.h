@@ -55,9 +55,7 @@ class Blank {
   bool has_stub() const { return stub_ != nullptr; }
   void install_stub(const tracee::Stub::Options& options);
 
-  // Sends descriptors through the socket that the blank was born with and has it take them; their
-  // numbers there, in order. At most net's 253 at a time go with one message; any number may be
-  // given.
+  // Through the socket that the blank was born with; their numbers there, in order.
   std::vector<int> give_fds(std::span<const int> fds);
   // The socket's number in the blank.
   static constexpr int kSocket = 3;

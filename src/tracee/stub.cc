@@ -350,7 +350,7 @@ ProgramRun Stub::run_loaded(const SyscallProgram& program) {
 }
 
 ProgramRun Stub::try_run(const SyscallProgram& program) {
-  ProgramRun run = farewell_.has_undo() ? run_loaded(with_farewell(program)) : run_loaded(program);
+  ProgramRun run = has_farewell() ? run_loaded(with_farewell(program)) : run_loaded(program);
   set_idle();
   return run;
 }
@@ -403,14 +403,14 @@ Stub::Progress Stub::poll() {
 
 // The group may be stopped, then or now: the thread leaves that stop without ending it, as with
 // every other program.
-void Stub::interrupt_program() {
-  thread_.request_stop();
+void Stub::await_end(bool interrupt) {
+  if (interrupt || listening_) thread_.request_stop();
   listening_ = false;
   for (;;) {
     WaitStatus status = thread_.wait();
     bool entry = status.kind() == WaitStatus::Kind::kSyscallStop && thread_.at_system_call_entry();
     // An interrupt in front of the system call would not reach it.
-    if (entry && !at_end_of_started(status)) thread_.request_stop();
+    if (interrupt && entry && !at_end_of_started(status)) thread_.request_stop();
     if (status.kind() == WaitStatus::Kind::kGroupStop) {
       thread_.resume(PTRACE_SYSCALL);
     } else if (answer(status).kind == Progress::Kind::kEnded) {

@@ -99,13 +99,15 @@ class Stub {
   };
   // What has happened; to be called until it says kRunning or kEnded, after each SIGCHLD.
   Progress poll();
-  // Interrupts the system call that it sleeps in, and waits until the program has ended.
-  void interrupt_program();
+  // Waits until the program has ended; interrupt_program() ends the system call that it sleeps in.
+  void finish_program() { await_end(false); }
+  void interrupt_program() { await_end(true); }
   ProgramRun results() const { return take_results(*started_, started_at_); }
 
   // Undo steps that every program has from now on behind its own: what the thread does before it
   // goes on, if its tracer dies. Arguments are plain values.
   void set_farewell(const SyscallProgram& undo_steps);
+  bool has_farewell() const { return farewell_.has_undo(); }
   // For a program that is to decide for good, tracer or not: it has no undo steps but its own. To
   // be followed by leave(), after which the thread has the state that the program's frame gave it.
   ProgramRun try_run_last(const SyscallProgram& program);
@@ -158,6 +160,7 @@ class Stub {
   bool at_end(const WaitStatus& status) const;
   bool at_end_of_started(const WaitStatus& status) const;
   Progress answer(const WaitStatus& status);
+  void await_end(bool interrupt);
   void interrupt_at_stop();
   StubProgram header() const;
   void load(const SyscallProgram& program);

@@ -19,6 +19,7 @@
 #include "kernel/abi.h"
 #include "kernel/procfs_maps.h"
 #include "restore/restorer.h"
+#include "restore/vma_rules.h"
 
 namespace telefork::restore {
 namespace {
@@ -28,43 +29,7 @@ using kernel::VmFlag;
 using tracee::Result;
 using tracee::SyscallProgram;
 
-constexpr int kWritable = PROT_READ | PROT_WRITE;
 constexpr std::size_t kMaxLocks = 1000;  // of one program
-
-int map_flags(Vma::Reader vma) {
-  int flags = 0;
-  switch (vma.getKind()) {
-    case Vma::Kind::PRIVATE_FILE:
-      flags = MAP_PRIVATE;
-      break;
-    case Vma::Kind::SHARED_FILE:
-      flags = MAP_SHARED;
-      break;
-    case Vma::Kind::SHARED_ANONYMOUS:
-      flags = MAP_SHARED | MAP_ANONYMOUS;
-      break;
-    default:
-      flags = MAP_PRIVATE | MAP_ANONYMOUS;
-  }
-  if (has_flag(vma, VmFlag::kNoReserve)) flags |= MAP_NORESERVE;
-  if (has_flag(vma, VmFlag::kGrowsDown)) flags |= MAP_GROWSDOWN;
-  return flags;
-}
-
-bool is_kernels_own(Vma::Reader vma) {
-  return vma.getKind() == Vma::Kind::VDSO || vma.getKind() == Vma::Kind::VVAR ||
-         vma.getKind() == Vma::Kind::VSYSCALL;
-}
-
-// What it is mapped with. Writable costs memory that the kernel promises (VM_ACCOUNT), which a
-// library's code or a large reservation without access must not take up.
-int first_protection(Vma::Reader vma) {
-  auto protection = static_cast<int>(vma.getProtection());
-  if (vma.getKind() == Vma::Kind::SHARED_FILE) return protection;
-  bool writable = (protection & PROT_WRITE) != 0 || has_flag(vma, VmFlag::kAccount) ||
-                  has_flag(vma, VmFlag::kNoReserve) || vma.getKind() == Vma::Kind::SHARED_ANONYMOUS;
-  return writable ? kWritable : protection;
-}
 
 // What the kernel compares before it merges two neighbours (mm/vma.c, is_mergeable_vma).
 bool would_merge(Vma::Reader left, Vma::Reader right) {
@@ -75,48 +40,12 @@ bool would_merge(Vma::Reader left, Vma::Reader right) {
          ((left.getFlags() ^ right.getFlags()) & ~kHistory) == 0;
 }
 
-std::string place_name(Vma::Reader vma) {
-  return fmt::format("{:#x}-{:#x}", vma.getStart(), vma.getEnd());
-}
-
-void add_advice(Vma::Reader vma, SyscallProgram& program) {
-  struct Rule {
-    VmFlag flag;
-    int advice;
-    const char* name;
-  };
-  static constexpr Rule kRules[] = {
-      {VmFlag::kDontCopy, MADV_DONTFORK, "MADV_DONTFORK"},
-      {VmFlag::kDontDump, MADV_DONTDUMP, "MADV_DONTDUMP"},
-      {VmFlag::kWipeOnFork, MADV_WIPEONFORK, "MADV_WIPEONFORK"},
-      {VmFlag::kHugePage, MADV_HUGEPAGE, "MADV_HUGEPAGE"},
-      {VmFlag::kNoHugePage, MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE"},
-      {VmFlag::kMergeable, MADV_MERGEABLE, "MADV_MERGEABLE"},
-      {VmFlag::kSequentialRead, MADV_SEQUENTIAL, "MADV_SEQUENTIAL"},
-      {VmFlag::kRandomRead, MADV_RANDOM, "MADV_RANDOM"},
-  };
-  for (const Rule& rule : kRules) {
-    if (!has_flag(vma, rule.flag)) continue;
-    // A kernel without huge pages or KSM has nothing to advise.
-    program.call_any(rule.name, SYS_madvise,
-                     {vma.getStart(), vma.getEnd() - vma.getStart(), rule.advice});
-  }
-}
-
 bool has_guard_pages() {
   MappedRegion page(kPageSize);
   return ::madvise(page.data(), kPageSize, kernel::kMadvGuardInstall) == 0;
 }
 
 }  // namespace
-
-bool has_flag(Vma::Reader vma, VmFlag flag) {
-  return (vma.getFlags() & static_cast<std::uint64_t>(flag)) != 0;
-}
-
-bool has_own_pages(Vma::Reader vma) {
-  return !is_kernels_own(vma) && vma.getKind() != Vma::Kind::SHARED_FILE;
-}
 
 void Restorer::map_memory() {
   SyscallProgram program;
@@ -199,7 +128,7 @@ void Restorer::settle_memory(SyscallProgram& program) {
       program.call("protecting memory at " + place_name(vma), SYS_mprotect,
                    {mapping.start(), mapping.size(), vma.getProtection()});
     }
-    add_advice(vma, program);
+    add_advice(vma, 0, {mapping.start(), mapping.size()}, program);
     for (image::schema::PageRun::Reader run : vma.getGuardRuns()) {
       program.call("installing guard pages at " + place_name(vma), SYS_madvise,
                    {run.getStart(), run.getPages() * kPageSize, kernel::kMadvGuardInstall});

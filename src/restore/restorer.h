@@ -37,6 +37,7 @@
 #include "restore/blank.h"
 #include "restore/clocks.h"
 #include "restore/files.h"
+#include "restore/vma_rules.h"
 
 namespace telefork::restore {
 
@@ -60,10 +61,6 @@ struct RestoreSettings {
   // Whether to tell of the link to the program file too, which only a privileged restorer can set.
   bool tells_of_exe = true;
 };
-
-bool has_flag(image::schema::Vma::Reader vma, kernel::VmFlag flag);
-// Whether pages of it may come with the image.
-bool has_own_pages(image::schema::Vma::Reader vma);
 
 class Restorer {
  public:
@@ -166,7 +163,6 @@ class Restorer {
   void start_other_threads();
   std::map<pid_t, pid_t> threads_as_seen_here() const;
   tracee::SyscallProgram thread_program(image::schema::Thread::Reader thread, bool main);
-  tracee::ThreadState thread_state(image::schema::Thread::Reader thread) const;
 
   // Runs `program` and empties it, when it has grown large, or `always`.
   void run_if_large(tracee::SyscallProgram& program, bool always = false);

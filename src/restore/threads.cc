@@ -15,7 +15,7 @@
 #include "kernel/cpu.h"
 #include "kernel/procfs_task.h"
 #include "restore/restorer.h"
-#include "restore/siginfo.h"
+#include "restore/steps.h"
 #include "tracee/memory.h"
 
 namespace telefork::restore {
@@ -26,59 +26,15 @@ using tracee::SyscallProgram;
 
 constexpr std::size_t kThreadStack = 1024;
 
-void copy_exactly(::capnp::Data::Reader from, void* to, std::size_t size, const char* what) {
-  if (from.size() != size) {
-    throw Error(Code::kCorrupt,
-                fmt::format("{} of a thread: {} bytes instead of {}", what, from.size(), size));
-  }
-  std::memcpy(to, from.begin(), size);
-}
-
 }  // namespace
-
-tracee::ThreadState Restorer::thread_state(Thread::Reader thread) const {
-  tracee::ThreadState state;
-  copy_exactly(thread.getRegisters(), &state.registers.general, sizeof(state.registers.general),
-               "the registers");
-  state.xstate.assign(thread.getXstate().begin(), thread.getXstate().end());
-  state.signal_mask = thread.getSignalMask();
-  return state;
-}
 
 // What a thread has to ask the kernel for itself.
 SyscallProgram Restorer::thread_program(Thread::Reader thread, bool main) {
   SyscallProgram program;
-  std::string name = thread.getComm();
-  program.call("naming a thread", SYS_prctl, {PR_SET_NAME, program.text(name), 0, 0, 0});
-  program.call("restoring clear_child_tid", SYS_set_tid_address, {thread.getClearChildTid()});
-  if (thread.getRobustList() != 0) {
-    program.call("restoring a robust list", SYS_set_robust_list,
-                 {thread.getRobustList(), thread.getRobustListSize()});
-  }
-  if (thread.getRseq() != 0) {
-    program.call(
-        "registering rseq", SYS_rseq,
-        {thread.getRseq(), thread.getRseqSize(), thread.getRseqFlags(), thread.getRseqSignature()});
-  }
-  // SS_ONSTACK tells where the thread is, it cannot be asked for.
-  stack_t alternate{reinterpret_cast<void*>(thread.getAltStack()),
-                    static_cast<int>(thread.getAltStackFlags() & ~unsigned{SS_ONSTACK}),
-                    thread.getAltStackSize()};
-  if ((alternate.ss_flags & SS_DISABLE) == 0) {
-    program.call("restoring an alternate signal stack", SYS_sigaltstack,
-                 {program.object(alternate), 0});
-  }
-  program.call("restoring the timer slack", SYS_prctl,
-               {PR_SET_TIMERSLACK, thread.getTimerSlack(), 0, 0, 0});
-  // Of the blank it is another.
-  program.call("restoring the parent death signal", SYS_prctl,
-               {PR_SET_PDEATHSIG, thread.getParentDeathSignal(), 0, 0, 0});
+  add_registrations(thread, program);
+  add_thread_settings(thread, program);
   auto tid = main ? blank_->guest_pid() : static_cast<pid_t>(thread.getTid());
-  for (::capnp::Data::Reader bytes : thread.getPending()) {
-    siginfo_t info = decode_siginfo(bytes);
-    program.call(fmt::format("queueing signal {}", info.si_signo), SYS_rt_tgsigqueueinfo,
-                 {blank_->guest_pid(), tid, info.si_signo, program.object(info)});
-  }
+  add_pending(thread.getPending(), blank_->guest_pid(), tid, program);
   drop_spare_capabilities(program);
   return program;
 }
@@ -130,19 +86,7 @@ void Restorer::start_other_threads() {
     tracee::write_memory(blank_->pid(), address, own.encode(address, header));
     tracee::write_object(blank_->pid(), stack + kThreadStack - sizeof(std::uint64_t),
                          address.value());
-
-    clone_args arguments{};
-    arguments.flags =
-        CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
-    arguments.stack = stack.value();
-    arguments.stack_size = kThreadStack - sizeof(std::uint64_t);
-    arguments.set_tid_size = 1;
-    std::uint32_t tid = thread.getTid();
-    tracee::Data tid_data = program.object(tid);
-    tracee::Data data = program.object(arguments);
-    program.point(data + offsetof(clone_args, set_tid), tid_data);
-    program.call_expecting(fmt::format("making thread {}", tid), tid, SYS_clone3,
-                           {data, sizeof(arguments)});
+    add_thread_start({stack, kThreadStack}, address, thread.getTid(), program);
     loaded.emplace_back(std::move(own), address);
   }
   program.wait_until("waiting for the threads", counter,
@@ -191,7 +135,7 @@ void Restorer::restore_threads() {
     auto thread = threads_[i].get<Thread>();
     tracee::TracedThread& traced = other_threads_[i - 1];
     traced.await_stop();
-    tracee::ThreadState state = thread_state(thread);
+    tracee::ThreadState state = decode_thread_state(thread);
     traced.set_xstate(state.xstate);
     traced.set_registers(state.registers);
     traced.set_signal_mask(state.signal_mask);
@@ -200,7 +144,7 @@ void Restorer::restore_threads() {
 }
 
 pid_t Restorer::release() {
-  tracee::ThreadState state = thread_state(threads_.front().get<Thread>());
+  tracee::ThreadState state = decode_thread_state(threads_.front().get<Thread>());
   blank_->stub().replace_with(state);
   // The options go first: from here on the guest no longer dies with its tracer's death.
   for (tracee::TracedThread& thread : other_threads_) thread.detach();

@@ -11,35 +11,15 @@
 #include "base/error.h"
 #include "kernel/abi.h"
 #include "restore/restorer.h"
+#include "restore/steps.h"
 
 namespace telefork::restore {
 namespace {
 
 using tracee::SyscallProgram;
 
-timeval to_timeval(std::int64_t microseconds) {
-  return {microseconds / 1'000'000, microseconds % 1'000'000};
-}
-
-timespec to_timespec(std::int64_t nanoseconds) {
-  return {nanoseconds / 1'000'000'000, nanoseconds % 1'000'000'000};
-}
-
 constexpr std::size_t kBatch = 128 * 1024;  // bytes of a program
 constexpr std::uint32_t kMaxCountedId = 100'000;
-
-sigevent event_of(image::schema::PosixTimer::Reader timer) {
-  sigevent event{};
-  event.sigev_notify = static_cast<int>(timer.getNotify());
-  event.sigev_signo = static_cast<int>(timer.getSignal());
-  event.sigev_value.sival_ptr = reinterpret_cast<void*>(timer.getValue());
-  event._sigev_un._tid = static_cast<pid_t>(timer.getTid());
-  return event;
-}
-
-std::string name_of(image::schema::PosixTimer::Reader timer) {
-  return fmt::format("restoring timer {}", timer.getId());
-}
 
 }  // namespace
 
@@ -54,7 +34,7 @@ bool Restorer::try_create_timers_by_id(TimerList timers) {
   program = SyscallProgram();
   for (image::schema::PosixTimer::Reader timer : timers) {
     tracee::Data id = program.object(static_cast<int>(timer.getId()));
-    program.call(name_of(timer), SYS_timer_create,
+    program.call(timer_name(timer), SYS_timer_create,
                  {timer.getClock(), program.object(event_of(timer)), id});
     run_if_large(program);
   }
@@ -109,16 +89,11 @@ void Restorer::restore_timers() {
     create_timers_by_count(timers.getPosix());
   }
   for (image::schema::PosixTimer::Reader timer : timers.getPosix()) {
-    itimerspec value{to_timespec(timer.getInterval()), to_timespec(timer.getRemaining())};
-    program.call("arming: " + name_of(timer), SYS_timer_settime,
-                 {timer.getId(), 0, program.object(value), 0});
+    add_arming(timer, program);
     run_if_large(program);
   }
   for (image::schema::IntervalTimer::Reader timer : timers.getIntervals()) {
-    if (timer.getValue() == 0) continue;
-    itimerval value{to_timeval(timer.getInterval()), to_timeval(timer.getValue())};
-    program.call("restoring an interval timer", SYS_setitimer,
-                 {timer.getWhich(), program.object(value), 0});
+    if (timer.getValue() != 0) add_arming(timer, program);
   }
   run_if_large(program, true);
 }

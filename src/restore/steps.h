@@ -1,0 +1,43 @@
+// Steps of a program that make what a record says, of a process that is being restored or that
+// comes home.
+#pragma once
+
+#include <csignal>
+
+#include "image/image.capnp.h"
+#include "restore/siginfo.h"
+#include "restore/vma_rules.h"
+#include "tracee/stub.h"
+#include "tracee/syscall_program.h"
+
+namespace telefork::restore {
+
+// Throws kCorrupt where they are of another size.
+void copy_exactly(::capnp::Data::Reader from, void* to, std::size_t size, const char* what);
+// Throws kCorrupt where it is not this architecture's.
+tracee::ThreadState decode_thread_state(image::schema::Thread::Reader thread);
+
+// Those of the thread that makes them: what the kernel holds pointers to.
+void add_registrations(image::schema::Thread::Reader thread, tracee::SyscallProgram& program);
+// Name, alternate stack, timer slack, parent death signal.
+void add_thread_settings(image::schema::Thread::Reader thread, tracee::SyscallProgram& program);
+// A thread whose StubProgram, at `program_address`, stands on top of `stack` already; with `tid` 0
+// the kernel chooses its id, which is the result.
+tracee::Result add_thread_start(Range stack, RemotePtr program_address, std::uint32_t tid,
+                                tracee::SyscallProgram& program);
+
+// Those that the record has; `all`: the others become the default.
+void add_signal_actions(image::schema::Signals::Reader signals, bool all,
+                        tracee::SyscallProgram& program);
+// `tid` 0: of the process.
+void add_pending(::capnp::List<::capnp::Data>::Reader pending, pid_t pid, pid_t tid,
+                 tracee::SyscallProgram& program);
+void add_pending(const siginfo_t& info, pid_t pid, pid_t tid, tracee::SyscallProgram& program);
+
+sigevent event_of(image::schema::PosixTimer::Reader timer);
+std::string timer_name(image::schema::PosixTimer::Reader timer);
+// Of a timer that is there.
+void add_arming(image::schema::PosixTimer::Reader timer, tracee::SyscallProgram& program);
+void add_arming(image::schema::IntervalTimer::Reader timer, tracee::SyscallProgram& program);
+
+}  // namespace telefork::restore

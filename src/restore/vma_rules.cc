@@ -1,0 +1,96 @@
+#include "restore/vma_rules.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+namespace telefork::restore {
+
+using image::schema::Vma;
+using kernel::VmFlag;
+using tracee::SyscallProgram;
+
+static_assert(kWritable == (PROT_READ | PROT_WRITE));
+
+bool has_flag(Vma::Reader vma, VmFlag flag) {
+  return (vma.getFlags() & static_cast<std::uint64_t>(flag)) != 0;
+}
+
+bool has_own_pages(Vma::Reader vma) {
+  return !is_kernels_own(vma) && vma.getKind() != Vma::Kind::SHARED_FILE;
+}
+
+bool is_kernels_own(Vma::Reader vma) {
+  return vma.getKind() == Vma::Kind::VDSO || vma.getKind() == Vma::Kind::VVAR ||
+         vma.getKind() == Vma::Kind::VSYSCALL;
+}
+
+int map_flags(Vma::Reader vma) {
+  int flags = 0;
+  switch (vma.getKind()) {
+    case Vma::Kind::PRIVATE_FILE:
+      flags = MAP_PRIVATE;
+      break;
+    case Vma::Kind::SHARED_FILE:
+      flags = MAP_SHARED;
+      break;
+    case Vma::Kind::SHARED_ANONYMOUS:
+      flags = MAP_SHARED | MAP_ANONYMOUS;
+      break;
+    default:
+      flags = MAP_PRIVATE | MAP_ANONYMOUS;
+  }
+  if (has_flag(vma, VmFlag::kNoReserve)) flags |= MAP_NORESERVE;
+  if (has_flag(vma, VmFlag::kGrowsDown)) flags |= MAP_GROWSDOWN;
+  return flags;
+}
+
+int first_protection(Vma::Reader vma) {
+  auto protection = static_cast<int>(vma.getProtection());
+  if (vma.getKind() == Vma::Kind::SHARED_FILE) return protection;
+  bool writable = (protection & PROT_WRITE) != 0 || has_flag(vma, VmFlag::kAccount) ||
+                  has_flag(vma, VmFlag::kNoReserve) || vma.getKind() == Vma::Kind::SHARED_ANONYMOUS;
+  return writable ? kWritable : protection;
+}
+
+std::string place_name(Range range) {
+  return fmt::format("{:#x}-{:#x}", range.start.value(), range.end().value());
+}
+
+std::string place_name(Vma::Reader vma) {
+  return place_name({RemotePtr(vma.getStart()), vma.getEnd() - vma.getStart()});
+}
+
+// A kernel without huge pages or KSM has nothing to advise.
+void add_advice(Vma::Reader vma, std::uint64_t had, Range range, SyscallProgram& program) {
+  struct Rule {
+    VmFlag flag;
+    int advice;
+    int opposite;  // -1: there is none
+    const char* name;
+  };
+  static constexpr Rule kRules[] = {
+      {VmFlag::kDontCopy, MADV_DONTFORK, MADV_DOFORK, "MADV_DONTFORK"},
+      {VmFlag::kDontDump, MADV_DONTDUMP, MADV_DODUMP, "MADV_DONTDUMP"},
+      {VmFlag::kWipeOnFork, MADV_WIPEONFORK, MADV_KEEPONFORK, "MADV_WIPEONFORK"},
+      {VmFlag::kSequentialRead, MADV_SEQUENTIAL, MADV_NORMAL, "MADV_SEQUENTIAL"},
+      {VmFlag::kRandomRead, MADV_RANDOM, MADV_NORMAL, "MADV_RANDOM"},
+      {VmFlag::kHugePage, MADV_HUGEPAGE, -1, "MADV_HUGEPAGE"},
+      {VmFlag::kNoHugePage, MADV_NOHUGEPAGE, -1, "MADV_NOHUGEPAGE"},
+      {VmFlag::kMergeable, MADV_MERGEABLE, MADV_UNMERGEABLE, "MADV_MERGEABLE"},
+  };
+  auto add = [&](const Rule& rule, int advice) {
+    program.call_any(rule.name, SYS_madvise, {range.start, range.size, advice});
+  };
+  // What is taken away comes first: it is one advice for two of them.
+  for (const Rule& rule : kRules) {
+    bool has = (had & static_cast<std::uint64_t>(rule.flag)) != 0;
+    if (has && !has_flag(vma, rule.flag) && rule.opposite >= 0) add(rule, rule.opposite);
+  }
+  for (const Rule& rule : kRules) {
+    bool has = (had & static_cast<std::uint64_t>(rule.flag)) != 0;
+    if (!has && has_flag(vma, rule.flag)) add(rule, rule.advice);
+  }
+}
+
+}  // namespace telefork::restore

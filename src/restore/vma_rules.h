@@ -1,0 +1,38 @@
+// How a VMA of an image is mapped, and made what it was.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/remote_ptr.h"
+#include "image/image.capnp.h"
+#include "kernel/procfs_maps.h"
+#include "tracee/syscall_program.h"
+
+namespace telefork::restore {
+
+struct Range {
+  RemotePtr start;
+  std::uint64_t size = 0;
+  RemotePtr end() const { return start + size; }
+};
+
+bool has_flag(image::schema::Vma::Reader vma, kernel::VmFlag flag);
+// Whether pages of it may come with the image.
+bool has_own_pages(image::schema::Vma::Reader vma);
+// vvar, vDSO, vsyscall.
+bool is_kernels_own(image::schema::Vma::Reader vma);
+// MAP_*, MAP_FIXED_NOREPLACE aside.
+int map_flags(image::schema::Vma::Reader vma);
+// What it is mapped with. Writable costs memory that the kernel promises (VM_ACCOUNT), which a
+// library's code or a large reservation without access must not take up.
+int first_protection(image::schema::Vma::Reader vma);
+constexpr int kWritable = 0x1 | 0x2;  // PROT_READ | PROT_WRITE
+// "0x1000-0x3000"
+std::string place_name(image::schema::Vma::Reader vma);
+std::string place_name(Range range);
+// What has to be said of memory that has the flags `had`, for it to have those of `vma`.
+void add_advice(image::schema::Vma::Reader vma, std::uint64_t had, Range range,
+                tracee::SyscallProgram& program);
+
+}  // namespace telefork::restore

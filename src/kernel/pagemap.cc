@@ -97,10 +97,26 @@ std::vector<PageRun> PageMap::private_pages(RemotePtr start, RemotePtr end) cons
   TELEFORK_ASSERT(start.value() % kPageSize == 0 && end.value() % kPageSize == 0);
   if (start >= end) return {};
   if (abi_ == PageMapAbi::kEntries) return read_entries(start, end, is_private_page);
-  // Present or swapped, and not: the file's, the zero page, a guard page.
+  return scan(start, end, kPageIsPresent | kPageIsSwapped, never_private());
+}
+
+std::vector<PageRun> PageMap::written_pages(RemotePtr start, RemotePtr end) const {
+  TELEFORK_ASSERT(abi_ != PageMapAbi::kEntries);
+  if (start >= end) return {};
+  return scan(start, end, kPageIsPresent | kPageIsSwapped, never_private(), kPageIsWritten);
+}
+
+std::vector<PageRun> PageMap::swapped_pages(RemotePtr start, RemotePtr end) const {
+  TELEFORK_ASSERT(abi_ != PageMapAbi::kEntries);
+  if (start >= end) return {};
+  return scan(start, end, kPageIsSwapped, never_private() | kPageIsPresent);
+}
+
+// The file's, the zero page, a guard page.
+std::uint64_t PageMap::never_private() const {
   std::uint64_t absent = kPageIsFile | kPageIsPfnZero;
   if (abi_ == PageMapAbi::kScanGuards) absent |= kPageIsGuard;
-  return scan(start, end, kPageIsPresent | kPageIsSwapped, absent);
+  return absent;
 }
 
 std::vector<PageRun> PageMap::guard_pages(RemotePtr start, RemotePtr end) const {
@@ -110,15 +126,15 @@ std::vector<PageRun> PageMap::guard_pages(RemotePtr start, RemotePtr end) const 
   return read_entries(start, end, is_guard_page);
 }
 
-// Pages of any category in `wanted` and of none in `absent`.
+// Pages of any category in `wanted`, of none in `absent` and of all in `needed`.
 std::vector<PageRun> PageMap::scan(RemotePtr start, RemotePtr end, std::uint64_t wanted,
-                                   std::uint64_t absent) const {
+                                   std::uint64_t absent, std::uint64_t needed) const {
   std::vector<PageRun> runs;
   std::vector<PageRegion> regions(kRegions);
   PagemapScanArg query{.size = sizeof(PagemapScanArg),
                        .end = end.value(),
                        .category_inverted = absent,
-                       .category_mask = absent,
+                       .category_mask = absent | needed,
                        .category_anyof_mask = wanted,
                        // The kernel wants one; where it tells touching regions apart, append_run
                        // joins them.

@@ -62,14 +62,21 @@ class PageMap {
   // private file mappings alike; ranges that are not mapped count as untouched.
   std::vector<PageRun> private_pages(RemotePtr start, RemotePtr end) const;
 
+  // Of those, likewise, the ones that a userfaultfd does not protect from being written to; not
+  // with kEntries. See WriteWatch.
+  std::vector<PageRun> written_pages(RemotePtr start, RemotePtr end) const;
+  // And the ones that are not in memory; not with kEntries.
+  std::vector<PageRun> swapped_pages(RemotePtr start, RemotePtr end) const;
+
   // Guard pages (MADV_GUARD_INSTALL) in that range, likewise. None before Linux 6.15, where nothing
   // tells them from swapped pages.
   std::vector<PageRun> guard_pages(RemotePtr start, RemotePtr end) const;
 
  private:
   using EntryTest = bool (*)(std::uint64_t entry);
+  std::uint64_t never_private() const;
   std::vector<PageRun> scan(RemotePtr start, RemotePtr end, std::uint64_t wanted,
-                            std::uint64_t absent) const;
+                            std::uint64_t absent, std::uint64_t needed = 0) const;
   std::vector<PageRun> read_entries(RemotePtr start, RemotePtr end, EntryTest test) const;
 
   pid_t pid_;

@@ -110,9 +110,7 @@ struct Vma {
   bool is_stack() const { return path == "[stack]"; }
   bool is_heap() const { return path == "[heap]"; }
   // The first segment of System V memory has inode 0.
-  bool is_file() const {
-    return (inode != 0 || path.starts_with("/")) && !is_shared_anonymous();
-  }
+  bool is_file() const { return (inode != 0 || path.starts_with("/")) && !is_shared_anonymous(); }
 };
 
 // The two letters of a flag: "rd".

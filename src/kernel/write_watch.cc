@@ -1,0 +1,102 @@
+#include "kernel/write_watch.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <iterator>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+
+#include "base/error.h"
+#include "kernel/abi.h"
+
+namespace telefork::kernel {
+
+int WriteWatch::flags() { return O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY; }
+
+WriteWatch::WriteWatch(pid_t pid, PageMapAbi abi, UniqueFd userfaultfd)
+    : map_(pid, abi), fd_(std::move(userfaultfd)) {
+  if (abi == PageMapAbi::kEntries) {
+    throw Error(Code::kUnsupported, "this kernel cannot scan for written pages (Linux 6.7 can)");
+  }
+  uffdio_api api{.api = UFFD_API, .features = kUffdFeatureWpAsync, .ioctls = 0};
+  if (::ioctl(fd_.get(), UFFDIO_API, &api) != 0) {
+    throw_errno("asking for asynchronous write protection", errno, Code::kUnsupported);
+  }
+}
+
+void WriteWatch::begin(const Vma& vma) {
+  TELEFORK_ASSERT(!vma.shared && (before_.empty() || before_.back().end() <= vma.start));
+  uffdio_register wanted{
+      .range = {vma.start.value(), vma.size()}, .mode = UFFDIO_REGISTER_MODE_WP, .ioctls = 0};
+  if (::ioctl(fd_.get(), UFFDIO_REGISTER, &wanted) != 0) {
+    throw_errno(fmt::format("watching {:#x}-{:#x} for writes", vma.start.value(), vma.end.value()));
+  }
+  // Only what has content: the kernel would make page tables for all the rest.
+  for (const PageRun& run : map_.private_pages(vma.start, vma.end)) {
+    protect(run);
+    append_run(before_, run);
+  }
+}
+
+void WriteWatch::protect(const PageRun& run) const {
+  uffdio_writeprotect protect{.range = {run.start.value(), run.pages * kPageSize},
+                              .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+  int result;
+  do {
+    result = ::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &protect);
+  } while (result != 0 && errno == EAGAIN);
+  if (result != 0) {
+    throw_errno(
+        fmt::format("protecting {} pages at {:#x} from writes", run.pages, run.start.value()));
+  }
+}
+
+std::vector<PageRun> WriteWatch::written(const Vma& vma) const {
+  std::vector<PageRun> written = map_.written_pages(vma.start, vma.end);
+  if (!vma.is_file()) return written;
+  return unite_runs(written, map_.swapped_pages(vma.start, vma.end));
+}
+
+std::vector<PageRun> WriteWatch::dropped(const Vma& vma) const {
+  return subtract_runs(before_, vma.start, vma.end, map_.private_pages(vma.start, vma.end));
+}
+
+std::vector<PageRun> unite_runs(const std::vector<PageRun>& a, const std::vector<PageRun>& b) {
+  std::vector<PageRun> all;
+  std::merge(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(all),
+             [](const PageRun& one, const PageRun& other) { return one.start < other.start; });
+  std::vector<PageRun> united;
+  for (const PageRun& run : all) {
+    if (united.empty() || united.back().end() < run.start) {
+      united.push_back(run);
+    } else if (run.end() > united.back().end()) {
+      united.back().pages += (run.end() - united.back().end()) / kPageSize;
+    }
+  }
+  return united;
+}
+
+std::vector<PageRun> subtract_runs(const std::vector<PageRun>& runs, RemotePtr start, RemotePtr end,
+                                   const std::vector<PageRun>& others) {
+  std::vector<PageRun> left;
+  auto first = std::partition_point(runs.begin(), runs.end(),
+                                    [start](const PageRun& run) { return run.end() <= start; });
+  auto other = others.begin();
+  for (auto run = first; run != runs.end() && run->start < end; ++run) {
+    RemotePtr at = std::max(run->start, start);
+    const RemotePtr last = std::min(run->end(), end);
+    while (at < last) {
+      while (other != others.end() && other->end() <= at) ++other;
+      const RemotePtr free_until =
+          other == others.end() ? last : std::min(last, std::max(at, other->start));
+      append_run(left, {at, (free_until - at) / kPageSize});
+      at = other == others.end() ? last : std::min(last, std::max(free_until, other->end()));
+    }
+  }
+  return left;
+}
+
+}  // namespace telefork::kernel

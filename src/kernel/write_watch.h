@@ -1,0 +1,57 @@
+// Which pages of a process are written to, from some moment on.
+//
+//     WriteWatch watch(pid, abi, userfaultfd);    // made by the process itself: userfaultfd(2)
+//     watch.begin(vma); ...
+//     ... it runs ...
+//     watch.written(vma)                          // those travel
+//     watch.dropped(vma)                          // had content then, and have none now
+//
+// The pages are write-protected with UFFD_FEATURE_WP_ASYNC (Linux 6.7): the kernel lifts the
+// protection at the first write and tells nobody; PAGEMAP_SCAN sees what is protected still. What
+// is touched for the first time, mapped later, or moved by mremap(2), counts as written. 31 ms to
+// begin for 1 GB, 1 ms to ask (measured). Only for private memory: pages of shared memory are the
+// file's.
+//
+// While it lives the VMAs have the flag uw. It may be used by whoever may trace the process.
+#pragma once
+
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/unique_fd.h"
+#include "kernel/pagemap.h"
+
+namespace telefork::kernel {
+
+class WriteWatch {
+ public:
+  // Flags for userfaultfd(2), in the process. No handler is ever asked, so that what a plain user
+  // may have is enough.
+  static int flags();
+  // Throws kUnsupported where this kernel cannot do it.
+  WriteWatch(pid_t pid, PageMapAbi abi, UniqueFd userfaultfd);
+
+  // A private mapping. The process stands still.
+  void begin(const Vma& vma);
+  // In a private mapping that begin() may know or not; rising. A page of a file's that is swapped
+  // out counts as written: it cannot be told from one that lost its copy, whose protection the
+  // kernel remembers in the same place (PTE_MARKER_UFFD_WP).
+  std::vector<PageRun> written(const Vma& vma) const;
+  std::vector<PageRun> dropped(const Vma& vma) const;
+
+ private:
+  void protect(const PageRun& run) const;
+
+  PageMap map_;
+  UniqueFd fd_;
+  std::vector<PageRun> before_;  // what had content, rising
+};
+
+// All of both, which rise.
+std::vector<PageRun> unite_runs(const std::vector<PageRun>& a, const std::vector<PageRun>& b);
+// What of `runs` is in [start, end) and in none of `others`; all rise.
+std::vector<PageRun> subtract_runs(const std::vector<PageRun>& runs, RemotePtr start, RemotePtr end,
+                                   const std::vector<PageRun>& others);
+
+}  // namespace telefork::kernel

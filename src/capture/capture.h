@@ -23,19 +23,29 @@
 
 namespace telefork::capture {
 
+struct ChangedPages {
+  std::vector<kernel::PageRun> written;  // and there
+  std::vector<kernel::PageRun> dropped;
+};
+
 struct CaptureSettings {
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
-  // The calling thread of a fork: its mask when it called, and what its read() returns in the
-  // guest (see abi/agent.h).
+  // The calling thread, as this process sees it; 0: the leader. Of a fork its mask when it called,
+  // and what its read() returns in the guest, or at home (see abi/agent.h).
+  pid_t caller = 0;
   std::optional<std::uint64_t> signal_mask;
   std::optional<std::int64_t> system_call_result;
-  // Pending signals stay with the pid at home, as a forked child has none.
+  // Pending signals stay with the pid at home: a forked child has none, and those of a program that
+  // went away for a call are sent after it, or wait for it.
   bool pending_signals = true;
   // fork() hands on neither timers nor a parent death signal.
   bool timers = true;
   // It shares its pages with the process that it is a copy of: docs/benchmarks.md says what
   // process_vm_readv(2) costs then.
   bool shares_pages = false;
+  // Of a guest on its way home: which of its pages it wrote, and which lost what they held. Without
+  // it all travel.
+  std::function<ChangedPages(const Mapping&)> changes;
   // Told after every piece of pages: bytes read so far, for progress.
   std::function<void(std::uint64_t)> on_progress;
 };

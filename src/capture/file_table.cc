@@ -119,8 +119,29 @@ void FileTable::carry_content(std::size_t index) {
   entries_.at(index).content_id = static_cast<std::uint32_t>(index + 1);
 }
 
+namespace {
+
+// Cap'n Proto has no such copy for a part of a message that is there already.
+void copy(image::schema::FileRef::Reader from, image::schema::FileRef::Builder to) {
+  to.setPath(from.getPath());
+  to.setSize(from.getSize());
+  to.setMode(from.getMode());
+  to.setIdentity(from.getIdentity());
+  to.setHash(from.getHash());
+  to.setDeleted(from.getDeleted());
+  to.setDevice(from.getDevice());
+}
+
+}  // namespace
+
 void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) const {
   const FileEntry& entry = entries_.at(index);
+  if (find_original_) {
+    if (auto original = find_original_(entry.stat.st_dev, entry.stat.st_ino)) {
+      copy(*original, file);
+      return;
+    }
+  }
   file.setPath(entry.path);
   file.setSize(static_cast<std::uint64_t>(entry.stat.st_size));
   file.setMode(entry.stat.st_mode);

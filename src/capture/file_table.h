@@ -17,6 +17,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -60,6 +61,13 @@ class FileTable {
   void let_go();
   // To read its content by. Throws where the file is not there any more.
   const UniqueFd& open(std::size_t index) const;
+  // Files that came from elsewhere, by device and inode: a record has what they are called there.
+  using FindOriginal = std::function<std::optional<image::schema::FileRef::Reader>(
+      std::uint64_t device, std::uint64_t inode)>;
+  void set_originals(FindOriginal find) { find_original_ = std::move(find); }
+  bool is_from_elsewhere(const struct stat& stat) const {
+    return find_original_ && find_original_(stat.st_dev, stat.st_ino);
+  }
   std::vector<FileEntry>& entries() { return entries_; }
   const std::vector<FileEntry>& entries() const { return entries_; }
 
@@ -77,6 +85,7 @@ class FileTable {
   bool take_known(FileEntry& wanted);
 
   std::string boot_id_;
+  FindOriginal find_original_;
   mutable std::vector<FileEntry> entries_;
   std::vector<FileEntry> known_;  // of an earlier table
 };

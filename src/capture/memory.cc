@@ -29,14 +29,21 @@ bool has_pages_of_its_own(const Mapping& mapping) {
   }
 }
 
-void write_record(const PageBatch& batch, image::RecordSink& sink) {
-  ::capnp::MallocMessageBuilder message;
-  auto list =
-      message.initRoot<image::schema::Pages>().initRuns(static_cast<unsigned>(batch.runs.size()));
+void fill_runs(const std::vector<PageRun>& runs,
+               ::capnp::List<image::schema::PageRun>::Builder list) {
   for (unsigned i = 0; i < list.size(); ++i) {
-    list[i].setStart(batch.runs[i].start.value());
-    list[i].setPages(batch.runs[i].pages);
+    list[i].setStart(runs[i].start.value());
+    list[i].setPages(runs[i].pages);
   }
+}
+
+void write_record(PageBatch& batch, image::RecordSink& sink) {
+  ::capnp::MallocMessageBuilder message;
+  auto pages = message.initRoot<image::schema::Pages>();
+  fill_runs(batch.runs, pages.initRuns(static_cast<unsigned>(batch.runs.size())));
+  std::sort(batch.dropped.begin(), batch.dropped.end(),
+            [](const PageRun& a, const PageRun& b) { return a.start < b.start; });
+  fill_runs(batch.dropped, pages.initDropped(static_cast<unsigned>(batch.dropped.size())));
   sink.begin_payload_record(image::RecordType::kPages, message, batch.used);
   sink.payload(batch.bytes());
 }
@@ -116,10 +123,17 @@ void Capture::write_mappings(image::RecordSink& sink) {
 
 void Capture::gather_pages(const PageGatherer::Exchange& exchange) {
   kernel::PageMap map(survey_.pid, settings_.pagemap);
-  PageGatherer gatherer(survey_.pid, settings_.shares_pages, exchange);
+  PageGatherer gatherer(survey_.pid, settings_.shares_pages, settings_.changes != nullptr,
+                        exchange);
   for (std::size_t i = 0; i < survey_.mappings.size(); ++i) {
     const Mapping& mapping = survey_.mappings[i];
     if (!has_pages_of_its_own(mapping)) continue;
+    if (settings_.changes) {
+      ChangedPages changed = settings_.changes(mapping);
+      gatherer.add(mapping, !guards_of(i).empty(), changed.written);
+      gatherer.drop(changed.dropped);
+      continue;
+    }
     bool shared = mapping.kind == Vma::Kind::SHARED_ANONYMOUS;
     gatherer.add(mapping, !guards_of(i).empty(),
                  shared ? kernel::shared_pages(survey_.pid, mapping.vma)
@@ -131,8 +145,8 @@ void Capture::gather_pages(const PageGatherer::Exchange& exchange) {
 // Reading takes a processor as long as sending does: one batch is read while another is on its way.
 MemoryTotals Capture::write_pages(image::RecordSink& sink) {
   MemoryTotals totals;
-  auto write = [&](const PageBatch& batch) {
-    if (batch.used > 0) write_record(batch, sink);
+  auto write = [&](PageBatch& batch) {
+    if (batch.used > 0 || !batch.dropped.empty()) write_record(batch, sink);
     totals.pages_read += batch.pages_read;
     totals.pages_sent += batch.used / kPageSize;
     if (settings_.on_progress) settings_.on_progress(totals.pages_read * kPageSize);

@@ -27,6 +27,7 @@ constexpr std::uint64_t kPiece = 2 * 1024 * 1024;
 static_assert(kPiece % kHugePageSize == 0);
 constexpr std::uint64_t kPopulate = 256 * 1024;  // of the buffer at a time
 constexpr std::size_t kMaxVectors = 1024;        // IOV_MAX
+constexpr std::size_t kMaxDropped = 64 * 1024;   // runs of a Pages record
 
 // Runs of the pages in [start, start + bytes.size()) that are not all zero.
 std::vector<PageRun> non_zero_runs(RemotePtr start, std::span<const std::byte> bytes) {
@@ -35,6 +36,18 @@ std::vector<PageRun> non_zero_runs(RemotePtr start, std::span<const std::byte> b
     if (!is_zero_page(bytes.subspan(at, kPageSize))) kernel::append_run(runs, {start + at, 1});
   }
   return runs;
+}
+
+// What of [start, end) is in none of `runs`, which lie within and rise.
+std::vector<PageRun> gaps_between(RemotePtr start, RemotePtr end,
+                                  const std::vector<PageRun>& runs) {
+  std::vector<PageRun> gaps;
+  for (const PageRun& run : runs) {
+    kernel::append_run(gaps, {start, (run.start - start) / kPageSize});
+    start = run.end();
+  }
+  kernel::append_run(gaps, {start, (end - start) / kPageSize});
+  return gaps;
 }
 
 }  // namespace
@@ -135,14 +148,16 @@ std::span<std::byte> PageBatch::room_for(std::size_t size) {
 
 void PageBatch::clear() {
   runs.clear();
+  dropped.clear();
   used = 0;
   pages_read = 0;
 }
 
-PageGatherer::PageGatherer(pid_t pid, bool shares_pages, const Exchange& exchange)
+PageGatherer::PageGatherer(pid_t pid, bool shares_pages, bool tells_zeros, const Exchange& exchange)
     : reader_(std::make_unique<MemoryReader>(pid, shares_pages)),
       exchange_(exchange),
-      batch_(exchange(nullptr)) {}
+      batch_(exchange(nullptr)),
+      tells_zeros_(tells_zeros) {}
 
 PageGatherer::~PageGatherer() = default;
 
@@ -170,8 +185,15 @@ void PageGatherer::add(const Mapping& mapping, bool guarded, const std::vector<P
   read_wanted();
 }
 
+void PageGatherer::drop(const std::vector<PageRun>& runs) {
+  for (const PageRun& run : runs) {
+    batch_->dropped.push_back(run);
+    if (batch_->dropped.size() >= kMaxDropped) hand_over();
+  }
+}
+
 void PageGatherer::finish() {
-  if (batch_->pages_read > 0) hand_over();
+  if (batch_->pages_read > 0 || !batch_->dropped.empty()) hand_over();
 }
 
 void PageGatherer::hand_over() {
@@ -205,6 +227,10 @@ void PageGatherer::read_wanted() {
 void PageGatherer::take(RemotePtr start, std::span<std::byte> bytes) {
   std::vector<PageRun> kept = keep_zeros_ ? std::vector<PageRun>{{start, bytes.size() / kPageSize}}
                                           : non_zero_runs(start, bytes);
+  if (tells_zeros_) {
+    std::vector<PageRun> zeros = gaps_between(start, start + bytes.size(), kept);
+    batch_->dropped.insert(batch_->dropped.end(), zeros.begin(), zeros.end());
+  }
   for (const PageRun& run : kept) {
     std::size_t size = run.pages * kPageSize;
     std::byte* to = batch_->end();

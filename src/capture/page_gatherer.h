@@ -35,8 +35,9 @@ class PageBatch {
   void clear();
 
   std::vector<kernel::PageRun> runs;
-  std::size_t used = 0;          // bytes: of the runs
-  std::uint64_t pages_read = 0;  // the others were zero
+  std::vector<kernel::PageRun> dropped;  // in no order
+  std::size_t used = 0;                  // bytes: of the runs
+  std::uint64_t pages_read = 0;          // the others were zero
 
  private:
   MappedRegion buffer_;
@@ -48,7 +49,9 @@ class PageGatherer {
   // Takes a full batch, or at first none, and gives an empty one.
   using Exchange = std::function<std::unique_ptr<PageBatch>(std::unique_ptr<PageBatch>)>;
 
-  PageGatherer(pid_t pid, bool shares_pages, const Exchange& exchange);
+  // `tells_zeros`: whoever gets the pages has others in their places, so that those that are left
+  // out as zero are dropped ones.
+  PageGatherer(pid_t pid, bool shares_pages, bool tells_zeros, const Exchange& exchange);
   ~PageGatherer();
   PageGatherer(const PageGatherer&) = delete;
   PageGatherer& operator=(const PageGatherer&) = delete;
@@ -56,6 +59,7 @@ class PageGatherer {
   // Those of `runs`, in rising order, that are not zero. Pages that the file behind a private
   // mapping would show instead are gathered even when zero. `guarded`: there are guard pages in it.
   void add(const Mapping& mapping, bool guarded, const std::vector<kernel::PageRun>& runs);
+  void drop(const std::vector<kernel::PageRun>& runs);
   // Hands over what there still is.
   void finish();
 
@@ -69,6 +73,7 @@ class PageGatherer {
   std::unique_ptr<MemoryReader> reader_;
   const Exchange& exchange_;
   std::unique_ptr<PageBatch> batch_;
+  const bool tells_zeros_;
   bool keep_zeros_ = false;
   std::size_t own_runs_ = 0;             // of the batch's, those before are of earlier mappings
   std::vector<kernel::PageRun> wanted_;  // to be read behind what is used

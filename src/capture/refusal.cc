@@ -105,6 +105,8 @@ constexpr std::array kRules = {
     Rule{Reason::kChildren, Part::kProcess, "children, for `telefork save`",
          "it has children, and a process cannot be saved with its children yet",
          "save it when they have ended"},
+    Rule{Reason::kChildrenThere, Part::kProcess, "children begun in a `run_on`, when it returns",
+         "it has children there, which would stay behind", "have f wait for them"},
     Rule{Reason::kLeaderEnded, Part::kProcess, "a thread group whose leader has ended",
          "its first thread has ended, and the others live on", ""},
     Rule{Reason::kNoSignalReturn, Part::kProcess,

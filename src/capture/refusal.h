@@ -65,6 +65,7 @@ enum class Reason {
   kProgramFile,
   kForeignProgram,
   kChildren,
+  kChildrenThere,
   kLeaderEnded,
   kNoSignalReturn,
   kForeignCode,

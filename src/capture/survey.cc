@@ -55,13 +55,18 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     }
     survey_signal_return(survey);
   }
-  survey_namespaces(survey);
+  if (options.purpose == Purpose::kReturn && !kernel::list_children(survey.pid).empty()) {
+    survey.refusals.push_back(refuse(process, Reason::kChildrenThere));
+  }
+  // Its keeper may have given it some of its own.
+  if (options.purpose != Purpose::kReturn) survey_namespaces(survey);
 }
 
 Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   Survey survey;
   survey.pid = pid;
   survey.files.know(std::move(earlier.files));
+  survey.files.set_originals(options.originals);
   survey.stat = kernel::read_stat(pid);
   survey.status = kernel::read_status(pid);
   if (survey.stat.state == 'Z') {

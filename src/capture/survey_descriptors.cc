@@ -121,8 +121,34 @@ class Sorter {
     return std::nullopt;
   }
 
+  // Its caller is at home, and what stdout and stderr are too.
+  bool is_called() const {
+    return options_.purpose == Purpose::kFork || options_.purpose == Purpose::kRunOn;
+  }
+
   bool is_standard_output(const OpenFile& open) const {
-    return options_.purpose == Purpose::kFork && (open.fd == 1 || open.fd == 2);
+    return is_called() && (open.fd == 1 || open.fd == 2);
+  }
+
+  // What stands for something of home's, on its way back; empty: it is the guest's own.
+  std::optional<Description> sort_returning(const OpenFile& open, Description description) const {
+    if (options_.purpose != Purpose::kReturn) return std::nullopt;
+    for (auto [stream, inode] : options_.streams) {
+      if (!S_ISFIFO(open.stat.st_mode) || open.stat.st_ino != inode) continue;
+      description.kind = Kind::STDIO;
+      description.stream = stream;
+      return description;
+    }
+    bool null = S_ISCHR(open.stat.st_mode) && open.stat.st_rdev == makedev(1, 3);
+    if (open.fd == 0 && null) {
+      description.kind = Kind::NULL_;
+      return description;
+    }
+    if (open.link == "/" && (description.flags & O_PATH) != 0) {
+      description.kind = Kind::LEFT_HOME;
+      return description;
+    }
+    return std::nullopt;
   }
 
   std::optional<Description> sort(const OpenFile& open) {
@@ -132,6 +158,7 @@ class Sorter {
                             static_cast<std::uint64_t>(open.info.position),
                             std::nullopt,
                             0};
+    if (auto returning = sort_returning(open, description)) return returning;
     if (S_ISCHR(open.stat.st_mode) && is_stateless_device(open.stat.st_rdev)) {
       description.kind = Kind::DEVICE;
       return with_file(open, std::move(description));
@@ -146,7 +173,7 @@ class Sorter {
       description.kind = Kind::DIRECTORY;
       return with_file(open, std::move(description));
     }
-    if (open.fd == 0 && options_.purpose == Purpose::kFork) {
+    if (open.fd == 0 && is_called()) {
       description.kind = options_.takes_stdin ? Kind::STDIO : Kind::NULL_;
       return description;
     }
@@ -160,6 +187,8 @@ class Sorter {
   }
 
   std::optional<Description> sort_regular(const OpenFile& open, Description description) {
+    // The content of a file may have come in a memory file.
+    if (survey_.files.is_from_elsewhere(open.stat)) return with_file(open, std::move(description));
     if (open.link.starts_with("/memfd:")) return stay(open, Reason::kMemfd);
     for (const std::string& detail : open.info.details) {
       if (detail.starts_with("lock:")) return stay(open, Reason::kLock);
@@ -186,7 +215,7 @@ class Sorter {
       return Description{Kind::LEFT_HOME, open.link, O_PATH, 0, std::nullopt, 0};
     }
     Refusal refusal = refuse(describe(open), reason);
-    if (options_.purpose == Purpose::kFork) {
+    if (is_called()) {
       refusal.remedy += ", or leave it at home with --leave-fds";
     }
     survey_.refusals.push_back(std::move(refusal));

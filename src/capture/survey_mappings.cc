@@ -38,7 +38,7 @@ bool may_write(pid_t pid, const Vma& vma) {
 bool is_execute_only(const Vma& vma) { return vma.protection() == PROT_EXEC; }
 
 // Why the memory behind a VMA cannot be captured, whatever it maps; nothing: it can.
-std::optional<Refusal> refuse_by_flags(const Vma& vma) {
+std::optional<Refusal> refuse_by_flags(const SurveyOptions& options, const Vma& vma) {
   struct Pair {
     VmFlag flag;
     Reason reason;
@@ -51,6 +51,8 @@ std::optional<Refusal> refuse_by_flags(const Vma& vma) {
       {VmFlag::kSealed, Reason::kSealed},         {VmFlag::kDroppable, Reason::kDroppable},
   };
   for (const Pair& pair : kPairs) {
+    // Its keeper watches what it writes.
+    if (pair.flag == VmFlag::kUffdWp && options.purpose == Purpose::kReturn) continue;
     if (vma.has(pair.flag)) return refuse(describe(vma), pair.reason);
   }
   if (!vma.unknown_flags.empty()) {
@@ -153,7 +155,7 @@ void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey
     mapping.kind = Kind::VSYSCALL;
     return;
   }
-  if (std::optional<Refusal> refusal = refuse_by_flags(vma)) {
+  if (std::optional<Refusal> refusal = refuse_by_flags(options, vma)) {
     survey.refusals.push_back(*refusal);
     return;
   }

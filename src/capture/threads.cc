@@ -95,8 +95,8 @@ void Capture::write_thread(tracee::TracedThread& thread, tracee::Stub& stub,
   record.setComm(kernel::read_comm(survey_.pid, tid));
 
   tracee::Registers registers = stub.original().registers;
-  bool calling = settings_.system_call_result && tid == survey_.pid;
-  if (calling) {
+  const bool is_caller = tid == (settings_.caller != 0 ? settings_.caller : survey_.pid);
+  if (settings_.system_call_result && is_caller) {
     tracee::set_system_call_result(registers, *settings_.system_call_result);
     tracee::forget_system_call(registers);
   } else {
@@ -111,8 +111,8 @@ void Capture::write_thread(tracee::TracedThread& thread, tracee::Stub& stub,
   record.setRegisters(as_data(registers.general));
   const std::vector<std::uint8_t>& xstate = stub.original().xstate;
   record.setXstate(::capnp::Data::Reader(xstate.data(), xstate.size()));
-  record.setSignalMask(settings_.signal_mask && tid == survey_.pid ? *settings_.signal_mask
-                                                                   : stub.original().signal_mask);
+  record.setSignalMask(settings_.signal_mask && is_caller ? *settings_.signal_mask
+                                                          : stub.original().signal_mask);
   record.setAltStack(reinterpret_cast<std::uint64_t>(own.alternate.ss_sp));
   record.setAltStackSize(own.alternate.ss_size);
   record.setAltStackFlags(static_cast<std::uint32_t>(own.alternate.ss_flags));

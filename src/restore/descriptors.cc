@@ -50,6 +50,9 @@ void Restorer::restore_descriptors() {
     numbers.push_back(opened.back().get());
   }
 
+  const bool has_session = settings_.session_number >= 0;
+  if (has_session) numbers.push_back(settings_.session_socket.get());
+
   // What came for the mappings is mapped by now.
   SyscallProgram program;
   std::set<int> mapped;
@@ -71,6 +74,9 @@ void Restorer::restore_descriptors() {
     }
     targets.insert(static_cast<int>(descriptor.getFd()));
   }
+  if (has_session && !targets.insert(settings_.session_number).second) {
+    throw Error(Code::kCorrupt, "the session socket has the number of another descriptor");
+  }
   std::set<int> taken = targets;
   taken.insert(given.begin(), given.end());
   FreeNumbers free(taken);
@@ -89,6 +95,10 @@ void Restorer::restore_descriptors() {
         fmt::format("restoring fd {}", fd), fd, SYS_dup3,
         {parked[descriptor.getDescription()], fd, descriptor.getCloseOnExec() ? O_CLOEXEC : 0});
     run_if_large(program);
+  }
+  if (has_session) {
+    program.call_expecting("restoring the session socket", settings_.session_number, SYS_dup3,
+                           {parked.back(), settings_.session_number, O_CLOEXEC});
   }
   for (int number : parked) {
     program.call("closing a parked descriptor", SYS_close, {number});

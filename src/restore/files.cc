@@ -75,6 +75,21 @@ const UniqueFd& ContentStore::get(std::uint32_t id) const {
   return found->second;
 }
 
+void ArrivedFiles::note(const UniqueFd& file, FileRef::Reader ref) {
+  struct stat stat;
+  if (::fstat(file.get(), &stat) != 0) throw_errno("looking at " + std::string(ref.getPath()));
+  auto message = std::make_shared<::capnp::MallocMessageBuilder>();
+  message->setRoot(ref);
+  message->getRoot<FileRef>().setContentId(0);
+  refs_[{stat.st_dev, stat.st_ino}] = std::move(message);
+}
+
+std::optional<FileRef::Reader> ArrivedFiles::find(std::uint64_t device, std::uint64_t inode) const {
+  auto found = refs_.find({device, inode});
+  if (found == refs_.end()) return std::nullopt;
+  return found->second->getRoot<FileRef>().asReader();
+}
+
 OpenFiles::OpenFiles(bool live) : boot_id_(kernel::read_boot_id()), live_(live) {}
 
 bool OpenFiles::is_same(const kernel::FileIdentity& a, const kernel::FileIdentity& b) const {
@@ -160,9 +175,14 @@ void OpenFiles::verify(FileRef::Reader ref, const UniqueFd& file, bool must_be_s
 
 UniqueFd OpenFiles::open_for_mapping(FileRef::Reader ref, const ContentStore& contents,
                                      bool writable) {
-  if (ref.getContentId() != 0) return contents.get(ref.getContentId()).duplicate();
-  UniqueFd file = open_here(ref, writable ? O_RDWR : O_RDONLY);
-  verify(ref, file, writable);
+  UniqueFd file;
+  if (ref.getContentId() != 0) {
+    file = contents.get(ref.getContentId()).duplicate();
+  } else {
+    file = open_here(ref, writable ? O_RDWR : O_RDONLY);
+    verify(ref, file, writable);
+  }
+  arrived_.note(file, ref);
   return file;
 }
 
@@ -190,6 +210,7 @@ UniqueFd OpenFiles::open_description(FileDescription::Reader description,
       file = open_here(ref, static_cast<int>(flags));
       verify(ref, file, false);
   }
+  arrived_.note(file, ref);
   bool seekable = description.getKind() == FileDescription::Kind::REGULAR && (flags & O_PATH) == 0;
   if (seekable &&
       ::lseek(file.get(), static_cast<off_t>(description.getPosition()), SEEK_SET) < 0) {

@@ -12,8 +12,12 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include <capnp/message.h>
 
 #include "base/unique_fd.h"
 #include "image/image.capnp.h"
@@ -46,6 +50,19 @@ struct FileVerdict {
   std::string why;              // of kMissing and kDifferent, for people
 };
 
+// What the files that a guest was given are called at home, by device and inode here.
+class ArrivedFiles {
+ public:
+  void note(const UniqueFd& file, image::schema::FileRef::Reader ref);
+  // As it came, but for its content.
+  std::optional<image::schema::FileRef::Reader> find(std::uint64_t device,
+                                                     std::uint64_t inode) const;
+
+ private:
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::shared_ptr<::capnp::MallocMessageBuilder>>
+      refs_;
+};
+
 class OpenFiles {
  public:
   // `live`: the process is frozen elsewhere right now, and of the very file whatever it holds by
@@ -60,6 +77,9 @@ class OpenFiles {
   UniqueFd open_description(image::schema::FileDescription::Reader description,
                             const ContentStore& contents);
 
+  // All that was opened so far.
+  const ArrivedFiles& arrived() const { return arrived_; }
+
  private:
   UniqueFd open_here(image::schema::FileRef::Reader ref, int flags);
   void verify(image::schema::FileRef::Reader ref, const UniqueFd& file, bool must_be_same);
@@ -70,6 +90,7 @@ class OpenFiles {
 
   std::string boot_id_;
   bool live_;
+  ArrivedFiles arrived_;
   // By device and inode, for files that did not change since.
   struct KnownHash {
     std::int64_t ctime_ns;

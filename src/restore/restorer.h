@@ -50,6 +50,9 @@ struct RestoreSettings {
   int bulk_fd = -1;
   // What the guest's standard streams become; an empty one is /dev/null.
   UniqueFd streams[3];
+  // A descriptor that is no part of the image, and the number that the guest knows it by.
+  UniqueFd session_socket;
+  int session_number = -1;
   // The process waits elsewhere for its life here: no image of the past. See OpenFiles.
   bool live = false;
   // PR_TIMER_CREATE_RESTORE_IDS, where the kernel has it.
@@ -77,8 +80,11 @@ class Restorer {
 
   // Of the guest, once there is one.
   pid_t pid() const { return blank_ ? blank_->pid() : 0; }
+  // Between finish() and release(): for what only the guest itself can ask the kernel for.
+  tracee::Stub& stub() { return blank_->stub(); }
   // As the guest sees itself.
   pid_t guest_pid() const { return blank_ ? blank_->guest_pid() : 0; }
+  const ArrivedFiles& arrived_files() const { return open_files_.arrived(); }
   // The namespace that was made for it, if one was: to be kept until the guest has ended.
   std::optional<PidNamespace> take_namespace() { return std::exchange(space_of_pids_, {}); }
 

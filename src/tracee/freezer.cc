@@ -114,6 +114,10 @@ void FrozenProcess::abort_restartable_sequences() {
 
 void FrozenProcess::kill() {
   ::kill(pid_, SIGKILL);
+  await_end();
+}
+
+void FrozenProcess::await_end() {
   // The leader's end is told when all others have ended.
   std::reverse(threads_.begin(), threads_.end());
   for (TracedThread& thread : threads_) {

@@ -39,6 +39,8 @@ class FrozenProcess {
   // Ends the process with SIGKILL and waits until it is gone, as far as a tracer sees it: a zombie
   // is left for its parent.
   void kill();
+  // The same for one that ends by itself: a thread of it is on its way to exit_group(2).
+  void await_end();
 
  private:
   explicit FrozenProcess(pid_t pid) : pid_(pid) {}

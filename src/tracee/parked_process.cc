@@ -354,6 +354,17 @@ void ParkedProcess::commit(SyscallProgram program) {
   leave();
 }
 
+void ParkedProcess::end(int status) {
+  SyscallProgram program;
+  program.call("ending the process", SYS_exit_group, {status});
+  stub_->start(program, stub_->allocate(program.loaded_size()));
+  forget();
+  // At the entry of that call; what it does from there on it does for all threads.
+  TracedThread& leaving = stub_->thread();
+  if (!leaving.wait().ended()) leaving.resume(PTRACE_CONT);
+  frozen_.await_end();
+}
+
 // The caller opens the gate. When all are out of the stub its pages go.
 void ParkedProcess::leave() {
   released_ = true;

@@ -96,6 +96,9 @@ class ParkedProcess {
   // signals queued.
   void roll_back(std::span<const siginfo_t> undelivered);
 
+  // Ends the process with this exit status.
+  void end(int status);
+
   // What a thread is to go on as, and what it does itself before that. Replaces what was said
   // before. Uses Stub::allocate().
   void set_future(pid_t tid, const ThreadState& state, const SyscallProgram& steps);

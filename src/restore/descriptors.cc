@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 
 #include "base/error.h"
+#include "restore/free_numbers.h"
 #include "restore/restorer.h"
 
 namespace telefork::restore {
@@ -13,20 +14,6 @@ namespace {
 
 using image::schema::FileDescription;
 using tracee::SyscallProgram;
-
-// The smallest numbers that no target has and nothing occupies.
-class FreeNumbers {
- public:
-  explicit FreeNumbers(std::set<int> taken) : taken_(std::move(taken)) {}
-  int next() {
-    while (taken_.count(candidate_) != 0) ++candidate_;
-    return candidate_++;
-  }
-
- private:
-  std::set<int> taken_;
-  int candidate_ = 0;
-};
 
 }  // namespace
 

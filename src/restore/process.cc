@@ -17,6 +17,7 @@
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
 #include "restore/restorer.h"
+#include "restore/steps.h"
 
 namespace telefork::restore {
 namespace {
@@ -154,14 +155,7 @@ void Restorer::restore_settings() {
   SyscallProgram program;
   program.call("changing to directory " + std::string(p.getCwd()), SYS_chdir,
                {program.text(std::string(p.getCwd()))});
-  program.call("restoring the umask", SYS_umask, {p.getUmask()});
-  program.call("restoring the personality", SYS_personality, {p.getPersonality()});
-  program.call("restoring the subreaper flag", SYS_prctl,
-               {PR_SET_CHILD_SUBREAPER, p.getChildSubreaper() ? 1 : 0, 0, 0, 0});
-  program.call("restoring keepcaps", SYS_prctl,
-               {PR_SET_KEEPCAPS, p.getKeepCaps() ? 1 : 0, 0, 0, 0});
-  program.call("restoring THP_DISABLE", SYS_prctl,
-               {PR_SET_THP_DISABLE, p.getThpDisable() & 1, p.getThpDisable() & ~1u, 0, 0});
+  add_process_settings(p, program);
   blank_->stub().run(program);
 
   kernel::write_coredump_filter(blank_->pid(), p.getCoredumpFilter());
@@ -175,6 +169,10 @@ void Restorer::restore_settings() {
                        adjustment));
     }
   }
+}
+
+bool Restorer::has_same_user() const {
+  return same_ids(process().getCredentials(), kernel::read_status(blank_->pid()));
 }
 
 void Restorer::restore_credentials() {

@@ -84,6 +84,8 @@ class Restorer {
   tracee::Stub& stub() { return blank_->stub(); }
   // As the guest sees itself.
   pid_t guest_pid() const { return blank_ ? blank_->guest_pid() : 0; }
+  // Whether it has the user and group ids of the image, which only a privileged restorer can give.
+  bool has_same_user() const;
   const ArrivedFiles& arrived_files() const { return open_files_.arrived(); }
   // The namespace that was made for it, if one was: to be kept until the guest has ended.
   std::optional<PidNamespace> take_namespace() { return std::exchange(space_of_pids_, {}); }

@@ -6,6 +6,7 @@
 #include <ctime>
 
 #include <fmt/format.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -54,6 +55,17 @@ tracee::ThreadState decode_thread_state(Thread::Reader thread) {
   state.xstate.assign(thread.getXstate().begin(), thread.getXstate().end());
   state.signal_mask = thread.getSignalMask();
   return state;
+}
+
+void add_process_settings(image::schema::Process::Reader p, SyscallProgram& program) {
+  program.call("restoring the umask", SYS_umask, {p.getUmask()});
+  program.call("restoring the personality", SYS_personality, {p.getPersonality()});
+  program.call("restoring the subreaper flag", SYS_prctl,
+               {PR_SET_CHILD_SUBREAPER, p.getChildSubreaper() ? 1 : 0, 0, 0, 0});
+  program.call("restoring keepcaps", SYS_prctl,
+               {PR_SET_KEEPCAPS, p.getKeepCaps() ? 1 : 0, 0, 0, 0});
+  program.call("restoring THP_DISABLE", SYS_prctl,
+               {PR_SET_THP_DISABLE, p.getThpDisable() & 1, p.getThpDisable() & ~1u, 0, 0});
 }
 
 void add_registrations(Thread::Reader thread, SyscallProgram& program) {

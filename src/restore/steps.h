@@ -17,6 +17,8 @@ void copy_exactly(::capnp::Data::Reader from, void* to, std::size_t size, const 
 // Throws kCorrupt where it is not this architecture's.
 tracee::ThreadState decode_thread_state(image::schema::Thread::Reader thread);
 
+// What a process has once, its files and ids aside.
+void add_process_settings(image::schema::Process::Reader process, tracee::SyscallProgram& program);
 // Those of the thread that makes them: what the kernel holds pointers to.
 void add_registrations(image::schema::Thread::Reader thread, tracee::SyscallProgram& program);
 // Name, alternate stack, timer slack, parent death signal.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstring>
 #include <ctime>
 
 #include <fmt/format.h>
@@ -32,7 +33,7 @@ timespec to_timespec(std::chrono::nanoseconds time) {
 
 // Programs let the kernel choose, which maps from the top downwards.
 RemotePtr find_lowest_gap(pid_t pid, std::uint64_t size) {
-  RemotePtr candidate(kLowest);
+  RemotePtr candidate(std::max(kLowest, round_up(kernel::read_mmap_min_addr(), kPageSize)));
   for (const kernel::Vma& vma : kernel::read_maps(pid)) {
     if (vma.start >= candidate + size) break;
     candidate = std::max(candidate, vma.end);
@@ -181,7 +182,8 @@ void ParkedProcess::hold_for(std::chrono::nanoseconds lease) {
   farewell.undo(SYS_clock_nanosleep, {CLOCK_MONOTONIC, 0, lease_, 0});
   add_rearming(farewell, true);
   farewell.undo(kOpAdd, {gate, 1});
-  stub_->set_farewell(farewell);
+  farewell_ = std::move(farewell);
+  stub_->set_farewell(farewell_);
 
   SyscallProgram disarm;
   Data zero = disarm.object(itimerspec{});
@@ -197,6 +199,25 @@ void ParkedProcess::hold_for(std::chrono::nanoseconds lease) {
     if (thread.tid() != caller()) park(thread);
   }
   set_lease(lease);
+}
+
+void ParkedProcess::set_undo(const SyscallProgram& steps) {
+  SyscallProgram farewell = steps;
+  farewell.append_undo(farewell_);
+  stub_->set_farewell(farewell);
+}
+
+// As for the caller: what it does behind the gate if nothing else is decided.
+void ParkedProcess::set_undo(pid_t tid, const SyscallProgram& steps) {
+  TELEFORK_ASSERT(tid != caller_.tid);
+  const Parked& own = parked(tid);
+  auto header = read_object<StubProgram>(pid(), own.program);
+  RemotePtr at = stub_->allocate(steps.loaded_size());
+  std::vector<std::byte> bytes = steps.encode(at, header);
+  write_memory(pid(), at, bytes);
+  StubProgram encoded;
+  std::memcpy(&encoded, bytes.data(), sizeof(encoded));
+  write_object(pid(), own.program, encoded);
 }
 
 void ParkedProcess::begin_waiting() {
@@ -328,6 +349,11 @@ void ParkedProcess::set_end(pid_t tid, const SyscallProgram& steps) {
   SyscallProgram program = steps;
   program.call("ending", SYS_exit, {0});
   set_future(tid, parked(tid).state, program);
+}
+
+void ParkedProcess::forget_futures() {
+  caller_.future = RemotePtr();
+  for (Parked& parked : parked_) parked.future = RemotePtr();
 }
 
 void ParkedProcess::commit(SyscallProgram program) {

@@ -99,6 +99,12 @@ class ParkedProcess {
   // Ends the process with this exit status.
   void end(int status);
 
+  // Undo steps for what was done to it while it is held: made before the gate opens if the tracer
+  // dies. Replaces those of before. Uses Stub::allocate().
+  void set_undo(const SyscallProgram& steps);
+  // The same for another thread than the caller's, which makes them behind the gate.
+  void set_undo(pid_t tid, const SyscallProgram& steps);
+
   // What a thread is to go on as, and what it does itself before that. Replaces what was said
   // before. Uses Stub::allocate().
   void set_future(pid_t tid, const ThreadState& state, const SyscallProgram& steps);
@@ -107,6 +113,7 @@ class ParkedProcess {
   // A thread that was made meanwhile and waits at the gate with its StubProgram at `program`.
   void adopt(TracedThread thread, RemotePtr program);
   RemotePtr gate() const { return gate_; }
+  void forget_futures();
   // Lets threads that were adopted end.
   void dismiss_adopted();
 
@@ -149,6 +156,7 @@ class ParkedProcess {
   Parked caller_;
   std::vector<TracedThread> adopted_;
   std::vector<Timer> timers_;
+  SyscallProgram farewell_;
   RemotePtr gate_;   // null until hold_for()
   RemotePtr lease_;  // a timespec
   RemotePtr wait_program_;

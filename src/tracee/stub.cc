@@ -63,6 +63,7 @@ Stub::Stub(TracedThread& thread, Stub& host)
       original_(read_thread_state(thread)),
       area_(host.area_),
       area_size_(host.area_size_),
+      programs_end_(host.programs_end_),
       lent_(true) {
   if (!is_native_code(original_.registers)) {
     throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
@@ -180,6 +181,7 @@ void Stub::install(const Options& options) {
     throw_errno(fmt::format("mapping the stub in process {}", pid_), static_cast<int>(-mapped));
   }
   area_ = RemotePtr(static_cast<std::uint64_t>(mapped));
+  programs_end_ = area_ + area_size_;
   installed_ = true;
 
   write_memory(pid_, area_, std::as_bytes(std::span(telefork_stub_begin, telefork_stub_end)));
@@ -198,7 +200,6 @@ void Stub::write_exit(RemotePtr at, std::size_t frame_size) {
   frame_ = at + kFrameAlignment;
   stack_top_ = at + round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize;
   programs_ = stack_top_;
-  programs_end_ = area_ + area_size_;
   TELEFORK_ASSERT(programs_ < programs_end_);
   Registers settled = settle_system_call(original_.registers);
   write_memory(pid_, frame_,

@@ -1,0 +1,221 @@
+#include "restore/homecoming.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "kernel/procfs.h"
+#include "restore/steps.h"
+#include "tracee/memory.h"
+
+namespace telefork::restore {
+
+using image::RecordType;
+using tracee::SyscallProgram;
+
+namespace {
+
+constexpr std::size_t kBatch = 128 * 1024;  // a program is run when it has grown so large
+
+}  // namespace
+
+Homecoming::Homecoming(tracee::ParkedProcess& parked, HomecomingSettings settings)
+    : parked_(parked), settings_(std::move(settings)) {
+  int fd = ::memfd_create("telefork-pages", MFD_CLOEXEC);
+  if (fd < 0) throw_errno("making a memory file", Code::kResources);
+  pages_ = UniqueFd(fd);
+}
+
+image::schema::Process::Reader Homecoming::process() const {
+  return process_->get<image::schema::Process>();
+}
+
+bool Homecoming::take(image::RecordSource& source) {
+  image::Record record = source.next();
+  switch (record.type()) {
+    case RecordType::kHeader:
+      returns_ = record.get<image::schema::Header>().getPurpose() ==
+                 image::schema::Header::Purpose::RETURN;
+      break;
+    case RecordType::kProcess:
+      process_ = std::move(record);
+      break;
+    case RecordType::kFileContent:
+      contents_.take(record, source);
+      break;
+    case RecordType::kVma:
+      vma_records_.push_back(std::move(record));
+      break;
+    case RecordType::kFiles:
+      files_ = std::move(record);
+      break;
+    case RecordType::kSignals:
+      signals_ = std::move(record);
+      break;
+    case RecordType::kTimers:
+      timers_ = std::move(record);
+      break;
+    case RecordType::kThreads:
+      threads_.push_back(std::move(record));
+      break;
+    case RecordType::kPages:
+      take_pages(record, source);
+      break;
+    case RecordType::kFreezeMark:
+      break;
+    case RecordType::kEnd:
+      complete_ = true;
+      return false;
+    default:
+      throw Error(Code::kCorrupt, fmt::format("an image of a process holds a record of type {}",
+                                              image::record_type_name(record.type())));
+  }
+  return true;
+}
+
+void Homecoming::check() const {
+  if (!complete_ || !process_ || !files_ || !signals_ || !timers_) {
+    throw Error(Code::kCorrupt, "the image of the way home is not complete");
+  }
+  if (!returns_) throw Error(Code::kCorrupt, "the image is not one of the way home");
+  if (process().getPid() != parked_.stub().own_pid()) {
+    throw Error(Code::kCorrupt, fmt::format("the image is one of process {}, not of {}",
+                                            process().getPid(), parked_.stub().own_pid()));
+  }
+  if (settings_.same_user) check_user();
+}
+
+void Homecoming::check_user() const {
+  kernel::Status here = kernel::read_status(parked_.pid());
+  auto there = process().getCredentials();
+  for (unsigned i = 0; i < 4; ++i) {
+    if (there.getUids().size() != 4 || there.getGids().size() != 4) {
+      throw Error(Code::kCorrupt, "credentials lack ids");
+    }
+    if (there.getUids()[i] == here.uids[i] && there.getGids()[i] == here.gids[i]) continue;
+    throw Error(Code::kRefused,
+                fmt::format("it became user {} with group {} there, which does not come home",
+                            there.getUids()[1], there.getGids()[1]));
+  }
+}
+
+// To be undone while it is held, by the tracer or without one. In the order in which they are told.
+void Homecoming::reverse_by(long number, std::initializer_list<tracee::Argument> arguments) {
+  reversal_.call_any("taking back", number, arguments);
+}
+
+void Homecoming::tell_reversal() { parked_.set_undo(reversal_.as_undo()); }
+
+void Homecoming::run(SyscallProgram& program, bool always) {
+  if (program.empty() || (!always && program.loaded_size() < kBatch)) return;
+  parked_.stub().run(program);
+  program = SyscallProgram();
+}
+
+// More than what all programs, stacks and frames take up. Untouched pages cost nothing.
+std::uint64_t Homecoming::room_needed() const {
+  auto files = files_->get<image::schema::Files>();
+  std::uint64_t pending = signals_->get<image::schema::Signals>().getPending().size();
+  for (const image::Record& record : threads_) {
+    pending += record.get<image::schema::Thread>().getPending().size();
+  }
+  std::uint64_t guards = 0;
+  for (image::schema::Vma::Reader vma : vmas_) guards += vma.getGuardRuns().size();
+  std::uint64_t threads = threads_.size() + home_threads_.size();
+  return 2 * 1024 * 1024 + (home_.size() + vmas_.size() + guards) * 4096 + runs_.size() * 512 +
+         dropped_.size() * 256 + files.getDescriptors().size() * 2048 + threads * 64 * 1024 +
+         (pending + settings_.signals.size() +
+          timers_->get<image::schema::Timers>().getPosix().size()) *
+             1024;
+}
+
+// For programs larger than the stub has room for, where neither map has anything.
+void Homecoming::make_room() {
+  std::uint64_t size = round_up(room_needed(), kPageSize);
+  Range room{space_.allocate(size, RemotePtr()), size};
+  SyscallProgram program;
+  program.call("making room for the programs that bring it home", SYS_mmap,
+               {room.start, room.size, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0});
+  run(program);
+  room_ = room;
+  parked_.stub().use_memory(room.start, room.size);
+}
+
+void Homecoming::prepare() {
+  read_home();
+  read_threads();
+  check_threads();
+  make_room();
+  with_context("making room for its memory", [&] {
+    grow_heap();
+    grow_stacks();
+  });
+  plan_memory();
+  with_context("opening its files", [&] {
+    plan_descriptors();
+    give_files();
+  });
+  with_context("mapping its memory", [&] {
+    map_pieces();
+    fill_staged();
+    make_present();
+  });
+  with_context("bringing its threads home", [&] {
+    begin_threads();
+    release_rseq();
+  });
+  plan_timers();
+}
+
+void Homecoming::build_last_program(SyscallProgram& program) {
+  add_memory(program);
+  add_thread_ids(program);
+  add_process_settings(process(), program);
+  auto signals = signals_->get<image::schema::Signals>();
+  // In this order: to ignore a signal drops those that are pending.
+  add_signal_actions(signals, true, program);
+  add_descriptors(program);
+  add_timers(program);
+  auto pid = static_cast<pid_t>(parked_.stub().own_pid());
+  add_pending(signals.getPending(), pid, 0, program);
+  for (const siginfo_t& info : settings_.signals) add_pending(info, pid, 0, program);
+}
+
+// Whatever of it was done. The first error is the one that matters.
+void Homecoming::take_back() {
+  try {
+    parked_.forget_futures();
+    parked_.dismiss_adopted();
+    retake_rseq();
+    run(reversal_);
+    if (room_.size == 0) return;
+    parked_.stub().use_own_memory();
+    parked_.set_undo(SyscallProgram());
+    SyscallProgram program;
+    program.call("giving room back", SYS_munmap, {room_.start, room_.size});
+    run(program);
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+  }
+}
+
+void Homecoming::apply() {
+  check();
+  SyscallProgram last;
+  try {
+    prepare();
+    set_futures();
+    build_last_program(last);
+  } catch (const Error&) {
+    take_back();
+    throw;
+  }
+  parked_.commit(std::move(last));
+}
+
+}  // namespace telefork::restore

@@ -1,0 +1,209 @@
+// An image of the way home, into the process that it once left.
+//
+//     Homecoming homecoming(parked, settings);
+//     while (homecoming.take(source)) {}       // every record up to the End; nothing is changed
+//     homecoming.apply();                      // all of it, and the process runs; or an Error, and
+//                                              // it is parked as before
+//
+// The process is the same one: pid, tids, descriptors, vDSO and what the kernel holds pointers to
+// are home's; its memory is changed in place. What the image does not name is as it was.
+//
+//   take()    records are kept, pages go to a memory file
+//   prepare   reversible, step by step: memory is mapped where home has nothing, or elsewhere, and
+//             filled; what is to be written to in place is made present; files are opened; threads
+//             begun there are made and wait. Whatever can fail does so here. If the tracer dies it
+//             is taken back, and the process goes on as it was when its lease is over
+//   commit    one program (ParkedProcess::commit): pages in place, the map, signal actions,
+//             descriptors, timers, then the flip of all threads
+//
+// Owned by the thread that parked the process.
+#pragma once
+
+#include <csignal>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "image/record_source.h"
+#include "kernel/procfs_maps.h"
+#include "kernel/procfs_state.h"
+#include "restore/address_space.h"
+#include "restore/files.h"
+#include "restore/map_plan.h"
+#include "tracee/parked_process.h"
+
+namespace telefork::restore {
+
+struct HomecomingSettings {
+  int our_socket = -1;    // connected to the process's `their_socket`, where nothing is under way
+  int their_socket = -1;  // in which the caller's read(2) waits
+  // telefork's own in the process, `their_socket` among them: they stay as they are.
+  std::set<int> own_fds;
+  // Descriptors that have stayed here, for which the guest has placeholders.
+  std::set<int> left_home;
+  // The guest has been given this user's ids: they must be the same still.
+  bool same_user = true;
+  // Taken from the process, and not told the guest.
+  std::vector<siginfo_t> signals;
+  std::size_t max_map_count = 65530;  // vm.max_map_count
+};
+
+class Homecoming {
+ public:
+  Homecoming(tracee::ParkedProcess& parked, HomecomingSettings settings);
+  Homecoming(const Homecoming&) = delete;
+  Homecoming& operator=(const Homecoming&) = delete;
+
+  // One record. False: it was the End.
+  bool take(image::RecordSource& source);
+  // Throws what stands in the way, by name. Code::kGone, and "was killed", mean that the process is
+  // gone too.
+  void apply();
+
+ private:
+  struct Run {
+    Range range;
+    std::uint64_t offset = 0;  // in the memory file
+  };
+  struct Staged {
+    const MapPiece* piece;
+    RemotePtr at;  // where it is until it is moved
+    int protection;
+  };
+  struct HomeThread {
+    tracee::TracedThread* thread;
+    pid_t tid;      // as the tracer sees it
+    pid_t own_tid;  // as the process sees it
+  };
+  // Where a descriptor comes from.
+  struct Placing {
+    int fd = -1;
+    bool keeps = false;      // it is that file already
+    bool untouched = false;  // and whatever it is
+    int from = -1;           // a descriptor of home; else
+    int file = -1;           // in files_to_give_
+    bool close_on_exec = false;
+    unsigned flags = 0;
+    bool seeks = false;
+    std::uint64_t position = 0;
+  };
+
+  image::schema::Process::Reader process() const;
+
+  // homecoming.cc
+  void check() const;
+  void check_user() const;
+  void prepare();
+  void take_back();
+  void reverse_by(long number, std::initializer_list<tracee::Argument> arguments);
+  void tell_reversal();
+  // Runs `program` and empties it, when it has grown large, or `always`.
+  void run(tracee::SyscallProgram& program, bool always = true);
+  void build_last_program(tracee::SyscallProgram& program);
+  std::uint64_t room_needed() const;
+  void make_room();
+
+  // homecoming_memory.cc
+  void take_pages(const image::Record& record, image::RecordSource& source);
+  void read_home();
+  void grow_heap();
+  void grow_stacks();
+  void plan_memory();
+  void map_pieces();
+  void plan_wholes();
+  RemotePtr find_shared(const MapPiece& piece, tracee::SyscallProgram& program);
+  void map_piece(Staged& staged, tracee::SyscallProgram& program);
+  void fill_staged();
+  void make_present();
+  void add_pages(const std::vector<Run>& runs, tracee::SyscallProgram& program) const;
+  std::vector<Run> runs_in(Range range) const;
+  std::vector<Range> dropped_in(Range range) const;
+  void add_memory(tracee::SyscallProgram& program);
+  void add_kept_piece(const MapPiece& piece, tracee::SyscallProgram& program);
+  void add_moved_piece(const Staged& staged, tracee::SyscallProgram& program) const;
+  void add_settings(const MapPiece& piece, int protection, std::uint64_t flags,
+                    tracee::SyscallProgram& program) const;
+
+  // homecoming_files.cc
+  bool stays(int fd, image::schema::FileDescription::Reader description) const;
+  bool is_same_description(int fd, image::schema::FileDescription::Reader description) const;
+  int add_file(UniqueFd file);
+  void plan_descriptors();
+  void check_numbers(const std::set<int>& there);
+  void give_files();
+  void move_out_of_the_way();
+  void add_descriptors(tracee::SyscallProgram& program);
+
+  // homecoming_threads.cc
+  void read_threads();
+  const HomeThread* home_thread(std::uint32_t own_tid) const;
+  bool lives_on(const HomeThread& home) const;
+  pid_t own_tid_of(std::uint32_t tid) const;
+  void check_threads() const;
+  void begin_threads();
+  void begin_thread(image::schema::Thread::Reader thread, Range stack, RemotePtr address,
+                    RemotePtr counter);
+  void release_rseq();
+  void retake_rseq();
+  void add_thread_ids(tracee::SyscallProgram& program) const;
+  void set_futures();
+  bool is_same_timer(const kernel::PosixTimer& here, image::schema::PosixTimer::Reader there) const;
+  void plan_timers();
+  void add_timers(tracee::SyscallProgram& program) const;
+
+  tracee::ParkedProcess& parked_;
+  HomecomingSettings settings_;
+
+  // What came.
+  std::optional<image::Record> process_;
+  std::optional<image::Record> files_;
+  std::optional<image::Record> signals_;
+  std::optional<image::Record> timers_;
+  std::vector<image::Record> vma_records_;
+  std::vector<image::Record> threads_;
+  std::vector<image::schema::Vma::Reader> vmas_;  // sorted
+  std::vector<Run> runs_;
+  std::vector<Range> dropped_;
+  ContentStore contents_;
+  UniqueFd pages_;
+  std::uint64_t pages_size_ = 0;
+  bool complete_ = false;
+  bool returns_ = false;
+
+  // What is here.
+  std::vector<kernel::Vma> home_;
+  std::vector<HomeThread> home_threads_;
+  std::vector<MapPiece> pieces_;
+  AddressSpace space_;
+  OpenFiles open_files_{true};
+
+  // What prepare() has made.
+  tracee::SyscallProgram reversal_;
+  Range room_;  // for programs
+  std::uint64_t brk_ = 0;
+  std::vector<Staged> staged_;
+  std::map<const MapPiece*, Range> opened_;  // what the last program has to make writable
+  std::set<const MapPiece*> unlocked_;
+  std::map<std::uint64_t, std::uint64_t> shared_inodes_;  // by the image's id
+  std::map<std::uint64_t, Range> wholes_;
+  std::set<std::uint64_t> whole_is_mapped_;
+  std::vector<UniqueFd> files_to_give_;
+  std::vector<int> given_;  // their numbers there
+  int pages_fd_ = -1;       // there
+  std::map<const MapPiece*, int> mapped_files_;
+  int cwd_file_ = -1;
+  std::vector<Placing> placings_;
+  std::vector<int> closings_;
+  std::uint64_t max_fds_ = 0;
+  std::map<std::uint32_t, pid_t> begun_;       // the image's tid -> as the process sees it
+  std::map<std::uint32_t, pid_t> begun_here_;  // ... -> as the tracer sees it
+  std::vector<std::pair<RemotePtr, std::uint32_t>> id_changes_;
+  std::vector<std::pair<HomeThread, tracee::TracedThread::RseqArea>> released_rseq_;
+  std::set<std::uint32_t> new_timers_;
+  std::vector<int> old_timers_;
+};
+
+}  // namespace telefork::restore

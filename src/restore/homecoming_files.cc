@@ -1,0 +1,225 @@
+// Descriptors that come home. Those of home stay where the guest had the same file; what was opened
+// there is opened here before anything is changed.
+#include <algorithm>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "kernel/procfs.h"
+#include "restore/free_numbers.h"
+#include "restore/homecoming.h"
+#include "tracee/fd_passing.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::schema::Descriptor;
+using image::schema::FileDescription;
+using tracee::SyscallProgram;
+
+// What F_SETFL changes.
+constexpr unsigned kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | O_ASYNC;
+
+// As a guest has it in the place of a descriptor that has stayed at home.
+bool is_placeholder(FileDescription::Reader description) {
+  return description.getKind() == FileDescription::Kind::LEFT_HOME ||
+         ((description.getFlags() & O_PATH) != 0 &&
+          std::string(description.getFile().getPath()) == "/");
+}
+
+bool is_stream(FileDescription::Reader description) {
+  return description.getKind() == FileDescription::Kind::STDIO ||
+         description.getKind() == FileDescription::Kind::NULL_ ||
+         (description.getKind() == FileDescription::Kind::DEVICE &&
+          std::string(description.getFile().getPath()) == "/dev/null");
+}
+
+}  // namespace
+
+// A standard stream, or one that was left here, is home's own.
+bool Homecoming::stays(int fd, FileDescription::Reader description) const {
+  if (settings_.left_home.count(fd) != 0 && is_placeholder(description)) return true;
+  return fd <= STDERR_FILENO && is_stream(description);
+}
+
+bool Homecoming::is_same_description(int fd, FileDescription::Reader description) const {
+  if (description.getKind() == FileDescription::Kind::STDIO) return false;
+  std::string here = kernel::read_fd_link(parked_.pid(), fd);
+  std::string there = description.getFile().getPath();
+  bool deleted = here.ends_with(" (deleted)");
+  // What was deleted here has travelled, and is a memory file there.
+  if (!is_travelled(there) && here != there) return false;
+  if (is_travelled(there) && !deleted) return false;
+  unsigned flags = kernel::read_fdinfo(parked_.pid(), fd).flags;
+  return ((flags ^ description.getFlags()) & (O_ACCMODE | O_PATH)) == 0;
+}
+
+int Homecoming::add_file(UniqueFd file) {
+  files_to_give_.push_back(std::move(file));
+  return static_cast<int>(files_to_give_.size() - 1);
+}
+
+void Homecoming::plan_descriptors() {
+  auto files = files_->get<image::schema::Files>();
+  std::vector<int> open = kernel::list_fds(parked_.pid());
+  std::set<int> here(open.begin(), open.end());
+  std::set<int> there;
+  std::map<unsigned, Placing> first;  // of each description: where it is to be had from
+  std::vector<std::pair<Placing, unsigned>> rest;
+  for (Descriptor::Reader descriptor : files.getDescriptors()) {
+    auto fd = static_cast<int>(descriptor.getFd());
+    if (settings_.own_fds.count(fd) != 0) {
+      throw Error(Code::kRefused,
+                  fmt::format("fd {} was opened there, which is telefork's own here", fd));
+    }
+    if (descriptor.getDescription() >= files.getDescriptions().size()) {
+      throw Error(Code::kCorrupt, "a descriptor names a file that is not in the image");
+    }
+    FileDescription::Reader description = files.getDescriptions()[descriptor.getDescription()];
+    there.insert(fd);
+    Placing placing;
+    placing.fd = fd;
+    placing.close_on_exec = descriptor.getCloseOnExec();
+    placing.flags = description.getFlags();
+    if (here.count(fd) != 0 && stays(fd, description)) {
+      placing.keeps = true;
+      placing.untouched = true;
+    } else if (here.count(fd) != 0 && is_same_description(fd, description)) {
+      placing.keeps = true;
+      placing.seeks = description.getKind() == FileDescription::Kind::REGULAR &&
+                      (description.getFlags() & O_PATH) == 0;
+      placing.position = description.getPosition();
+    } else {
+      rest.emplace_back(placing, descriptor.getDescription());
+      continue;
+    }
+    first.emplace(descriptor.getDescription(), placing);
+    placings_.push_back(placing);
+  }
+  for (auto& [placing, number] : rest) {
+    FileDescription::Reader description = files.getDescriptions()[number];
+    auto known = first.find(number);
+    bool stream = description.getKind() == FileDescription::Kind::STDIO;
+    if (known != first.end()) {
+      placing.from = known->second.keeps ? known->second.fd : -1;
+      placing.file = known->second.file;
+    } else if (stream) {
+      placing.from = static_cast<int>(description.getStream());
+      if (here.count(placing.from) == 0) {
+        throw Error(Code::kRefused, fmt::format("fd {} is standard stream {} there, which is "
+                                                "closed here",
+                                                placing.fd, placing.from));
+      }
+    } else {
+      placing.file = add_file(open_files_.open_description(description, contents_));
+      first.emplace(number, placing);
+    }
+    placings_.push_back(placing);
+  }
+  for (int fd : open) {
+    if (there.count(fd) == 0 && settings_.own_fds.count(fd) == 0) closings_.push_back(fd);
+  }
+  check_numbers(there);
+}
+
+void Homecoming::check_numbers(const std::set<int>& there) {
+  SyscallProgram program;
+  tracee::Data data = program.buffer(sizeof(rlimit));
+  program.call("reading the limit of descriptors", SYS_prlimit64, {0, RLIMIT_NOFILE, 0, data});
+  auto limit = parked_.stub().run(program).object<rlimit>(data);
+  max_fds_ = limit.rlim_cur;
+  if (there.empty() || static_cast<std::uint64_t>(*there.rbegin()) < max_fds_) return;
+  throw Error(Code::kResources, fmt::format("there is no descriptor {} here (limit nofile is {})",
+                                            *there.rbegin(), max_fds_));
+}
+
+// All that the process needs, into it: the pages first.
+void Homecoming::give_files() {
+  std::map<std::pair<std::string, std::uint32_t>, int> known;
+  int pages = add_file(pages_.duplicate());
+  for (const MapPiece& piece : pieces_) {
+    if (!piece.is_mapped_anew() || !piece.image->hasFile()) continue;
+    bool shared = piece.image->getKind() == image::schema::Vma::Kind::SHARED_FILE;
+    if (!shared && piece.image->getKind() != image::schema::Vma::Kind::PRIVATE_FILE) continue;
+    bool writable = shared && has_flag(*piece.image, kernel::VmFlag::kMayWrite);
+    image::schema::FileRef::Reader file = piece.image->getFile();
+    auto key =
+        std::make_pair(std::string(file.getPath()) + (writable ? "+" : ""), file.getContentId());
+    auto [found, is_new] = known.emplace(key, 0);
+    if (is_new) found->second = add_file(open_files_.open_for_mapping(file, contents_, writable));
+    mapped_files_[&piece] = found->second;
+  }
+  std::string cwd = process().getCwd();
+  if (cwd != kernel::read_cwd_link(parked_.pid())) {
+    cwd_file_ = add_file(open_file(cwd, O_PATH | O_DIRECTORY));
+  }
+  std::vector<int> numbers;
+  for (const UniqueFd& file : files_to_give_) numbers.push_back(file.get());
+  given_ = tracee::give_fds(parked_.stub(), settings_.our_socket, settings_.their_socket, numbers);
+  for (int fd : given_) reverse_by(SYS_close, {fd});
+  tell_reversal();
+  move_out_of_the_way();
+  pages_fd_ = given_.at(static_cast<std::size_t>(pages));
+}
+
+// They were given numbers that others are to have.
+void Homecoming::move_out_of_the_way() {
+  std::set<int> targets;
+  for (const Placing& placing : placings_) targets.insert(placing.fd);
+  std::set<int> taken = targets;
+  for (int fd : kernel::list_fds(parked_.pid())) taken.insert(fd);
+  FreeNumbers free(taken);
+  SyscallProgram program;
+  for (int& fd : given_) {
+    if (targets.count(fd) == 0) continue;
+    int to = free.next();
+    if (static_cast<std::uint64_t>(to) >= max_fds_) {
+      throw Error(Code::kResources,
+                  fmt::format("there is no descriptor left here (limit nofile is {})", max_fds_));
+    }
+    reverse_by(SYS_close, {to});
+    program.call("moving a descriptor", SYS_dup3, {fd, to, O_CLOEXEC});
+    program.call("moving a descriptor", SYS_close, {fd});
+    fd = to;
+  }
+  tell_reversal();
+  run(program);
+}
+
+void Homecoming::add_descriptors(SyscallProgram& program) {
+  for (int fd : closings_) {
+    program.call_any(fmt::format("closing fd {}", fd), SYS_close, {fd});
+  }
+  for (const Placing& placing : placings_) {
+    std::string name = fmt::format("restoring fd {}", placing.fd);
+    if (!placing.keeps) {
+      int from =
+          placing.from >= 0 ? placing.from : given_.at(static_cast<std::size_t>(placing.file));
+      program.call_expecting(name, placing.fd, SYS_dup3,
+                             {from, placing.fd, placing.close_on_exec ? O_CLOEXEC : 0});
+      continue;
+    }
+    if (placing.untouched) continue;
+    kernel::FdInfo info = kernel::read_fdinfo(parked_.pid(), placing.fd);
+    if (placing.close_on_exec != ((info.flags & O_CLOEXEC) != 0)) {
+      program.call(name, SYS_fcntl, {placing.fd, F_SETFD, placing.close_on_exec ? FD_CLOEXEC : 0});
+    }
+    if (((info.flags ^ placing.flags) & kStatusFlags) != 0) {
+      program.call(name, SYS_fcntl, {placing.fd, F_SETFL, placing.flags & kStatusFlags});
+    }
+    if (placing.seeks && static_cast<std::uint64_t>(info.position) != placing.position) {
+      program.call(name, SYS_lseek, {placing.fd, placing.position, SEEK_SET});
+    }
+  }
+  if (cwd_file_ >= 0) {
+    program.call("changing to directory " + std::string(process().getCwd()), SYS_fchdir,
+                 {given_.at(static_cast<std::size_t>(cwd_file_))});
+  }
+  for (int fd : given_) program.call_any("closing a file", SYS_close, {fd});
+}
+
+}  // namespace telefork::restore

@@ -1,0 +1,416 @@
+// Memory that comes home: what can be made before, and what the last program does.
+#include <algorithm>
+#include <cstddef>
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "kernel/abi.h"
+#include "kernel/procfs.h"
+#include "restore/homecoming.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::schema::Vma;
+using kernel::VmFlag;
+using tracee::Result;
+using tracee::SyscallProgram;
+
+constexpr std::size_t kMaxVectors = 1024;               // IOV_MAX
+constexpr std::uint64_t kMaxRead = 1024 * 1024 * 1024;  // below MAX_RW_COUNT (include/linux/fs.h)
+constexpr std::size_t kBuffer = 1024 * 1024;
+constexpr int kSpareVmas = 16;  // the stub's, and what is split for an instant
+
+Range range_of(image::schema::PageRun::Reader run) {
+  return {RemotePtr(run.getStart()), run.getPages() * kPageSize};
+}
+
+// Empty where they do not meet.
+Range intersect(Range a, Range b) {
+  RemotePtr start = std::max(a.start, b.start);
+  RemotePtr end = std::min(a.end(), b.end());
+  return {start, start < end ? end - start : 0};
+}
+
+// Of a vector that is sorted by addresses: those that may meet `range` begin here.
+template <class List, class ToRange>
+auto first_in(const List& list, Range range, ToRange to_range) {
+  return std::partition_point(list.begin(), list.end(), [&](const auto& item) {
+    return to_range(item).end() <= range.start;
+  });
+}
+
+bool has(const kernel::Vma& vma, VmFlag flag) { return vma.has(flag); }
+
+}  // namespace
+
+void Homecoming::take_pages(const image::Record& record, image::RecordSource& source) {
+  auto pages = record.get<image::schema::Pages>();
+  std::uint64_t offset = pages_size_;
+  for (image::schema::PageRun::Reader run : pages.getRuns()) {
+    runs_.push_back({range_of(run), offset});
+    offset += runs_.back().range.size;
+  }
+  for (image::schema::PageRun::Reader run : pages.getDropped()) dropped_.push_back(range_of(run));
+  std::vector<std::byte> buffer(std::min<std::uint64_t>(record.payload_bytes(), kBuffer));
+  while (source.payload_left() > 0) {
+    auto piece = std::span(buffer).first(std::min<std::uint64_t>(source.payload_left(), kBuffer));
+    source.read_payload(piece);
+    write_fully(pages_, piece, "a memory file");
+  }
+  pages_size_ = offset;
+}
+
+void Homecoming::read_home() {
+  home_ = kernel::read_smaps(parked_.pid());
+  for (const image::Record& record : vma_records_) vmas_.push_back(record.get<Vma>());
+  auto by_start = [](const auto& a, const auto& b) { return a.getStart() < b.getStart(); };
+  std::sort(vmas_.begin(), vmas_.end(), by_start);
+  std::sort(runs_.begin(), runs_.end(),
+            [](const Run& a, const Run& b) { return a.range.start < b.range.start; });
+  std::sort(dropped_.begin(), dropped_.end(),
+            [](const Range& a, const Range& b) { return a.start < b.start; });
+  for (const kernel::Vma& vma : home_) {
+    if (!vma.is_vsyscall()) space_.take(vma.start, vma.end);
+  }
+  for (Vma::Reader vma : vmas_) {
+    if (vma.getKind() != Vma::Kind::VSYSCALL) {
+      space_.take(RemotePtr(vma.getStart()), RemotePtr(vma.getEnd()));
+    }
+  }
+}
+
+// The heap grows as the program's own would.
+void Homecoming::grow_heap() {
+  SyscallProgram ask;
+  Result now = ask.call("asking for the program break", SYS_brk, {0});
+  auto here = static_cast<std::uint64_t>(parked_.stub().run(ask).result(now));
+  std::uint64_t there = process().getLayout().getBrk();
+  brk_ = here;
+  if (there <= here) return;
+  reverse_by(SYS_brk, {here});
+  tell_reversal();
+  SyscallProgram program;
+  Result grown = program.call("growing the heap", SYS_brk, {there});
+  auto result = static_cast<std::uint64_t>(parked_.stub().run(program).result(grown));
+  if (result != there) {
+    throw Error(Code::kResources,
+                fmt::format("the heap cannot grow from {:#x} to {:#x} here", here, there));
+  }
+}
+
+// A stack grows when something below it is touched. The kernel touches it.
+void Homecoming::grow_stacks() {
+  SyscallProgram program;
+  for (Vma::Reader vma : vmas_) {
+    if (!has_flag(vma, VmFlag::kGrowsDown)) continue;
+    auto here = std::find_if(home_.begin(), home_.end(), [&](const kernel::Vma& home) {
+      return has(home, VmFlag::kGrowsDown) && home.start.value() > vma.getStart() &&
+             home.start.value() < vma.getEnd();
+    });
+    if (here == home_.end()) continue;
+    if (here != home_.begin() && std::prev(here)->end.value() > vma.getStart()) continue;
+    std::uint64_t size = here->start.value() - vma.getStart();
+    reverse_by(SYS_munmap, {vma.getStart(), size});
+    program.call("growing the stack to " + place_name(vma), SYS_clock_gettime,
+                 {CLOCK_MONOTONIC, vma.getStart()});
+    program.call("emptying the stack", SYS_madvise, {vma.getStart(), kPageSize, MADV_DONTNEED});
+  }
+  if (program.empty()) return;
+  tell_reversal();
+  run(program);
+}
+
+void Homecoming::plan_memory() {
+  home_ = kernel::read_smaps(parked_.pid());
+  tracee::Stub& stub = parked_.stub();
+  std::erase_if(home_, [&](const kernel::Vma& vma) {
+    return vma.start >= room_.start && vma.end <= room_.end();
+  });
+  pieces_ = plan_map(home_, vmas_, {stub.area(), stub.area_size()});
+  shared_inodes_ = match_shared_memory(pieces_);
+  std::size_t most = most_vmas(pieces_) + kSpareVmas;
+  if (most > settings_.max_map_count) {
+    throw Error(Code::kResources,
+                fmt::format("its memory map is of up to {} mappings while it changes, and "
+                            "vm.max_map_count is {} here",
+                            most, settings_.max_map_count));
+  }
+}
+
+std::vector<Homecoming::Run> Homecoming::runs_in(Range range) const {
+  std::vector<Run> found;
+  auto next = first_in(runs_, range, [](const Run& run) { return run.range; });
+  for (; next != runs_.end() && next->range.start < range.end(); ++next) {
+    Range part = intersect(next->range, range);
+    found.push_back({part, next->offset + (part.start - next->range.start)});
+  }
+  return found;
+}
+
+std::vector<Range> Homecoming::dropped_in(Range range) const {
+  std::vector<Range> found;
+  auto next = first_in(dropped_, range, [](const Range& dropped) { return dropped; });
+  for (; next != dropped_.end() && next->start < range.end(); ++next) {
+    found.push_back(intersect(*next, range));
+  }
+  return found;
+}
+
+// Everything that is not at home, or not there; in the way of nothing.
+void Homecoming::map_pieces() {
+  for (const MapPiece& piece : pieces_) {
+    if (!piece.is_mapped_anew()) continue;
+    bool moves = piece.kind == MapPiece::Kind::kReplace;
+    RemotePtr at = moves ? space_.allocate(piece.range.size, piece.range.start) : piece.range.start;
+    reverse_by(SYS_munmap, {at, piece.range.size});
+    bool filled = !runs_in(piece.range).empty();
+    staged_.push_back({&piece, at, filled ? kWritable : first_protection(*piece.image)});
+  }
+  plan_wholes();
+  if (staged_.empty()) return;
+  tell_reversal();
+  SyscallProgram program;
+  for (Staged& staged : staged_) {
+    map_piece(staged, program);
+    run(program, false);
+  }
+  run(program);
+  for (const auto& [id, whole] : wholes_) {
+    program.call("unmapping shared memory", SYS_munmap, {whole.start, whole.size});
+  }
+  run(program);
+}
+
+// New shared memory that is mapped more than once or in part is mapped whole first; each mapping is
+// a copy of a part of it: mremap(2) from a size of 0.
+void Homecoming::plan_wholes() {
+  for (Vma::Reader vma : vmas_) {
+    if (vma.getKind() != Vma::Kind::SHARED_ANONYMOUS) continue;
+    if (shared_inodes_.count(vma.getSharedId()) != 0) continue;
+    Range& whole = wholes_[vma.getSharedId()];
+    whole.size = std::max(whole.size, vma.getOffset() + vma.getEnd() - vma.getStart());
+  }
+  for (auto& [id, whole] : wholes_) {
+    whole.start = space_.allocate(whole.size, RemotePtr());
+    reverse_by(SYS_munmap, {whole.start, whole.size});
+  }
+}
+
+// Where all of the range of a shared object can be seen now.
+RemotePtr Homecoming::find_shared(const MapPiece& piece, SyscallProgram& program) {
+  std::uint64_t id = piece.image->getSharedId();
+  if (auto whole = wholes_.find(id); whole != wholes_.end()) {
+    if (whole_is_mapped_.insert(id).second) {
+      program.call_expecting("mapping shared memory",
+                             static_cast<std::int64_t>(whole->second.start.value()), SYS_mmap,
+                             {whole->second.start, whole->second.size, kWritable,
+                              map_flags(*piece.image) | MAP_FIXED_NOREPLACE, -1, 0});
+    }
+    return whole->second.start + piece.offset();
+  }
+  std::uint64_t inode = shared_inodes_.at(id);
+  for (const kernel::Vma& vma : home_) {
+    if (!vma.is_shared_anonymous() || vma.inode != inode || vma.offset > piece.offset()) continue;
+    std::uint64_t skip = piece.offset() - vma.offset;
+    if (skip + piece.range.size <= vma.size()) return vma.start + skip;
+  }
+  throw Error(Code::kRefused, fmt::format("shared memory at {} was mapped there in a way that "
+                                          "cannot be had from what is mapped here",
+                                          place_name(piece.range)));
+}
+
+void Homecoming::map_piece(Staged& staged, SyscallProgram& program) {
+  const MapPiece& piece = *staged.piece;
+  std::string name = "mapping memory at " + place_name(piece.range);
+  auto expected = static_cast<std::int64_t>(staged.at.value());
+  if (piece.image->getKind() == Vma::Kind::SHARED_ANONYMOUS) {
+    staged.protection = kWritable;
+    RemotePtr from = find_shared(piece, program);
+    program.call_expecting(name, expected, SYS_mremap,
+                           {from, 0, piece.range.size, MREMAP_MAYMOVE | MREMAP_FIXED, staged.at});
+    return;
+  }
+  auto file = mapped_files_.find(&piece);
+  int fd = file == mapped_files_.end() ? -1 : given_.at(file->second);
+  std::uint64_t offset = fd < 0 ? 0 : piece.offset();
+  program.call_expecting(name, expected, SYS_mmap,
+                         {staged.at, piece.range.size, staged.protection,
+                          map_flags(*piece.image) | MAP_FIXED_NOREPLACE, fd, offset});
+}
+
+// From the memory file, in as few calls as can be.
+void Homecoming::add_pages(const std::vector<Run>& runs, SyscallProgram& program) const {
+  std::size_t done = 0;
+  while (done < runs.size()) {
+    std::vector<iovec> vectors;
+    std::uint64_t bytes = 0;
+    std::uint64_t offset = runs[done].offset;
+    for (; done < runs.size() && vectors.size() < kMaxVectors; ++done) {
+      const Run& run = runs[done];
+      if (run.offset != offset + bytes || bytes + run.range.size > kMaxRead) break;
+      vectors.push_back({reinterpret_cast<void*>(run.range.start.value()), run.range.size});
+      bytes += run.range.size;
+    }
+    program.call_expecting(
+        "putting pages in place", static_cast<std::int64_t>(bytes), SYS_preadv,
+        {pages_fd_, program.bytes(std::as_bytes(std::span(vectors))), vectors.size(), offset, 0});
+  }
+}
+
+void Homecoming::fill_staged() {
+  SyscallProgram program;
+  std::vector<Run> moved;
+  for (const Staged& staged : staged_) {
+    Range range = staged.piece->range;
+    if (has_flag(*staged.piece->image, VmFlag::kHugePage)) {
+      program.call_any("MADV_HUGEPAGE", SYS_madvise, {staged.at, range.size, MADV_HUGEPAGE});
+    }
+    for (Run run : runs_in(range)) {
+      run.range.start = staged.at + (run.range.start - range.start);
+      program.call("making memory present at " + place_name(range), SYS_madvise,
+                   {run.range.start, run.range.size, kernel::kMadvPopulateWrite});
+      moved.push_back(run);
+      this->run(program, false);
+    }
+  }
+  add_pages(moved, program);
+  this->run(program);
+}
+
+// What is written to in place: afterwards nothing more is asked of the kernel for it.
+void Homecoming::make_present() {
+  SyscallProgram open, populate, close;
+  for (const MapPiece& piece : pieces_) {
+    if (piece.kind != MapPiece::Kind::kKeep) continue;
+    std::vector<Run> runs = runs_in(piece.range);
+    if (runs.empty()) continue;
+    int protection = piece.home->protection();
+    if ((protection & PROT_WRITE) == 0) {
+      Range opened{runs.front().range.start, runs.back().range.end() - runs.front().range.start};
+      opened_[&piece] = opened;
+      reverse_by(SYS_mprotect, {opened.start, opened.size, protection});
+      open.call("opening memory at " + place_name(opened), SYS_mprotect,
+                {opened.start, opened.size, kWritable});
+      close.call("closing memory at " + place_name(opened), SYS_mprotect,
+                 {opened.start, opened.size, protection});
+    }
+    for (const Run& run : runs) {
+      // A guard page is taken away only later.
+      bool guarded = has(*piece.home, VmFlag::kGuard);
+      auto add = [&](const char* name) {
+        return guarded
+                   ? populate.call_any(
+                         name, SYS_madvise,
+                         {run.range.start, run.range.size, kernel::kMadvPopulateWrite})
+                   : populate.call(name, SYS_madvise,
+                                   {run.range.start, run.range.size, kernel::kMadvPopulateWrite});
+      };
+      add("making memory present");
+    }
+  }
+  if (!open.empty()) tell_reversal();
+  run(open);
+  run(populate);
+  run(close);
+}
+
+// In the order of what stands in the way of what.
+void Homecoming::add_memory(SyscallProgram& program) {
+  std::uint64_t brk = process().getLayout().getBrk();
+  if (brk < brk_) {
+    program.call_expecting("shrinking the heap", static_cast<std::int64_t>(brk), SYS_brk, {brk});
+  }
+  std::vector<Run> in_place;
+  for (const MapPiece& piece : pieces_) {
+    if (piece.kind != MapPiece::Kind::kKeep) continue;
+    add_kept_piece(piece, program);
+    for (const Run& run : runs_in(piece.range)) in_place.push_back(run);
+  }
+  add_pages(in_place, program);
+  for (const MapPiece& piece : pieces_) {
+    if (piece.kind != MapPiece::Kind::kRemove) continue;
+    program.call("unmapping memory at " + place_name(piece.range), SYS_munmap,
+                 {piece.range.start, piece.range.size});
+  }
+  for (const Staged& staged : staged_) add_moved_piece(staged, program);
+  for (const MapPiece& piece : pieces_) {
+    if (piece.kind != MapPiece::Kind::kKeep) continue;
+    int protection = opened_.count(&piece) != 0 ? -1 : piece.home->protection();
+    bool unlocked = unlocked_.count(&piece) != 0;
+    std::uint64_t flags = piece.home->flags;
+    if (unlocked) flags &= ~static_cast<std::uint64_t>(VmFlag::kLocked);
+    add_settings(piece, protection, flags, program);
+  }
+}
+
+// What it holds; how it is protected comes when all is in place.
+void Homecoming::add_kept_piece(const MapPiece& piece, SyscallProgram& program) {
+  Range range = piece.range;
+  std::vector<Range> dropped = dropped_in(range);
+  bool guards = has(*piece.home, VmFlag::kGuard) || piece.image->getGuardRuns().size() > 0;
+  // What is locked can be neither dropped nor guarded.
+  if (has(*piece.home, VmFlag::kLocked) && (guards || !dropped.empty())) {
+    program.call("unlocking memory", SYS_munlock, {range.start, range.size});
+    unlocked_.insert(&piece);
+  }
+  if (has(*piece.home, VmFlag::kGuard)) {
+    program.call_any("removing guard pages", SYS_madvise,
+                     {range.start, range.size, kernel::kMadvGuardRemove});
+  }
+  bool shared = piece.image->getKind() == Vma::Kind::SHARED_ANONYMOUS;
+  for (Range run : dropped) {
+    program.call("dropping pages", SYS_madvise,
+                 {run.start, run.size, shared ? MADV_REMOVE : MADV_DONTNEED});
+  }
+  if (auto opened = opened_.find(&piece); opened != opened_.end()) {
+    program.call("opening memory at " + place_name(range), SYS_mprotect,
+                 {opened->second.start, opened->second.size, kWritable});
+  }
+}
+
+void Homecoming::add_moved_piece(const Staged& staged, SyscallProgram& program) const {
+  const MapPiece& piece = *staged.piece;
+  if (staged.at != piece.range.start) {
+    program.call_expecting("moving memory to " + place_name(piece.range),
+                           static_cast<std::int64_t>(piece.range.start.value()), SYS_mremap,
+                           {staged.at, piece.range.size, piece.range.size,
+                            MREMAP_MAYMOVE | MREMAP_FIXED, piece.range.start});
+  }
+  add_settings(piece, staged.protection, 0, program);
+}
+
+// `protection` and `flags` are those that it has; -1: in parts another one.
+void Homecoming::add_settings(const MapPiece& piece, int protection, std::uint64_t flags,
+                              SyscallProgram& program) const {
+  Range range = piece.range;
+  Vma::Reader image = *piece.image;
+  auto wanted = static_cast<int>(image.getProtection());
+  if (protection != wanted) {
+    program.call("protecting memory at " + place_name(range), SYS_mprotect,
+                 {range.start, range.size, wanted});
+  }
+  add_advice(image, flags, range, program);
+  for (image::schema::PageRun::Reader run : image.getGuardRuns()) {
+    Range part = intersect(range_of(run), range);
+    if (part.size == 0) continue;
+    program.call("installing guard pages at " + place_name(part), SYS_madvise,
+                 {part.start, part.size, kernel::kMadvGuardInstall});
+  }
+  bool locked = (flags & static_cast<std::uint64_t>(VmFlag::kLocked)) != 0;
+  bool lock = has_flag(image, VmFlag::kLocked);
+  if (lock && !locked) {
+    // This user may lock less here; and guard pages cannot be made present.
+    int on_fault = has_flag(image, VmFlag::kLockOnFault) ? MLOCK_ONFAULT : 0;
+    program.call_any("locking memory", SYS_mlock2, {range.start, range.size, on_fault});
+  } else if (locked && !lock) {
+    program.call("unlocking memory", SYS_munlock, {range.start, range.size});
+  }
+}
+
+}  // namespace telefork::restore

@@ -1,0 +1,259 @@
+// Threads that come home: most go on under their old ids; some were begun there, some have ended.
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "base/error.h"
+#include "kernel/abi.h"
+#include "kernel/procfs.h"
+#include "restore/homecoming.h"
+#include "restore/steps.h"
+#include "tracee/memory.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::schema::PosixTimer;
+using image::schema::Thread;
+using tracee::SyscallProgram;
+
+constexpr std::uint64_t kThreadStack = 8192;
+constexpr std::size_t kRobustListHead = 24;  // struct robust_list_head
+
+void add_rseq(const tracee::TracedThread::RseqArea& area, unsigned flags, SyscallProgram& program) {
+  program.call("registering rseq", SYS_rseq, {area.address, area.size, flags, area.signature});
+}
+
+}  // namespace
+
+void Homecoming::read_threads() {
+  for (tracee::TracedThread& thread : parked_.frozen().threads()) {
+    home_threads_.push_back(
+        {&thread, thread.tid(), kernel::read_status(thread.tid()).ns_pids.back()});
+  }
+}
+
+const Homecoming::HomeThread* Homecoming::home_thread(std::uint32_t own_tid) const {
+  auto found = std::find_if(
+      home_threads_.begin(), home_threads_.end(),
+      [&](const HomeThread& home) { return static_cast<std::uint32_t>(home.own_tid) == own_tid; });
+  return found == home_threads_.end() ? nullptr : &*found;
+}
+
+bool Homecoming::lives_on(const HomeThread& home) const {
+  return std::any_of(threads_.begin(), threads_.end(), [&](const image::Record& record) {
+    return record.get<Thread>().getTid() == static_cast<std::uint32_t>(home.own_tid);
+  });
+}
+
+void Homecoming::check_threads() const {
+  for (const HomeThread& home : home_threads_) {
+    if (lives_on(home)) continue;
+    if (home.tid == parked_.pid()) {
+      throw Error(Code::kRefused, "its first thread has ended there, and the others live on");
+    }
+    if (home.tid == parked_.caller()) {
+      throw Error(Code::kRefused,
+                  fmt::format("thread {}, which made the call, has ended there", home.own_tid));
+    }
+  }
+  for (const image::Record& record : threads_) {
+    decode_thread_state(record.get<Thread>());  // throws
+  }
+}
+
+// They wait at the gate, behind which they end: until the flip says something else.
+void Homecoming::begin_threads() {
+  tracee::Stub& stub = parked_.stub();
+  RemotePtr counter = stub.allocate(sizeof(std::uint32_t));
+  tracee::write_object<std::uint32_t>(parked_.pid(), counter, 0);
+  for (const image::Record& record : threads_) {
+    auto thread = record.get<Thread>();
+    if (home_thread(thread.getTid()) != nullptr) continue;
+    SyscallProgram ends;
+    ends.undo(SYS_exit, {0});
+    RemotePtr address = stub.allocate(ends.loaded_size());
+    tracee::StubProgram header{};
+    header.gate = parked_.gate().value();
+    header.done_counter = counter.value();
+    tracee::write_memory(parked_.pid(), address, ends.encode(address, header));
+    Range stack{stub.allocate(kThreadStack), kThreadStack};
+    tracee::write_object(parked_.pid(), stack.end() - sizeof(std::uint64_t), address.value());
+    begin_thread(thread, stack, address, counter);
+  }
+}
+
+// Under its own id if that is free and may be chosen.
+void Homecoming::begin_thread(Thread::Reader thread, Range stack, RemotePtr address,
+                              RemotePtr counter) {
+  // Until it is at the gate it reads the step that has made it.
+  auto all_waiting = static_cast<std::uint32_t>(begun_.size() + 1);
+  SyscallProgram program;
+  tracee::Result result = add_thread_start(stack, address, thread.getTid(), program);
+  program.wait_until("waiting for the thread", counter, all_waiting);
+  tracee::ProgramRun run = parked_.stub().try_run(program);
+  if (run.failed() != tracee::kStubDone) {
+    if (thread.getClearChildTid() == 0) {
+      throw Error(
+          Code::kRefused,
+          fmt::format("thread {} was begun there: its id is taken here, or may not be chosen "
+                      "by this user, and it could not be told another",
+                      thread.getTid()));
+    }
+    program = SyscallProgram();
+    result = add_thread_start(stack, address, 0, program);
+    program.wait_until("waiting for the thread", counter, all_waiting);
+    run = parked_.stub().run(program);
+  }
+  auto own_tid = static_cast<std::uint32_t>(run.result(result));
+  begun_[thread.getTid()] = static_cast<pid_t>(own_tid);
+  if (own_tid != thread.getTid()) {
+    id_changes_.emplace_back(RemotePtr(thread.getClearChildTid()), own_tid);
+  }
+  for (pid_t tid : kernel::list_threads(parked_.pid())) {
+    if (kernel::read_status(tid).ns_pids.back() != static_cast<pid_t>(own_tid)) continue;
+    begun_here_[thread.getTid()] = tid;
+    tracee::TracedThread traced = tracee::TracedThread::seize(tid, 0);
+    traced.interrupt();
+    traced.set_signal_mask(~std::uint64_t{0});
+    parked_.adopt(std::move(traced), address);
+    return;
+  }
+  throw Error(Code::kGone,
+              fmt::format("thread {} of process {} has ended", own_tid, parked_.pid()));
+}
+
+// The kernel writes to an area that is registered, which may be unmapped when the thread ends.
+void Homecoming::release_rseq() {
+  for (const HomeThread& home : home_threads_) {
+    if (lives_on(home)) continue;
+    std::optional<tracee::TracedThread::RseqArea> area = home.thread->rseq();
+    if (!area) continue;
+    SyscallProgram back;
+    back.undo(SYS_rseq, {area->address, area->size, 0, area->signature});
+    parked_.set_undo(home.tid, back);
+    released_rseq_.emplace_back(home, *area);
+    SyscallProgram release;
+    add_rseq(*area, kernel::kRseqFlagUnregister, release);
+    tracee::Stub guest(*home.thread, parked_.stub());
+    guest.run(release);
+    guest.remove();
+  }
+}
+
+void Homecoming::retake_rseq() {
+  for (const auto& [home, area] : released_rseq_) {
+    SyscallProgram back;
+    back.call_any("registering rseq", SYS_rseq, {area.address, area.size, 0, area.signature});
+    tracee::Stub guest(*home.thread, parked_.stub());
+    guest.run(back);
+    guest.remove();
+    parked_.set_undo(home.tid, SyscallProgram());
+  }
+  released_rseq_.clear();
+}
+
+// Into the thread control blocks of those that could not have their ids.
+void Homecoming::add_thread_ids(SyscallProgram& program) const {
+  for (const auto& [address, tid] : id_changes_) {
+    program.copy("telling a thread its id", address, program.object(tid), sizeof(tid));
+  }
+}
+
+pid_t Homecoming::own_tid_of(std::uint32_t tid) const {
+  auto begun = begun_.find(tid);
+  return begun == begun_.end() ? static_cast<pid_t>(tid) : begun->second;
+}
+
+void Homecoming::set_futures() {
+  auto own_pid = static_cast<pid_t>(parked_.stub().own_pid());
+  for (const image::Record& record : threads_) {
+    auto thread = record.get<Thread>();
+    const HomeThread* home = home_thread(thread.getTid());
+    SyscallProgram steps;
+    if (home == nullptr) {
+      add_registrations(thread, steps);
+    } else if (auto area = home->thread->rseq()) {
+      // What lies in the area was written there: registering it makes it this machine's.
+      add_rseq(*area, kernel::kRseqFlagUnregister, steps);
+      add_rseq(*area, 0, steps);
+    }
+    add_thread_settings(thread, steps);
+    add_pending(thread.getPending(), own_pid, own_tid_of(thread.getTid()), steps);
+    pid_t tid = home == nullptr ? begun_here_.at(thread.getTid()) : home->tid;
+    parked_.set_future(tid, decode_thread_state(thread), steps);
+  }
+  for (const HomeThread& home : home_threads_) {
+    if (lives_on(home)) continue;
+    SyscallProgram steps;
+    steps.call("forgetting clear_child_tid", SYS_set_tid_address, {0});
+    steps.call("forgetting the robust list", SYS_set_robust_list, {0, kRobustListHead});
+    parked_.set_end(home.tid, steps);
+  }
+}
+
+bool Homecoming::is_same_timer(const kernel::PosixTimer& here, PosixTimer::Reader there) const {
+  bool to_thread = there.getTid() != 0;
+  const HomeThread* target = to_thread ? home_thread(there.getTid()) : nullptr;
+  return static_cast<std::uint32_t>(here.id) == there.getId() &&
+         here.clock_id == there.getClock() && here.to_thread == to_thread &&
+         static_cast<std::uint32_t>(here.signal) == there.getSignal() &&
+         here.value == there.getValue() && (!to_thread || (target && target->tid == here.target));
+}
+
+// Which are to go and which to be made; the others are only armed.
+void Homecoming::plan_timers() {
+  std::vector<kernel::PosixTimer> here = kernel::read_timers(parked_.pid());
+  std::set<std::uint32_t> same;
+  for (PosixTimer::Reader timer : timers_->get<image::schema::Timers>().getPosix()) {
+    auto found = std::find_if(here.begin(), here.end(), [&](const kernel::PosixTimer& known) {
+      return is_same_timer(known, timer);
+    });
+    if (found == here.end()) {
+      new_timers_.insert(timer.getId());
+    } else {
+      same.insert(timer.getId());
+    }
+  }
+  for (const kernel::PosixTimer& timer : here) {
+    if (same.count(static_cast<std::uint32_t>(timer.id)) == 0) old_timers_.push_back(timer.id);
+  }
+  if (new_timers_.empty()) return;
+  SyscallProgram program;
+  program.call("asking for timers by their ids", SYS_prctl,
+               {kernel::kPrTimerCreateRestoreIds, kernel::kPrTimerCreateRestoreIdsGet, 0, 0, 0});
+  if (parked_.stub().try_run(program).failed() == tracee::kStubDone) return;
+  throw Error(Code::kUnsupported,
+              fmt::format("timer {} was made there, and cannot get its number before Linux 6.15",
+                          *new_timers_.begin()));
+}
+
+void Homecoming::add_timers(SyscallProgram& program) const {
+  auto timers = timers_->get<image::schema::Timers>();
+  for (int id : old_timers_) {
+    program.call("deleting a timer", SYS_timer_delete, {id});
+  }
+  auto by_id = [&](unsigned long on) {
+    if (new_timers_.empty()) return;
+    program.call("asking for timers by their ids", SYS_prctl,
+                 {kernel::kPrTimerCreateRestoreIds, on, 0, 0, 0});
+  };
+  by_id(kernel::kPrTimerCreateRestoreIdsOn);
+  for (PosixTimer::Reader timer : timers.getPosix()) {
+    if (new_timers_.count(timer.getId()) == 0) continue;
+    sigevent event = event_of(timer);
+    if (timer.getTid() != 0) event._sigev_un._tid = own_tid_of(timer.getTid());
+    program.call(
+        timer_name(timer), SYS_timer_create,
+        {timer.getClock(), program.object(event), program.object(static_cast<int>(timer.getId()))});
+  }
+  by_id(kernel::kPrTimerCreateRestoreIdsOff);
+  for (PosixTimer::Reader timer : timers.getPosix()) add_arming(timer, program);
+  for (image::schema::IntervalTimer::Reader timer : timers.getIntervals()) {
+    if (timer.getValue() != 0) add_arming(timer, program);
+  }
+}
+
+}  // namespace telefork::restore

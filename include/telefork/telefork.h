@@ -106,6 +106,29 @@ TELEFORK_API pid_t telefork_fork(const char* node);
 /* The same; NULL options mean TELEFORK_OPTIONS_INIT. Nothing is kept of either argument. */
 TELEFORK_API pid_t telefork_fork_with(const char* node, const struct telefork_options* options);
 
+/* Runs f(arg) on `node` and comes back: the whole process goes there, with all its threads, and
+ * when f returns it comes home into itself, with everything that it changed there: memory,
+ * mappings, threads begun and ended, signal state, working directory, umask, file positions.
+ * Returns 0, or -1 with errno set; then nothing of f's doing is left here, and memory is as it was
+ * at the call.
+ *
+ * - Meanwhile the process at home stands still; a signal that is sent to it is delivered there.
+ *   Its pid and thread ids are the same in both places.
+ * - f that calls exit() ends the process at home too, with that status. A node that is lost, a
+ * crash there and what cannot come home are errors of the call.
+ * - Children stay at home, and cannot be waited for there; f must have waited for its own.
+ * - stdout and stderr go home; stdin is /dev/null there unless the options say otherwise. A
+ *   descriptor that f opened and left open is opened here too, or the call fails and names it.
+ * - Calls may nest. One that another thread made there comes back before this one does.
+ * - f must return: it may neither throw nor end its thread. (telefork::run_on brings exceptions
+ * home.)
+ *
+ * die_with_parent means nothing here. */
+TELEFORK_API int telefork_run_on(const char* node, void (*f)(void* arg), void* arg);
+
+TELEFORK_API int telefork_run_on_with(const char* node, void (*f)(void* arg), void* arg,
+                                      const struct telefork_options* options);
+
 /* Why the last failed call of this thread failed: one sentence without a final full stop, several
  * lines where several things are refused. "" before the first failure. Owned by the library, valid
  * until the thread's next call or its end. */

@@ -12,8 +12,11 @@
 
 #include <cerrno>
 #include <exception>
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "telefork/telefork.h"
@@ -71,21 +74,89 @@ class Error : public std::exception {
   std::string text_;
 };
 
-// Returns 0 in the child, on `node`, and the child's local pid in the parent. Throws Error in the
-// parent only.
-inline pid_t fork(std::string_view node, const Options& options = {}) {
+// What follows is no interface.
+namespace detail {
+
+inline telefork_options plain(const Options& options) {
   telefork_options plain = TELEFORK_OPTIONS_INIT;
   plain.mode = static_cast<int>(options.mode);
   plain.fds = static_cast<int>(options.fds);
   plain.shared = static_cast<int>(options.shared);
   plain.standard_input = static_cast<int>(options.standard_input);
   plain.die_with_parent = options.die_with_parent ? 1 : 0;
-  const pid_t pid = telefork_fork_with(std::string(node).c_str(), &plain);
-  if (pid < 0) {
-    const int error = errno;
-    throw Error(static_cast<telefork_code>(telefork_error_code()), error, telefork_error());
+  return plain;
+}
+
+[[noreturn]] inline void throw_last_error() {
+  const int error = errno;
+  throw Error(static_cast<telefork_code>(telefork_error_code()), error, telefork_error());
+}
+
+// What f returned.
+template <class R>
+struct Result {
+  std::optional<R> value;
+  template <class F>
+  void take_from(F& f) {
+    value.emplace(f());
   }
+  R give() { return std::move(*value); }
+};
+template <class R>
+struct Result<R&> {
+  R* value = nullptr;
+  template <class F>
+  void take_from(F& f) {
+    value = std::addressof(f());
+  }
+  R& give() { return *value; }
+};
+template <>
+struct Result<void> {
+  template <class F>
+  void take_from(F& f) {
+    f();
+  }
+  void give() {}
+};
+
+}  // namespace detail
+
+// Returns 0 in the child, on `node`, and the child's local pid in the parent. Throws Error in the
+// parent only.
+inline pid_t fork(std::string_view node, const Options& options = {}) {
+  const telefork_options plain = detail::plain(options);
+  const pid_t pid = telefork_fork_with(std::string(node).c_str(), &plain);
+  if (pid < 0) detail::throw_last_error();
   return pid;
+}
+
+// Runs f() on `node` and returns what it returns; what it throws is thrown here. Throws Error when
+// it did not run there to its end, and then everything is as it was at the call. See
+// telefork_run_on.
+//
+//     std::vector<Pixel> picture = telefork::run_on("node7", [&] { return render(scene); });
+template <class F>
+auto run_on(std::string_view node, F&& f, const Options& options = {}) -> std::invoke_result_t<F> {
+  struct Call {
+    std::remove_reference_t<F>* f;
+    detail::Result<std::invoke_result_t<F>> result;
+    std::exception_ptr thrown;
+  } call{std::addressof(f), {}, nullptr};
+  const telefork_options plain = detail::plain(options);
+  const auto run = [](void* argument) noexcept {
+    Call& here = *static_cast<Call*>(argument);
+    try {
+      here.result.take_from(*here.f);
+    } catch (...) {
+      here.thrown = std::current_exception();
+    }
+  };
+  if (telefork_run_on_with(std::string(node).c_str(), run, &call, &plain) != 0) {
+    detail::throw_last_error();
+  }
+  if (call.thrown) std::rethrow_exception(call.thrown);
+  return call.result.give();
 }
 
 }  // namespace api

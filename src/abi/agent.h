@@ -18,6 +18,19 @@
 //                                                  hand-over: replaces it by the deputy (deputy.h)
 //   guest: read() "returns" TELEFORK_RESUMED       sets that as the result of the syscall
 //
+// run_on() has no snapshot: the calling thread itself sends the telefork_snapshot, with every
+// signal blocked, and waits in the read. At the node the keeper has the other end of a session
+// socket of the same number, and the same two steps bring it home:
+//
+//   program                                        session process, keeper
+//   telefork_snapshot, read() ------------------>  freezes every thread, captures all of it;
+//   failure:
+//                                                  sends telefork_verdict, and the program runs on
+//   guest: read() "returns" TELEFORK_RESUMED
+//     f()
+//     telefork_snapshot, read() ---------------->  (keeper) freezes it, sends home what it changed
+//   home:  read() "returns" TELEFORK_RETURNED
+//
 // Pids come from the kernel: both ends set SO_PASSCRED and read SCM_CREDENTIALS. The library takes
 // the sender of the reply for the process that will trace the snapshot or be an ancestor of the one
 // that does (Yama: PR_SET_PTRACER), so the agent itself sends it.
@@ -39,6 +52,8 @@ enum {
   TELEFORK_MESSAGE_SIZE = 4096,
   // What read() of a verdict "returns" in the guest: less than any verdict, and no verdict follows.
   TELEFORK_RESUMED = 1,
+  // And at home, after a run_on().
+  TELEFORK_RETURNED = 2,
   // The status of a pid whose fork failed after the call had returned.
   TELEFORK_FAILED_STATUS = 125,
 };
@@ -62,9 +77,13 @@ struct telefork_abi_header {
 // The library gives its end of the socket an abstract name that begins so (unix(7)): whoever
 // captures the program from outside knows by it that this is no descriptor of the program's.
 #define TELEFORK_AGENT_SOCKET_NAME "telefork-agent-of/"
+// And so does a keeper the guest's end of the session socket of a run_on(): whoever has one may
+// come home from where it is, and its keeper watches what it writes.
+#define TELEFORK_SESSION_SOCKET_NAME "telefork-session-of/"
 
 enum telefork_agent_op {
   TELEFORK_OP_FORK = 1,
+  TELEFORK_OP_RUN_ON = 2,
 };
 
 // The values of struct telefork_options of include/telefork/telefork.h.
@@ -94,13 +113,13 @@ struct telefork_agent_reply {
   char message[TELEFORK_MESSAGE_SIZE];
 };
 
-// What the session process cannot see from outside. The snapshot sends it and enters
-// read(session_fd, verdict_address, verdict_size), all signals blocked, and stays there.
+// What cannot be seen from outside. The snapshot, or the thread that called run_on(), sends it and
+// enters read(session_fd, verdict_address, verdict_size), all signals blocked, and stays there.
 struct telefork_snapshot {
   struct telefork_abi_header header;
   int32_t pid;  // as its own pid namespace has it; trust SCM_CREDENTIALS
   int32_t tid;
-  uint64_t signal_mask;  // the caller's, bit n-1 for signal n: the one to capture
+  uint64_t signal_mask;  // the caller's, bit n-1 for signal n: the one to capture for a fork
   int32_t session_fd;    // these two descriptors are no part of what travels; agent_fd may be -1
   int32_t agent_fd;
   uint64_t verdict_address;

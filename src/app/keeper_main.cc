@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
     settings.node = "home";
     settings.steps = telefork::app::stop_at_step(stop);
     settings.programs = telefork::session::find_programs();
+    settings.pagemap = telefork::app::best_pagemap_abi();
     telefork::session::run_keeper(std::move(settings));
     return 0;
   } catch (const telefork::Error& error) {

@@ -13,11 +13,15 @@ std::string name_of(const Survey& survey) {
   return fmt::format("process {} ({})", survey.pid, survey.status.name);
 }
 
+// What a process of another network or mount namespace sees is not what its new home has. A
+// container's process is captured by the telepad of that container. But where a run_on() brought it
+// its keeper may have made some, which show it nothing else than its ids (restore/pid_namespace.h).
 void survey_namespaces(Survey& survey) {
-  // What a process of another network or mount namespace sees is not what its new home has. A
-  // container's process is captured by the telepad of that container.
   for (const char* name : {"pid", "mnt", "net", "user", "ipc", "uts"}) {
     if (kernel::read_ns_link(survey.pid, name) == kernel::read_ns_link(::getpid(), name)) continue;
+    bool by_keeper = std::string_view(name) == "pid" || std::string_view(name) == "mnt" ||
+                     std::string_view(name) == "user";
+    if (by_keeper && is_in_a_call(survey.pid)) continue;
     survey.refusals.push_back(refuse(name_of(survey), Reason::kNamespace, name));
   }
 }
@@ -58,8 +62,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   if (options.purpose == Purpose::kReturn && !kernel::list_children(survey.pid).empty()) {
     survey.refusals.push_back(refuse(process, Reason::kChildrenThere));
   }
-  // Its keeper may have given it some of its own.
-  if (options.purpose != Purpose::kReturn) survey_namespaces(survey);
+  survey_namespaces(survey);
 }
 
 Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {

@@ -82,6 +82,8 @@ struct Survey {
   std::vector<Description> descriptions;
   std::vector<Descriptor> descriptors;
   Refusals refusals;
+  // telefork's own sockets, which it knew by their names.
+  std::set<int> own_sockets;
   // Descriptors that stay at home: for `check` and --json.
   std::vector<std::string> left_home;
 
@@ -95,6 +97,8 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier = 
 // The parts of it; each adds to the survey.
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey);
 void survey_descriptors(const SurveyOptions& options, Survey& survey);
+// Whether a run_on() brought it to where it is.
+bool is_in_a_call(pid_t pid);
 void survey_policy(const SurveyOptions& options, Survey& survey);
 
 }  // namespace telefork::capture

@@ -54,20 +54,27 @@ OpenFile look_at(pid_t pid, int fd) {
   return open;
 }
 
-// Libtelefork's own, which it opens anew where it finds it missing.
-bool is_agent_socket(pid_t pid, const OpenFile& open) {
-  constexpr std::string_view kName = TELEFORK_AGENT_SOCKET_NAME;
-  if (!S_ISSOCK(open.stat.st_mode)) return false;
+// The abstract name of a unix socket that has one; empty for everything else.
+std::string abstract_name(pid_t pid, int fd) {
   UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  UniqueFd socket(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), open.fd, 0)));
+  UniqueFd socket(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
   sockaddr_un address{};
   socklen_t size = sizeof(address);
   if (!socket || ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
-      address.sun_family != AF_UNIX || size <= offsetof(sockaddr_un, sun_path) + 1) {
-    return false;
+      address.sun_family != AF_UNIX || size <= offsetof(sockaddr_un, sun_path) + 1 ||
+      address.sun_path[0] != '\0') {
+    return "";
   }
-  std::string_view name(address.sun_path, size - offsetof(sockaddr_un, sun_path));
-  return name[0] == '\0' && name.substr(1).starts_with(kName);
+  return {address.sun_path + 1, size - offsetof(sockaddr_un, sun_path) - 1};
+}
+
+// Libtelefork's, which opens one to its agent anew where it finds it missing, and whose session of
+// an outer call waits for where that was made.
+bool is_own_socket(pid_t pid, const OpenFile& open) {
+  if (!S_ISSOCK(open.stat.st_mode)) return false;
+  std::string name = abstract_name(pid, open.fd);
+  return name.starts_with(TELEFORK_AGENT_SOCKET_NAME) ||
+         name.starts_with(TELEFORK_SESSION_SOCKET_NAME);
 }
 
 std::string describe(const OpenFile& open) {
@@ -95,7 +102,10 @@ class Sorter {
 
   void add(int fd) {
     OpenFile open = look_at(survey_.pid, fd);
-    if (is_agent_socket(survey_.pid, open)) return;
+    if (is_own_socket(survey_.pid, open)) {
+      survey_.own_sockets.insert(fd);
+      return;
+    }
     Descriptor descriptor{fd, 0, (open.info.flags & O_CLOEXEC) != 0};
     auto known = find_description(open);
     if (known) {
@@ -228,6 +238,20 @@ class Sorter {
 };
 
 }  // namespace
+
+bool is_in_a_call(pid_t pid) {
+  for (int fd : kernel::list_fds(pid)) {
+    try {
+      if (kernel::read_fd_link(pid, fd).starts_with("socket:") &&
+          abstract_name(pid, fd).starts_with(TELEFORK_SESSION_SOCKET_NAME)) {
+        return true;
+      }
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone && error.error() != ENOENT) throw;
+    }
+  }
+  return false;
+}
 
 void survey_descriptors(const SurveyOptions& options, Survey& survey) {
   Sorter sorter(options, survey);

@@ -38,7 +38,7 @@ bool may_write(pid_t pid, const Vma& vma) {
 bool is_execute_only(const Vma& vma) { return vma.protection() == PROT_EXEC; }
 
 // Why the memory behind a VMA cannot be captured, whatever it maps; nothing: it can.
-std::optional<Refusal> refuse_by_flags(const SurveyOptions& options, const Vma& vma) {
+std::optional<Refusal> refuse_by_flags(pid_t pid, const Vma& vma) {
   struct Pair {
     VmFlag flag;
     Reason reason;
@@ -51,9 +51,10 @@ std::optional<Refusal> refuse_by_flags(const SurveyOptions& options, const Vma& 
       {VmFlag::kSealed, Reason::kSealed},         {VmFlag::kDroppable, Reason::kDroppable},
   };
   for (const Pair& pair : kPairs) {
-    // Its keeper watches what it writes.
-    if (pair.flag == VmFlag::kUffdWp && options.purpose == Purpose::kReturn) continue;
-    if (vma.has(pair.flag)) return refuse(describe(vma), pair.reason);
+    if (!vma.has(pair.flag)) continue;
+    // What it writes is watched by its keeper.
+    if (pair.flag == VmFlag::kUffdWp && is_in_a_call(pid)) continue;
+    return refuse(describe(vma), pair.reason);
   }
   if (!vma.unknown_flags.empty()) {
     return refuse(describe(vma), Reason::kUnknownFlag, vma.unknown_flags[0]);
@@ -155,7 +156,7 @@ void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey
     mapping.kind = Kind::VSYSCALL;
     return;
   }
-  if (std::optional<Refusal> refusal = refuse_by_flags(options, vma)) {
+  if (std::optional<Refusal> refusal = refuse_by_flags(survey.pid, vma)) {
     survey.refusals.push_back(*refusal);
     return;
   }

@@ -15,13 +15,7 @@
 
 #include "library/internal.h"
 
-static struct {
-  bool open;
-  int fd;
-  pid_t pid;
-  dev_t device;
-  ino_t inode;
-} agent;
+static struct tf_agent_memory agent;
 
 static bool is_our_socket(void) {
   struct stat now;
@@ -30,6 +24,12 @@ static bool is_our_socket(void) {
 }
 
 void tf_forget_agent(void) { agent.open = false; }
+
+struct tf_agent_memory tf_remember_agent(void) {
+  return agent;
+}
+
+void tf_recall_agent(const struct tf_agent_memory* memory) { agent = *memory; }
 
 static void drop_agent(void) {
   if (is_our_socket()) close(agent.fd);

@@ -30,6 +30,15 @@ void tf_reset_lock(void);
 void tf_block_signals(tf_signals* old);
 void tf_restore_signals(const tf_signals* old);
 
+// call.c. False: the error is set.
+bool tf_make_request(enum telefork_agent_op op, const char* node,
+                     const struct telefork_options* options,
+                     struct telefork_agent_request* request);
+// The calling thread has the lock and is not cancelled until it leaves.
+bool tf_enter(int* cancel_state);
+void tf_leave(bool holds_lock, int cancel_state);
+bool tf_send_snapshot(const struct telefork_snapshot* snapshot);
+
 // agent_socket.c. All of it under the lock.
 struct tf_go_ahead {
   int session_fd;
@@ -39,8 +48,18 @@ struct tf_go_ahead {
 // Sends the request to the agent, connecting or starting one where there is none. False: the error
 // is set.
 bool tf_ask_agent(struct telefork_agent_request* request, struct tf_go_ahead* go);
-// In a child: the socket belongs to the parent. Closes nothing.
+// In a child, or on a node: the socket is not this process's. Closes nothing.
 void tf_forget_agent(void);
+// What was remembered of the socket, to be put back where the memory has been elsewhere since.
+struct tf_agent_memory {
+  bool open;
+  int fd;
+  pid_t pid;
+  dev_t device;
+  ino_t inode;
+};
+struct tf_agent_memory tf_remember_agent(void);
+void tf_recall_agent(const struct tf_agent_memory* memory);
 
 // private_agent.c: a socket to an agent of our own, or -1 and the error is set.
 int tf_start_private_agent(void);

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -488,6 +489,155 @@ TEST(TeleforkSkin, ThrowsWhatTheAgentSays) {
     EXPECT_STREQ(error.what(), "node7 does not trust this key");
   }
   EXPECT_EQ(telepad.request.options.mode, TELEFORK_MODE_LAZY);
+}
+
+pid_t gettid_of_caller = 0;
+
+int fork_and_wait_with(FakeTelepad& telepad) {
+  telepad.on_snapshot = FakeTelepad::resume;
+  return fork_and_wait();
+}
+
+// The program plays the guest itself: it is sent as many zero bytes as the read() there returns.
+void go_there_and_back(int session, const telefork_snapshot&) {
+  FakeTelepad::resume(session, {});
+  telefork_snapshot again;
+  EXPECT_TRUE(receive(session, again));
+  EXPECT_EQ(again.tid, gettid_of_caller);
+  EXPECT_EQ(send(session, "\0", TELEFORK_RETURNED, MSG_NOSIGNAL), ssize_t{TELEFORK_RETURNED});
+}
+
+TEST(TeleforkRunOn, RunsTheFunctionBetweenGoingAndComingBack) {
+  FakeTelepad telepad;
+  telepad.on_snapshot = go_there_and_back;
+  gettid_of_caller = gettid();
+  int argument = 1;
+  EXPECT_EQ(telefork_run_on(
+                "node7", [](void* number) { *static_cast<int*>(number) = 2; }, &argument),
+            0)
+      << telefork_error();
+  EXPECT_EQ(argument, 2);
+  EXPECT_EQ(telepad.request.op, TELEFORK_OP_RUN_ON);
+  EXPECT_EQ(telepad.request.tid, gettid());
+  EXPECT_EQ(telepad.accepted, 1);
+  EXPECT_EQ(fork_and_wait_with(telepad), 7) << "the lock is free, and the agent known, as before";
+  EXPECT_EQ(telepad.accepted, 1);
+}
+
+TEST(TeleforkRunOn, SignalsAreBlockedOnTheWayAndAsTheyWereInTheFunction) {
+  FakeTelepad telepad;
+  sigset_t usr2, old;
+  sigemptyset(&usr2);
+  sigaddset(&usr2, SIGUSR2);
+  sigprocmask(SIG_BLOCK, &usr2, &old);
+  std::string on_the_way;
+  telepad.on_snapshot = [&](int session, const telefork_snapshot& snapshot) {
+    on_the_way = read_text("/proc/self/task/" + std::to_string(snapshot.tid) + "/status");
+    gettid_of_caller = snapshot.tid;
+    go_there_and_back(session, snapshot);
+  };
+  std::string there;
+  EXPECT_EQ(telefork_run_on(
+                "node7",
+                [](void* text) {
+                  sigset_t more;
+                  sigemptyset(&more);
+                  sigaddset(&more, SIGHUP);
+                  *static_cast<std::string*>(text) = read_text("/proc/thread-self/status");
+                  sigprocmask(SIG_BLOCK, &more, nullptr);
+                },
+                &there),
+            0);
+  sigset_t after;
+  sigprocmask(SIG_SETMASK, &old, &after);
+  EXPECT_NE(on_the_way.find("SigBlk:\tfffffffffffbfeff"), std::string::npos) << on_the_way;
+  EXPECT_NE(there.find("SigBlk:\t0000000000000800"), std::string::npos) << there;
+  EXPECT_EQ(sigismember(&after, SIGHUP), 1) << "what the function did to the mask comes home";
+  EXPECT_EQ(sigismember(&after, SIGUSR2), 1);
+  EXPECT_EQ(sigismember(&after, SIGUSR1), 0);
+}
+
+TEST(TeleforkRunOn, VerdictIsTheErrorOfTheCallAndTheFunctionDidNotRun) {
+  FakeTelepad telepad;
+  telepad.on_snapshot = [](int session, const telefork_snapshot&) {
+    telefork_verdict verdict{};
+    verdict.header = {TELEFORK_MAGIC_VERDICT, TELEFORK_ABI_VERSION, sizeof verdict, 0};
+    verdict.code = TELEFORK_RESOURCES;
+    std::strcpy(verdict.message, "no memory there");
+    EXPECT_EQ(send(session, &verdict, sizeof verdict, MSG_NOSIGNAL), ssize_t{sizeof verdict});
+  };
+  bool ran = false;
+  EXPECT_EQ(telefork_run_on(
+                "node7", [](void* flag) { *static_cast<bool*>(flag) = true; }, &ran),
+            -1);
+  EXPECT_FALSE(ran);
+  EXPECT_EQ(errno, EAGAIN);
+  EXPECT_STREQ(telefork_error(), "no memory there");
+  sigset_t mask;
+  sigprocmask(SIG_SETMASK, nullptr, &mask);
+  EXPECT_EQ(sigismember(&mask, SIGUSR1), 0);
+}
+
+TEST(TeleforkRunOn, AgentThatEndsMeanwhileIsAnError) {
+  FakeTelepad telepad;
+  telepad.on_snapshot = [](int, const telefork_snapshot&) {};
+  EXPECT_EQ(telefork_run_on(
+                "node7", [](void*) {}, nullptr),
+            -1);
+  EXPECT_EQ(telefork_error_code(), TELEFORK_LOST);
+}
+
+TEST(TeleforkRunOn, WrongCallsAreUsageErrors) {
+  FakeTelepad telepad;
+  EXPECT_EQ(telefork_run_on("node7", nullptr, nullptr), -1);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(telefork_run_on(
+                "", [](void*) {}, nullptr),
+            -1);
+  EXPECT_EQ(telefork_error_code(), TELEFORK_USAGE);
+  EXPECT_EQ(telepad.accepted, 0);
+}
+
+// In a process of its own: it ends.
+TEST(TeleforkRunOn, ProcessThatTheFunctionForkedHasNoCallToReturnFrom) {
+  FakeTelepad telepad;
+  telepad.on_snapshot = go_there_and_back;
+  gettid_of_caller = gettid();
+  int status = -1;
+  EXPECT_EQ(telefork_run_on(
+                "node7",
+                [](void* result) {
+                  const pid_t pid = fork();
+                  if (pid == 0) return;
+                  *static_cast<int*>(result) = status_of(pid);
+                },
+                &status),
+            0);
+  EXPECT_EQ(WEXITSTATUS(status), 125);
+}
+
+TEST(TeleforkSkin, RunOnReturnsWhatTheFunctionReturns) {
+  FakeTelepad telepad;
+  telepad.on_snapshot = go_there_and_back;
+  gettid_of_caller = gettid();
+  EXPECT_EQ(telefork::run_on("node7", [] { return std::string("of node7"); }), "of node7");
+  int number = 0;
+  int& same = telefork::run_on("node7", [&]() -> int& { return number; });
+  EXPECT_EQ(&same, &number);
+  telefork::run_on("node7", [&] { number = 5; });
+  EXPECT_EQ(number, 5);
+  auto only_moved = telefork::run_on("node7", [] { return std::make_unique<int>(3); });
+  EXPECT_EQ(*only_moved, 3);
+}
+
+TEST(TeleforkSkin, RunOnThrowsWhatTheFunctionThrows) {
+  FakeTelepad telepad;
+  telepad.on_snapshot = go_there_and_back;
+  gettid_of_caller = gettid();
+  EXPECT_THROW(telefork::run_on("node7", []() -> int { throw std::out_of_range("there"); }),
+               std::out_of_range);
+  telepad.reply.code = TELEFORK_REFUSED;
+  EXPECT_THROW(telefork::run_on("node7", [] {}), telefork::Error);
 }
 
 // An empty TELEFORK_SOCKET: no telepad.

@@ -28,6 +28,10 @@ std::int64_t read_clock(clockid_t clock) {
                           destination.getHostname().cStr(), why));
 }
 
+bool on_one_kernel(Machine::Reader a, Machine::Reader b) {
+  return a.getBootId().size() > 0 && a.getBootId() == b.getBootId();
+}
+
 }  // namespace
 
 void encode_cpu(const kernel::CpuFacts& facts, Machine::Builder machine) {
@@ -84,14 +88,24 @@ void check_compatible(Machine::Reader source, Machine::Reader destination, bool 
            fmt::format("a page has {} bytes here and {} there", source.getPageSize(),
                        destination.getPageSize()));
   }
-  bool same_kernel = source.getBootId().size() > 0 && source.getBootId() == destination.getBootId();
-  if (same_kernel || cpu_force) return;
+  if (on_one_kernel(source, destination) || cpu_force) return;
   std::vector<std::string> missing =
       kernel::missing_features(decode_cpu(source), decode_cpu(destination));
   if (missing.empty()) return;
   refuse(source, destination,
          fmt::format("its CPU lacks {} (--cpu=force tries it nevertheless)",
                      fmt::join(missing, ", ")));
+}
+
+void check_can_return(Machine::Reader here, Machine::Reader there) {
+  if (on_one_kernel(here, there)) return;
+  std::vector<std::string> more = kernel::missing_features(decode_cpu(there), decode_cpu(here));
+  if (more.empty()) return;
+  refuse(
+      here, there,
+      fmt::format("the CPU there has {}, which is not here: what chooses its code there could not "
+                  "run when it is back; use fork",
+                  fmt::join(more, ", ")));
 }
 
 }  // namespace telefork::protocol

@@ -38,4 +38,8 @@ void encode_cpu(const kernel::CpuFacts& facts, image::schema::Machine::Builder m
 void check_compatible(image::schema::Machine::Reader source,
                       image::schema::Machine::Reader destination, bool cpu_force);
 
+// For a process that comes back: throws kRefused, naming every CPU feature that `there` has and
+// `here` lacks. A library that first looks there chooses code that cannot run here.
+void check_can_return(image::schema::Machine::Reader here, image::schema::Machine::Reader there);
+
 }  // namespace telefork::protocol

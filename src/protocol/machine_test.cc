@@ -57,6 +57,27 @@ TEST(Machine, NamesTheFeaturesThatTheDestinationLacks) {
   EXPECT_EQ(refusal(rich, poor), "");
 }
 
+TEST(Machine, NamesTheFeaturesThatWhoComesBackWouldMiss) {
+  kernel::CpuFacts facts = kernel::cpu_facts();
+  TestMachine rich("rich");
+  TestMachine poor("poor");
+  encode_cpu(facts, rich.builder());
+  for (kernel::CpuLeaf& leaf : facts.leaves) leaf.ebx = leaf.ecx = 0;
+  encode_cpu(facts, poor.builder());
+  EXPECT_NO_THROW(check_can_return(rich.reader(), rich.reader()));
+  EXPECT_NO_THROW(check_can_return(rich.reader(), poor.reader()));
+  try {
+    check_can_return(poor.reader(), rich.reader());
+    FAIL() << "nothing was refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kRefused);
+    for (const std::string& name :
+         kernel::missing_features(decode_cpu(rich.reader()), decode_cpu(poor.reader()))) {
+      EXPECT_THAT(error.text(), HasSubstr(name));
+    }
+  }
+}
+
 TEST(Machine, RefusesAnotherArchitectureOrPageSizeEvenByForce) {
   TestMachine here("here");
   TestMachine there("there", "aarch64");

@@ -69,6 +69,9 @@ struct Message {
     stdioBroken @15 :StdioBroken;
     heartbeat @16 :UInt64;    # a sequence number; the Link itself takes it
     report @17 :Text;         # JSON, for --json and the log
+    # The way home of a run_on.
+    returning @18 :Void;      # from the keeper: it stands still, its image follows
+    dismiss @19 :Void;        # from home: nothing more is wanted of the guest
     # Destination to source.
     checkFilesReply @2 :CheckFilesReply;
   }
@@ -109,12 +112,14 @@ struct Prepare {
   leaseStopMs @9 :UInt32;     # silence from home after which the guest is stopped
   leaseKillMs @10 :UInt32;    # and after which it is killed
   description @11 :Text;      # for `telefork ps`: the program and its arguments
+  sessionFd @12 :UInt32;      # of a run_on: the number of the session socket in the program
 }
 
 struct Ready {
   pid @0 :UInt32;             # as the telepad there sees it
   guestPid @1 :UInt32;        # as the program sees it
   warnings @2 :List(Text);    # what is not as it was, for people
+  sameUser @3 :Bool;          # of a process: it has the user and group ids that it had
 }
 
 struct Status {

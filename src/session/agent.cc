@@ -17,7 +17,9 @@
 #include "net/stream.h"
 #include "net/unix_stream.h"
 #include "session/agent_socket.h"
+#include "session/fork_session.h"
 #include "session/registry.h"
+#include "session/run_on_session.h"
 
 namespace telefork::session {
 namespace {
@@ -71,9 +73,9 @@ class Worker {
   // again, and told, when it does.
   static void serve(const AgentSettings& settings, const std::string& node, pid_t program,
                     UniqueFd orders, int program_socket) {
-    ForkSession session(settings, node);
+    ProgramCall call(settings, node);
     try {
-      session.get_ready_for(program);
+      call.get_ready_for(program);
     } catch (const Error&) {
       // The program has not asked for anything yet.
     }
@@ -81,10 +83,16 @@ class Worker {
     if (::recv(orders.get(), &order, sizeof(order), 0) != static_cast<ssize_t>(sizeof(order))) {
       return;
     }
-    bool go_ahead = session.answer(order.request, order.pid, program_socket);
+    bool go_ahead = call.answer(order.request, order.pid, program_socket);
     [[maybe_unused]] ssize_t told = ::send(orders.get(), "", 1, MSG_NOSIGNAL);
     ::close(program_socket);
-    if (go_ahead) session.run([&orders] { orders.reset(); });
+    if (!go_ahead) return;
+    auto on_started = [&orders] { orders.reset(); };
+    if (order.request.op == TELEFORK_OP_RUN_ON) {
+      RunOnSession(call).run(on_started);
+    } else {
+      ForkSession(call).run(on_started);
+    }
   }
 
   std::string node_;

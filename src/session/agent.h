@@ -1,7 +1,7 @@
 // The agent of one program: answers the requests of its libtelefork, one after the other, each by a
 // session process of its own.
 //
-//   program ==socket==> agent --fork--> session process (ForkSession), forked ahead of the request
+//   program ==socket==> agent --fork--> session process (ProgramCall), forked ahead of the request
 //                                       with its link open and the program looked at
 //
 // A session lives on by itself when the agent ends, and the agent ends with the program.
@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "base/unique_fd.h"
-#include "session/fork_session.h"
+#include "session/program_call.h"
 
 namespace telefork::session {
 

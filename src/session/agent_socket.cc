@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
+#include <fmt/format.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 
 namespace telefork::session {
 namespace {
@@ -111,6 +115,19 @@ void ask_for_credentials(int socket) {
   int on = 1;
   if (::setsockopt(socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0) {
     throw_errno("asking for credentials");
+  }
+}
+
+void name_session_socket(int socket) {
+  struct stat status;
+  if (::fstat(socket, &status) != 0) throw_errno("looking at a session socket");
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string name = fmt::format("{}{}", TELEFORK_SESSION_SOCKET_NAME, status.st_ino);
+  std::memcpy(address.sun_path + 1, name.data(), name.size());
+  auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  if (::bind(socket, reinterpret_cast<const sockaddr*>(&address), size) != 0) {
+    throw_errno("naming a session socket");
   }
 }
 

@@ -25,4 +25,7 @@ void send_verdict(int socket, const Error& error);
 // Has the kernel say who sent what (SCM_CREDENTIALS).
 void ask_for_credentials(int socket);
 
+// Of a guest's end: TELEFORK_SESSION_SOCKET_NAME and its inode, which is its own here.
+void name_session_socket(int socket);
+
 }  // namespace telefork::session

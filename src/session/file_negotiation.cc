@@ -114,4 +114,35 @@ void FileNegotiation::settle(capture::Survey& survey, protocol::Link& link) {
   }
 }
 
+void answer_about_files(protocol::schema::CheckFiles::Reader request, restore::OpenFiles& files,
+                        protocol::Link& link) {
+  using protocol::schema::Message;
+  using Verdict = protocol::schema::FileVerdict::Verdict;
+  link.send([&](Message::Builder message) {
+    auto verdicts = message.initCheckFilesReply().initVerdicts(request.getFiles().size());
+    for (unsigned i = 0; i < verdicts.size(); ++i) {
+      auto ref = request.getFiles()[i];
+      restore::FileVerdict verdict = files.examine(ref);
+      verdicts[i].setPath(ref.getPath());
+      verdicts[i].setWhy(verdict.why);
+      verdicts[i].setHash(::capnp::Data::Reader(
+          reinterpret_cast<const kj::byte*>(verdict.hash.data()), verdict.hash.size()));
+      switch (verdict.kind) {
+        case restore::FileVerdict::Kind::kSame:
+          verdicts[i].setVerdict(Verdict::SAME);
+          break;
+        case restore::FileVerdict::Kind::kHashed:
+          verdicts[i].setVerdict(Verdict::HASHED);
+          break;
+        case restore::FileVerdict::Kind::kMissing:
+          verdicts[i].setVerdict(Verdict::MISSING);
+          break;
+        case restore::FileVerdict::Kind::kDifferent:
+          verdicts[i].setVerdict(Verdict::DIFFERENT);
+          break;
+      }
+    }
+  });
+}
+
 }  // namespace telefork::session

@@ -16,6 +16,7 @@
 
 #include "capture/survey.h"
 #include "protocol/link.h"
+#include "restore/files.h"
 
 namespace telefork::session {
 
@@ -44,5 +45,9 @@ class FileNegotiation {
   std::map<Key, Known> known_;
   std::vector<Key> asked_;  // ahead
 };
+
+// The other end's part: says what of them is here.
+void answer_about_files(protocol::schema::CheckFiles::Reader request, restore::OpenFiles& files,
+                        protocol::Link& link);
 
 }  // namespace telefork::session

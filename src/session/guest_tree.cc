@@ -1,17 +1,26 @@
 #include "session/guest_tree.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <iterator>
+#include <string>
+#include <string_view>
 
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
 
 namespace telefork::session {
 
-std::vector<pid_t> list_descendants() {
+namespace {
+
+// Those for which `skips` says so are left out, with all that descends from them.
+template <class Skips>
+std::vector<pid_t> list_descendants_but(Skips skips) {
   std::vector<pid_t> found;
   std::vector<pid_t> open = {::getpid()};
   while (!open.empty()) {
@@ -19,6 +28,7 @@ std::vector<pid_t> list_descendants() {
     open.pop_back();
     try {
       for (pid_t child : kernel::list_children(parent)) {
+        if (skips(child)) continue;
         found.push_back(child);
         open.push_back(child);
       }
@@ -28,6 +38,26 @@ std::vector<pid_t> list_descendants() {
   }
   return found;
 }
+
+// By its name.
+bool is_helper(pid_t pid) {
+  try {
+    constexpr std::string_view kNames[] = {"telefork-agent", "telefork-keeper", "telepad"};
+    std::string name = kernel::read_comm(pid, pid);
+    return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone && error.error() != ENOENT) throw;
+    return true;  // it is gone
+  }
+}
+
+}  // namespace
+
+std::vector<pid_t> list_descendants() {
+  return list_descendants_but([](pid_t) { return false; });
+}
+
+std::vector<pid_t> list_guests() { return list_descendants_but(is_helper); }
 
 void signal_descendants(int signal) {
   for (pid_t pid : list_descendants()) ::kill(pid, signal);

@@ -9,6 +9,9 @@ namespace telefork::session {
 
 // Every living descendant of this process.
 std::vector<pid_t> list_descendants();
+// Without telefork's own processes, and what those have here: a guest that calls telefork has an
+// agent, which ends with it.
+std::vector<pid_t> list_guests();
 // To every descendant; those that end meanwhile are no error.
 void signal_descendants(int signal);
 // Kills and reaps all of them; returns when none is left.

@@ -105,9 +105,9 @@ bool Home::may_read_input() {
 net::Deadline Home::next_turn() {
   if (finished_) return net::Deadline::never();
   if (link_.is_ready_now()) return net::Deadline::now();
-  if (may_read_input()) return net::Deadline::at(next_heartbeat_);
+  if (may_read_input()) return net::Deadline::at(lease_.next_turn());
   return net::Deadline::at(
-      std::min(next_heartbeat_, protocol::Link::Clock::now() + kInputInterval));
+      std::min(lease_.next_turn(), protocol::Link::Clock::now() + kInputInterval));
 }
 
 void Home::poll_once() {
@@ -137,7 +137,9 @@ void Home::poll_once() {
     if (!pump_.on_message(*message)) on_message(*message);
   }
   deliver_end();
-  if (!finished_) watch_silence();
+  if (finished_) return;
+  if (!is_hushed()) send_held_signals();
+  lease_.take_turn();
 }
 
 void Home::on_message(const protocol::ReceivedMessage& message) {
@@ -204,11 +206,6 @@ void Home::deliver_end() {
   }
 }
 
-// It has not heard of the node for so long that the node is not to hear of it (lease.h).
-bool Home::is_hushed() const {
-  return !finished_ && protocol::Link::Clock::now() - link_.last_heard() >= options_.lease.hush();
-}
-
 void Home::send_held_signals() {
   for (const HeldSignal& held : std::exchange(held_signals_, {})) {
     send_signal(held.number, held.from_terminal, held.info ? &*held.info : nullptr);
@@ -271,20 +268,6 @@ void Home::on_deputy_event(const deputy::Event& event) {
       deputy_gone_ = true;
       break;
   }
-}
-
-void Home::watch_silence() {
-  auto now = protocol::Link::Clock::now();
-  const Lease& lease = options_.lease;
-  auto silence = now - link_.last_heard();
-  if (silence >= lease.home) {
-    throw Error(Code::kLost, fmt::format("{}: nothing was heard from it for {:.3g} s", link_.node(),
-                                         std::chrono::duration<double>(silence).count()));
-  }
-  if (!is_hushed()) send_held_signals();
-  if (now < next_heartbeat_) return;
-  next_heartbeat_ = now + lease.heartbeat();
-  if (!is_hushed()) link_.send_heartbeat();
 }
 
 }  // namespace telefork::session

@@ -18,6 +18,7 @@
 #include "proxy/stdio_pump.h"
 #include "session/fence.h"
 #include "session/handover.h"
+#include "session/home_lease.h"
 #include "session/lease.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
@@ -54,7 +55,8 @@ class Home {
         signals_(signals),
         registry_(registry),
         state_(state),
-        options_(std::move(options)) {}
+        options_(std::move(options)),
+        lease_(link, options_.lease) {}
 
   // Until the guest and its last descendant have ended, or nothing more is to be learnt. The pid at
   // home has ended by then, with the guest's status or with 125.
@@ -72,9 +74,8 @@ class Home {
   void on_home_signal(const deputy::Event& event);
   void send_signal(int number, bool from_terminal, const signalfd_siginfo* info);
   void send_held_signals();
-  bool is_hushed() const;
+  bool is_hushed() const { return !finished_ && lease_.is_hushed(); }
   void deliver_end();
-  void watch_silence();
   bool may_read_input();
   net::Deadline next_turn();
   void step(SourceEvent event);
@@ -86,6 +87,7 @@ class Home {
   RegistryEntry& registry_;
   SourceState state_;
   HomeOptions options_;
+  HomeLease lease_;
   using End = HomeOptions::End;
   std::optional<End> end_;  // told by the keeper, not yet delivered
   bool delivered_ = false;
@@ -98,7 +100,6 @@ class Home {
     std::optional<signalfd_siginfo> info;
   };
   std::vector<HeldSignal> held_signals_;  // they came while home is hushed
-  protocol::Link::Clock::time_point next_heartbeat_ = protocol::Link::Clock::now();
 };
 
 }  // namespace telefork::session

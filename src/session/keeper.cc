@@ -13,6 +13,7 @@
 
 #include <fmt/format.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -30,12 +31,16 @@
 #include "protocol/machine.h"
 #include "proxy/stdio_pump.h"
 #include "restore/restorer.h"
+#include "session/agent_socket.h"
 #include "session/command_guest.h"
+#include "session/file_negotiation.h"
 #include "session/guest_tree.h"
 #include "session/handover.h"
+#include "session/homebound.h"
 #include "session/leaderless_group.h"
 #include "session/lease.h"
 #include "session/registry.h"
+#include "session/sent_signal.h"
 #include "session/signal_fd.h"
 
 namespace telefork::session {
@@ -86,12 +91,17 @@ class Keeper {
 
  private:
   void serve();
-  void answer_about_files(protocol::schema::CheckFiles::Reader request);
   void attach_bulk();
   void await_bulk();
   void host(protocol::schema::Prepare::Reader prepare);
   void receive_image(image::Reader& reader);
   void make_streams(protocol::schema::Prepare::Reader prepare);
+  void make_session(protocol::schema::Prepare::Reader prepare, restore::RestoreSettings& settings);
+  void get_ready_to_return(int session_number);
+  void on_session_message();
+  void on_late_message(const ReceivedMessage& message);
+  void drain_output();
+  void send_home(const ReceivedSnapshot& caller);
   bool await_go();
   void supervise();
   void on_message(const ReceivedMessage& message);
@@ -120,6 +130,8 @@ class Keeper {
   std::optional<restore::PidNamespace> namespace_;  // until the guest has ended
   std::unique_ptr<CommandGuest> command_;
   std::optional<proxy::StdioPump> pump_;
+  UniqueFd session_socket_;  // of a run_on: the guest comes home by it
+  std::optional<Homebound> homebound_;
   pid_t guest_ = 0;
   std::vector<std::string> warnings_;  // of its restoring, for home
   std::optional<int> end_;             // the guest's wait status, until it was sent
@@ -138,7 +150,7 @@ void Keeper::serve() {
     ReceivedMessage message = link_.receive(net::Deadline::never());
     switch (message->which()) {
       case Message::CHECK_FILES:
-        answer_about_files(message->getCheckFiles());
+        answer_about_files(message->getCheckFiles(), files_, link_);
         break;
       case Message::PREPARE:
         host(message->getPrepare());
@@ -149,35 +161,6 @@ void Keeper::serve() {
         protocol::throw_unexpected(message, "prepare");
     }
   }
-}
-
-void Keeper::answer_about_files(protocol::schema::CheckFiles::Reader request) {
-  using Verdict = protocol::schema::FileVerdict::Verdict;
-  link_.send([&](Message::Builder message) {
-    auto verdicts = message.initCheckFilesReply().initVerdicts(request.getFiles().size());
-    for (unsigned i = 0; i < verdicts.size(); ++i) {
-      auto ref = request.getFiles()[i];
-      restore::FileVerdict verdict = files_.examine(ref);
-      verdicts[i].setPath(ref.getPath());
-      verdicts[i].setWhy(verdict.why);
-      verdicts[i].setHash(::capnp::Data::Reader(
-          reinterpret_cast<const kj::byte*>(verdict.hash.data()), verdict.hash.size()));
-      switch (verdict.kind) {
-        case restore::FileVerdict::Kind::kSame:
-          verdicts[i].setVerdict(Verdict::SAME);
-          break;
-        case restore::FileVerdict::Kind::kHashed:
-          verdicts[i].setVerdict(Verdict::HASHED);
-          break;
-        case restore::FileVerdict::Kind::kMissing:
-          verdicts[i].setVerdict(Verdict::MISSING);
-          break;
-        case restore::FileVerdict::Kind::kDifferent:
-          verdicts[i].setVerdict(Verdict::DIFFERENT);
-          break;
-      }
-    }
-  });
 }
 
 // Home may be gone before it comes.
@@ -226,6 +209,29 @@ void Keeper::make_streams(protocol::schema::Prepare::Reader prepare) {
   }
 }
 
+void Keeper::make_session(protocol::schema::Prepare::Reader prepare,
+                          restore::RestoreSettings& settings) {
+  auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
+  ask_for_credentials(ours.get());
+  name_session_socket(theirs.get());
+  session_socket_ = std::move(ours);
+  settings.session_socket = std::move(theirs);
+  settings.session_number = static_cast<int>(prepare.getSessionFd());
+}
+
+void Keeper::get_ready_to_return(int session_number) {
+  std::map<unsigned, std::uint64_t> streams;
+  for (unsigned stream = 0; stream < 3; ++stream) {
+    struct stat status;
+    if (!own_streams_[stream]) continue;
+    if (::fstat(own_streams_[stream].get(), &status) != 0) throw_errno("looking at a pipe");
+    streams[stream] = status.st_ino;
+  }
+  homebound_.emplace(guest_, session_number, std::move(streams), restorer_->arrived_files(),
+                     settings_.pagemap);
+  homebound_->watch_writes(restorer_->stub());
+}
+
 void Keeper::host(protocol::schema::Prepare::Reader prepare) {
   settings_.steps.reach(Step::kExpecting);
   attach_bulk();
@@ -252,6 +258,8 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     settings.blank = {settings_.programs.blank, want_pid, prepare.getPidRequired(), group.id()};
     settings.init_program = settings_.programs.init;
     settings.bulk_fd = link_.bulk_fd();
+    const bool returns = prepare.getPurpose() == image::schema::Header::Purpose::RUN_ON;
+    if (returns) make_session(prepare, settings);
     for (int i = 0; i < 3; ++i) settings.streams[i] = std::move(guest_streams_[i]);
     settings.live = true;
     settings.tells_of_exe = false;  // docs/limits.md does, of every plain user
@@ -262,10 +270,12 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     });
     while (restorer_->take(watched)) {
     }
-    link_.close_bulk();
+    // The way back takes the same connection.
+    if (!returns) link_.close_bulk();
     settings_.steps.reach(Step::kArrived);
     restorer_->finish();
     guest_ = restorer_->pid();
+    if (returns) get_ready_to_return(static_cast<int>(prepare.getSessionFd()));
   }
   step(DestinationEvent::kWhole);
   settings_.steps.reach(Step::kWhole);
@@ -277,6 +287,7 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     auto ready = message.initReady();
     ready.setPid(static_cast<std::uint32_t>(guest_));
     ready.setGuestPid(static_cast<std::uint32_t>(info.guest_pid));
+    ready.setSameUser(restorer_ && restorer_->has_same_user());
     auto warnings = ready.initWarnings(static_cast<unsigned>(warnings_.size()));
     for (unsigned i = 0; i < warnings.size(); ++i) warnings.set(i, warnings_[i]);
   });
@@ -320,6 +331,7 @@ void Keeper::supervise() {
     std::vector<pollfd> entries = link_.poll_entries();
     entries.push_back({signals_.fd(), POLLIN, 0});
     pump_->add_interest(entries);
+    entries.push_back({session_socket_.get(), POLLIN, 0});
     bool now = link_.is_ready_now();
     net::poll_until(entries, now ? net::Deadline::now() : net::Deadline::at(next_heartbeat_));
     while (auto signal = signals_.try_read()) {
@@ -332,12 +344,79 @@ void Keeper::supervise() {
       continue_after_lease();
       if (!pump_->on_message(*message)) on_message(*message);
     }
+    if (entries.back().revents != 0) on_session_message();
     send_status_when_drained();
     hold_lease();
     if (finished_ && !end_) break;
   }
   link_.send([](Message::Builder message) { message.setFinished(); });
   link_.flush(net::Deadline::in(lease_.kill));
+}
+
+// The function has returned there, or the program has closed the socket and has no way back.
+void Keeper::on_session_message() {
+  std::optional<ReceivedSnapshot> caller = receive_snapshot(session_socket_.get());
+  if (!caller || caller->pid != guest_) {
+    session_socket_.reset();
+    return;
+  }
+  settings_.steps.reach(Step::kCalledHome);
+  continue_after_lease();
+  send_home(*caller);
+}
+
+// A signal comes too late for the guest here, and is home's again.
+void Keeper::on_late_message(const ReceivedMessage& message) {
+  if (message->which() != Message::SIGNAL) return on_message(message);
+  link_.send([&](Message::Builder back) { back.setSignal(message->getSignal()); });
+}
+
+// All that it wrote, before whatever it does at home.
+void Keeper::drain_output() {
+  pump_->begin_drain();
+  while (!pump_->drained()) {
+    std::vector<pollfd> entries = link_.poll_entries();
+    pump_->add_interest(entries);
+    net::poll_until(
+        entries, link_.is_ready_now() ? net::Deadline::now() : net::Deadline::at(next_heartbeat_));
+    pump_->on_ready(entries);
+    while (auto message = link_.try_receive()) {
+      if (!pump_->on_message(*message)) on_late_message(*message);
+    }
+    hold_lease();
+  }
+}
+
+// Whatever comes of it, the guest does not run here again.
+void Keeper::send_home(const ReceivedSnapshot& caller) {
+  homebound_->freeze(caller.message);
+  settings_.steps.reach(Step::kHeld);
+  std::vector<pid_t> others = list_guests();
+  std::erase_if(others, [this](pid_t pid) {
+    return pid == guest_ || (namespace_ && pid == namespace_->init());
+  });
+  if (!others.empty()) {
+    throw Error(
+        Code::kRefused,
+        fmt::format("process {}, which the function started, runs on: it would stay behind; "
+                    "wait for it",
+                    others.front()));
+  }
+  drain_output();
+  link_.send([](Message::Builder message) { message.setReturning(); });
+  protocol::OwnMachine here;
+  homebound_->send(link_, here.reader());
+  link_.flush(net::Deadline::in(lease_.kill));
+  settings_.steps.reach(Step::kSentHome);
+  for (;;) {
+    ReceivedMessage message = link_.receive(net::Deadline::in(lease_.kill));
+    if (message->which() == Message::DISMISS) break;
+    if (!pump_->on_message(message)) on_late_message(message);
+  }
+  kill_descendants();
+  guest_ = 0;
+  finished_ = true;
+  step(DestinationEvent::kEnd);
 }
 
 void Keeper::on_message(const ReceivedMessage& message) {
@@ -363,16 +442,7 @@ void Keeper::on_signal_message(protocol::schema::Signal::Reader signal) {
       return;
     }
   }
-  auto bytes = signal.getSiginfo();
-  if (bytes.size() == sizeof(siginfo_t)) {
-    siginfo_t info;
-    std::memcpy(&info, bytes.begin(), sizeof(info));
-    // Only what sigqueue(3) made may be queued for another process (kernel/signal.c).
-    if (info.si_code == SI_QUEUE && ::syscall(SYS_rt_sigqueueinfo, guest_, number, &info) == 0) {
-      return;
-    }
-  }
-  ::kill(guest_, number);
+  deliver_signal(guest_, signal);
 }
 
 void Keeper::on_child_changes() {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/unique_fd.h"
+#include "kernel/pagemap.h"
 #include "kernel/probe.h"
 #include "session/programs.h"
 #include "session/steps.h"
@@ -24,6 +25,7 @@ struct KeeperSettings {
   bool bulk_first = false;  // the bulk connection comes before anything else, and shakes hands
   std::string node;         // how to call the other end in messages
   std::string registry;     // see registry.h; empty: none
+  kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   Programs programs;
   Steps steps;
 };

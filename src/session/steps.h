@@ -25,6 +25,10 @@ enum class Step {
   kHollowed,   // it is the deputy
   kStartSeen,  // the destination said that the child runs
   kEndSeen,    // and how it ended
+  // Of a run_on.
+  kReturnSeen,  // the destination said that it comes home
+  kTakenHome,   // all of its image is here, none of it applied
+  kApplied,     // the program runs on here
   // The keeper.
   kExpecting,  // it knows what comes
   kArrived,    // everything came
@@ -35,6 +39,10 @@ enum class Step {
   kStarted,     // and home was told
   kEnded,       // it ended
   kStatusSent,  // and home was told
+  // The keeper of a run_on.
+  kCalledHome,  // the function has returned
+  kHeld,        // its process stands still
+  kSentHome,    // all of it that changed was sent
 };
 
 struct StepName {
@@ -54,6 +62,9 @@ inline constexpr StepName kStepNames[] = {
     {Step::kHollowed, "hollowed"},
     {Step::kStartSeen, "start_seen"},
     {Step::kEndSeen, "end_seen"},
+    {Step::kReturnSeen, "return_seen"},
+    {Step::kTakenHome, "taken_home"},
+    {Step::kApplied, "applied"},
     {Step::kExpecting, "expecting"},
     {Step::kArrived, "arrived"},
     {Step::kWhole, "whole"},
@@ -63,6 +74,9 @@ inline constexpr StepName kStepNames[] = {
     {Step::kStarted, "started"},
     {Step::kEnded, "ended"},
     {Step::kStatusSent, "status_sent"},
+    {Step::kCalledHome, "called_home"},
+    {Step::kHeld, "held"},
+    {Step::kSentHome, "sent_home"},
 };
 
 class Steps {

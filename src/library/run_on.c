@@ -1,0 +1,153 @@
+// telefork_run_on: the whole process goes to the node, runs f there, and comes home into itself.
+//
+//   home                     node                        home
+//   read(session) waits -->  "returns" TELEFORK_RESUMED
+//                            f(arg)
+//                            read(session) waits     -->  "returns" TELEFORK_RETURNED
+//
+// or, where it did not come to that, the first read() returns the verdict, at home, in the memory
+// that the process had when it called.
+#include <errno.h>
+#include <linux/futex.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "library/internal.h"
+
+// How many calls this process is inside of, by all its threads: each goes from where the one before
+// has brought it, and it must come home the same way.
+static _Atomic uint32_t depth;
+
+static void set_depth(uint32_t value) {
+  atomic_store(&depth, value);
+  syscall(SYS_futex, &depth, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+// Until the calls that other threads began there have come back.
+static void await_depth(uint32_t value) {
+  for (;;) {
+    uint32_t seen = atomic_load(&depth);
+    if (seen == value) return;
+    syscall(SYS_futex, &depth, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+  }
+}
+
+// What has no way home: the node kills it soon, and its output still goes home.
+static _Noreturn void end_here(const char* why) {
+  struct iovec parts[] = {
+      {(void*)"telefork: run_on: ", 18}, {(void*)why, strlen(why)}, {(void*)"\n", 1}};
+  syscall(SYS_writev, STDERR_FILENO, parts, sizeof parts / sizeof *parts);
+  for (;;) syscall(SYS_exit_group, TELEFORK_FAILED_STATUS);
+}
+
+// Tells the session where this thread waits, and waits.
+static long wait_in_session(const struct tf_go_ahead* go, const tf_signals* mask,
+                            struct telefork_verdict* verdict) {
+  memset(verdict, 0, sizeof *verdict);
+  struct telefork_snapshot snapshot = {
+      .header = {TELEFORK_MAGIC_SNAPSHOT, TELEFORK_ABI_VERSION, sizeof snapshot, 0},
+      .pid = (int32_t)syscall(SYS_getpid),
+      .tid = (int32_t)syscall(SYS_gettid),
+      .signal_mask = *mask,
+      .session_fd = go->session_fd,
+      .agent_fd = go->agent_fd,
+      .verdict_address = (uint64_t)(uintptr_t)verdict,
+      .verdict_size = sizeof *verdict,
+  };
+  if (!tf_send_snapshot(&snapshot)) return 0;
+  long n;
+  do {
+    n = syscall(SYS_read, go->session_fd, verdict, sizeof *verdict);
+  } while (n < 0 && errno == EINTR);
+  // Where nothing was read nothing has written to the verdict.
+  if ((n == TELEFORK_RESUMED || n == TELEFORK_RETURNED) &&
+      ((volatile struct telefork_verdict*)verdict)->header.magic != 0) {
+    return 0;
+  }
+  return n;
+}
+
+static int take_verdict(long n, struct telefork_verdict* verdict) {
+  if (n != (long)sizeof *verdict || verdict->header.magic != TELEFORK_MAGIC_VERDICT) {
+    tf_set_error(TELEFORK_LOST, 0, "the agent ended while the process was away");
+  } else {
+    verdict->message[sizeof verdict->message - 1] = '\0';
+    tf_set_error((enum telefork_code)verdict->code, verdict->error, "%s", verdict->message);
+  }
+  return -1;
+}
+
+// On the node. `cancel_state` becomes what f left.
+static void run_there(void (*f)(void*), void* arg, tf_signals* mask, int* cancel_state) {
+  uint32_t mine = atomic_load(&depth) + 1;
+  struct tf_agent_memory home = tf_remember_agent();
+  pid_t pid = getpid();
+  tf_forget_agent();
+  set_depth(mine);
+  tf_restore_signals(mask);
+  tf_leave(true, *cancel_state);
+  f(arg);
+  if (getpid() != pid) end_here("a process that was forked there has no call to return from");
+  // Cannot fail: this thread is not inside a call.
+  for (;;) {
+    await_depth(mine);
+    if (!tf_enter(cancel_state)) end_here(telefork_error());
+    if (atomic_load(&depth) == mine) break;
+    tf_leave(true, *cancel_state);
+  }
+  tf_block_signals(mask);
+  tf_recall_agent(&home);
+}
+
+// Under the lock.
+static int run_through_agent(struct telefork_agent_request* request, void (*f)(void*), void* arg,
+                             int* cancel_state) {
+  struct tf_go_ahead go;
+  if (!tf_ask_agent(request, &go)) return -1;
+  // EINVAL where there is no Yama.
+  if (go.agent_pid > 0) syscall(SYS_prctl, PR_SET_PTRACER, (long)go.agent_pid, 0L, 0L, 0L);
+  // No handler of this thread's may run between here and there.
+  tf_signals mask;
+  tf_block_signals(&mask);
+  struct telefork_verdict verdict;
+  int result = 0;
+  long n = wait_in_session(&go, &mask, &verdict);
+  if (n == TELEFORK_RESUMED) {
+    run_there(f, arg, &mask, cancel_state);
+    go.agent_fd = -1;
+    n = wait_in_session(&go, &mask, &verdict);
+    if (n != TELEFORK_RETURNED) end_here("the way home is lost");
+    set_depth(atomic_load(&depth) - 1);
+  } else {
+    result = take_verdict(n, &verdict);
+  }
+  close(go.session_fd);
+  if (go.agent_pid > 0) syscall(SYS_prctl, PR_SET_PTRACER, 0L, 0L, 0L, 0L);
+  tf_restore_signals(&mask);
+  return result;
+}
+
+int telefork_run_on_with(const char* node, void (*f)(void*), void* arg,
+                         const struct telefork_options* options) {
+  struct telefork_agent_request request;
+  int cancel_state;
+  if (f == NULL) tf_set_error(TELEFORK_USAGE, EINVAL, "there is no function to run");
+  if (f == NULL || !tf_make_request(TELEFORK_OP_RUN_ON, node, options, &request) ||
+      !tf_enter(&cancel_state)) {
+    errno = tf_error_errno();
+    return -1;
+  }
+  int result = run_through_agent(&request, f, arg, &cancel_state);
+  tf_leave(true, cancel_state);
+  if (result < 0) errno = tf_error_errno();
+  return result;
+}
+
+int telefork_run_on(const char* node, void (*f)(void*), void* arg) {
+  return telefork_run_on_with(node, f, arg, NULL);
+}

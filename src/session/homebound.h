@@ -1,0 +1,63 @@
+// The node's side of a run_on: what has to be known of its guest to send it home again, and the
+// sending.
+//
+//     Homebound homebound(...);                // the guest is whole, and was not released yet
+//     homebound.watch_writes(restorer, abi);
+//     ... it runs; its session socket is readable, receive_snapshot() ...
+//     homebound.freeze(caller);                // it does not run here again
+//     ... its output goes home ...
+//     homebound.send(link);
+//
+// Owned by the keeper, whose child and tracee the guest is; it ends with the keeper.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include <sys/types.h>
+
+#include "abi/agent.h"
+#include "kernel/write_watch.h"
+#include "protocol/link.h"
+#include "restore/files.h"
+#include "restore/restorer.h"
+#include "tracee/freezer.h"
+
+namespace telefork::session {
+
+class Homebound {
+ public:
+  // `session_number` is what the guest calls its session socket; `streams` are the inodes of the
+  // pipes that are its stdout and stderr, and stdin where it has one.
+  Homebound(pid_t guest, int session_number, std::map<unsigned, std::uint64_t> streams,
+            restore::ArrivedFiles files, kernel::PageMapAbi abi)
+      : guest_(guest),
+        session_number_(session_number),
+        streams_(std::move(streams)),
+        files_(std::move(files)),
+        abi_(abi) {}
+
+  // From now on. Where this kernel cannot watch all pages of the guest travel home.
+  void watch_writes(tracee::Stub& stub);
+
+  // The thread `caller` of the guest waits in its read(). Throws what is in the way of its return.
+  void freeze(const telefork_snapshot& caller);
+  // Its image. Throws all refusals at once.
+  void send(protocol::Link& link, image::schema::Machine::Reader here);
+
+ private:
+  tracee::TracedThread& caller();
+
+  pid_t guest_;
+  int session_number_;
+  std::map<unsigned, std::uint64_t> streams_;
+  restore::ArrivedFiles files_;
+  kernel::PageMapAbi abi_;
+  std::unique_ptr<kernel::WriteWatch> watch_;
+  std::optional<tracee::FrozenProcess> frozen_;
+  telefork_snapshot call_{};
+};
+
+}  // namespace telefork::session

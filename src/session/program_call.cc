@@ -1,0 +1,170 @@
+#include "session/program_call.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "image/format.h"
+#include "migrate/save.h"
+#include "net/address.h"
+#include "session/agent_socket.h"
+
+namespace telefork::session {
+namespace {
+
+using protocol::schema::Message;
+
+void check_mode(int mode) {
+  if (mode == 2) {
+    throw Error(Code::kUnsupported, "mode lazy is not there yet; use eager or automatic");
+  }
+  if (mode == 3) {
+    throw Error(Code::kUsage, "mode live is for moving a running program, not for a fork");
+  }
+}
+
+}  // namespace
+
+// A descriptor of another process, sharing its open file description; empty where it has none.
+UniqueFd take_fd(pid_t pid, int fd) {
+  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!process) throw_errno(fmt::format("opening process {}", pid));
+  int taken = static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0));
+  if (taken < 0 && errno != EBADF) throw_errno(fmt::format("taking fd {} of process {}", fd, pid));
+  return UniqueFd(taken);
+}
+
+std::string describe_command(pid_t pid) {
+  std::string line = kernel::read_cmdline(pid);
+  while (!line.empty() && line.back() == '\0') line.pop_back();
+  std::replace(line.begin(), line.end(), '\0', ' ');
+  return line;
+}
+
+ProgramCall::ProgramCall(const AgentSettings& settings, std::string node)
+    : settings_(settings), node_(std::move(node)) {}
+
+ProgramCall::~ProgramCall() = default;
+
+void ProgramCall::open() {
+  if (opened_) {
+    try {
+      // Nothing is to be expected: only the end of the connection.
+      while (opened_->link->try_receive()) {
+      }
+      return;
+    } catch (const Error&) {
+      opened_.reset();
+      files_ = FileNegotiation();
+    }
+  }
+  opened_.emplace(
+      open_node(net::parse_node(node_), here_, settings_.programs, settings_.access, false));
+  fence_ = make_fence(*opened_, here_, settings_.registry);
+}
+
+capture::SurveyOptions ProgramCall::survey_options() const {
+  capture::SurveyOptions options;
+  options.purpose =
+      request_.op == TELEFORK_OP_RUN_ON ? capture::Purpose::kRunOn : capture::Purpose::kFork;
+  options.leave_home = request_.options.fds == 1;
+  options.copy_shared = request_.options.shared == 1;
+  options.takes_stdin = request_.options.standard_input == 1;
+  // A fork shares memory with whom it is about to be forked from.
+  if (request_.op == TELEFORK_OP_FORK) options.sharer = program_;
+  return options;
+}
+
+void ProgramCall::check(const telefork_agent_request& request, pid_t pid) {
+  request_ = request;
+  program_ = pid;
+  if (request.op != TELEFORK_OP_FORK && request.op != TELEFORK_OP_RUN_ON) {
+    throw Error(Code::kUnsupported,
+                "the program's libtelefork asks for what this agent does not know");
+  }
+  check_mode(request.options.mode);
+  open();
+  if (request.op == TELEFORK_OP_RUN_ON) {
+    protocol::check_can_return(here_.reader(), opened_->reply->getMachine());
+  }
+  capture::SurveyOptions options = survey_options();
+  options.own_fds.insert(request.agent_fd);
+  options.quick = true;
+  capture::Survey survey = migrate::survey_by_pid(pid, options, std::move(last_survey_));
+  if (survey.refusals.empty()) files_.settle(survey, *opened_->link);
+  capture::throw_refusals(survey.refusals);
+  last_survey_ = std::move(survey);
+}
+
+void ProgramCall::get_ready_for(pid_t pid) {
+  open();
+  capture::SurveyOptions options;
+  options.quick = true;
+  capture::Survey survey = capture::survey_process(pid, options);
+  // What is in the way now may be gone when it counts.
+  if (!survey.refusals.empty()) return;
+  files_.settle(survey, *opened_->link);
+  last_survey_ = std::move(survey);
+  last_survey_.files.let_go();
+}
+
+bool ProgramCall::answer(const telefork_agent_request& request, pid_t pid, int program_socket) {
+  try {
+    settings_.steps.reach(Step::kAsked);
+    check(request, pid);
+    settings_.steps.reach(Step::kChecked);
+    auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
+    ask_for_credentials(ours.get());
+    session_socket_ = std::move(ours);
+    send_reply(program_socket, nullptr, theirs.get());
+    return true;
+  } catch (const Error& error) {
+    send_reply(program_socket, &error, -1);
+    return false;
+  }
+}
+
+void ProgramCall::ask_ahead_about_files() { files_.ask_ahead(last_survey_, link()); }
+
+capture::Survey ProgramCall::survey(pid_t pid, const telefork_snapshot& caller) {
+  capture::SurveyOptions options = survey_options();
+  options.own_fds.insert(caller.session_fd);
+  if (caller.agent_fd >= 0) options.own_fds.insert(caller.agent_fd);
+  capture::Survey survey = capture::survey_process(pid, options, std::move(last_survey_));
+  if (survey.refusals.empty()) files_.settle(survey, link());
+  capture::throw_refusals(survey.refusals);
+  return survey;
+}
+
+void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,
+                           const std::string& description) {
+  link().send([&](Message::Builder message) {
+    auto prepare = message.initPrepare();
+    prepare.setPurpose(purpose);
+    prepare.setTakesStdin(request_.options.standard_input == 1);
+    prepare.setStreams(0b110);
+    prepare.setDescription(description);
+    prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
+    prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
+    if (purpose != image::schema::Header::Purpose::RUN_ON) return;
+    prepare.setWantPid(static_cast<std::uint32_t>(caller.pid));
+    prepare.setPidRequired(true);
+    prepare.setSessionFd(static_cast<std::uint32_t>(caller.session_fd));
+  });
+}
+
+void ProgramCall::write_header(image::schema::Header::Purpose purpose, image::RecordSink& sink) {
+  ::capnp::MallocMessageBuilder message;
+  auto header = message.initRoot<image::schema::Header>();
+  header.setVersion(image::kFormatVersion);
+  header.setPurpose(purpose);
+  header.setCreator("telefork " TELEFORK_VERSION);
+  header.setMachine(here_.reader());
+  sink.write(image::RecordType::kHeader, message);
+}
+
+}  // namespace telefork::session

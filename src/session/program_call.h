@@ -1,0 +1,96 @@
+// One call of libtelefork's, fork() or run_on(), as far as the two are alike: a session process is
+// forked ahead of the request, with the link open and the program's files known, so that the
+// program waits for little but its own fork.
+//
+//   agent: request --> ProgramCall::answer   checks all that can be known; the reply, with the
+//                                            session socket, or the error
+//                      ForkSession::run, RunOnSession::run
+//
+// Owned by the session process.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "abi/agent.h"
+#include "base/unique_fd.h"
+#include "capture/survey.h"
+#include "kernel/probe.h"
+#include "protocol/handshake.h"
+#include "protocol/machine.h"
+#include "session/fence.h"
+#include "session/file_negotiation.h"
+#include "session/lease.h"
+#include "session/node_link.h"
+#include "session/programs.h"
+#include "session/steps.h"
+
+namespace telefork::session {
+
+struct AgentSettings {
+  Programs programs;
+  NodeAccess access;
+  std::string registry;  // see registry.h; empty: none
+  kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  Lease lease;
+  Steps steps;
+};
+
+class ProgramCall {
+ public:
+  ProgramCall(const AgentSettings& settings, std::string node);
+  ~ProgramCall();
+
+  // Ahead of a request of process `pid`: opens the link, and asks about the files that it maps.
+  // What is in the way is thrown, and found again when the request comes.
+  void get_ready_for(pid_t pid);
+  // Checks the request of process `pid` and answers it on the program's socket. False: the answer
+  // was an error.
+  bool answer(const telefork_agent_request& request, pid_t pid, int program_socket);
+
+  // Once it has answered.
+  const AgentSettings& settings() const { return settings_; }
+  const std::string& node() const { return node_; }
+  const protocol::OwnMachine& here() const { return here_; }
+  protocol::Link& link() { return *opened_->link; }
+  Fence* fence() { return fence_.get(); }
+  const telefork_agent_request& request() const { return request_; }
+  pid_t program() const { return program_; }
+  // Our end of the session socket.
+  UniqueFd& session_socket() { return session_socket_; }
+
+  capture::SurveyOptions survey_options() const;
+  // Asks about the program's files once more, for survey(): the answers may be as old as the
+  // session.
+  void ask_ahead_about_files();
+  // Of `pid`, which is frozen: the program or its snapshot. Throws all refusals at once.
+  capture::Survey survey(pid_t pid, const telefork_snapshot& caller);
+  // What the keeper and the image are told first.
+  void announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,
+                const std::string& description);
+  void write_header(image::schema::Header::Purpose purpose, image::RecordSink& sink);
+
+ private:
+  // Where it is not open, or not any more. Throws what is in the way.
+  void open();
+  void check(const telefork_agent_request& request, pid_t pid);
+
+  const AgentSettings& settings_;
+  std::string node_;
+  protocol::OwnMachine here_;
+  std::optional<OpenedNode> opened_;
+  std::unique_ptr<Fence> fence_;
+  FileNegotiation files_;
+  capture::Survey last_survey_;  // of the program
+  telefork_agent_request request_{};
+  pid_t program_ = 0;
+  UniqueFd session_socket_;
+};
+
+// A descriptor of another process, sharing its open file description; empty where it has none.
+UniqueFd take_fd(pid_t pid, int fd);
+// Its arguments, for people.
+std::string describe_command(pid_t pid);
+
+}  // namespace telefork::session

@@ -1,0 +1,388 @@
+#include "session/run_on_session.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "capture/capture.h"
+#include "image/reader.h"
+#include "image/writer.h"
+#include "restore/homecoming.h"
+#include "session/agent_socket.h"
+#include "session/fence.h"
+#include "session/sent_signal.h"
+
+namespace telefork::session {
+namespace {
+
+using namespace std::chrono_literals;
+using image::schema::Header;
+using protocol::schema::Message;
+using tracee::ParkedProcess;
+
+constexpr auto kRestorePatience = 60s;
+constexpr auto kLastWords = 5s;
+
+// The kernel's own: a terminal's signals go to the whole foreground group.
+bool is_from_terminal(const siginfo_t& info) { return info.si_code == SI_KERNEL; }
+
+// The children are at home, and so is who can wait for them.
+bool is_about_children(const siginfo_t& info) {
+  return info.si_signo == SIGCHLD && info.si_code > 0 && info.si_code != SI_KERNEL;
+}
+
+siginfo_t plain_signal(int number) {
+  siginfo_t info{};
+  info.si_signo = number;
+  return info;
+}
+
+bool has_ended(pid_t pid) {
+  try {
+    return kernel::read_stat(pid).state == 'Z';
+  } catch (const Error&) {
+    return true;
+  }
+}
+
+pid_t find_caller(tracee::FrozenProcess& frozen, pid_t tid) {
+  for (const tracee::TracedThread& thread : frozen.threads()) {
+    if (kernel::read_status(thread.tid()).ns_pids.back() == tid) return thread.tid();
+  }
+  throw Error(Code::kGone, "the thread that called has ended");
+}
+
+}  // namespace
+
+void RunOnSession::step(SourceEvent event) {
+  state_ = next_state(state_, event);
+  SessionInfo info = registry_->info();
+  info.state = std::string(state_name(state_));
+  registry_->update(info);
+}
+
+void RunOnSession::run(const std::function<void()>& on_started) {
+  std::optional<ReceivedSnapshot> received = receive_snapshot(call_.session_socket().get());
+  if (!received || received->pid != program()) {
+    call_.link().send([](Message::Builder message) { message.setAbort("the program has ended"); });
+    call_.link().flush(net::Deadline::in(1s));
+    return;
+  }
+  caller_ = received->message;
+  SessionInfo info;
+  info.role = "away";
+  info.pid = program();
+  info.node = call_.node();
+  info.state = std::string(state_name(state_));
+  info.command = describe_command(program());
+  registry_.emplace(call_.settings().registry, info);
+  try {
+    depart();
+    hand_over();
+    on_started();
+    await_end();
+  } catch (const Error& error) {
+    on_failure(error);
+  }
+}
+
+// To the whole image there. The caller sits in its read; anywhere else the result that it is given
+// would be another call's.
+void RunOnSession::depart() {
+  const AgentSettings& settings = call_.settings();
+  protocol::Link& link = call_.link();
+  call_.ask_ahead_about_files();
+  tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(program(), 0);
+  const pid_t caller = find_caller(frozen, caller_.tid);
+  for (tracee::TracedThread& thread : frozen.threads()) {
+    if (thread.tid() == caller) thread.run_into_system_call(SYS_read);
+  }
+  settings.steps.reach(Step::kFrozen);
+  capture::Survey survey = call_.survey(program(), caller_);
+  own_fds_ = survey.own_sockets;
+  own_fds_.insert(caller_.session_fd);
+  if (caller_.agent_fd >= 0) own_fds_.insert(caller_.agent_fd);
+  for (const capture::Descriptor& descriptor : survey.descriptors) {
+    if (survey.descriptions[descriptor.description].kind ==
+        image::schema::FileDescription::Kind::LEFT_HOME) {
+      left_home_.insert(descriptor.fd);
+    }
+  }
+  call_.announce(Header::Purpose::RUN_ON, caller_, describe_command(program()));
+  settings.steps.reach(Step::kAnnounced);
+  ParkedProcess::Options options;
+  options.caller = caller;
+  parked_ = std::make_unique<ParkedProcess>(std::move(frozen), options);
+  capture::CaptureSettings capture_settings;
+  capture_settings.pagemap = settings.pagemap;
+  capture_settings.caller = caller;
+  capture_settings.system_call_result = TELEFORK_RESUMED;
+  capture_settings.pending_signals = false;
+  capture::Capture capture(survey, parked_->frozen(), parked_->stub(), capture_settings);
+  image::Writer writer(link.record_sink(), link.bulk_sink());
+  call_.write_header(Header::Purpose::RUN_ON, writer);
+  capture.write_metadata(writer, [&link] { link.flush_some(); });
+  link.flush_some();
+  settings.steps.reach(Step::kDescribed);
+  capture.write_pages(writer);
+  writer.end();
+  link.flush(net::Deadline::in(kRestorePatience));
+  settings.steps.reach(Step::kSent);
+}
+
+void RunOnSession::hand_over() {
+  const AgentSettings& settings = call_.settings();
+  protocol::Link& link = call_.link();
+  protocol::ReceivedMessage ready =
+      link.expect(Message::READY, net::Deadline::in(kRestorePatience));
+  SessionInfo info = registry_->info();
+  info.guest_pid = static_cast<pid_t>(ready->getReady().getPid());
+  same_user_ = ready->getReady().getSameUser();
+  for (auto warning : ready->getReady().getWarnings()) info.warnings.emplace_back(warning);
+  registry_->update(info);
+  UniqueFd in = call_.request().options.standard_input == 1 ? take_fd(program(), 0) : UniqueFd();
+  pump_.emplace(
+      proxy::StdioPump::at_home(link, std::move(in), take_fd(program(), 1), take_fd(program(), 2)));
+  step(SourceEvent::kReady);
+  parked_->hold_for(settings.lease.home);
+  settings.steps.reach(Step::kGivenUp);
+  link.send([](Message::Builder message) { message.setGo(); });
+  link.flush(net::Deadline::in(kRestorePatience));
+  settings.steps.reach(Step::kGoSent);
+}
+
+void RunOnSession::await_end() {
+  while (!over_) poll_once();
+}
+
+void RunOnSession::poll_once() {
+  protocol::Link& link = call_.link();
+  const bool hushed = lease_.is_hushed();
+  // While the node is not to hear of home its signals wait here.
+  if (!hushed && !parked_->waiting()) parked_->begin_waiting();
+  std::vector<pollfd> entries = link.poll_entries();
+  entries.push_back({signals_.fd(), POLLIN, 0});
+  if (!hushed) pump_->add_interest(entries);
+  net::poll_until(
+      entries, link.is_ready_now() ? net::Deadline::now() : net::Deadline::at(lease_.next_turn()));
+  while (signals_.try_read()) {
+  }
+  while (auto event = parked_->poll()) on_parked_event(*event);
+  if (!hushed) pump_->on_ready(entries);
+  while (!over_) {
+    auto message = link.try_receive();
+    if (!message) break;
+    if (!pump_->on_message(*message)) on_message(*message);
+  }
+  if (!over_) lease_.take_turn();
+}
+
+void RunOnSession::on_parked_event(const ParkedProcess::Event& event) {
+  switch (event.kind) {
+    case ParkedProcess::Event::Kind::kSignal:
+      if (is_about_children(event.info)) {
+        undelivered_.push_back(event.info);
+      } else {
+        send_signal(event.info);
+      }
+      break;
+    case ParkedProcess::Event::Kind::kStopped:
+      if (std::exchange(stopped_, true)) break;
+      send_signal(plain_signal(SIGSTOP));
+      break;
+    case ParkedProcess::Event::Kind::kContinued:
+      if (!std::exchange(stopped_, false)) break;
+      send_signal(plain_signal(SIGCONT));
+      break;
+  }
+}
+
+void RunOnSession::send_signal(const siginfo_t& info) {
+  sent_.insert(info.si_signo);
+  call_.link().send([&](Message::Builder message) {
+    auto signal = message.initSignal();
+    signal.setNumber(static_cast<std::uint32_t>(info.si_signo));
+    signal.setFromTerminal(is_from_terminal(info));
+    if (info.si_code == SI_QUEUE) signal.setSiginfo(capture::as_data(info));
+  });
+}
+
+void RunOnSession::stop_taking_signals() {
+  if (!parked_->waiting()) return;
+  if (std::optional<siginfo_t> last = parked_->end_waiting()) undelivered_.push_back(*last);
+}
+
+void RunOnSession::on_message(const protocol::ReceivedMessage& message) {
+  switch (message->which()) {
+    case Message::STARTED:
+      step(SourceEvent::kStarted);
+      call_.settings().steps.reach(Step::kStartSeen);
+      break;
+    case Message::STATUS:
+      on_status(message->getStatus());
+      break;
+    case Message::RETURNING:
+      take_home();
+      break;
+    default:
+      protocol::throw_unexpected(message, "a status");
+  }
+}
+
+void RunOnSession::on_status(protocol::schema::Status::Reader status) {
+  switch (status.which()) {
+    case protocol::schema::Status::EXITED:
+      step(SourceEvent::kStatus);
+      end_program(status.getExited());
+      break;
+    case protocol::schema::Status::KILLED: {
+      step(SourceEvent::kStatus);
+      auto signal = static_cast<int>(status.getKilled().getSignal());
+      if (sent_.count(signal) != 0) {
+        let_program_die(signal);
+        break;
+      }
+      roll_back(
+          Error(Code::kFailed, fmt::format("{}: the process was killed there by signal {} ({})",
+                                           call_.node(), signal, ::strsignal(signal))));
+      break;
+    }
+    case protocol::schema::Status::STOPPED:
+      if (!std::exchange(stopped_, true)) ::kill(program(), SIGSTOP);
+      return;
+    case protocol::schema::Status::CONTINUED:
+      if (std::exchange(stopped_, false)) ::kill(program(), SIGCONT);
+      return;
+  }
+  part_from_node();
+}
+
+// All of it is received before any of it is applied.
+void RunOnSession::take_home() {
+  const AgentSettings& settings = call_.settings();
+  protocol::Link& link = call_.link();
+  stop_taking_signals();
+  settings.steps.reach(Step::kReturnSeen);
+  restore::HomecomingSettings coming;
+  coming.our_socket = call_.session_socket().get();
+  coming.their_socket = caller_.session_fd;
+  coming.own_fds = own_fds_;
+  coming.left_home = left_home_;
+  coming.same_user = same_user_;
+  coming.signals = undelivered_;
+  coming.max_map_count = kernel::read_max_map_count();
+  restore::Homecoming homecoming(*parked_, std::move(coming));
+  image::Reader reader(link.record_source(), &link.bulk_source());
+  while (homecoming.take(reader)) {
+  }
+  settings.steps.reach(Step::kTakenHome);
+  finish_output();
+  homecoming.apply();
+  parked_.reset();
+  step(SourceEvent::kStatus);
+  settings.steps.reach(Step::kApplied);
+  part_from_node();
+}
+
+// Before the program goes on, which writes to the same places.
+void RunOnSession::finish_output() {
+  protocol::Link& link = call_.link();
+  for (;;) {
+    while (auto message = link.try_receive()) {
+      if (!pump_->on_message(*message)) protocol::throw_unexpected(*message, "its output");
+    }
+    if (pump_->idle()) return;
+    std::vector<pollfd> entries = link.poll_entries();
+    pump_->add_interest(entries);
+    net::poll_until(entries, net::Deadline::at(lease_.next_turn()));
+    pump_->on_ready(entries);
+    lease_.take_turn();
+  }
+}
+
+// Nothing runs there. Signals that reached it too late are for the program, which runs here.
+void RunOnSession::part_from_node() {
+  over_ = true;
+  protocol::Link& link = call_.link();
+  auto deadline = net::Deadline::in(kLastWords);
+  try {
+    link.send([](Message::Builder message) { message.setDismiss(); });
+    for (;;) {
+      protocol::ReceivedMessage message = link.receive(deadline);
+      if (message->which() == Message::FINISHED) break;
+      if (message->which() == Message::SIGNAL) {
+        deliver_signal(program(), message->getSignal());
+      }
+    }
+  } catch (const Error&) {
+    // The node is gone, and with it what it had to say.
+  }
+}
+
+void RunOnSession::on_failure(const Error& error) {
+  protocol::Link& link = call_.link();
+  if (over_) return;
+  if (state_ == SourceState::kSending) {
+    // Nothing has run there: the program need not wait for the node.
+    roll_back(error);
+    link.fail(error, net::Deadline::in(kLastWords));
+    return;
+  }
+  step(link.other_end_failed() ? SourceEvent::kFailure : SourceEvent::kLost);
+  link.fail(error, net::Deadline::in(kLastWords));
+  std::string text = error.text();
+  if (state_ == SourceState::kUnknown) {
+    auto deadline = fence_deadline(link.last_heard() + call_.settings().lease.home);
+    bool confirmed = await_fence(call_.fence(), net::Deadline::at(deadline),
+                                 [this] { return !has_ended(program()); });
+    step(SourceEvent::kFence);
+    if (!confirmed) text += "; nobody there can be asked, and its lease is over";
+  }
+  roll_back(Error(error.code(), text));
+}
+
+// The verdict comes first: the caller reads it as soon as it can.
+void RunOnSession::roll_back(const Error& error) {
+  send_verdict(call_.session_socket().get(), error);
+  if (!parked_) return;
+  stop_taking_signals();
+  parked_->roll_back(undelivered_);
+  parked_.reset();
+}
+
+// As exit(3) there has already done what it does in the process.
+void RunOnSession::end_program(int status) {
+  stop_taking_signals();
+  parked_->end(status);
+  parked_.reset();
+}
+
+// Of a signal that it got here. It is not to leave a core: its memory is of before the call.
+void RunOnSession::let_program_die(int signal) {
+  stop_taking_signals();
+  struct {
+    std::uint64_t handler, flags, restorer, mask;
+  } by_default{};
+  tracee::SyscallProgram program;
+  rlimit none{0, 0};
+  program.call("forbidding a core", SYS_prlimit64, {0, RLIMIT_CORE, program.object(none), 0});
+  program.call_any("giving a signal its default", SYS_rt_sigaction,
+                   {signal, program.object(by_default), 0, sizeof(std::uint64_t)});
+  program.call("sending the signal", SYS_kill, {caller_.pid, signal});
+  try {
+    parked_->stub().run(program);
+    // It takes effect when the caller has its own mask again.
+    roll_back(Error(Code::kFailed, fmt::format("{}: the process was killed by signal {} ({})",
+                                               call_.node(), signal, ::strsignal(signal))));
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    parked_.reset();
+  }
+}
+
+}  // namespace telefork::session

@@ -1,0 +1,76 @@
+// One telefork::run_on(), from its answered request until the program is itself again.
+//
+//   agent: request --> ProgramCall::answer
+//                      RunOnSession::run     the caller's message, freeze, capture, hand-over;
+//                                            then it is away: its signals, output, lease;
+//                                            then its image is taken and applied
+//
+// The program itself stays, parked (tracee/parked_process.h): until the guest runs elsewhere it
+// goes on when anything fails; once it does, only when the guest is known not to run any more
+// (fence.h); and what it goes on as is either what it was or what the guest became. A failure is
+// told to the thread that called, by the verdict that its read() gets.
+#pragma once
+
+#include <csignal>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "proxy/stdio_pump.h"
+#include "session/handover.h"
+#include "session/home_lease.h"
+#include "session/program_call.h"
+#include "session/registry.h"
+#include "session/signal_fd.h"
+#include "tracee/parked_process.h"
+
+namespace telefork::session {
+
+class RunOnSession {
+ public:
+  explicit RunOnSession(ProgramCall& call)
+      : call_(call), signals_({SIGCHLD}), lease_(call.link(), call.settings().lease) {}
+
+  // `on_started`: it runs there, and what is left to do here is to wait.
+  void run(const std::function<void()>& on_started);
+
+ private:
+  pid_t program() const { return call_.program(); }
+  void step(SourceEvent event);
+  void depart();
+  void hand_over();
+  void await_end();
+  void poll_once();
+  void on_message(const protocol::ReceivedMessage& message);
+  void on_status(protocol::schema::Status::Reader status);
+  void on_parked_event(const tracee::ParkedProcess::Event& event);
+  void send_signal(const siginfo_t& info);
+  void stop_taking_signals();
+  void take_home();
+  void finish_output();
+  void part_from_node();
+  void on_failure(const Error& error);
+  void roll_back(const Error& error);
+  void end_program(int status);
+  void let_program_die(int signal);
+
+  ProgramCall& call_;
+  SignalFd signals_;
+  HomeLease lease_;
+  std::optional<RegistryEntry> registry_;
+  telefork_snapshot caller_{};
+  SourceState state_ = SourceState::kSending;
+  std::unique_ptr<tracee::ParkedProcess> parked_;
+  std::optional<proxy::StdioPump> pump_;
+  std::set<int> own_fds_;               // telefork's sockets in the program
+  std::set<int> left_home_;             // descriptors for which the guest has placeholders
+  bool same_user_ = true;               // the guest has the program's user and group ids
+  std::vector<siginfo_t> undelivered_;  // for the program, when it is back
+  std::set<int> sent_;                  // signals that the guest got from here
+  bool stopped_ = false;                // both ends are stopped by a signal
+  bool over_ = false;
+};
+
+}  // namespace telefork::session

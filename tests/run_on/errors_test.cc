@@ -1,0 +1,120 @@
+// Where it does not come to a result: an Error, and the program as it was at the call.
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "calls.h"
+
+namespace fork_test {
+namespace {
+
+// Memory that tells whether anything of the function's doing is left in it.
+class Witness {
+ public:
+  Witness() : bytes_(1 << 20, 'h') {}
+  void spoil() { bytes_.assign(bytes_.size(), 't'); }
+  void expect_untouched() const {
+    require(bytes_ == std::vector<char>(bytes_.size(), 'h'));
+    require_equal(bytes_.size(), std::size_t{1} << 20);
+    require_equal(number_, 1);
+  }
+  int number_ = 1;
+
+ private:
+  std::vector<char> bytes_;
+};
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST_P(ACall, ThatCrashesThereIsAnErrorAndLeavesEverythingAsItWas) {
+  Outcome outcome = run([this] {
+    Witness witness;
+    std::string error = error_of_call(node(), [&] {
+      witness.spoil();
+      witness.number_ = 2;
+      signal(SIGSEGV, SIG_DFL);
+      raise(SIGSEGV);
+    });
+    require(contains(error, "killed there by signal 11"));
+    witness.expect_untouched();
+    call_on(node(), [&] { witness.number_ = 3; });
+    require_equal(witness.number_, 3);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, ThatExitsThereEndsTheProgramHere) {
+  Outcome outcome = run([this] {
+    std::thread([] {
+      for (;;) pause();
+    }).detach();
+    call_on(node(), [] {
+      write_all(STDOUT_FILENO, "last words");
+      _exit(7);
+    });
+  });
+  EXPECT_EQ(outcome.end, exited(7));
+  EXPECT_EQ(outcome.out, "last words");
+}
+
+TEST_P(ACall, ThatLeavesAChildRunningIsRefused) {
+  Outcome outcome = run([this] {
+    Witness witness;
+    std::string error = error_of_call(node(), [&] {
+      witness.spoil();
+      if (fork() == 0) {
+        for (;;) pause();
+      }
+    });
+    require(contains(error, "it would stay behind"));
+    witness.expect_untouched();
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, ThatLeavesAPipeOpenIsRefusedByName) {
+  Outcome outcome = run([this] {
+    Witness witness;
+    std::string error = error_of_call(node(), [&] {
+      witness.spoil();
+      int ends[2];
+      require(pipe(ends) == 0);
+    });
+    require(contains(error, "pipe"));
+    witness.expect_untouched();
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, IsRefusedForADescriptorThatCannotTravel) {
+  Outcome outcome = run([this] {
+    int ends[2];
+    require(pipe(ends) == 0);
+    std::string error = error_of_call(node(), [] { _exit(1); });
+    require(contains(error, "refused: fd"));
+    close(ends[0]);
+    close(ends[1]);
+    call_on(node(), [] {});
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, ToANodeThatIsNotThereIsAnError) {
+  Outcome outcome = run([this] {
+    std::string error = error_of_call("unix:" + path("nobody"), [] { _exit(1); });
+    require(contains(error, path("nobody")));
+    require_equal(int{telefork_error_code()}, int{TELEFORK_UNREACHABLE});
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+}  // namespace
+}  // namespace fork_test

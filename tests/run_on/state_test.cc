@@ -1,0 +1,247 @@
+// What the function changed there is so here.
+#include <cfenv>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "calls.h"
+
+namespace fork_test {
+namespace {
+
+constexpr std::size_t kPage = 4096;
+constexpr std::size_t kMega = std::size_t{1} << 20;
+
+unsigned char* map_anonymous(std::size_t size, int protection = PROT_READ | PROT_WRITE,
+                             int flags = MAP_PRIVATE) {
+  void* memory = mmap(nullptr, size, protection, flags | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  require(memory != MAP_FAILED);
+  return static_cast<unsigned char*>(memory);
+}
+
+TEST_P(ACall, BringsChangedPagesHomeAndLeavesTheOthers) {
+  Outcome outcome = run([this] {
+    constexpr std::size_t kSize = 64 * kMega;
+    unsigned char* memory = map_anonymous(kSize);
+    for (std::size_t page = 0; page < kSize / kPage; ++page) {
+      std::memset(memory + page * kPage, static_cast<int>(page % 251 + 1), kPage);
+    }
+    std::minstd_rand random(7);
+    std::vector<std::size_t> changed;
+    for (int i = 0; i < 1000; ++i) changed.push_back(random() % (kSize / kPage));
+    call_on(node(), [&] {
+      for (std::size_t page : changed) memory[page * kPage + page % kPage] = 255;
+      // One is zero again, and some were given back.
+      std::memset(memory, 0, kPage);
+      require(madvise(memory + 10 * kPage, 5 * kPage, MADV_DONTNEED) == 0);
+    });
+    std::vector<bool> is_changed(kSize / kPage);
+    for (std::size_t page : changed) is_changed[page] = true;
+    for (std::size_t page = 0; page < kSize / kPage; ++page) {
+      bool is_gone = page == 0 || (page >= 10 && page < 15);
+      for (std::size_t i = 0; i < kPage; ++i) {
+        unsigned char expected = is_gone ? 0
+                                         : (is_changed[page] && i == page % kPage
+                                                ? 255
+                                                : static_cast<unsigned char>(page % 251 + 1));
+        if (memory[page * kPage + i] != expected) require_equal(page, ~std::size_t{0});
+      }
+    }
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, BringsNewAndLostMappingsHome) {
+  Outcome outcome = run([this] {
+    unsigned char* lost = map_anonymous(16 * kPage);
+    unsigned char* guarded = map_anonymous(16 * kPage);
+    std::memset(guarded, 3, 16 * kPage);
+    auto made = call_on(node(), [&] {
+      require(munmap(lost, 16 * kPage) == 0);
+      require(mprotect(guarded + kPage, kPage, PROT_NONE) == 0);
+      unsigned char* fresh = map_anonymous(1000 * kPage);
+      std::memset(fresh + 500 * kPage, 9, kPage);
+      void* moved = mremap(guarded + 8 * kPage, 8 * kPage, 32 * kPage, MREMAP_MAYMOVE);
+      require(moved != MAP_FAILED);
+      return std::pair(fresh, static_cast<unsigned char*>(moved));
+    });
+    unsigned char vector;
+    require(mincore(lost, kPage, &vector) == -1);
+    require_equal(int{made.first[500 * kPage]}, 9);
+    require_equal(int{made.first[0]}, 0);
+    require_equal(int{made.second[0]}, 3);
+    require_equal(int{guarded[0]}, 3);
+    const int zero = open("/dev/zero", O_RDONLY);
+    require(read(zero, guarded + kPage, 1) == -1);
+    require_equal(errno, EFAULT);
+    close(zero);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, BringsAllocationsHome) {
+  Outcome outcome = run([this] {
+    std::vector<std::string> words(100, "a word that is too long for a short string");
+    auto more = call_on(node(), [&] {
+      std::vector<std::string> made;
+      for (int i = 0; i < 50000; ++i) made.push_back("allocated there " + std::to_string(i));
+      words.clear();
+      words.shrink_to_fit();
+      return made;
+    });
+    require_equal(more[49999], "allocated there 49999");
+    require(words.empty());
+    more.clear();
+    for (int i = 0; i < 1000; ++i) words.emplace_back(1000, 'x');
+    require_equal(words[999].size(), 1000U);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// A pool as OpenMP has it: threads that wait for work.
+class Pool {
+ public:
+  explicit Pool(int size) {
+    for (int i = 0; i < size; ++i) threads_.emplace_back([this] { work(); });
+  }
+  ~Pool() {
+    {
+      std::lock_guard lock(mutex_);
+      ends_ = true;
+    }
+    begin_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+  int run() {
+    std::unique_lock lock(mutex_);
+    done_ = 0;
+    ++round_;
+    begin_.notify_all();
+    end_.wait(lock, [this] { return done_ == static_cast<int>(threads_.size()); });
+    return done_;
+  }
+
+ private:
+  void work() {
+    std::unique_lock lock(mutex_);
+    for (int seen = 0;;) {
+      begin_.wait(lock, [&] { return ends_ || round_ != seen; });
+      if (ends_) return;
+      seen = round_;
+      ++done_;
+      end_.notify_one();
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable begin_, end_;
+  std::vector<std::thread> threads_;
+  int round_ = 0;
+  int done_ = 0;
+  bool ends_ = false;
+};
+
+TEST_P(ACall, TakesAPoolOfThreadsThereAndBack) {
+  Outcome outcome = run([this] {
+    Pool pool(8);
+    require_equal(pool.run(), 8);
+    require_equal(call_on(node(), [&] { return pool.run() + pool.run(); }), 16);
+    require_equal(pool.run(), 8);
+    require_equal(call_on(node(), [&] { return pool.run(); }), 8);
+    require_equal(pool.run(), 8);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, BringsThreadsThatWereBegunThereAndForgetsThoseThatEnded) {
+  Outcome outcome = run([this] {
+    auto old = std::make_unique<Pool>(3);
+    std::unique_ptr<Pool> fresh;
+    require_equal(old->run(), 3);
+    call_on(node(), [&] {
+      old.reset();
+      fresh = std::make_unique<Pool>(5);
+      require_equal(fresh->run(), 5);
+    });
+    require_equal(fresh->run(), 5);
+    fresh.reset();
+    Pool last(2);
+    require_equal(last.run(), 2);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, BringsFilePositionsDirectoryAndUmaskHome) {
+  Outcome outcome = run([this] {
+    make_file(path("data"), "0123456789");
+    mkdir(path("folder").c_str(), 0755);
+    const int data = open(path("data").c_str(), O_RDWR);
+    const int closed = open(path("data").c_str(), O_RDONLY);
+    require(lseek(data, 2, SEEK_SET) == 2);
+    umask(022);
+    const int opened = call_on(node(), [&] {
+      char text[3] = {};
+      require_equal(read(data, text, 2), 2);
+      require_equal(std::string(text), "23");
+      require(write(data, "XY", 2) == 2);
+      close(closed);
+      require(chdir(path("folder").c_str()) == 0);
+      umask(077);
+      const int more = open(path("data").c_str(), O_RDONLY | O_CLOEXEC);
+      require(lseek(more, 4, SEEK_SET) == 4);
+      return more;
+    });
+    require(lseek(data, 0, SEEK_CUR) == 6);
+    require(fcntl(closed, F_GETFD) == -1 || opened == closed);
+    char text[3] = {};
+    require_equal(read(opened, text, 2), 2);
+    require_equal(std::string(text), "XY");
+    require_equal(fcntl(opened, F_GETFD), FD_CLOEXEC);
+    close(opened);
+    close(data);
+    char* folder = getcwd(nullptr, 0);
+    require_equal(std::string(folder), path("folder"));
+    require_equal(umask(022), 077U);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, BringsTheFloatingPointEnvironmentHome) {
+  Outcome outcome = run([this] {
+    call_on(node(), [] { std::fesetround(FE_UPWARD); });
+    require_equal(std::fegetround(), FE_UPWARD);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, KeepsItsDescriptorsAndItsChildren) {
+  Outcome outcome = run([this] {
+    int ends[2];
+    require(pipe(ends) == 0);
+    const pid_t child = fork();
+    if (child == 0) {
+      close(ends[1]);
+      char byte;
+      _exit(static_cast<int>(read(ends[0], &byte, 1)));
+    }
+    telefork::Options options;
+    options.fds = telefork::Fds::leave_home;
+    call_on(
+        node(), [&] { require(write(ends[1], "x", 1) == -1); }, options);
+    require(write(ends[1], "x", 1) == 1);
+    require_equal(end_of(child), exited(1));
+    close(ends[0]);
+    close(ends[1]);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+}  // namespace
+}  // namespace fork_test

@@ -4,6 +4,7 @@ option(TELEFORK_BENCH "build the benchmarks" ON)
 option(TELEFORK_FUZZ "build the fuzz targets (clang only)" OFF)
 option(TELEFORK_PRECOMPILE "precompile the headers that most files include" ON)
 set(TELEFORK_TEST_OPTIONS "" CACHE STRING "what the compiler is told besides for tests alone")
+set(TELEFORK_PROGRAM_OPTIONS "" CACHE STRING "the same, for the files of src/app")
 option(TELEFORK_WERROR "warnings are errors" ON)
 set(TELEFORK_SANITIZE "" CACHE STRING "empty, or what -fsanitize= takes: address,undefined | thread")
 
@@ -20,7 +21,7 @@ if(TELEFORK_SANITIZE)
   target_link_options(telefork_flags INTERFACE -fsanitize=${TELEFORK_SANITIZE})
 endif()
 
-# telefork_precompile(NAME FOR library|program|test LIBS library... HEADERS header...): what targets of
+# telefork_precompile(NAME FOR library|test LIBS library... HEADERS header...): what targets of
 # that kind and the same flags may take with telefork_use_precompiled(TARGET NAME). It only saves time:
 # every file includes what it needs, which a build without it shows.
 function(telefork_precompile name)
@@ -33,8 +34,6 @@ function(telefork_precompile name)
     add_library(${name} OBJECT EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/precompiled/${name}.cc)
   else()
     add_executable(${name} EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/precompiled/${name}.cc)
-  endif()
-  if(arg_FOR STREQUAL "test")
     target_compile_options(${name} PRIVATE ${TELEFORK_TEST_OPTIONS})
   endif()
   target_link_libraries(${name} PRIVATE ${arg_LIBS})

@@ -147,12 +147,13 @@ machines_end() {
 }
 
 # The number of a namespace that has gone is given to the next one, which may be a machine of another
-# test by now: its first process, which lsns shows, then names that test's folder.
+# test by now: its first process, which lsns shows (perhaps as part of a tree: "└─bash"), then names that
+# test's folder.
 machines_left() {
   local id
   for id in "${machine_namespaces[@]}"; do
     lsns -n -o NS,TYPE,PID,COMMAND | awk -v id="$id" -v folder="$machines_folder/" '
-      $1 == id && (!/ bash .*machines\.sh / || index($0, folder)) {print "namespace " $0}'
+      $1 == id && (!/bash .*machines\.sh / || index($0, folder)) {print "namespace " $0}'
   done
   grep -F "$machines_folder" /proc/self/mounts || true
   [[ ! -e $machines_folder ]] || echo "folder $machines_folder"

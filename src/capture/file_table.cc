@@ -94,7 +94,7 @@ std::size_t FileTable::add(const std::string& open_path, const std::string& path
 }
 
 const UniqueFd& FileTable::open(std::size_t index) const {
-  FileEntry& entry = entries_.at(index);
+  const FileEntry& entry = entries_.at(index);
   if (entry.file) return entry.file;
   FileEntry now;
   open_quietly(entry.open_path, now);

@@ -33,8 +33,9 @@
 namespace telefork::capture {
 
 struct FileEntry {
-  // Readable where the file is regular and may be read; else O_PATH. Empty: not needed so far.
-  UniqueFd file;
+  // Readable where the file is regular and may be read; else O_PATH. Empty: not needed so far. Only
+  // a cache of what `open_path` leads to: FileTable::open() fills it.
+  mutable UniqueFd file;
   std::string open_path;  // where to open it
   std::string path;       // as the process would open it
   struct stat stat = {};
@@ -86,7 +87,7 @@ class FileTable {
 
   std::string boot_id_;
   FindOriginal find_original_;
-  mutable std::vector<FileEntry> entries_;
+  std::vector<FileEntry> entries_;
   std::vector<FileEntry> known_;  // of an earlier table
 };
 

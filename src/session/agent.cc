@@ -20,6 +20,7 @@
 #include "session/fork_session.h"
 #include "session/registry.h"
 #include "session/run_on_session.h"
+#include "session/signal_fd.h"
 
 namespace telefork::session {
 namespace {
@@ -99,16 +100,13 @@ class Worker {
   UniqueFd socket_;
 };
 
-void reap_sessions(const std::string& registry) {
-  for (pid_t pid; (pid = ::waitpid(-1, nullptr, WNOHANG)) > 0;) forget_session(registry, pid);
-}
-
 // One session process is kept ready for the next request. It is made when the last request's child
 // runs, so as not to take the processors from it.
 class Agent {
  public:
   Agent(UniqueFd program_socket, const AgentSettings& settings)
-      : program_socket_(std::move(program_socket)),
+      : signals_({SIGCHLD}),
+        program_socket_(std::move(program_socket)),
         settings_(settings),
         program_(net::peer_credentials(program_socket_.get()).pid) {}
 
@@ -116,14 +114,13 @@ class Agent {
     while (await_request()) {
       auto request = receive_request(program_socket_.get());
       if (!request) break;
-      reap_sessions(settings_.registry);
       try {
         answer(*request);
       } catch (const Error& error) {
         send_reply(program_socket_.get(), &error, -1);
       }
     }
-    reap_sessions(settings_.registry);
+    reap_sessions();
   }
 
  private:
@@ -131,8 +128,10 @@ class Agent {
   bool await_request() {
     for (;;) {
       pollfd entries[] = {{program_socket_.get(), POLLIN, 0},
-                          {starting_ ? starting_->fd() : -1, POLLIN, 0}};
+                          {starting_ ? starting_->fd() : -1, POLLIN, 0},
+                          {signals_.fd(), POLLIN, 0}};
       net::poll_until(entries, net::Deadline::never());
+      if (entries[2].revents != 0) reap_sessions();
       if (entries[0].revents != 0) return true;
       if (entries[1].revents == 0) continue;
       std::string node = starting_->node();
@@ -142,6 +141,14 @@ class Agent {
       } catch (const Error&) {
         // Tried again, and told, when it is needed.
       }
+    }
+  }
+
+  void reap_sessions() {
+    while (signals_.try_read()) {
+    }
+    for (pid_t pid; (pid = ::waitpid(-1, nullptr, WNOHANG)) > 0;) {
+      forget_session(settings_.registry, pid);
     }
   }
 
@@ -167,6 +174,7 @@ class Agent {
     }
   }
 
+  SignalFd signals_;  // a session process has ended
   UniqueFd program_socket_;
   const AgentSettings& settings_;
   pid_t program_;

@@ -3,6 +3,9 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+#include <iterator>
+#include <sstream>
 
 #include <fcntl.h>
 #include <poll.h>
@@ -239,6 +242,41 @@ TEST_P(AFork, FindsAnotherAgentWhenTheOneOfTwoNodesHasDied) {
   EXPECT_EQ(poll(&ended, 1, 60'000), 1);
   close(handle);
   make_file(path("killed"));
+  EXPECT_TRUE(went_well(finish(program)));
+}
+
+// Those that have ended and were not reaped are among them.
+std::size_t count_children(pid_t pid) {
+  const std::string process = std::to_string(pid);
+  std::istringstream children(slurp("/proc/" + process + "/task/" + process + "/children"));
+  return static_cast<std::size_t>(std::distance(std::istream_iterator<pid_t>(children), {}));
+}
+
+// There is no event for somebody else's child that is reaped.
+bool comes_to_one_child(pid_t pid) {
+  constexpr timespec kPause{0, 2'000'000};
+  for (int tries = 0; tries < 30'000; ++tries) {
+    if (count_children(pid) == 1) return true;
+    nanosleep(&kPause, nullptr);
+  }
+  return false;
+}
+
+TEST_P(AFork, LeavesNoEndedSessionToItsAgentUntilTheNextCall) {
+  const Program program = start([this] {
+    setenv("TELEFORK_SOCKET", "", 1);  // an agent of its own, which descends from this test
+    for (int code : {1, 2}) {
+      require_equal(end_of(fork_child(node(), [=] { return code; })), exited(code));
+    }
+    make_file(path("ended"));
+    await_file(path("seen"));
+  });
+  ASSERT_TRUE(file_comes(path("ended")));
+  const pid_t agent = find_agent();
+  ASSERT_GT(agent, 0);
+  // The one that is kept ready for the next call.
+  EXPECT_TRUE(comes_to_one_child(agent)) << describe_descendants();
+  make_file(path("seen"));
   EXPECT_TRUE(went_well(finish(program)));
 }
 

@@ -99,6 +99,19 @@ std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
   return std::nullopt;
 }
 
+// The inode alone does not tell: each tmpfs has its own, and that of System V memory is its id.
+bool is_same_memory(const Vma& a, const Vma& b) {
+  return a.shared && b.shared && a.inode == b.inode && a.dev_major == b.dev_major &&
+         a.dev_minor == b.dev_minor && a.is_system_v() == b.is_system_v();
+}
+
+// One for all mappings of the same memory.
+std::uint64_t shared_id_of(const Vma& vma, const Survey& survey) {
+  auto same = std::find_if(survey.mappings.rbegin(), survey.mappings.rend(),
+                           [&vma](const Mapping& other) { return is_same_memory(other.vma, vma); });
+  return same == survey.mappings.rend() ? survey.mappings.size() : same->shared_id;
+}
+
 void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
   mapping.kind = Kind::SHARED_FILE;
@@ -107,7 +120,7 @@ void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& 
   if (memory_file && may_write(survey.pid, vma)) {
     if (options.copy_shared) {
       mapping.kind = Kind::SHARED_ANONYMOUS;
-      mapping.shared_id = vma.inode;
+      mapping.shared_id = shared_id_of(vma, survey);
       return;
     }
     survey.refusals.push_back(refuse(describe(vma), Reason::kMemoryFile));
@@ -121,7 +134,7 @@ void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& 
 
 void survey_shared_memory(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   mapping.kind = Kind::SHARED_ANONYMOUS;
-  mapping.shared_id = mapping.vma.inode;
+  mapping.shared_id = shared_id_of(mapping.vma, survey);
   if (options.copy_shared) return;
   survey.refusals.push_back(refuse(describe(mapping.vma), Reason::kSharedMemory));
 }
@@ -133,10 +146,7 @@ bool has_sharer(const SurveyOptions& options, const Survey& survey, const Vma& v
     if (other == survey.pid) continue;
     try {
       for (const Vma& theirs : kernel::read_maps(other)) {
-        if (theirs.shared && theirs.inode == vma.inode && theirs.dev_major == vma.dev_major &&
-            theirs.dev_minor == vma.dev_minor) {
-          return true;
-        }
+        if (is_same_memory(theirs, vma)) return true;
       }
     } catch (const Error& error) {
       // Ended meanwhile, or another user's, which cannot have got this memory by fork.
@@ -165,7 +175,7 @@ void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey
       survey_shared_memory(options, mapping, survey);
     } else {
       mapping.kind = Kind::SHARED_ANONYMOUS;
-      mapping.shared_id = vma.inode;
+      mapping.shared_id = shared_id_of(vma, survey);
     }
   } else if (vma.is_file() && vma.shared) {
     survey_shared_file(options, mapping, survey);

@@ -111,6 +111,7 @@ struct Vma {
   bool is_heap() const { return path == "[heap]"; }
   // The first segment of System V memory has inode 0.
   bool is_file() const { return (inode != 0 || path.starts_with("/")) && !is_shared_anonymous(); }
+  bool is_system_v() const { return shared && path.starts_with("/SYSV"); }
 };
 
 // The two letters of a flag: "rd".

@@ -86,7 +86,7 @@ TEST(Maps, TellsTheKindsOfMemoryApart) {
 TEST(Maps, KnowsTheFirstSegmentOfSystemVMemoryForAFileThoughItsInodeIsZero) {
   auto vmas = parse_maps("1000-2000 rw-s 00000000 00:01 0 /SYSV00000000 (deleted)\n");
   ASSERT_EQ(vmas.size(), 1u);
-  EXPECT_TRUE(vmas[0].is_file() && !vmas[0].is_shared_anonymous());
+  EXPECT_TRUE(vmas[0].is_file() && vmas[0].is_system_v() && !vmas[0].is_shared_anonymous());
 }
 
 TEST(Maps, RefusesGarbageAsCorrupt) {

@@ -4,12 +4,14 @@
 #include <csetjmp>
 #include <csignal>
 #include <cstring>
+#include <fstream>
 #include <vector>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -498,6 +500,41 @@ TEST_F(RoundTripOfMemory, CopiesMemoryThatOthersShareOnlyWhenAsked) {
   expect_survives(victim, options);
   EXPECT_STREQ(shared, "both");
   ::munmap(shared, 4 * kPage);
+}
+
+// A segment whose inode, which is its id, is that of other memory, and one whose id is 0.
+TEST_F(RoundTripOfMemory, TellsSystemVMemoryFromOtherMemory) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs: root, to choose the id";
+  auto attach = [](std::uint64_t wanted) {
+    std::ofstream("/proc/sys/kernel/shm_next_id") << wanted;
+    const int id = ::shmget(IPC_PRIVATE, kPage, 0600);
+    void* at = ::shmat(id, nullptr, 0);
+    ::shmctl(id, IPC_RMID, nullptr);
+    return static_cast<char*>(at);
+  };
+  TripOptions options;
+  options.survey.copy_shared = true;
+  options.compare = false;  // a copy is no System V memory any more
+  auto victim = [&](Self& self) {
+    auto* anonymous = static_cast<char*>(
+        ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    VERIFY(anonymous != MAP_FAILED);
+    const auto start = reinterpret_cast<std::uint64_t>(anonymous);
+    std::uint64_t inode = 0;
+    for (const kernel::Vma& vma : kernel::read_maps(::getpid())) {
+      if (vma.start.value() == start) inode = vma.inode;
+    }
+    char* like_it = attach(inode);
+    char* first = attach(0);
+    fill(anonymous, kPage, 1);
+    fill(like_it, kPage, 2);
+    fill(first, kPage, 3);
+    self.travel();
+    VERIFY(is_filled(anonymous, kPage, 1));
+    VERIFY(is_filled(like_it, kPage, 2));
+    VERIFY(is_filled(first, kPage, 3));
+  };
+  expect_survives(victim, options);
 }
 
 TEST_F(RoundTripOfMemory, CarriesManyMappings) {

@@ -4,11 +4,13 @@
 #include <chrono>
 #include <csignal>
 #include <list>
+#include <map>
 #include <optional>
 #include <tuple>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -60,6 +62,13 @@ std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
   return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
 }
 
+// The other half is for sessions.
+std::size_t half_of_the_descriptors() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  return limit.rlim_cur / 2;
+}
+
 class Telepad {
  public:
   explicit Telepad(TelepadSettings settings)
@@ -87,6 +96,7 @@ class Telepad {
   void poll_once();
   net::Deadline next_turn() const;
   void accept_all();
+  void make_room();
   bool listens() const { return listener_ || !settings_.listen.empty(); }
   void greet(UniqueFd fd);
   void greet_stdio();
@@ -113,6 +123,7 @@ class Telepad {
   std::optional<net::UnixListener> listener_;
   TlsEntrance entrance_;
   std::list<Greeting> greetings_;
+  const std::size_t max_greetings_ = std::min(kMaxGreeting, half_of_the_descriptors());
   std::list<Session> sessions_;
   std::list<FenceRequest> fences_;
   // Goes with each token: whoever asks another telepad than it had, which knows nothing of the
@@ -172,15 +183,33 @@ void Telepad::serve_entrance() {
   }
 }
 
+// Of too many that say nothing, the oldest of the user who has the most goes.
+void Telepad::make_room() {
+  std::map<uid_t, std::size_t> counts;
+  for (const Greeting& greeting : greetings_) {
+    if (greeting.via == Via::kSocket) ++counts[greeting.uid];
+  }
+  auto most = std::max_element(counts.begin(), counts.end(),
+                               [](auto& a, auto& b) { return a.second < b.second; });
+  if (most == counts.end() || greetings_.size() <= max_greetings_) return;
+  auto oldest = std::find_if(greetings_.begin(), greetings_.end(), [&](const Greeting& greeting) {
+    return greeting.via == Via::kSocket && greeting.uid == most->first;
+  });
+  spdlog::warn("a connection of {}: others need its place, and it says nothing", oldest->who);
+  greetings_.erase(oldest);
+}
+
 // Whoever connects waits, while there is no descriptor for him, until others have gone.
 void Telepad::accept_all() {
   if (accept_again_ && Clock::now() < *accept_again_) return;
   accept_again_.reset();
   try {
-    while (greetings_.size() < kMaxGreeting) {
+    // Not all at once: who has just come is to be heard before he counts as silent.
+    for (std::size_t accepted = 0; accepted < max_greetings_ / 2; ++accepted) {
       UniqueFd fd = listener_->try_accept();
       if (!fd) return;
       greet(std::move(fd));
+      make_room();
     }
   } catch (const Error& error) {
     spdlog::error("{}", error.text());

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -114,6 +115,26 @@ void fill_memory(std::size_t megabytes) {
   void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   require(memory != MAP_FAILED);
   for (std::size_t at = 0; at < size; at += 4096) static_cast<char*>(memory)[at] = 1;
+}
+
+// Not when their time is over, but because somebody else has come.
+TEST_P(AForkInNeed, IsNotKeptWaitingByConnectionsThatSayNothing) {
+  constexpr rlim_t kDescriptors = 128;
+  start_telepad([] { set_limit(RLIMIT_NOFILE, kDescriptors); });
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, socket_.c_str(), sizeof address.sun_path - 1);
+  std::vector<int> silent;
+  for (rlim_t i = 0; i < 2 * kDescriptors; ++i) {
+    silent.push_back(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(connect(silent.back(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
+              0);
+  }
+  const Outcome outcome = run_attempt();
+  EXPECT_EQ(outcome.out, exited(7)) << outcome.err;
+  EXPECT_NE(slurp(path("telepad.log")).find("others need its place"), std::string::npos);
+  EXPECT_EQ(slurp(path("telepad.log")).find("Too many open files"), std::string::npos);
+  for (int connection : silent) close(connection);
 }
 
 TEST_P(AForkInNeed, SaysThatTheDestinationHasTooLittleAddressSpace) {

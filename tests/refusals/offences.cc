@@ -34,7 +34,8 @@ namespace {
 
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-constexpr long kMseal = 462;  // newer than the headers
+constexpr long kMapShadowStack = 453;  // newer than the headers, as the next
+constexpr long kMseal = 462;
 
 void* map(std::size_t size, int flags, int fd = -1) {
   void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, flags, fd, 0);
@@ -122,6 +123,9 @@ bool protect_by_key() {
 }
 
 bool seal_memory() { return syscall(kMseal, map_page(), kPage, 0) == 0; }
+
+// The kernel makes one also for a thread that uses none.
+bool map_shadow_stack() { return syscall(kMapShadowStack, 0L, kPage, 0L) != -1; }
 
 bool map_droppable() {
   constexpr int kDroppable = 8;  // MAP_DROPPABLE, newer than Debian 12's headers
@@ -219,6 +223,10 @@ const Offence kAll[] = {
      "userfaultfd"},
     {"protection_key", "mapping ", "memory protection keys cannot be restored yet", protect_by_key,
      "pku"},
+    {"shadow_stack", "mapping ",
+     "a shadow stack cannot be restored yet; start it with "
+     "GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
+     map_shadow_stack, "user_shstk"},
     {"mseal", "mapping ", "mseal'ed memory cannot be restored yet", seal_memory, "mseal"},
     {"droppable", "mapping ", "droppable memory cannot be restored yet", map_droppable,
      "MAP_DROPPABLE"},

@@ -146,18 +146,41 @@ machines_end() {
   [[ -z $left ]] || { printf 'machines: left behind:\n%s\n' "$left" >&2; return 1; }
 }
 
-# The number of a namespace that has gone is given to the next one, which may be a machine of another
-# test by now: its first process, which lsns shows (perhaps as part of a tree: "└─bash"), then names that
-# test's folder.
+# The number of a namespace that has gone is given to the next one, which may be of another test by now.
 machines_left() {
-  local id
+  local id number type pid command
   for id in "${machine_namespaces[@]}"; do
-    lsns -n -o NS,TYPE,PID,COMMAND | awk -v id="$id" -v folder="$machines_folder/" '
-      $1 == id && (!/bash .*machines\.sh / || index($0, folder)) {print "namespace " $0}'
+    while read -r number type pid command; do
+      if [[ $number == "$id" ]] && ! machines_is_of_others "$pid"; then
+        echo "namespace $number $type $pid $command"
+      fi
+    done < <(lsns -n -r -o NS,TYPE,PID,COMMAND)
   done
   grep -F "$machines_folder" /proc/self/mounts || true
   [[ ! -e $machines_folder ]] || echo "folder $machines_folder"
 }
+
+# A process descends from whoever has started this shell, but not from this shell. What a test has left
+# behind descends from the shell, or from nobody any more.
+machines_is_of_others() {
+  local pid=$1
+  local -A ours=()
+  local ancestor=$BASHPID
+  while ((ancestor > 1)); do
+    ours[$ancestor]=1
+    ancestor=$(machines_parent "$ancestor")
+  done
+  while ((pid > 1)) && [[ -z ${ours[$pid]:-} ]]; do pid=$(machines_parent "$pid"); done
+  # Up to this shell's own process everything is its own.
+  ancestor=$BASHPID
+  while ((ancestor > 1 && ancestor != pid && ancestor != $$)); do
+    ancestor=$(machines_parent "$ancestor")
+  done
+  ((pid > 1 && ancestor != pid))
+}
+
+# 0 for one that has ended.
+machines_parent() { awk '$1 == "PPid:" {print $2; found = 1} END {if (!found) print 0}' "/proc/$1/status" 2>/dev/null || echo 0; }
 
 # Pid 1 of a machine: it reaps, as bash does, whatever ends there without a parent.
 machine_init() {

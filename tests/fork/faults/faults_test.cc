@@ -1,66 +1,17 @@
 // Whoever dies, and wherever in the hand-over: the parent hears the truth.
-//
-// An agent or keeper is held at one step (it stops itself); then the victim is killed, and what was
-// held goes on. The agent and the keeper of these tests come from a folder of programs of which two
-// are scripts that add --stop-at-step.
 #include <csignal>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <optional>
-#include <sstream>
 
-#include <fcntl.h>
-#include <poll.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "scene.h"
-#include "session/steps.h"
+#include "step_scene.h"
 
 namespace fork_test {
 namespace {
 
-namespace fs = std::filesystem;
-using telefork::session::kStepNames;
 using telefork::session::Step;
 
 constexpr int kChildsCode = 7;
 
-struct Process {
-  pid_t pid = 0;
-  pid_t parent = 0;
-  char state = 0;
-  std::string name;
-};
-
-// Empty when it is gone.
-std::optional<Process> look_at(pid_t pid) {
-  const std::string text = slurp("/proc/" + std::to_string(pid) + "/stat");
-  const std::size_t open = text.find('(');
-  const std::size_t close = text.rfind(')');
-  if (close == std::string::npos) return std::nullopt;
-  Process process{pid, 0, 0, text.substr(open + 1, close - open - 1)};
-  std::istringstream rest(text.substr(close + 1));
-  rest >> process.state >> process.parent;
-  return process;
-}
-
-std::vector<Process> all_descendants() {
-  std::vector<Process> found;
-  for (pid_t pid : list_descendants(getpid())) {
-    if (auto process = look_at(pid)) found.push_back(*process);
-  }
-  return found;
-}
-
-enum class Victim { kNobody, kProgram, kSnapshot, kAgents, kFirstAgent, kKeepers, kTelepad };
-
-struct Case {
-  Victim victim;
-  const char* name;
-};
 constexpr Case kCases[] = {
     {Victim::kNobody, "nobody"},         {Victim::kProgram, "the program"},
     {Victim::kSnapshot, "the snapshot"}, {Victim::kAgents, "the agent and its sessions"},
@@ -68,167 +19,31 @@ constexpr Case kCases[] = {
     {Victim::kTelepad, "the telepad"},
 };
 
-bool is_victim(Victim victim, const Process& process, pid_t program, pid_t stopped) {
-  auto named = [&](const char* name) { return process.name.starts_with(name); };
-  switch (victim) {
-    case Victim::kNobody:
-      return false;
-    case Victim::kProgram:
-      return process.pid == program;
-    case Victim::kSnapshot:
-      return process.parent == program;
-    case Victim::kAgents:
-      return named("telefork-agent");
-    case Victim::kFirstAgent: {
-      auto parent = look_at(process.parent);
-      return named("telefork-agent") && process.pid != stopped &&
-             !(parent && parent->name.starts_with("telefork-agent"));
-    }
-    case Victim::kKeepers:
-      return named("telefork-keeper");
-    case Victim::kTelepad:
-      return named("telepad");
-  }
-  return false;
-}
-
-// Returns when it is dead; its parent may not have reaped it.
-void kill_and_await(pid_t pid) {
-  const int process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
-  if (process < 0) return;  // reaped already
-  kill(pid, SIGKILL);
-  pollfd ended{process, POLLIN, 0};
-  EXPECT_EQ(poll(&ended, 1, 60'000), 1) << pid << " does not die";
-  close(process);
-}
-
-constexpr char kNodes[][6] = {"local", "unix", "tls"};
-
-std::vector<std::string> nodes_and_steps() {
-  std::vector<std::string> all;
-  for (const char* node : kNodes) {
-    for (const auto& step : kStepNames)
-      all.push_back(std::string(node) + "_" + std::string(step.name));
-  }
-  return all;
-}
-
-class AStep : public AFork {
+class AForkAtAStep : public AStep {
  protected:
-  void SetUp() override {
-    const std::string name = GetParam().substr(GetParam().find('_') + 1);
-    for (const auto& one : kStepNames) {
-      if (one.name == name) step_ = one.step;
-    }
-    ASSERT_NO_FATAL_FAILURE(make_programs());
-    setenv(of_keeper() ? "TELEFORK_TEST_KEEPER" : "TELEFORK_TEST_AGENT",
-           ("--stop-at-step " + name).c_str(), 1);
-    setenv("TELEFORK_AGENT", (programs_ + "/libexec/telefork/telefork-agent").c_str(), 1);
-    forget_killed_sessions_ = true;
-    AFork::SetUp();
+  // Its stdout ends with one line: how the call, or the child, ended.
+  Program start_program() override {
+    return start([this] {
+      const pid_t pid = telefork_fork(node().c_str());
+      if (pid == 0) {
+        note_run();
+        _exit(kChildsCode);
+      }
+      write_all(1, pid < 0 ? std::string("failed: ") + telefork_error() : end_of(pid));
+    });
   }
-
-  void TearDown() override {
-    AFork::TearDown();
-    for (const char* name : {"TELEFORK_TEST_KEEPER", "TELEFORK_TEST_AGENT", "TELEFORK_AGENT"}) {
-      unsetenv(name);
-    }
-    fs::remove_all(programs_);
-  }
-
-  std::string kind_of_node() const override { return GetParam().substr(0, GetParam().find('_')); }
-  std::string telepad_program() const override { return programs_ + "/bin/telepad"; }
-
-  // The whole of one death.
-  void check(const Case& one);
-
- private:
-  bool of_keeper() const { return step_ >= Step::kExpecting; }
-  // Whether the child may have begun when a process is held at this step.
-  bool may_run() const {
-    // Home gives it up for itself when the keeper has said that it is ready.
-    if (of_keeper()) return step_ >= Step::kReadySent;
-    return step_ >= Step::kGoSent;
-  }
-  void make_programs();
-  Program start_program();
-  pid_t await_stopped(const Program& program) const;
-  void judge(Victim victim, const Outcome& outcome) const;
-
-  Step step_{};
-  std::string programs_;
+  void judge(Victim victim, const Outcome& outcome) const override;
 };
 
-// On the file system of the build, where hard links do.
-void AStep::make_programs() {
-  const fs::path build = fs::path(TELEFORK_TELEPAD).parent_path().parent_path();
-  std::string pattern = build / "fault-programs.XXXXXX";
-  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-  programs_ = pattern;
-  const fs::path libexec = fs::path(programs_) / "libexec/telefork";
-  fs::create_directories(libexec);
-  fs::create_directories(fs::path(programs_) / "bin");
-  fs::create_hard_link(TELEFORK_TELEPAD, telepad_program());
-  fs::create_hard_link(build / "bin/telefork", fs::path(programs_) / "bin/telefork");
-  for (const auto& entry : fs::directory_iterator(build / "libexec/telefork")) {
-    const std::string name = entry.path().filename();
-    if (name != "telefork-agent" && name != "telefork-keeper") {
-      fs::create_hard_link(entry.path(), libexec / name);
-      continue;
-    }
-    fs::create_hard_link(entry.path(), libexec / (name + ".real"));
-    std::ofstream script(libexec / name);
-    script << "#!/bin/sh\nexec \"$0.real\" "
-           << (name == "telefork-agent" ? "$TELEFORK_TEST_AGENT" : "$TELEFORK_TEST_KEEPER")
-           << " \"$@\"\n";
-    script.close();
-    fs::permissions(libexec / name, fs::perms::owner_all);
-  }
-}
-
-// Its stdout ends with one line: how the call, or the child, ended.
-Program AStep::start_program() {
-  return start([this] {
-    const pid_t pid = telefork_fork(node().c_str());
-    if (pid == 0) {
-      const int file = open(path("ran").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-      write_all(file, "x");
-      close(file);
-      _exit(kChildsCode);
-    }
-    write_all(1, pid < 0 ? std::string("failed: ") + telefork_error() : end_of(pid));
-  });
-}
-
-// The agent or keeper that has stopped itself; 0 when the program and all of them ended before
-// that.
-pid_t AStep::await_stopped(const Program& program) const {
-  constexpr timespec kPause{0, 2'000'000};  // there is no event for it
-  for (int tries = 0; tries < 20'000; ++tries) {
-    bool may_stop = false;
-    for (const Process& process : all_descendants()) {
-      if (process.state == 'T') return process.pid;
-      const bool ended = process.state == 'Z';
-      may_stop |= !ended && (process.pid == program.pid || process.name.starts_with("telefork-"));
-    }
-    if (!may_stop) return 0;
-    nanosleep(&kPause, nullptr);
-  }
-  ADD_FAILURE() << "nobody stops\n" << describe_descendants();
-  return 0;
-}
-
-void AStep::judge(Victim victim, const Outcome& outcome) const {
-  std::error_code missing;
-  const auto size = fs::file_size(path("ran"), missing);
-  const int ran = missing ? 0 : static_cast<int>(size);
+void AForkAtAStep::judge(Victim victim, const Outcome& outcome) const {
+  const int ran = times_run();
   EXPECT_LE(ran, 1) << "it ran twice";
   if (!may_run() && outcome.out != exited(kChildsCode) && victim != Victim::kProgram) {
     EXPECT_EQ(ran, 0) << "it ran, and yet: " << outcome.out;
   }
   if (victim == Victim::kProgram) {
     // It has its status, and may have come to its end before it was killed.
-    if (step_ == Step::kStatusSent && outcome.end == exited(0)) return;
+    if (step() == Step::kStatusSent && outcome.end == exited(0)) return;
     EXPECT_EQ(outcome.end, killed(SIGKILL));
     return;
   }
@@ -250,28 +65,7 @@ void AStep::judge(Victim victim, const Outcome& outcome) const {
   }
 }
 
-void AStep::check(const Case& one) {
-  SCOPED_TRACE(std::string("killed: ") + one.name);
-  std::error_code missing;
-  fs::remove(path("ran"), missing);
-  const Program program = start_program();
-  const pid_t stopped = await_stopped(program);
-  EXPECT_NE(stopped, 0) << "nobody came to this step";
-  // Listed before anyone dies: the orphans of the dead change their parents.
-  const std::vector<Process> processes = all_descendants();
-  for (const Process& process : processes) {
-    if (is_victim(one.victim, process, program.pid, stopped)) kill_and_await(process.pid);
-  }
-  for (const Process& process : processes) {
-    if (process.state == 'T') kill(process.pid, SIGCONT);
-  }
-  const Outcome outcome = finish(program);
-  judge(one.victim, outcome);
-  if (telepad_ > 0) stop_telepad(SIGKILL);
-  EXPECT_TRUE(all_processes_end());
-}
-
-TEST_P(AStep, EndsInOneTruthWhoeverDiesThere) {
+TEST_P(AForkAtAStep, EndsInOneTruthWhoeverDiesThere) {
   for (const Case& one : kCases) {
     if (kind_of_node() != "local" && telepad_ < 0) start_telepad();
     check(one);
@@ -279,9 +73,15 @@ TEST_P(AStep, EndsInOneTruthWhoeverDiesThere) {
   }
 }
 
-std::string name_of_step(const testing::TestParamInfo<std::string>& info) { return info.param; }
+const std::vector<Step> kSteps = {
+    Step::kAsked,     Step::kChecked, Step::kForked,    Step::kFrozen,  Step::kAnnounced,
+    Step::kDescribed, Step::kSent,    Step::kGivenUp,   Step::kGoSent,  Step::kHollowed,
+    Step::kStartSeen, Step::kEndSeen, Step::kExpecting, Step::kArrived, Step::kWhole,
+    Step::kReadySent, Step::kGoSeen,  Step::kReleased,  Step::kStarted, Step::kEnded,
+    Step::kStatusSent};
 
-INSTANTIATE_TEST_SUITE_P(At, AStep, testing::ValuesIn(nodes_and_steps()), name_of_step);
+INSTANTIATE_TEST_SUITE_P(At, AForkAtAStep, testing::ValuesIn(nodes_and_steps(kSteps)),
+                         [](const auto& test) { return test.param; });
 
 }  // namespace
 }  // namespace fork_test

@@ -1,0 +1,56 @@
+// A hand-over that is held at one of its steps (session/steps.h), where somebody is killed.
+//
+// An agent or keeper stops itself at the step; then the victim is killed, and what was held goes
+// on. The agent and the keeper of these tests come from a folder of programs of which two are
+// scripts that add --stop-at-step.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "scene.h"
+#include "session/steps.h"
+
+namespace fork_test {
+
+enum class Victim { kNobody, kProgram, kSnapshot, kAgents, kFirstAgent, kKeepers, kTelepad };
+
+struct Case {
+  Victim victim;
+  const char* name;
+};
+
+// "local_asked", "unix_asked" ...: the parameter of a test.
+std::vector<std::string> nodes_and_steps(const std::vector<telefork::session::Step>& steps);
+
+class AStep : public AFork {
+ protected:
+  void SetUp() override;
+  void TearDown() override;
+  std::string kind_of_node() const override { return GetParam().substr(0, GetParam().find('_')); }
+  std::string telepad_program() const override { return programs_ + "/bin/telepad"; }
+
+  // The whole of one death.
+  void check(const Case& one);
+
+  // What is to be held, and what is true of how it ended.
+  virtual Program start_program() = 0;
+  virtual void judge(Victim victim, const Outcome& outcome) const = 0;
+
+  telefork::session::Step step() const { return step_; }
+  bool of_keeper() const;
+  // Whether the process may have begun there when another is held at this step.
+  bool may_run() const;
+  // How often it has: it appends a byte to the file.
+  int times_run() const;
+  void note_run() const;
+
+ private:
+  void make_programs();
+  pid_t await_stopped(const Program& program) const;
+
+  telefork::session::Step step_{};
+  std::string programs_;
+};
+
+}  // namespace fork_test

@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -127,15 +128,14 @@ bool read_page(const UniqueFd& memory, RemotePtr at, std::byte* page) {
 // The pages of a guest that are not as they are at home.
 class ChangedPages {
  public:
-  ChangedPages(pid_t home, pid_t guest, restore::Range own)
+  ChangedPages(pid_t home, pid_t guest)
       : home_(open_memory(home)),
         guest_(open_memory(guest)),
         map_(guest, best_pagemap()),
-        maps_(kernel::read_smaps(home)),
-        own_(own) {}
+        maps_(kernel::read_smaps(home)) {}
 
   void write(const std::vector<image::schema::Vma::Reader>& readers, image::Writer& writer) {
-    for (const restore::MapPiece& piece : restore::plan_map(maps_, readers, own_)) {
+    for (const restore::MapPiece& piece : restore::plan_map(maps_, readers, {})) {
       if (piece.image != nullptr && restore::has_own_pages(*piece.image)) look_at(piece);
     }
     ::capnp::MallocMessageBuilder message;
@@ -180,7 +180,6 @@ class ChangedPages {
   UniqueFd home_, guest_;
   kernel::PageMap map_;
   std::vector<kernel::Vma> maps_;
-  restore::Range own_;
   std::vector<RemotePtr> changed_, dropped_;
   std::vector<std::byte> bytes_;
 };
@@ -197,10 +196,13 @@ struct Told {
   pid_t tid = 0;
 };
 
-Told read_told(const UniqueFd& from) {
+// Empty where process `pid` has ended instead.
+Told read_told(const UniqueFd& from, pid_t pid) {
   Told told;
-  pollfd poll = {from.get(), POLLIN, 0};
-  if (::poll(&poll, 1, kPatience) != 1 || ::read(from.get(), &told, sizeof(told)) != sizeof(told)) {
+  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  pollfd poll[] = {{from.get(), POLLIN, 0}, {process.get(), POLLIN, 0}};
+  if (::poll(poll, 2, kPatience) < 1 || (poll[0].revents & POLLIN) == 0 ||
+      ::read(from.get(), &told, sizeof(told)) != sizeof(told)) {
     return {};
   }
   return told;
@@ -233,7 +235,7 @@ Journey::Journey(const std::function<void(Away&)>& victim) {
   pid_ = ::fork();
   if (pid_ < 0) throw_errno("forking a victim");
   if (pid_ == 0) be_victim(victim, streams_, session);
-  Told told = read_told(told_);
+  Told told = read_told(told_, pid_);
   caller_ = told.tid;
   if (told.what == 'r') return;
   std::string text;
@@ -269,7 +271,7 @@ void Journey::leave() {
   image::MemorySink sink;
   image::Writer writer(sink);
   {
-    capture::SurveyOptions survey_options;
+    capture::SurveyOptions survey_options = options_of(capture::Purpose::kRunOn);
     survey_options.own_fds = {Away::kSession};
     survey_options.takes_stdin = true;
     capture::Survey survey = capture::survey_process(pid_, survey_options);
@@ -278,6 +280,7 @@ void Journey::leave() {
       return mapping.vma.start >= stub.area() && mapping.vma.end <= stub.area() + stub.area_size();
     });
     capture::throw_refusals(survey.refusals);
+    for (const capture::Mapping& mapping : survey.mappings) home_.push_back(mapping.vma);
     capture::CaptureSettings settings = capture_settings();
     capture::Capture capture(survey, parked_->frozen(), stub, settings);
     write_header(writer, image::schema::Header::Purpose::RUN_ON);
@@ -288,27 +291,34 @@ void Journey::leave() {
   }
   parked_->hold_for(std::chrono::milliseconds(1));
 
+  make_guest(sink.bytes());
+  if (read_told(told_, guest_).what != 'd') {
+    std::string text;
+    roll_back();
+    int status = finish(&text);
+    throw Error(Code::kFailed, fmt::format("the guest does not want to come home ({:#x}): {}",
+                                           static_cast<unsigned>(status), text));
+  }
+}
+
+void Journey::make_guest(const std::vector<std::byte>& image) {
   restore::RestoreSettings settings;
   settings.blank.program = blank_program();
   settings.blank.pid_required = true;
   settings.init_program = TELEFORK_INIT_PROGRAM;
   settings.live = true;
+  settings.session_number = Away::kSession;
+  settings.session_socket = open_file("/dev/null", O_RDONLY);
   for (int i = 0; i < 3; ++i) settings.streams[i] = streams_[i].duplicate();
   restore::Restorer restorer(std::move(settings));
-  image::MemorySource source(sink.bytes());
+  image::MemorySource source(image);
   image::Reader reader(source);
   while (restorer.take(reader)) {
   }
   restorer.finish();
+  arrived_ = restorer.arrived_files();
   guest_ = restorer.release();
   space_ = restorer.take_namespace();
-  if (read_told(told_).what != 'd') {
-    std::string text;
-    end_guest();
-    int status = finish(&text);
-    throw Error(Code::kFailed, fmt::format("the guest does not want to come home ({:#x}): {}",
-                                           static_cast<unsigned>(status), text));
-  }
 }
 
 void Journey::capture_guest() {
@@ -317,12 +327,25 @@ void Journey::capture_guest() {
   caller.run_into_system_call(SYS_read);
   image::MemorySink sink;
   image::Writer writer(sink);
-  capture::Survey survey = capture::survey_process(guest_, {});
+  capture::SurveyOptions options = options_of(capture::Purpose::kReturn);
+  options.own_fds = {Away::kSession};
+  for (unsigned stream = 0; stream < 3; ++stream) {
+    struct stat stat {};
+    if (::fstat(streams_[stream].get(), &stat) != 0) throw_errno("looking at a stream");
+    options.streams[stream] = stat.st_ino;
+  }
+  if (arrived_) {
+    options.originals = [this](std::uint64_t device, std::uint64_t inode) {
+      return arrived_->find(device, inode);
+    };
+  }
+  capture::Survey survey = capture::survey_process(guest_, options);
   // It was restored into them.
   std::erase_if(survey.refusals, [](const capture::Refusal& refusal) {
     return refusal.why.find("namespace") != std::string::npos;
   });
   capture::throw_refusals(survey.refusals);
+  for (std::size_t i = 0; i < survey.files.entries().size(); ++i) survey.files.compute_hash(i);
   tracee::Stub stub(caller, guest_, {});
   capture::CaptureSettings settings = capture_settings();
   capture::Capture capture(survey, frozen, stub, settings);
@@ -330,7 +353,7 @@ void Journey::capture_guest() {
   Edit edit(writer, static_cast<std::uint32_t>(caller_), kHome);
   capture.write_metadata(edit);
   stub.remove();
-  ChangedPages pages(pid_, guest_, {parked_->stub().area(), parked_->stub().area_size()});
+  ChangedPages pages(pid_, guest_);
   pages.write(edit.vmas(), writer);
   writer.end();
   image_ = sink.take();
@@ -343,6 +366,7 @@ restore::HomecomingSettings Journey::settings() const {
   settings.our_socket = session_.get();
   settings.their_socket = Away::kSession;
   settings.own_fds = {Away::kSession};
+  settings.home = home_;
   return settings;
 }
 
@@ -389,6 +413,7 @@ int Journey::finish(std::string* said) {
     if (::poll(&poll, 1, kPatience) != 1) {
       *said += "it hangs";
       ::kill(pid_, SIGKILL);
+      break;
     }
     char buffer[4096];
     ssize_t count = ::read(talk_.get(), buffer, sizeof(buffer));

@@ -62,6 +62,7 @@ class Journey {
   int finish(std::string* said);
 
  private:
+  void make_guest(const std::vector<std::byte>& image);
   void end_guest();
 
   pid_t pid_ = 0;
@@ -72,7 +73,9 @@ class Journey {
   std::unique_ptr<tracee::ParkedProcess> parked_;
   pid_t guest_ = 0;
   std::optional<restore::PidNamespace> space_;
+  std::optional<restore::ArrivedFiles> arrived_;
   std::vector<std::byte> image_;
+  std::vector<kernel::Vma> home_;
 };
 
 // All of it; the victim must end with 0.

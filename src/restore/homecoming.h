@@ -49,6 +49,9 @@ struct HomecomingSettings {
   // Taken from the process, and not told the guest.
   std::vector<siginfo_t> signals;
   std::size_t max_map_count = 65530;  // vm.max_map_count
+  // The memory map with its flags (read_smaps), sorted, as it was when the process left: to read it
+  // again costs a walk of all its page tables. Empty: it is read.
+  std::vector<kernel::Vma> home;
 };
 
 class Homecoming {
@@ -108,6 +111,7 @@ class Homecoming {
 
   // homecoming_memory.cc
   void take_pages(const image::Record& record, image::RecordSource& source);
+  std::vector<kernel::Vma> read_map() const;
   void read_home();
   void grow_heap();
   void grow_stacks();

@@ -24,36 +24,27 @@ using tracee::SyscallProgram;
 // What F_SETFL changes.
 constexpr unsigned kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | O_ASYNC;
 
-// As a guest has it in the place of a descriptor that has stayed at home.
-bool is_placeholder(FileDescription::Reader description) {
-  return description.getKind() == FileDescription::Kind::LEFT_HOME ||
-         ((description.getFlags() & O_PATH) != 0 &&
-          std::string(description.getFile().getPath()) == "/");
-}
-
-bool is_stream(FileDescription::Reader description) {
-  return description.getKind() == FileDescription::Kind::STDIO ||
-         description.getKind() == FileDescription::Kind::NULL_ ||
-         (description.getKind() == FileDescription::Kind::DEVICE &&
-          std::string(description.getFile().getPath()) == "/dev/null");
-}
-
 }  // namespace
 
-// A standard stream, or one that was left here, is home's own.
+// A standard stream that is still its own, or one that was left here.
 bool Homecoming::stays(int fd, FileDescription::Reader description) const {
-  if (settings_.left_home.count(fd) != 0 && is_placeholder(description)) return true;
-  return fd <= STDERR_FILENO && is_stream(description);
+  switch (description.getKind()) {
+    case FileDescription::Kind::LEFT_HOME:
+      return settings_.left_home.empty() || settings_.left_home.count(fd) != 0;
+    case FileDescription::Kind::NULL_:
+      return fd == STDIN_FILENO;
+    case FileDescription::Kind::STDIO:
+      return static_cast<unsigned>(fd) == description.getStream();
+    default:
+      return false;
+  }
 }
 
 bool Homecoming::is_same_description(int fd, FileDescription::Reader description) const {
   if (description.getKind() == FileDescription::Kind::STDIO) return false;
-  std::string here = kernel::read_fd_link(parked_.pid(), fd);
   std::string there = description.getFile().getPath();
-  bool deleted = here.ends_with(" (deleted)");
-  // What was deleted here has travelled, and is a memory file there.
-  if (!is_travelled(there) && here != there) return false;
-  if (is_travelled(there) && !deleted) return false;
+  if (description.getFile().getDeleted()) there += " (deleted)";
+  if (kernel::read_fd_link(parked_.pid(), fd) != there) return false;
   unsigned flags = kernel::read_fdinfo(parked_.pid(), fd).flags;
   return ((flags ^ description.getFlags()) & (O_ACCMODE | O_PATH)) == 0;
 }

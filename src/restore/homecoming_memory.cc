@@ -66,8 +66,32 @@ void Homecoming::take_pages(const image::Record& record, image::RecordSource& so
   pages_size_ = offset;
 }
 
+// Nothing of it has run since it left: its flags are what they were, also of what has just grown.
+std::vector<kernel::Vma> Homecoming::read_map() const {
+  if (settings_.home.empty()) return kernel::read_smaps(parked_.pid());
+  std::vector<kernel::Vma> map = kernel::read_maps(parked_.pid());
+  tracee::Stub& stub = parked_.stub();
+  for (kernel::Vma& vma : map) {
+    bool own = vma.start >= stub.area() && vma.end <= stub.area() + stub.area_size();
+    own = own || (vma.start >= room_.start && vma.end <= room_.end());
+    auto known =
+        std::partition_point(settings_.home.begin(), settings_.home.end(),
+                             [&vma](const kernel::Vma& before) { return before.end < vma.end; });
+    bool same = known != settings_.home.end() && known->start < vma.end &&
+                known->start >= vma.start && known->protection() == vma.protection();
+    if (known != settings_.home.begin() && !same) {
+      // A heap has grown at its end.
+      --known;
+      same = known->start == vma.start && known->protection() == vma.protection();
+    }
+    if (same) vma.flags = known->flags;
+    if (!same && !own) return kernel::read_smaps(parked_.pid());
+  }
+  return map;
+}
+
 void Homecoming::read_home() {
-  home_ = kernel::read_smaps(parked_.pid());
+  home_ = read_map();
   for (const image::Record& record : vma_records_) vmas_.push_back(record.get<Vma>());
   auto by_start = [](const auto& a, const auto& b) { return a.getStart() < b.getStart(); };
   std::sort(vmas_.begin(), vmas_.end(), by_start);
@@ -127,7 +151,7 @@ void Homecoming::grow_stacks() {
 }
 
 void Homecoming::plan_memory() {
-  home_ = kernel::read_smaps(parked_.pid());
+  home_ = read_map();
   tracee::Stub& stub = parked_.stub();
   std::erase_if(home_, [&](const kernel::Vma& vma) {
     return vma.start >= room_.start && vma.end <= room_.end();

@@ -90,8 +90,11 @@ void Homecoming::begin_thread(Thread::Reader thread, Range stack, RemotePtr addr
                               RemotePtr counter) {
   // Until it is at the gate it reads the step that has made it.
   auto all_waiting = static_cast<std::uint32_t>(begun_.size() + 1);
+  // What rt_sigreturn(2) does not set.
+  ThreadStart start{stack, thread.getTid(),
+                    tracee::thread_pointer(decode_thread_state(thread).registers)};
   SyscallProgram program;
-  tracee::Result result = add_thread_start(stack, address, thread.getTid(), program);
+  tracee::Result result = add_thread_start(start, program);
   program.wait_until("waiting for the thread", counter, all_waiting);
   tracee::ProgramRun run = parked_.stub().try_run(program);
   if (run.failed() != tracee::kStubDone) {
@@ -103,7 +106,8 @@ void Homecoming::begin_thread(Thread::Reader thread, Range stack, RemotePtr addr
                       thread.getTid()));
     }
     program = SyscallProgram();
-    result = add_thread_start(stack, address, 0, program);
+    start.tid = 0;
+    result = add_thread_start(start, program);
     program.wait_until("waiting for the thread", counter, all_waiting);
     run = parked_.stub().run(program);
   }

@@ -12,9 +12,6 @@ namespace {
 using image::schema::Vma;
 using kernel::VmFlag;
 
-// As files.h makes it: content that travelled with an outgoing image.
-constexpr const char* kTravelled = "/memfd:telefork-content";
-
 // What an address means in the object that it maps.
 bool is_congruent(const kernel::Vma& home, Vma::Reader image) {
   return home.offset - home.start.value() == image.getOffset() - image.getStart();
@@ -22,9 +19,8 @@ bool is_congruent(const kernel::Vma& home, Vma::Reader image) {
 
 bool is_same_file(const kernel::Vma& home, Vma::Reader image) {
   std::string path = image.getFile().getPath();
-  return home.is_file() && is_congruent(home, image) &&
-         ((home.path == path && home.deleted == image.getFile().getDeleted()) ||
-          is_travelled(path));
+  return home.is_file() && is_congruent(home, image) && home.path == path &&
+         home.deleted == image.getFile().getDeleted();
 }
 
 bool is_same_memory(const kernel::Vma& home, Vma::Reader image) {
@@ -70,8 +66,6 @@ MapPiece::Kind kind_of(const kernel::Vma* home, const Vma::Reader* image) {
 }
 
 }  // namespace
-
-bool is_travelled(const std::string& path) { return path.starts_with(kTravelled); }
 
 std::vector<MapPiece> plan_map(std::span<const kernel::Vma> home,
                                std::span<const Vma::Reader> image, Range own) {

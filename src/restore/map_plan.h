@@ -39,9 +39,6 @@ struct MapPiece {
   bool is_mapped_anew() const { return kind == Kind::kNew || kind == Kind::kReplace; }
 };
 
-// A memory file in which the content of one that has no name here travelled.
-bool is_travelled(const std::string& path);
-
 // Both sorted; they must outlive the pieces. What the kernel has put there itself (vDSO, vvar)
 // stays as it is at home, and so does what lies in `own`.
 std::vector<MapPiece> plan_map(std::span<const kernel::Vma> home,

@@ -97,23 +97,25 @@ void add_thread_settings(Thread::Reader thread, SyscallProgram& program) {
                {PR_SET_PDEATHSIG, thread.getParentDeathSignal(), 0, 0, 0});
 }
 
-tracee::Result add_thread_start(Range stack, RemotePtr program_address, std::uint32_t tid,
-                                SyscallProgram& program) {
-  TELEFORK_ASSERT(program_address);
+tracee::Result add_thread_start(const ThreadStart& start, SyscallProgram& program) {
   clone_args arguments{};
   arguments.flags =
       CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
-  arguments.stack = stack.start.value();
-  arguments.stack_size = stack.size - sizeof(std::uint64_t);
-  if (tid == 0) {
+  arguments.stack = start.stack.start.value();
+  arguments.stack_size = start.stack.size - sizeof(std::uint64_t);
+  if (start.pointer != 0) {
+    arguments.flags |= CLONE_SETTLS;
+    arguments.tls = start.pointer;
+  }
+  if (start.tid == 0) {
     return program.call("making a thread", SYS_clone3,
                         {program.object(arguments), sizeof(arguments)});
   }
   arguments.set_tid_size = 1;
-  tracee::Data tid_data = program.object(tid);
+  tracee::Data tid_data = program.object(start.tid);
   tracee::Data data = program.object(arguments);
   program.point(data + offsetof(clone_args, set_tid), tid_data);
-  return program.call_expecting(fmt::format("making thread {}", tid), tid, SYS_clone3,
+  return program.call_expecting(fmt::format("making thread {}", start.tid), start.tid, SYS_clone3,
                                 {data, sizeof(arguments)});
 }
 

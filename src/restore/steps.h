@@ -23,10 +23,13 @@ void add_process_settings(image::schema::Process::Reader process, tracee::Syscal
 void add_registrations(image::schema::Thread::Reader thread, tracee::SyscallProgram& program);
 // Name, alternate stack, timer slack, parent death signal.
 void add_thread_settings(image::schema::Thread::Reader thread, tracee::SyscallProgram& program);
-// A thread whose StubProgram, at `program_address`, stands on top of `stack` already; with `tid` 0
-// the kernel chooses its id, which is the result.
-tracee::Result add_thread_start(Range stack, RemotePtr program_address, std::uint32_t tid,
-                                tracee::SyscallProgram& program);
+struct ThreadStart {
+  Range stack;                // on top of it stands the address of its StubProgram already
+  std::uint32_t tid = 0;      // 0: the kernel's choice
+  std::uint64_t pointer = 0;  // to its thread control block; 0: that of whoever makes it
+};
+// The result is its id.
+tracee::Result add_thread_start(const ThreadStart& start, tracee::SyscallProgram& program);
 
 // Those that the record has; `all`: the others become the default.
 void add_signal_actions(image::schema::Signals::Reader signals, bool all,

@@ -86,7 +86,7 @@ void Restorer::start_other_threads() {
     tracee::write_memory(blank_->pid(), address, own.encode(address, header));
     tracee::write_object(blank_->pid(), stack + kThreadStack - sizeof(std::uint64_t),
                          address.value());
-    add_thread_start({stack, kThreadStack}, address, thread.getTid(), program);
+    add_thread_start({{stack, kThreadStack}, thread.getTid()}, program);
     loaded.emplace_back(std::move(own), address);
   }
   program.wait_until("waiting for the threads", counter,

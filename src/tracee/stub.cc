@@ -109,6 +109,7 @@ void Stub::enter_safe_state() {
   std::vector<std::uint8_t> frame =
       build_signal_frame(settled, original_.xstate, original_.signal_mask, stack_frame_.value());
   stack_bytes_.resize(frame.size());
+  thread_.touch(stack_frame_);
   try {
     read_memory(pid_, stack_frame_, stack_bytes_);
     write_memory(pid_, stack_frame_, as_bytes(frame));

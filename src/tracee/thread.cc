@@ -260,6 +260,10 @@ bool TracedThread::at_system_call_entry() const {
   return info.op == PTRACE_SYSCALL_INFO_ENTRY;
 }
 
+void TracedThread::touch(RemotePtr address) const {
+  static_cast<void>(::ptrace(PTRACE_PEEKDATA, tid_, address.value(), 0));
+}
+
 void TracedThread::set_options(std::uint64_t options) {
   call_ptrace(PTRACE_SETOPTIONS, tid_, 0, options | PTRACE_O_TRACESYSGOOD, "setting options of");
 }

@@ -17,6 +17,7 @@
 
 #include <sys/types.h>
 
+#include "base/remote_ptr.h"
 #include "tracee/registers.h"
 #include "tracee/wait_status.h"
 
@@ -83,6 +84,9 @@ class TracedThread {
   std::optional<RseqArea> rseq() const;
   // Of a thread in a syscall stop: whether it is the one at the entry (PTRACE_GET_SYSCALL_INFO).
   bool at_system_call_entry() const;
+  // Makes a stack that ends above `address` grow to it, if it may: unlike process_vm_writev(2),
+  // what ptrace(2) reads it reads as the thread itself would (mm/memory.c, __access_remote_vm).
+  void touch(RemotePtr address) const;
   void set_options(std::uint64_t options);
   unsigned long event_message() const;
 

@@ -2,7 +2,10 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
+#include <ctime>
 #include <thread>
+#include <tuple>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -59,9 +62,17 @@ int wait_with_threads(int stop_fd, int ready_fd, int session) {
   action.sa_sigaction = &count_signal;
   action.sa_flags = SA_RESTART | SA_SIGINFO;
   ::sigaction(SIGUSR1, &action, nullptr);
+  sigevent event{};
+  event.sigev_notify = SIGEV_SIGNAL;
+  event.sigev_signo = SIGALRM;
+  timer_t timer = nullptr;
+  itimerspec hour{{0, 0}, {3600, 0}};
+  if (::timer_create(CLOCK_MONOTONIC, &event, &timer) != 0) return 96;
+  if (::timer_settime(timer, 0, &hour, nullptr) != 0) return 96;
   std::atomic<int> states[kOthers + 1];
   std::atomic<bool> over{false};
-  auto [hold_read, hold_write] = make_pipe();
+  UniqueFd hold_read, hold_write;
+  std::tie(hold_read, hold_write) = make_pipe();
   std::vector<std::thread> threads;
   threads.emplace_back([&] {
     g_caller = ::gettid();
@@ -84,6 +95,12 @@ int wait_with_threads(int stop_fd, int ready_fd, int session) {
   [[maybe_unused]] ssize_t told = ::write(ready_fd, "", 1);
   static_cast<void>(stop_fd);
   for (std::thread& thread : threads) thread.join();
+  // Both timers were stopped meanwhile; only the old state has them armed again.
+  itimerspec left{};
+  bool armed = ::timer_gettime(timer, &left) == 0 && left.it_value.tv_sec > 3000;
+  bool alarm_armed = ::alarm(0) != 0;
+  bool old = states[0] == kAllOld;
+  if (armed != old || alarm_armed != old) return 95;
   // What came while it was away is here by now.
   if (g_signals != 0) return g_signals == 1 && g_signal_sum == 42 ? kSawSignal : 97;
   for (int i = 1; i <= kOthers; ++i) {

@@ -395,7 +395,9 @@ class Serving(KeysTest):
                 self.fail((session.communicate(timeout=cli.PATIENCE)[1], telepad.said()))
         for number, session in enumerate(sessions):
             self.assertTrue(select.select([session.stdout], [], [], cli.PATIENCE)[0])
-            self.assertEqual(session.stdout.readline(), b"%d\n" % number)
+            line = session.stdout.readline()
+            if line != b"%d\n" % number:
+                self.fail((line, session.communicate(timeout=cli.PATIENCE)[1], telepad.said()))
         for session in sessions:
             _, said = session.communicate(timeout=cli.PATIENCE)
             self.assertEqual((session.returncode, said), (0, b""))

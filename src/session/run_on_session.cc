@@ -350,8 +350,12 @@ void RunOnSession::on_failure(const Error& error) {
 void RunOnSession::roll_back(const Error& error) {
   send_verdict(call_.session_socket().get(), error);
   if (!parked_) return;
-  stop_taking_signals();
-  parked_->roll_back(undelivered_);
+  try {
+    stop_taking_signals();
+    parked_->roll_back(undelivered_);
+  } catch (const Error& gone) {
+    if (gone.code() != Code::kGone) throw;
+  }
   parked_.reset();
 }
 

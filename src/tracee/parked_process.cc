@@ -55,6 +55,9 @@ void add_queueing(SyscallProgram& program, const siginfo_t& info, pid_t pid, pid
 
 ParkedProcess::ParkedProcess(FrozenProcess frozen, const Options& options)
     : frozen_(std::move(frozen)), options_(options) {
+  // The kernel tells of a leader's end only when those of all other threads were seen, so that
+  // whoever waits for it alone might wait for ever.
+  frozen_.leader().set_options(PTRACE_O_TRACEEXIT);
   TracedThread& caller = thread(options.caller);
   std::uint64_t per_thread = kThreadStack + kThreadFrame + caller.xstate().size();
   Stub::Options stub;
@@ -68,9 +71,10 @@ ParkedProcess::~ParkedProcess() {
   if (released_) return;
   try {
     roll_back({});
-  } catch (const Error&) {
+  } catch (const Error& error) {
     // It has ended, or is beyond help.
     forget();
+    if (error.code() == Code::kGone) frozen_.await_end();
   }
 }
 

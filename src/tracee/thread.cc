@@ -47,7 +47,7 @@ std::string WaitStatus::describe() const {
     case Kind::kGroupStop:
       return fmt::format("was stopped by signal {}", signal());
     case Kind::kEvent:
-      return fmt::format("stopped for event {}", event());
+      return ended() ? "was killed or exits" : fmt::format("stopped for event {}", event());
     case Kind::kSignalDelivery:
       return fmt::format("got signal {}", signal());
     case Kind::kContinued:
@@ -93,7 +93,11 @@ TracedThread::~TracedThread() {
 WaitStatus TracedThread::note(int status) {
   WaitStatus result(status);
   stopped_ = WIFSTOPPED(status);
-  if (result.ended()) forget();
+  if (result.ended()) {
+    // Nobody looks at its last stop: it goes on to its end, or has by now.
+    if (stopped_) ::ptrace(PTRACE_DETACH, tid_, 0, 0);
+    forget();
+  }
   return result;
 }
 
@@ -165,6 +169,13 @@ void TracedThread::run_into_system_call(long number) {
 }
 
 void TracedThread::resume(int request, int signal) {
+  // One that was killed meanwhile may have come to its last stop (PTRACE_O_TRACEEXIT), from which
+  // it would go on without a word.
+  if (std::optional<WaitStatus> status = stopped_ ? try_wait() : std::nullopt) {
+    if (status->ended()) {
+      throw Error(Code::kGone, fmt::format("thread {} {}", tid_, status->describe()));
+    }
+  }
   TELEFORK_ASSERT(stopped_);
   call_ptrace(request, tid_, 0, static_cast<std::uint64_t>(signal), "resuming");
   stopped_ = false;

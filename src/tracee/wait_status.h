@@ -37,7 +37,10 @@ class WaitStatus {
     if (stop_signal() == (SIGTRAP | 0x80)) return Kind::kSyscallStop;
     return Kind::kSignalDelivery;
   }
-  bool ended() const { return WIFEXITED(status_) || WIFSIGNALED(status_); }
+  // It has, or is about to (PTRACE_O_TRACEEXIT).
+  bool ended() const {
+    return WIFEXITED(status_) || WIFSIGNALED(status_) || event() == PTRACE_EVENT_EXIT;
+  }
   int code() const { return WEXITSTATUS(status_); }
   int signal() const { return WIFSIGNALED(status_) ? WTERMSIG(status_) : stop_signal(); }
   int event() const { return WIFSTOPPED(status_) ? status_ >> 16 : 0; }

@@ -193,7 +193,13 @@ void AStep::check(const Case& one) {
   // Listed before anyone dies: the orphans of the dead change their parents.
   const std::vector<Process> processes = all_descendants();
   for (const Process& process : processes) {
-    if (is_victim(one.victim, process, program.pid, stopped)) kill_and_await(process.pid);
+    if (!is_victim(one.victim, process, program.pid, stopped)) continue;
+    // A process whose threads are traced is not gone before its tracer, who is held, has seen it.
+    if (one.victim == Victim::kProgram) {
+      kill(process.pid, SIGKILL);
+    } else {
+      kill_and_await(process.pid);
+    }
   }
   for (const Process& process : processes) {
     if (process.state == 'T') kill(process.pid, SIGCONT);

@@ -71,7 +71,7 @@ def merge(records):
     """Puts the samples of records of the same kind and parameters together."""
     merged = {}
     for record in records:
-        key = tuple(record.get(k) for k in ("bench", "node", "size", "pages", "build")) + (
+        key = tuple(record.get(k) for k in ("bench", "node", "size", "pages", "build", "wrote")) + (
             any(k.startswith("peak_bytes") for k in record),)
         if key not in merged:
             merged[key] = dict(record)
@@ -229,10 +229,31 @@ class Report:
         self.section("A program that never calls (linked with libtelefork, with an empty library, with none)",
                      ["", "telefork", "empty", "plain", "ratio", "target", "met"], rows)
 
+    def add_calls(self):
+        rows = []
+        for r in self.find("call"):
+            there, back, whole = (summary(r[k]) for k in ("there_ms", "back_ms", "whole_ms"))
+            target, met, figure = "", None, whole["median"] / there["median"]
+            if r["size"] == GB and r["wrote"] == "1000 pages":
+                figure = back["median"] / there["median"]
+                target, met = "back <= 10 % of there", figure <= 0.1
+            elif r["size"] == GB:
+                limit = 1.3 if r["wrote"] == "nothing" else 2.3
+                target, met = f"whole <= {limit} x there", figure <= limit
+            elif r["size"] == MB and r["wrote"] == "nothing" and r["node"] == "tls":
+                target, met = "whole <= 15 ms", whole["median"] <= 15
+            rows.append([f"{process_text(r)}, {r['node']}", r["wrote"], time_text(there["median"]),
+                         time_text(back["median"]), time_text(whole["median"]), target, met])
+            self.result("call", r, wrote=r["wrote"], there_ms=there, back_ms=back, whole_ms=whole,
+                        ratio=figure, target=target or None, met=met)
+        self.section("run_on: to the function's first instruction, from its end, both",
+                     ["process", "f writes", "there", "back", "whole", "target", "met"], rows)
+
     def make(self):
         self.add_held()
         self.add_first_instruction()
         self.add_bulk()
+        self.add_calls()
         self.add_memory()
         self.add_startup()
 

@@ -20,7 +20,8 @@
 
 declare -gA machine_pid=()    # of each machine's pid 1, as seen from here
 declare -gA machine_shell=()  # of the unshare that waits for it
-machine_namespaces=()         # of all that were ever started
+declare -gA machine_namespaces=()  # of all that were ever started: when each ended
+machines_late=$((1 << 62))
 declare -gA machine_address_of=()  # "alpha beta": alpha's on the cable between them
 machine_cables=0
 machines_folder=""
@@ -86,8 +87,8 @@ machine_start() {
     return 1
   fi
   machine_pid[$name]=$pid
-  mapfile -t -O "${#machine_namespaces[@]}" machine_namespaces < <(
-    readlink "/proc/$pid/ns/"{mnt,uts,ipc,net,pid} | tr -dc '0-9\n')
+  local id
+  for id in $(machines_namespaces_of "$pid"); do machine_namespaces[$id]=$machines_late; done
   machine_await_telepad "$name"
 }
 
@@ -130,7 +131,10 @@ machine_close_descriptors() {
 
 # The kernel kills what is left in a pid namespace with its pid 1, and waits for it.
 machine_stop() {
-  local name=$1
+  local name=$1 id
+  for id in $(machines_namespaces_of "${machine_pid[$name]:-0}"); do
+    machine_namespaces[$id]=$(machines_now)
+  done
   kill -KILL "${machine_pid[$name]:-${machine_shell[$name]}}" 2>/dev/null || true
   { wait "${machine_shell[$name]}"; } 2>/dev/null || true
   unset "machine_pid[$name]" "machine_shell[$name]"
@@ -146,41 +150,33 @@ machines_end() {
   [[ -z $left ]] || { printf 'machines: left behind:\n%s\n' "$left" >&2; return 1; }
 }
 
-# The number of a namespace that has gone is given to the next one, which may be of another test by now.
+# The number of a namespace that has gone is given to the next one, which may be of another test by now:
+# what is in that began after the machine's end.
 machines_left() {
   local id number type pid command
-  for id in "${machine_namespaces[@]}"; do
+  for id in "${!machine_namespaces[@]}"; do
     while read -r number type pid command; do
-      if [[ $number == "$id" ]] && ! machines_is_of_others "$pid"; then
+      [[ $number == "$id" ]] || continue
+      (($(machines_began "$pid") > machine_namespaces[$id])) ||
         echo "namespace $number $type $pid $command"
-      fi
     done < <(lsns -n -r -o NS,TYPE,PID,COMMAND)
   done
   grep -F "$machines_folder" /proc/self/mounts || true
   [[ ! -e $machines_folder ]] || echo "folder $machines_folder"
 }
 
-# A process descends from whoever has started this shell, but not from this shell. What a test has left
-# behind descends from the shell, or from nobody any more.
-machines_is_of_others() {
-  local pid=$1
-  local -A ours=()
-  local ancestor=$BASHPID
-  while ((ancestor > 1)); do
-    ours[$ancestor]=1
-    ancestor=$(machines_parent "$ancestor")
-  done
-  while ((pid > 1)) && [[ -z ${ours[$pid]:-} ]]; do pid=$(machines_parent "$pid"); done
-  # Up to this shell's own process everything is its own.
-  ancestor=$BASHPID
-  while ((ancestor > 1 && ancestor != pid && ancestor != $$)); do
-    ancestor=$(machines_parent "$ancestor")
-  done
-  ((pid > 1 && ancestor != pid))
+# Both in clock ticks since the kernel's start; one that has ended began late (proc_pid_stat(5)).
+machines_now() { awk -v ticks="$(getconf CLK_TCK)" '{printf "%d\n", $1 * ticks}' /proc/uptime; }
+machines_began() {
+  local stat=""
+  { stat=$(<"/proc/$1/stat"); } 2>/dev/null || true
+  # shellcheck disable=SC2086  # words
+  set -- ${stat##*) }
+  echo "${20:-$machines_late}"
 }
-
-# 0 for one that has ended.
-machines_parent() { awk '$1 == "PPid:" {print $2; found = 1} END {if (!found) print 0}' "/proc/$1/status" 2>/dev/null || echo 0; }
+machines_namespaces_of() {
+  readlink "/proc/$1/ns/"{mnt,uts,ipc,net,pid} 2>/dev/null | tr -dc '0-9\n' || true
+}
 
 # Pid 1 of a machine: it reaps, as bash does, whatever ends there without a parent.
 machine_init() {

@@ -104,6 +104,7 @@ void RunOnSession::depart() {
   }
   settings.steps.reach(Step::kFrozen);
   capture::Survey survey = call_.survey(program(), caller_);
+  for (const capture::Mapping& mapping : survey.mappings) map_.push_back(mapping.vma);
   own_fds_ = survey.own_sockets;
   own_fds_.insert(caller_.session_fd);
   if (caller_.agent_fd >= 0) own_fds_.insert(caller_.agent_fd);
@@ -276,6 +277,7 @@ void RunOnSession::take_home() {
   coming.same_user = same_user_;
   coming.signals = undelivered_;
   coming.max_map_count = kernel::read_max_map_count();
+  coming.home = std::move(map_);
   restore::Homecoming homecoming(*parked_, std::move(coming));
   image::Reader reader(link.record_source(), &link.bulk_source());
   while (homecoming.take(reader)) {

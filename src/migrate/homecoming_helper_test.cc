@@ -386,6 +386,18 @@ void Journey::roll_back() {
   parked_.reset();
 }
 
+// The kernel writes there which processor a thread runs on.
+void Journey::blank_rseq(RemotePtr at, std::vector<std::byte>& page) const {
+  if (!parked_) return;
+  for (const tracee::TracedThread& thread : parked_->frozen().threads()) {
+    auto area = thread.rseq();
+    if (!area || area->address < at.value() || area->address >= at.value() + page.size()) continue;
+    std::size_t offset = area->address - at.value();
+    std::fill_n(page.begin() + static_cast<std::ptrdiff_t>(offset),
+                std::min<std::size_t>(area->size, page.size() - offset), std::byte{0});
+  }
+}
+
 std::uint64_t Journey::checksum() const {
   image::Hash64 hash;
   UniqueFd memory = open_memory(pid_);
@@ -399,7 +411,9 @@ std::uint64_t Journey::checksum() const {
                                    vma.protection(), vma.path);
     hash.add(std::as_bytes(std::span(line)));
     for (RemotePtr at = vma.start; at < vma.end; at = at + kPageSize) {
-      if (read_page(memory, at, page.data())) hash.add(page);
+      if (!read_page(memory, at, page.data())) continue;
+      blank_rseq(at, page);
+      hash.add(page);
     }
   }
   return hash.value();

@@ -64,6 +64,7 @@ class Journey {
  private:
   void make_guest(const std::vector<std::byte>& image);
   void end_guest();
+  void blank_rseq(RemotePtr at, std::vector<std::byte>& page) const;
 
   pid_t pid_ = 0;
   pid_t caller_ = 0;

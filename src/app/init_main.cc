@@ -1,5 +1,7 @@
 // telefork-init: pid 1 of a pid namespace that a guest has of its own (restore/pid_namespace.h).
 //
+// It closes descriptor 4 when it runs, and goes on at a byte from 3.
+//
 // The guest is a child of its keeper, not of this process; its orphans come here and are reaped.
 // When the keeper's end of descriptor 3 is closed the guest has ended, or has lost its keeper and
 // so is a child of this process too: this one lasts as long as it has children, and its end would
@@ -17,12 +19,17 @@
 namespace {
 
 constexpr int kLifeline = 3;
+constexpr int kReport = 4;
 
 void on_child(int) {}  // that ppoll() returns is enough
 
 }  // namespace
 
 int main() {
+  // The keeper now looks at its namespaces, which it could not before the exec, nor later.
+  close(kReport);
+  char byte;
+  if (read(kLifeline, &byte, 1) != 1) return 1;
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   sigset_t child;
   sigset_t none;

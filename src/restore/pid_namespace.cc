@@ -20,6 +20,7 @@ namespace telefork::restore {
 namespace {
 
 constexpr int kLifeline = 3;  // app/init_main.cc
+constexpr int kReport = 4;
 constexpr char kMaking[] = "making a pid namespace";
 
 pid_t clone_with(std::uint64_t flags, std::uint64_t exit_signal, pid_t want) {
@@ -34,16 +35,14 @@ pid_t clone_with(std::uint64_t flags, std::uint64_t exit_signal, pid_t want) {
   return static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof(arguments)));
 }
 
-// In the child, between clone and exec: nothing but system calls. What goes wrong closes
-// `go_ahead`'s other end or is an errno on `report`, which the exec closes.
-[[noreturn]] void become_init(const std::string& program, int lifeline, int go_ahead, int report) {
+// In the child, between clone and exec: nothing but system calls. What goes wrong is an errno on
+// `report`, which init closes when it runs: during the exec the kernel still has it for what it was.
+[[noreturn]] void become_init(const std::string& program, int lifeline, int report) {
   ::setsid();
-  char byte;
-  if (::read(go_ahead, &byte, 1) != 1) ::_exit(127);  // its users are mapped now
-  lifeline = ::fcntl(lifeline, F_DUPFD, kLifeline + 2);
-  report = ::fcntl(report, F_DUPFD, kLifeline + 2);
-  if (::dup2(lifeline, kLifeline) < 0 || ::dup3(report, kLifeline + 1, O_CLOEXEC) < 0 ||
-      ::close_range(kLifeline + 2, ~0u, 0) != 0) {
+  lifeline = ::fcntl(lifeline, F_DUPFD, kReport + 1);
+  report = ::fcntl(report, F_DUPFD, kReport + 1);
+  if (::dup2(lifeline, kLifeline) < 0 || ::dup2(report, kReport) < 0 ||
+      ::close_range(kReport + 1, ~0u, 0) != 0) {
     ::_exit(127);
   }
   for (int fd = 0; fd < kLifeline; ++fd) ::close(fd);
@@ -52,7 +51,7 @@ pid_t clone_with(std::uint64_t flags, std::uint64_t exit_signal, pid_t want) {
   char* environment[] = {nullptr};
   ::execve(program.c_str(), arguments, environment);
   int error = errno;
-  [[maybe_unused]] ssize_t told = ::write(kLifeline + 1, &error, sizeof(error));
+  [[maybe_unused]] ssize_t told = ::write(kReport, &error, sizeof(error));
   ::_exit(127);
 }
 
@@ -60,7 +59,6 @@ pid_t clone_with(std::uint64_t flags, std::uint64_t exit_signal, pid_t want) {
 
 PidNamespace PidNamespace::make(const std::string& init_program) {
   auto [lifeline_read, lifeline_write] = make_pipe();
-  auto [go_read, go_write] = make_pipe();
   auto [report_read, report_write] = make_pipe();
   PidNamespace made;
   bool users = false;
@@ -74,26 +72,25 @@ PidNamespace PidNamespace::make(const std::string& init_program) {
     throw_errno(kMaking, errno, Code::kUnsupported);
   }
   if (made.init_ == 0) {
-    // Or the read below would not end with the other process.
-    ::close(go_write.get());
     ::close(lifeline_write.get());
-    become_init(init_program, lifeline_read.get(), go_read.get(), report_write.get());
+    become_init(init_program, lifeline_read.get(), report_write.get());
   }
   made.lifeline_ = std::move(lifeline_write);
   report_write.reset();
-  go_read.reset();
-  made.pids_ = kernel::open_namespace(made.init_, "pid");
-  if (users) {
-    made.users_ = kernel::open_namespace(made.init_, "user");
-    kernel::map_single_user(made.init_, ::geteuid(), ::getegid());
-  }
-  if (::write(go_write.get(), "", 1) != 1) throw_errno(kMaking);
   int error = 0;
   ssize_t count;
   do {
     count = ::read(report_read.get(), &error, sizeof(error));
   } while (count < 0 && errno == EINTR);
   if (count == sizeof(error)) throw_errno("starting " + init_program, error, Code::kUnsupported);
+  // Only now it may be looked at by its user: a keeper is not dumpable, nor is a copy of it, nor is
+  // init once it goes on.
+  made.pids_ = kernel::open_namespace(made.init_, "pid");
+  if (users) {
+    made.users_ = kernel::open_namespace(made.init_, "user");
+    kernel::map_single_user(made.init_, ::geteuid(), ::getegid());
+  }
+  if (::write(made.lifeline_.get(), "", 1) != 1) throw_errno(kMaking);
   return made;
 }
 

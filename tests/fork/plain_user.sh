@@ -1,11 +1,11 @@
 #!/bin/bash
-# The contract once more, for a user who is not root.
+# Tests once more, for a user who is not root.
 #
-#   plain_user.sh alone  BUILD   everything is that user's own: the agent, the telepad, the keeper
-#   plain_user.sh served BUILD   the agent and the keeper come from root's telepads, which become that
-#                                user; the child is on another machine, where its pid is free
+#   plain_user.sh alone  BUILD TEST   everything is that user's own: the agent, the telepad, the keeper
+#   plain_user.sh served BUILD TEST   the agent and the keeper come from root's telepads, which become that
+#                                     user; the child is on another machine, where its pid is free
 set -euo pipefail
-how=$1 build=$2
+how=$1 build=$2 test=$3
 user=nobody  # a telepad looks its users up
 source "$(dirname "$0")/../../tools/machines.sh"
 machines_for_test
@@ -23,7 +23,7 @@ settings=(HOME="$home/tmp" TMPDIR="$home/tmp" XDG_RUNTIME_DIR="$home/run"
   TELEFORK_TEST_TELEPAD="$machines_folder/build/bin/telepad")
 run_as_user() {
   machine_run alpha setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups \
-    env "${settings[@]}" "$machines_folder/build/tests/fork/fork_test" --gtest_brief=1 "$@"
+    env "${settings[@]}" "$machines_folder/build/$test" --gtest_brief=1 "$@"
 }
 start() {
   machine_start "$1" bash -c 'mount --bind "$1" "$2" && exec "$2/bin/telepad" --quiet' - \

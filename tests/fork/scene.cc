@@ -134,6 +134,18 @@ void read_both(const Program& program, Outcome& outcome, Clock::time_point deadl
 
 }  // namespace
 
+std::vector<std::string> nodes_under_test(const std::vector<std::string>& usual) {
+  std::string given = setting("TELEFORK_TEST_NODE", "");
+  if (given.empty()) return usual;
+  return {given};
+}
+
+std::string name_of_node(const testing::TestParamInfo<std::string>& info) {
+  bool is_word = std::all_of(info.param.begin(), info.param.end(),
+                             [](unsigned char c) { return std::isalpha(c) != 0; });
+  return is_word ? info.param : "machine";
+}
+
 std::string slurp(const std::string& path) {
   // This way a process that ends meanwhile (ESRCH) cuts the text short, and throws nothing.
   std::ostringstream text;

@@ -145,6 +145,10 @@ class AFork : public testing::TestWithParam<std::string> {
   std::vector<std::string> telepad_descriptors_;  // when it began to listen
 };
 
+// `usual`, or what TELEFORK_TEST_NODE says; and what a test with such a node is called.
+std::vector<std::string> nodes_under_test(const std::vector<std::string>& usual);
+std::string name_of_node(const testing::TestParamInfo<std::string>& info);
+
 // What is there, or nothing.
 std::string slurp(const std::string& path);
 // As /proc has them: children, their children, and so on.

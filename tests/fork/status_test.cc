@@ -1,7 +1,6 @@
 // How a child ends, stops and continues, as its parent sees it.
 #include <csignal>
 #include <cstdint>
-#include <cstdlib>
 
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -12,18 +11,8 @@
 namespace fork_test {
 namespace {
 
-// `local` and `unix`, or what TELEFORK_TEST_NODE says.
-std::vector<std::string> nodes_under_test() {
-  const char* given = std::getenv("TELEFORK_TEST_NODE");
-  if (given != nullptr) return {given};
-  return {"local", "unix"};
-}
-
-std::string name_of_node(const testing::TestParamInfo<std::string>& info) {
-  return info.param == "local" || info.param == "unix" ? info.param : "machine";
-}
-
-INSTANTIATE_TEST_SUITE_P(On, AFork, testing::ValuesIn(nodes_under_test()), name_of_node);
+INSTANTIATE_TEST_SUITE_P(On, AFork, testing::ValuesIn(nodes_under_test({"local", "unix"})),
+                         name_of_node);
 
 TEST_P(AFork, ReturnsTwice) {
   Outcome outcome = run([this] {

@@ -1,6 +1,6 @@
 #!/bin/bash
-# The contract once more, with the child on another machine: pid, network, host name and /proc of
-# its own. Usage: two_machines.sh FORK_TEST TELEPAD
+# Tests once more, with the node another machine: pids, network, host name and /proc of its own.
+# Usage: two_machines.sh TEST TELEPAD
 set -euo pipefail
 source "$(dirname "$0")/../../tools/machines.sh"
 machines_for_test

@@ -131,8 +131,9 @@ TEST_P(ACall, MayTeleforkThere) {
   EXPECT_TRUE(went_well(outcome));
 }
 
-INSTANTIATE_TEST_SUITE_P(There, ACall, testing::Values("local", "unix", "tls"),
-                         [](const auto& test) { return test.param; });
+INSTANTIATE_TEST_SUITE_P(There, ACall,
+                         testing::ValuesIn(nodes_under_test({"local", "unix", "tls"})),
+                         name_of_node);
 
 }  // namespace
 }  // namespace fork_test

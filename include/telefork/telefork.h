@@ -25,7 +25,8 @@
  *   fork, exec, and telefork again.
  *
  * Threads: every function may be called from any thread; calls that fork wait for each other.
- * From a signal handler that interrupted such a call they fail with EDEADLK.
+ * From a signal handler that interrupted such a call they fail with EDEADLK. Such a handler must
+ * return: after a longjmp(3) out of it no call of that thread works any more.
  * Descriptors: the first call opens one, close-on-exec and high-numbered, and keeps it for later
  * calls. Nothing else is kept, no thread is started, no signal is sent to the program.
  */

@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -41,6 +42,18 @@ using Clock = std::chrono::steady_clock;
 using session::CommandSession;
 using session::HomeOptions;
 
+// Before this program ignores some of its own.
+std::uint64_t ignored_at_start() {
+  std::uint64_t ignored = 0;
+  for (int signal = 1; signal <= 64; ++signal) {
+    struct sigaction action {};
+    if (::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) {
+      ignored |= std::uint64_t{1} << (signal - 1);
+    }
+  }
+  return ignored;
+}
+
 session::CommandRequest make_request(const RunCommand& command) {
   session::CommandRequest request;
   request.node = net::parse_node(command.node);
@@ -53,6 +66,8 @@ session::CommandRequest make_request(const RunCommand& command) {
   mode_t mask = ::umask(0);
   ::umask(mask);
   request.umask = mask;
+  request.nice = ::getpriority(PRIO_PROCESS, 0);
+  request.ignored_signals = command.ignored_signals;
   return request;
 }
 
@@ -201,11 +216,13 @@ void start_session(const UniqueFd& talk, F&& run) {
 
 }  // namespace
 
-int run_command(const RunCommand& command) {
+int run_command(const RunCommand& given) {
+  RunCommand command = given;
   if (command.arguments.empty()) {
     throw Error(Code::kUsage, "the command is missing (telefork run --help tells more)");
   }
   net::parse_node(command.node);
+  command.ignored_signals = ignored_at_start();
   ignore_signals_of_writes();
   raise_own_limits();
   session::Programs programs = session::find_programs();

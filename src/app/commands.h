@@ -3,6 +3,7 @@
 // run and load, whose exit code is the program's: those say it themselves and give 125.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct RunCommand {
   bool cpu_force = false;
   bool json = false;
   std::string json_file;
+  std::uint64_t ignored_signals = 0;  // when this program began; bit n-1: signal n
 };
 int run_command(const RunCommand& command);
 

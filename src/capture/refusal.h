@@ -64,6 +64,7 @@ enum class Reason {
   kDirectoryRemoved,
   kProgramFile,
   kForeignProgram,
+  kStopped,
   kChildren,
   kChildrenThere,
   kLeaderEnded,

@@ -54,6 +54,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     survey.refusals.push_back(refuse(process, Reason::kDirectoryRemoved, cwd));
   }
   if (options.purpose == Purpose::kSave) {
+    if (survey.stat.state == 'T') survey.refusals.push_back(refuse(process, Reason::kStopped));
     if (!kernel::list_children(survey.pid).empty()) {
       survey.refusals.push_back(refuse(process, Reason::kChildren));
     }

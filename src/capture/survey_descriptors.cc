@@ -107,7 +107,9 @@ class Sorter {
       return;
     }
     Descriptor descriptor{fd, 0, (open.info.flags & O_CLOEXEC) != 0};
-    auto known = find_description(open);
+    // A terminal's may be one description for all three streams; what becomes of stdin is another
+    // matter than what becomes of the two others.
+    auto known = fd == 0 ? std::nullopt : find_description(open);
     if (known) {
       descriptor.description = *known;
     } else {

@@ -302,6 +302,7 @@ struct Command {
   limits @4 :List(Limit);
   nice @5 :Int32;
   terminal @6 :Bool;
+  ignoredSignals @7 :UInt64;  # bit n-1: signal n
 }
 
 struct End {

@@ -76,6 +76,7 @@ static bool remember(int fd) {
   agent.open = true;
   agent.fd = fd;
   agent.pid = getpid();
+  agent.user = geteuid();
   agent.device = now.st_dev;
   agent.inode = now.st_ino;
   return true;
@@ -229,7 +230,8 @@ static bool read_reply(struct telefork_agent_reply* reply, const struct tf_go_ah
 bool tf_ask_agent(struct telefork_agent_request* request, struct tf_go_ahead* go) {
   static struct telefork_agent_reply reply;
   for (;;) {
-    bool fresh = agent.pid != getpid() || !is_our_socket();
+    // An agent acts as the user that the program was when it began.
+    bool fresh = agent.pid != getpid() || agent.user != geteuid() || !is_our_socket();
     if (fresh) {
       drop_agent();
       if (!connect_agent()) return false;

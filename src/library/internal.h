@@ -55,6 +55,7 @@ struct tf_agent_memory {
   bool open;
   int fd;
   pid_t pid;
+  uid_t user;
   dev_t device;
   ino_t inode;
 };

@@ -101,6 +101,8 @@ int tf_start_private_agent(void) {
   close(ends[1]);
   if (error == 0) return ends[0];
   close(ends[0]);
-  tf_set_error(TELEFORK_FAILED, error, "starting %s: %s", path, strerror(error));
+  bool short_of = error == EAGAIN || error == ENOMEM || error == EMFILE || error == ENFILE;
+  tf_set_error(short_of ? TELEFORK_RESOURCES : TELEFORK_FAILED, error, "starting %s: %s", path,
+               strerror(error));
   return -1;
 }

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <iterator>
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -43,10 +44,13 @@ void write_header(image::Writer& writer, const std::string& creator) {
 }
 
 // The process ends when its image is written: it is to be somewhere then.
-void refuse_null_device(const std::string& path) {
+void refuse_what_keeps_nothing(const std::string& path) {
   struct stat stat {};
   if (::stat(path.c_str(), &stat) != 0 || !S_ISCHR(stat.st_mode)) return;
-  if (stat.st_rdev == makedev(1, 3) || stat.st_rdev == makedev(1, 5)) {  // null(4): null, zero
+  // null, zero, random, urandom: null(4), random(4).
+  constexpr unsigned kNowhere[] = {3, 5, 8, 9};
+  if (major(stat.st_rdev) == 1 && std::find(std::begin(kNowhere), std::end(kNowhere),
+                                            minor(stat.st_rdev)) != std::end(kNowhere)) {
     throw Error(
         Code::kUsage,
         fmt::format("{} keeps nothing: the process would be lost; with --keep it runs on", path));
@@ -131,7 +135,8 @@ image::Totals Save::write_image(const capture::Survey& survey, tracee::FrozenPro
 SaveReport Save::run() {
   auto start = Clock::now();
   SaveReport report;
-  if (!settings_.keep) refuse_null_device(settings_.path);
+  if (settings_.path.empty()) throw Error(Code::kUsage, "the file has no name");
+  if (!settings_.keep) refuse_what_keeps_nothing(settings_.path);
   capture::Survey before = survey(nullptr);
   net::FileSink file(settings_.path, [this] { give_way(); });
   protocol::FileByteSink sink(file);

@@ -36,7 +36,8 @@ pid_t clone_with(std::uint64_t flags, std::uint64_t exit_signal, pid_t want) {
 }
 
 // In the child, between clone and exec: nothing but system calls. What goes wrong is an errno on
-// `report`, which init closes when it runs: during the exec the kernel still has it for what it was.
+// `report`, which init closes when it runs: during the exec the kernel still has it for what it
+// was.
 [[noreturn]] void become_init(const std::string& program, int lifeline, int report) {
   ::setsid();
   lifeline = ::fcntl(lifeline, F_DUPFD, kReport + 1);

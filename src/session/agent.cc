@@ -6,14 +6,17 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/procfs.h"
 #include "net/stream.h"
 #include "net/unix_stream.h"
 #include "session/agent_socket.h"
@@ -100,6 +103,15 @@ class Worker {
   UniqueFd socket_;
 };
 
+// A path is the program's, not this process's.
+std::string resolve_node(const std::string& node, pid_t program) {
+  constexpr std::string_view kUnix = "unix:";
+  if (!node.starts_with(kUnix) || node.size() == kUnix.size() || node[kUnix.size()] == '/') {
+    return node;
+  }
+  return fmt::format("{}{}/{}", kUnix, kernel::read_cwd_link(program), node.substr(kUnix.size()));
+}
+
 // One session process is kept ready for the next request. It is made when the last request's child
 // runs, so as not to take the processors from it.
 class Agent {
@@ -160,7 +172,7 @@ class Agent {
     if (program_ <= 0) {
       throw Error(Code::kRefused, "the program is in a pid namespace that telefork does not see");
     }
-    std::string node = request.node;
+    std::string node = resolve_node(request.node, program_);
     // First closed, then forked: a session ends with the last copy of its socket's other end.
     if (ready_ && ready_->node() != node) ready_.reset();
     if (!ready_) {
@@ -170,7 +182,7 @@ class Agent {
     starting_ = std::move(ready_);
     if (!starting_->give({request, program_})) {
       starting_.reset();
-      throw Error(Code::kFailed, "the session of this fork ended unexpectedly");
+      throw Error(Code::kLost, "the session of this call ended unexpectedly");
     }
   }
 

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -51,6 +52,8 @@ void CommandGuest::decode(image::schema::Command::Reader command) {
   environment_ = decode_strings(command.getEnvironment());
   cwd_ = command.getCwd();
   umask_ = command.getUmask();
+  nice_ = command.getNice();
+  ignored_signals_ = command.getIgnoredSignals();
   if (arguments_.empty()) throw Error(Code::kCorrupt, "the command has no name");
 }
 
@@ -101,7 +104,11 @@ void CommandGuest::run_child(int gate) {
     }
   }
   ::close_range(3, ~0u, 0);
-  for (int signal = 1; signal <= 64; ++signal) ::signal(signal, SIG_DFL);
+  for (int signal = 1; signal <= 64; ++signal) {
+    ::signal(signal, (ignored_signals_ >> (signal - 1) & 1) != 0 ? SIG_IGN : SIG_DFL);
+  }
+  // Nobody is refused less of the processor; more is the node's own matter.
+  if (nice_ > ::getpriority(PRIO_PROCESS, 0)) ::setpriority(PRIO_PROCESS, 0, nice_);
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);

@@ -1,6 +1,7 @@
 // A guest that is no process yet: the command of `telefork run`, looked up and exec'ed here.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,8 @@ class CommandGuest {
   std::vector<std::string> environment_;
   std::string cwd_;
   unsigned umask_ = 022;
+  int nice_ = 0;
+  std::uint64_t ignored_signals_ = 0;
 };
 
 }  // namespace telefork::session

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <linux/kcmp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,6 +27,11 @@ constexpr auto kDeputyPatience = 10s;
 constexpr auto kLastWords = 5s;
 
 bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
+
+// As after `2>&1`: their order is to be kept.
+bool is_one_description(int a, int b) {
+  return ::syscall(SYS_kcmp, ::getpid(), ::getpid(), KCMP_FILE, a, b) == 0;
+}
 
 UniqueFd try_duplicate(int fd) {
   return is_open(fd) ? UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)) : UniqueFd();
@@ -78,6 +84,7 @@ void CommandSession::send_command() {
     auto prepare = message.initPrepare();
     prepare.setPurpose(image::schema::Header::Purpose::EXEC);
     prepare.setTakesStdin(is_open(0));
+    prepare.setJoinedOutput(is_one_description(1, 2));
     prepare.setStreams((is_open(1) ? 0b010u : 0u) | (is_open(2) ? 0b100u : 0u));
     prepare.setCpuForce(request_.cpu_force);
     prepare.setDescription(fmt::format("{}", fmt::join(request_.arguments, " ")));
@@ -101,6 +108,8 @@ void CommandSession::send_command() {
                  command.initEnvironment(static_cast<unsigned>(request_.environment.size())));
   command.setCwd(request_.cwd);
   command.setUmask(request_.umask);
+  command.setNice(request_.nice);
+  command.setIgnoredSignals(request_.ignored_signals);
   writer.write(image::RecordType::kCommand, command_message);
   writer.end();
   link.flush(net::Deadline::in(kReadyPatience));

@@ -34,6 +34,8 @@ struct CommandRequest {
   std::vector<std::string> environment;
   std::string cwd;
   unsigned umask = 022;
+  int nice = 0;
+  std::uint64_t ignored_signals = 0;  // bit n-1: signal n, which it inherits as from a shell
   bool cpu_force = false;
 };
 

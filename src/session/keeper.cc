@@ -202,6 +202,10 @@ void Keeper::make_streams(protocol::schema::Prepare::Reader prepare) {
     own_streams_[0] = std::move(write_end);
   }
   for (unsigned stream : {1u, 2u}) {
+    if (stream == 2 && prepare.getJoinedOutput() && guest_streams_[1]) {
+      guest_streams_[2] = guest_streams_[1].duplicate();
+      continue;
+    }
     if ((prepare.getStreams() & (1u << stream)) == 0) continue;
     auto [read_end, write_end] = make_pipe();
     guest_streams_[stream] = std::move(write_end);

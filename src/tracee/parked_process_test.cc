@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <csignal>
 #include <ctime>
+#include <fstream>
+#include <string>
 #include <thread>
 #include <tuple>
 
@@ -87,7 +89,13 @@ int wait_with_threads(int stop_fd, int ready_fd, int session) {
   threads.emplace_back([&] {
     while (!over) ++g_ticks;
   });
-  auto asleep = [](pid_t tid) { return kernel::read_stat(tid).state == 'S'; };
+  // In that call, and not on the way to it.
+  auto asleep = [](pid_t tid) {
+    std::ifstream file("/proc/self/task/" + std::to_string(tid) + "/syscall");
+    long number = -1;
+    file >> number;
+    return number == SYS_read && kernel::read_stat(tid).state == 'S';
+  };
   std::vector<pid_t> tids = kernel::list_threads(::getpid());
   for (std::size_t i = 1; i <= kOthers + 1; ++i) {
     while (!asleep(tids.at(i))) std::this_thread::yield();

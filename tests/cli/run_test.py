@@ -53,6 +53,12 @@ class Run(cli.Test):
         done = call("run", "local", "sh", "-c", "echo out; echo err >&2")
         self.assertEqual((done.stdout, done.stderr), (b"out\n", b"err\n"))
 
+    def test_keeps_their_order_where_they_are_one(self):
+        script = "for i in 1 2 3 4 5; do echo o$i; echo e$i >&2; done"
+        done = subprocess.run([cli.TELEFORK, "run", "local", "sh", "-c", script],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=cli.PATIENCE)
+        self.assertEqual(done.stdout.split(), [f"{s}{i}".encode() for i in range(1, 6) for s in "oe"])
+
     def test_leaves_the_options_of_the_command_alone(self):
         for separator in ([], ["--"]):
             done = call("run", "local", *separator, "printf", "%s|", "--json", "--", "-x")
@@ -117,6 +123,13 @@ class Run(cli.Test):
         self.assertEqual(process.stdout.readline(), b"up\n")
         process.send_signal(signal.SIGHUP)
         self.assertEqual(self.finish(process, b"alive\n"), (0, b"alive\n", b""))
+
+    def test_hands_ignored_signals_and_a_nice_value_on(self):
+        def settle():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            os.nice(5)
+        process = start("local", "sh", "-c", "kill -TERM $$; nice", preexec_fn=settle)
+        self.assertEqual(self.finish(process), (0, b"5\n", b""))
 
     def test_kills_the_command_when_it_is_killed(self):
         process = start("local", "sh", "-c", "echo $$; exec sleep 1000")

@@ -291,7 +291,17 @@ class SaveAndLoad(cli.Test):
     def test_does_not_lose_the_process_in_the_null_device(self):
         victim = self.victim(1)
         self.refuses(call("save", victim.pid, "/dev/null"), 2, "/dev/null keeps nothing", "--keep")
+        self.refuses(call("save", victim.pid, "/dev/urandom"), 2, "/dev/urandom keeps nothing")
+        self.refuses(call("save", victim.pid, ""), 2, "no name")
         self.assertEqual(call("save", "--keep", victim.pid, "/dev/null").returncode, 0)
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_refuses_a_stopped_process(self):
+        victim = self.victim(1)
+        os.kill(victim.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, victim.pid, os.WSTOPPED)
+        self.refuses(call("save", victim.pid, self.folder / "image"), 3, "it is stopped")
+        os.kill(victim.pid, signal.SIGCONT)
         self.assertEqual(victim.finish(), (42, b"pass\n"))
 
     def test_says_that_nobody_reads_the_fifo(self):

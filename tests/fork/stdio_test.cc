@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -165,6 +166,28 @@ TEST_P(AFork, ReadsNothingFromStdin) {
     require_equal(read_all(0), "for home");
   });
   EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, ReadsNothingFromStdinWhereAllStreamsAreOne) {
+  Outcome outcome = run([this] {
+    int ends[2];
+    require(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    for (int fd : {0, 1, 2}) require(dup2(ends[1], fd) == fd);
+    close(ends[1]);
+    telefork::Options options;
+    options.fds = telefork::Fds::leave_home;
+    const pid_t pid = fork_child(
+        node(),
+        [] {
+          char byte;
+          return static_cast<int>(read(0, &byte, 1)) + 40;
+        },
+        options);
+    const std::string end = end_of(pid);
+    close(ends[0]);
+    if (end != exited(40)) _exit(1);
+  });
+  EXPECT_EQ(outcome.end, exited(0));
 }
 
 TEST_P(AFork, TakesARegularFileAtStdinAlong) {

@@ -29,6 +29,16 @@ Error cannot_trace(pid_t pid, const Error& error) {
                error.error());
 }
 
+bool has_ended(pid_t tid) {
+  try {
+    char state = kernel::read_stat(tid).state;
+    return state == 'Z' || state == 'X';
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    return true;
+  }
+}
+
 }  // namespace
 
 bool FrozenProcess::seize_new_threads(std::uint64_t options) {
@@ -41,6 +51,8 @@ bool FrozenProcess::seize_new_threads(std::uint64_t options) {
       thread.request_stop();
       threads_.push_back(std::move(thread));
     } catch (const Error& error) {
+      // The kernel also says EPERM of a thread that is ending (ptrace_attach in kernel/ptrace.c).
+      if (error.error() == EPERM && tid != pid_ && has_ended(tid)) continue;
       if (error.error() == EPERM) throw cannot_trace(pid_, error);
       if (error.code() != Code::kGone || tid == pid_) throw;
     }

@@ -116,13 +116,13 @@ TELEFORK_API pid_t telefork_fork_with(const char* node, const struct telefork_op
  * - Meanwhile the process at home stands still; a signal that is sent to it is delivered there.
  *   Its pid and thread ids are the same in both places.
  * - f that calls exit() ends the process at home too, with that status. A node that is lost, a
- * crash there and what cannot come home are errors of the call.
+ *   crash there and what cannot come home are errors of the call.
  * - Children stay at home, and cannot be waited for there; f must have waited for its own.
  * - stdout and stderr go home; stdin is /dev/null there unless the options say otherwise. A
  *   descriptor that f opened and left open is opened here too, or the call fails and names it.
  * - Calls may nest. One that another thread made there comes back before this one does.
  * - f must return: it may neither throw nor end its thread. (telefork::run_on brings exceptions
- * home.)
+ *   home.)
  *
  * die_with_parent means nothing here. */
 TELEFORK_API int telefork_run_on(const char* node, void (*f)(void* arg), void* arg);

@@ -23,9 +23,9 @@
 // socket of the same number, and the same two steps bring it home:
 //
 //   program                                        session process, keeper
-//   telefork_snapshot, read() ------------------>  freezes every thread, captures all of it;
-//   failure:
-//                                                  sends telefork_verdict, and the program runs on
+//   telefork_snapshot, read() ------------------>  freezes every thread, captures all of it
+//                                                  failure: sends telefork_verdict, and the
+//                                                  program runs on
 //   guest: read() "returns" TELEFORK_RESUMED
 //     f()
 //     telefork_snapshot, read() ---------------->  (keeper) freezes it, sends home what it changed

@@ -39,6 +39,17 @@ bool is_unchanged(const struct stat& a, const struct stat& b) {
          a.st_ctim.tv_nsec == b.st_ctim.tv_nsec;
 }
 
+// Cap'n Proto has no such copy for a part of a message that is there already.
+void copy(image::schema::FileRef::Reader from, image::schema::FileRef::Builder to) {
+  to.setPath(from.getPath());
+  to.setSize(from.getSize());
+  to.setMode(from.getMode());
+  to.setIdentity(from.getIdentity());
+  to.setHash(from.getHash());
+  to.setDeleted(from.getDeleted());
+  to.setDevice(from.getDevice());
+}
+
 }  // namespace
 
 // What an earlier table knows of a file that is still as it was.
@@ -118,21 +129,6 @@ void FileTable::compute_hash(std::size_t index) {
 void FileTable::carry_content(std::size_t index) {
   entries_.at(index).content_id = static_cast<std::uint32_t>(index + 1);
 }
-
-namespace {
-
-// Cap'n Proto has no such copy for a part of a message that is there already.
-void copy(image::schema::FileRef::Reader from, image::schema::FileRef::Builder to) {
-  to.setPath(from.getPath());
-  to.setSize(from.getSize());
-  to.setMode(from.getMode());
-  to.setIdentity(from.getIdentity());
-  to.setHash(from.getHash());
-  to.setDeleted(from.getDeleted());
-  to.setDevice(from.getDevice());
-}
-
-}  // namespace
 
 void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) const {
   const FileEntry& entry = entries_.at(index);

@@ -5,20 +5,12 @@
 #include <sys/syscall.h>
 
 #include "capture/capture.h"
+#include "kernel/abi.h"
 
 namespace telefork::capture {
 namespace {
 
 constexpr int kSignals = 64;
-
-// The kernel's struct sigaction (include/linux/signal_types.h), which is not the C library's.
-struct KernelSigaction {
-  std::uint64_t handler;
-  std::uint64_t flags;
-  std::uint64_t restorer;
-  std::uint64_t mask;
-};
-static_assert(sizeof(KernelSigaction) == 32);
 
 }  // namespace
 
@@ -26,15 +18,15 @@ void Capture::write_signals(image::RecordSink& sink) {
   tracee::SyscallProgram program;
   std::vector<tracee::Data> answers;
   for (int signal = 1; signal <= kSignals; ++signal) {
-    answers.push_back(program.buffer(sizeof(KernelSigaction)));
+    answers.push_back(program.buffer(sizeof(kernel::Sigaction)));
     program.call("asking for a signal's action", SYS_rt_sigaction,
                  {signal, 0, answers.back(), sizeof(std::uint64_t)});
   }
   tracee::ProgramRun run = stub_.run(program);
 
-  std::vector<std::pair<int, KernelSigaction>> actions;
+  std::vector<std::pair<int, kernel::Sigaction>> actions;
   for (int signal = 1; signal <= kSignals; ++signal) {
-    auto action = run.object<KernelSigaction>(answers[static_cast<std::size_t>(signal) - 1]);
+    auto action = run.object<kernel::Sigaction>(answers[static_cast<std::size_t>(signal) - 1]);
     if (action.handler != 0 || action.flags != 0) actions.emplace_back(signal, action);
   }
   ::capnp::MallocMessageBuilder message;

@@ -149,6 +149,15 @@ static_assert(sizeof(RseqConfiguration) == 24);
 
 // ---- rseq: include/uapi/linux/rseq.h ----
 
+// What rt_sigaction(2) takes (include/linux/signal_types.h); the C library's is another.
+struct Sigaction {
+  std::uint64_t handler;
+  std::uint64_t flags;
+  std::uint64_t restorer;
+  std::uint64_t mask;
+};
+static_assert(sizeof(Sigaction) == 32);
+
 struct RseqCriticalSection {  // struct rseq_cs
   std::uint32_t version = 0;
   std::uint32_t flags = 0;

@@ -8,9 +8,8 @@
 //
 // The pages are write-protected with UFFD_FEATURE_WP_ASYNC (Linux 6.7): the kernel lifts the
 // protection at the first write and tells nobody; PAGEMAP_SCAN sees what is protected still. What
-// is touched for the first time, mapped later, or moved by mremap(2), counts as written. 31 ms to
-// begin for 1 GB, 1 ms to ask (measured). Only for private memory: pages of shared memory are the
-// file's.
+// is touched for the first time, mapped later, or moved by mremap(2), counts as written. Only for
+// private memory: pages of shared memory are the file's.
 //
 // While it lives the VMAs have the flag uw. It may be used by whoever may trace the process.
 #pragma once

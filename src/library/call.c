@@ -84,15 +84,39 @@ void tf_leave(bool holds_lock, int cancel_state) {
   pthread_setcancelstate(cancel_state, NULL);
 }
 
-bool tf_send_snapshot(const struct telefork_snapshot* snapshot) {
-  const char* bytes = (const char*)snapshot;
+bool tf_announce(const struct tf_go_ahead* go, const tf_signals* mask,
+                 struct telefork_verdict* verdict) {
+  memset(verdict, 0, sizeof *verdict);
+  struct telefork_snapshot snapshot = {
+      .header = {TELEFORK_MAGIC_SNAPSHOT, TELEFORK_ABI_VERSION, sizeof snapshot, 0},
+      .pid = (int32_t)syscall(SYS_getpid),
+      .tid = (int32_t)syscall(SYS_gettid),
+      .signal_mask = *mask,
+      .session_fd = go->session_fd,
+      .agent_fd = go->agent_fd,
+      .verdict_address = (uint64_t)(uintptr_t)verdict,
+      .verdict_size = sizeof *verdict,
+  };
+  const char* bytes = (const char*)&snapshot;
   size_t sent = 0;
-  while (sent < sizeof *snapshot) {
-    long n = syscall(SYS_sendto, snapshot->session_fd, bytes + sent, sizeof *snapshot - sent,
-                     MSG_NOSIGNAL, NULL, 0);
+  while (sent < sizeof snapshot) {
+    long n = syscall(SYS_sendto, go->session_fd, bytes + sent, sizeof snapshot - sent, MSG_NOSIGNAL,
+                     NULL, 0);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return false;
     sent += (size_t)n;
   }
   return true;
+}
+
+long tf_await_verdict(const struct tf_go_ahead* go, struct telefork_verdict* verdict) {
+  long n;
+  do {
+    n = syscall(SYS_read, go->session_fd, verdict, sizeof *verdict);
+  } while (n < 0 && errno == EINTR);
+  uint32_t magic = ((volatile struct telefork_verdict*)verdict)->header.magic;
+  if ((n == TELEFORK_RESUMED || n == TELEFORK_RETURNED) && magic == 0) return n;
+  if (n != (long)sizeof *verdict || magic != TELEFORK_MAGIC_VERDICT) return 0;
+  verdict->message[sizeof verdict->message - 1] = '\0';
+  return n;
 }

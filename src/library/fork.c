@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -33,30 +32,13 @@ static void travel(const struct tf_go_ahead* go, const char* node, const tf_sign
   if (go->agent_pid > 0) syscall(SYS_prctl, PR_SET_PTRACER, (long)go->agent_pid, 0L, 0L, 0L);
 
   struct telefork_verdict verdict;
-  memset(&verdict, 0, sizeof verdict);
-  struct telefork_snapshot snapshot = {
-      .header = {TELEFORK_MAGIC_SNAPSHOT, TELEFORK_ABI_VERSION, sizeof snapshot, 0},
-      .pid = (int32_t)syscall(SYS_getpid),
-      .tid = (int32_t)syscall(SYS_gettid),
-      .signal_mask = *mask,
-      .session_fd = go->session_fd,
-      .agent_fd = go->agent_fd,
-      .verdict_address = (uint64_t)(uintptr_t)&verdict,
-      .verdict_size = sizeof verdict,
-  };
-  if (!tf_send_snapshot(&snapshot)) end_snapshot(node, "the agent ended before it saw the process");
-  long n;
-  do {
-    n = syscall(SYS_read, go->session_fd, &verdict, sizeof verdict);
-  } while (n < 0 && errno == EINTR);
-  // In the guest no byte was read: nothing has written to the verdict.
-  if (n == TELEFORK_RESUMED && ((volatile struct telefork_verdict*)&verdict)->header.magic == 0) {
-    return;
-  }
-  if (n != (long)sizeof verdict || verdict.header.magic != TELEFORK_MAGIC_VERDICT) {
+  if (!tf_announce(go, mask, &verdict))
+    end_snapshot(node, "the agent ended before it saw the process");
+  long n = tf_await_verdict(go, &verdict);
+  if (n == TELEFORK_RESUMED) return;
+  if (n != (long)sizeof verdict) {
     end_snapshot(node, "the agent ended before the process was on its way");
   }
-  verdict.message[sizeof verdict.message - 1] = '\0';
   end_snapshot(node, verdict.message);
 }
 

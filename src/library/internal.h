@@ -30,6 +30,13 @@ void tf_reset_lock(void);
 void tf_block_signals(tf_signals* old);
 void tf_restore_signals(const tf_signals* old);
 
+// What the agent answered.
+struct tf_go_ahead {
+  int session_fd;
+  int agent_fd;     // the library's own socket, by number
+  pid_t agent_pid;  // who sent the go-ahead, by the kernel; 0 where our pid namespace lacks it
+};
+
 // call.c. False: the error is set.
 bool tf_make_request(enum telefork_agent_op op, const char* node,
                      const struct telefork_options* options,
@@ -37,14 +44,16 @@ bool tf_make_request(enum telefork_agent_op op, const char* node,
 // The calling thread has the lock and is not cancelled until it leaves.
 bool tf_enter(int* cancel_state);
 void tf_leave(bool holds_lock, int cancel_state);
-bool tf_send_snapshot(const struct telefork_snapshot* snapshot);
+// Says on the session socket where this thread is about to wait, and empties `verdict`. False:
+// nobody is there any more.
+bool tf_announce(const struct tf_go_ahead* go, const tf_signals* mask,
+                 struct telefork_verdict* verdict);
+// What the read() there returns: TELEFORK_RESUMED or TELEFORK_RETURNED where this process is one
+// that went on elsewhere, in which nothing has written to `verdict`; sizeof *verdict with a
+// verdict; 0 for everything else.
+long tf_await_verdict(const struct tf_go_ahead* go, struct telefork_verdict* verdict);
 
 // agent_socket.c. All of it under the lock.
-struct tf_go_ahead {
-  int session_fd;
-  int agent_fd;     // the library's own socket, by number
-  pid_t agent_pid;  // who sent the go-ahead, by the kernel; 0 where our pid namespace lacks it
-};
 // Sends the request to the agent, connecting or starting one where there is none. False: the error
 // is set.
 bool tf_ask_agent(struct telefork_agent_request* request, struct tf_go_ahead* go);

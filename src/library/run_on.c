@@ -45,38 +45,16 @@ static _Noreturn void end_here(const char* why) {
   for (;;) syscall(SYS_exit_group, TELEFORK_FAILED_STATUS);
 }
 
-// Tells the session where this thread waits, and waits.
+// 0 also where nobody is there to wait for.
 static long wait_in_session(const struct tf_go_ahead* go, const tf_signals* mask,
                             struct telefork_verdict* verdict) {
-  memset(verdict, 0, sizeof *verdict);
-  struct telefork_snapshot snapshot = {
-      .header = {TELEFORK_MAGIC_SNAPSHOT, TELEFORK_ABI_VERSION, sizeof snapshot, 0},
-      .pid = (int32_t)syscall(SYS_getpid),
-      .tid = (int32_t)syscall(SYS_gettid),
-      .signal_mask = *mask,
-      .session_fd = go->session_fd,
-      .agent_fd = go->agent_fd,
-      .verdict_address = (uint64_t)(uintptr_t)verdict,
-      .verdict_size = sizeof *verdict,
-  };
-  if (!tf_send_snapshot(&snapshot)) return 0;
-  long n;
-  do {
-    n = syscall(SYS_read, go->session_fd, verdict, sizeof *verdict);
-  } while (n < 0 && errno == EINTR);
-  // Where nothing was read nothing has written to the verdict.
-  if ((n == TELEFORK_RESUMED || n == TELEFORK_RETURNED) &&
-      ((volatile struct telefork_verdict*)verdict)->header.magic != 0) {
-    return 0;
-  }
-  return n;
+  return tf_announce(go, mask, verdict) ? tf_await_verdict(go, verdict) : 0;
 }
 
-static int take_verdict(long n, struct telefork_verdict* verdict) {
-  if (n != (long)sizeof *verdict || verdict->header.magic != TELEFORK_MAGIC_VERDICT) {
+static int take_verdict(long n, const struct telefork_verdict* verdict) {
+  if (n != (long)sizeof *verdict) {
     tf_set_error(TELEFORK_LOST, 0, "the agent ended while the process was away");
   } else {
-    verdict->message[sizeof verdict->message - 1] = '\0';
     tf_set_error((enum telefork_code)verdict->code, verdict->error, "%s", verdict->message);
   }
   return -1;

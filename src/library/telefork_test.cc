@@ -80,6 +80,13 @@ class FakeTelepad {
   static void resume(int session, const telefork_snapshot&) {
     EXPECT_EQ(send(session, "", 1, MSG_NOSIGNAL), 1);
   }
+  static void say_no_memory(int session, const telefork_snapshot&) {
+    telefork_verdict verdict{};
+    verdict.header = {TELEFORK_MAGIC_VERDICT, TELEFORK_ABI_VERSION, sizeof verdict, 0};
+    verdict.code = TELEFORK_RESOURCES;
+    std::strcpy(verdict.message, "no memory there");
+    EXPECT_EQ(send(session, &verdict, sizeof verdict, MSG_NOSIGNAL), ssize_t{sizeof verdict});
+  }
   static telefork_agent_reply make_reply() {
     telefork_agent_reply reply{};
     reply.header = {TELEFORK_MAGIC_REPLY, TELEFORK_ABI_VERSION, sizeof reply, 0};
@@ -288,13 +295,7 @@ std::string stderr_of_fork(int* status) {
 
 TEST(TeleforkFork, FailureAfterTheCallHasReturnedEndsThePidWith125AndTheReason) {
   FakeTelepad telepad;
-  telepad.on_snapshot = [](int session, const telefork_snapshot&) {
-    telefork_verdict verdict{};
-    verdict.header = {TELEFORK_MAGIC_VERDICT, TELEFORK_ABI_VERSION, sizeof verdict, 0};
-    verdict.code = TELEFORK_RESOURCES;
-    std::strcpy(verdict.message, "no memory there");
-    EXPECT_EQ(send(session, &verdict, sizeof verdict, MSG_NOSIGNAL), ssize_t{sizeof verdict});
-  };
+  telepad.on_snapshot = FakeTelepad::say_no_memory;
   int status = 0;
   EXPECT_EQ(stderr_of_fork(&status), "telefork: fork to node7: no memory there\n");
   EXPECT_EQ(WEXITSTATUS(status), 125);
@@ -559,13 +560,7 @@ TEST(TeleforkRunOn, SignalsAreBlockedOnTheWayAndAsTheyWereInTheFunction) {
 
 TEST(TeleforkRunOn, VerdictIsTheErrorOfTheCallAndTheFunctionDidNotRun) {
   FakeTelepad telepad;
-  telepad.on_snapshot = [](int session, const telefork_snapshot&) {
-    telefork_verdict verdict{};
-    verdict.header = {TELEFORK_MAGIC_VERDICT, TELEFORK_ABI_VERSION, sizeof verdict, 0};
-    verdict.code = TELEFORK_RESOURCES;
-    std::strcpy(verdict.message, "no memory there");
-    EXPECT_EQ(send(session, &verdict, sizeof verdict, MSG_NOSIGNAL), ssize_t{sizeof verdict});
-  };
+  telepad.on_snapshot = FakeTelepad::say_no_memory;
   bool ran = false;
   EXPECT_EQ(telefork_run_on(
                 "node7", [](void* flag) { *static_cast<bool*>(flag) = true; }, &ran),

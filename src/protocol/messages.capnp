@@ -112,8 +112,8 @@ struct Prepare {
   leaseStopMs @9 :UInt32;     # silence from home after which the guest is stopped
   leaseKillMs @10 :UInt32;    # and after which it is killed
   description @11 :Text;      # for `telefork ps`: the program and its arguments
-  joinedOutput @13 :Bool;     # stdout and stderr are one open file description
   sessionFd @12 :UInt32;      # of a run_on: the number of the session socket in the program
+  joinedOutput @13 :Bool;     # stdout and stderr are one open file description
 }
 
 struct Ready {

@@ -12,6 +12,7 @@
 #include <sys/time.h>
 
 #include "base/error.h"
+#include "kernel/abi.h"
 
 namespace telefork::restore {
 
@@ -21,14 +22,6 @@ using tracee::SyscallProgram;
 namespace {
 
 constexpr int kSignals = 64;
-
-// The kernel's struct sigaction (include/linux/signal_types.h).
-struct KernelSigaction {
-  std::uint64_t handler;
-  std::uint64_t flags;
-  std::uint64_t restorer;
-  std::uint64_t mask;
-};
 
 timeval to_timeval(std::int64_t microseconds) {
   return {microseconds / 1'000'000, microseconds % 1'000'000};
@@ -120,7 +113,7 @@ tracee::Result add_thread_start(const ThreadStart& start, SyscallProgram& progra
 }
 
 void add_signal_actions(image::schema::Signals::Reader signals, bool all, SyscallProgram& program) {
-  std::vector<KernelSigaction> actions(kSignals + 1);
+  std::vector<kernel::Sigaction> actions(kSignals + 1);
   std::vector<bool> named(kSignals + 1);
   for (image::schema::SignalAction::Reader action : signals.getActions()) {
     if (action.getSignal() > kSignals) throw Error(Code::kCorrupt, "an action of no signal");

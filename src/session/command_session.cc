@@ -14,6 +14,7 @@
 #include "abi/deputy.h"
 #include "base/error.h"
 #include "image/writer.h"
+#include "session/image_header.h"
 #include "session/node_link.h"
 
 namespace telefork::session {
@@ -92,13 +93,7 @@ void CommandSession::send_command() {
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
   });
   image::Writer writer(link.record_sink(), link.bulk_sink());
-  ::capnp::MallocMessageBuilder header_message;
-  auto header = header_message.initRoot<image::schema::Header>();
-  header.setVersion(image::kFormatVersion);
-  header.setPurpose(image::schema::Header::Purpose::EXEC);
-  header.setCreator("telefork " TELEFORK_VERSION);
-  header.setMachine(here_.reader());
-  writer.write(image::RecordType::kHeader, header_message);
+  write_header(image::schema::Header::Purpose::EXEC, here_.reader(), writer);
 
   ::capnp::MallocMessageBuilder command_message;
   auto command = command_message.initRoot<image::schema::Command>();

@@ -31,14 +31,6 @@ using protocol::schema::Message;
 constexpr auto kRestorePatience = 60s;
 constexpr auto kLastWords = 5s;
 
-bool has_ended(pid_t pid) {
-  try {
-    return kernel::read_stat(pid).state == 'Z';
-  } catch (const Error&) {
-    return true;
-  }
-}
-
 }  // namespace
 
 void ForkSession::tell_snapshot(const Error& error) {
@@ -70,7 +62,7 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
   settings.shares_pages = true;
   capture::Capture capture(survey, frozen, stub, settings);
   image::Writer writer(link.record_sink(), link.bulk_sink());
-  call_.write_header(Purpose::FORK, writer);
+  write_header(Purpose::FORK, call_.here().reader(), writer);
   // The keeper makes the child's process meanwhile.
   capture.write_metadata(writer, [&link] { link.flush_some(); });
   link.flush_some();

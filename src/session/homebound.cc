@@ -1,17 +1,14 @@
 #include "session/homebound.h"
 
-#include <algorithm>
-
-#include <fmt/format.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "capture/capture.h"
-#include "image/format.h"
 #include "image/writer.h"
 #include "kernel/procfs.h"
+#include "session/program_call.h"
 #include "tracee/stub.h"
 
 namespace telefork::session {
@@ -40,9 +37,8 @@ void Homebound::watch_writes(tracee::Stub& stub) {
       make.call_any("making a userfaultfd", SYS_userfaultfd, {kernel::WriteWatch::flags()});
   auto fd = static_cast<int>(stub.run(make).result(made));
   if (fd < 0) return;
-  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, guest_, 0)));
-  UniqueFd taken(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
-  if (!taken) throw_errno("taking the guest's userfaultfd");
+  UniqueFd taken = take_fd(guest_, fd);
+  if (!taken) throw Error(Code::kFailed, "the guest's userfaultfd is not there");
   tracee::SyscallProgram close;
   close.call("closing the userfaultfd", SYS_close, {fd});
   stub.run(close);
@@ -58,21 +54,10 @@ void Homebound::watch_writes(tracee::Stub& stub) {
   }
 }
 
-tracee::TracedThread& Homebound::caller() {
-  auto& threads = frozen_->threads();
-  auto found = std::find_if(threads.begin(), threads.end(), [this](const auto& thread) {
-    return kernel::read_status(thread.tid()).ns_pids.back() == call_.tid;
-  });
-  if (found == threads.end()) {
-    throw Error(Code::kGone, fmt::format("thread {}, which is to come home, has ended", call_.tid));
-  }
-  return *found;
-}
-
 void Homebound::freeze(const telefork_snapshot& call) {
   call_ = call;
   frozen_.emplace(tracee::FrozenProcess::freeze(guest_, PTRACE_O_EXITKILL));
-  caller().run_into_system_call(SYS_read);
+  frozen_->thread_seen_as(call_.tid).run_into_system_call(SYS_read);
 }
 
 void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) {
@@ -90,7 +75,7 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
     const capture::FileEntry& file = survey.files.entries()[i];
     if (file.readable && !survey.files.is_from_elsewhere(file.stat)) survey.files.compute_hash(i);
   }
-  tracee::Stub stub(caller(), guest_, {});
+  tracee::Stub stub(frozen_->thread_seen_as(call_.tid), guest_, {});
   kernel::PageMap map(guest_, abi_);
   capture::CaptureSettings settings;
   settings.pagemap = abi_;
@@ -103,13 +88,7 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
   };
   capture::Capture capture(survey, *frozen_, stub, settings);
   image::Writer writer(link.record_sink(), link.bulk_sink());
-  ::capnp::MallocMessageBuilder message;
-  auto header = message.initRoot<Header>();
-  header.setVersion(image::kFormatVersion);
-  header.setPurpose(Header::Purpose::RETURN);
-  header.setCreator("telefork " TELEFORK_VERSION);
-  header.setMachine(here);
-  writer.write(image::RecordType::kHeader, message);
+  write_header(Header::Purpose::RETURN, here, writer);
   capture.write_metadata(writer);
   capture.write_pages(writer);
   writer.end();

@@ -48,8 +48,6 @@ class Homebound {
   void send(protocol::Link& link, image::schema::Machine::Reader here);
 
  private:
-  tracee::TracedThread& caller();
-
   pid_t guest_;
   int session_number_;
   std::map<unsigned, std::uint64_t> streams_;

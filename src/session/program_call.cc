@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "image/format.h"
 #include "migrate/save.h"
 #include "net/address.h"
 #include "session/agent_socket.h"
@@ -43,6 +42,14 @@ std::string describe_command(pid_t pid) {
   while (!line.empty() && line.back() == '\0') line.pop_back();
   std::replace(line.begin(), line.end(), '\0', ' ');
   return line;
+}
+
+bool has_ended(pid_t pid) {
+  try {
+    return kernel::read_stat(pid).state == 'Z';
+  } catch (const Error&) {
+    return true;
+  }
 }
 
 ProgramCall::ProgramCall(const AgentSettings& settings, std::string node)
@@ -155,16 +162,6 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
     prepare.setPidRequired(true);
     prepare.setSessionFd(static_cast<std::uint32_t>(caller.session_fd));
   });
-}
-
-void ProgramCall::write_header(image::schema::Header::Purpose purpose, image::RecordSink& sink) {
-  ::capnp::MallocMessageBuilder message;
-  auto header = message.initRoot<image::schema::Header>();
-  header.setVersion(image::kFormatVersion);
-  header.setPurpose(purpose);
-  header.setCreator("telefork " TELEFORK_VERSION);
-  header.setMachine(here_.reader());
-  sink.write(image::RecordType::kHeader, message);
 }
 
 }  // namespace telefork::session

@@ -21,6 +21,7 @@
 #include "protocol/machine.h"
 #include "session/fence.h"
 #include "session/file_negotiation.h"
+#include "session/image_header.h"
 #include "session/lease.h"
 #include "session/node_link.h"
 #include "session/programs.h"
@@ -69,7 +70,6 @@ class ProgramCall {
   // What the keeper and the image are told first.
   void announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,
                 const std::string& description);
-  void write_header(image::schema::Header::Purpose purpose, image::RecordSink& sink);
 
  private:
   // Where it is not open, or not any more. Throws what is in the way.
@@ -90,6 +90,8 @@ class ProgramCall {
 
 // A descriptor of another process, sharing its open file description; empty where it has none.
 UniqueFd take_fd(pid_t pid, int fd);
+// Whether it is gone, but for what its parent has to reap.
+bool has_ended(pid_t pid);
 // Its arguments, for people.
 std::string describe_command(pid_t pid);
 

@@ -12,6 +12,7 @@
 #include "capture/capture.h"
 #include "image/reader.h"
 #include "image/writer.h"
+#include "kernel/abi.h"
 #include "restore/homecoming.h"
 #include "session/agent_socket.h"
 #include "session/fence.h"
@@ -40,21 +41,6 @@ siginfo_t plain_signal(int number) {
   siginfo_t info{};
   info.si_signo = number;
   return info;
-}
-
-bool has_ended(pid_t pid) {
-  try {
-    return kernel::read_stat(pid).state == 'Z';
-  } catch (const Error&) {
-    return true;
-  }
-}
-
-pid_t find_caller(tracee::FrozenProcess& frozen, pid_t tid) {
-  for (const tracee::TracedThread& thread : frozen.threads()) {
-    if (kernel::read_status(thread.tid()).ns_pids.back() == tid) return thread.tid();
-  }
-  throw Error(Code::kGone, "the thread that called has ended");
 }
 
 }  // namespace
@@ -98,10 +84,9 @@ void RunOnSession::depart() {
   protocol::Link& link = call_.link();
   call_.ask_ahead_about_files();
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(program(), 0);
-  const pid_t caller = find_caller(frozen, caller_.tid);
-  for (tracee::TracedThread& thread : frozen.threads()) {
-    if (thread.tid() == caller) thread.run_into_system_call(SYS_read);
-  }
+  tracee::TracedThread& thread = frozen.thread_seen_as(caller_.tid);
+  thread.run_into_system_call(SYS_read);
+  const pid_t caller = thread.tid();
   settings.steps.reach(Step::kFrozen);
   capture::Survey survey = call_.survey(program(), caller_);
   for (const capture::Mapping& mapping : survey.mappings) map_.push_back(mapping.vma);
@@ -126,7 +111,7 @@ void RunOnSession::depart() {
   capture_settings.pending_signals = false;
   capture::Capture capture(survey, parked_->frozen(), parked_->stub(), capture_settings);
   image::Writer writer(link.record_sink(), link.bulk_sink());
-  call_.write_header(Header::Purpose::RUN_ON, writer);
+  write_header(Header::Purpose::RUN_ON, call_.here().reader(), writer);
   capture.write_metadata(writer, [&link] { link.flush_some(); });
   link.flush_some();
   settings.steps.reach(Step::kDescribed);
@@ -371,9 +356,7 @@ void RunOnSession::end_program(int status) {
 // Of a signal that it got here. It is not to leave a core: its memory is of before the call.
 void RunOnSession::let_program_die(int signal) {
   stop_taking_signals();
-  struct {
-    std::uint64_t handler, flags, restorer, mask;
-  } by_default{};
+  const kernel::Sigaction by_default{};
   tracee::SyscallProgram program;
   rlimit none{0, 0};
   program.call("forbidding a core", SYS_prlimit64, {0, RLIMIT_CORE, program.object(none), 0});

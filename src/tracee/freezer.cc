@@ -124,6 +124,13 @@ void FrozenProcess::abort_restartable_sequences() {
   }
 }
 
+TracedThread& FrozenProcess::thread_seen_as(pid_t own_tid) {
+  for (TracedThread& thread : threads_) {
+    if (kernel::read_status(thread.tid()).ns_pids.back() == own_tid) return thread;
+  }
+  throw Error(Code::kGone, fmt::format("thread {} of process {} has ended", own_tid, pid_));
+}
+
 void FrozenProcess::kill() {
   ::kill(pid_, SIGKILL);
   await_end();

@@ -35,6 +35,8 @@ class FrozenProcess {
   // The leader first; the others by tid.
   std::vector<TracedThread>& threads() { return threads_; }
   TracedThread& leader() { return threads_.front(); }
+  // By its id as the process itself sees it; kGone where there is none.
+  TracedThread& thread_seen_as(pid_t own_tid);
   void thaw() { threads_.clear(); }
   // Ends the process with SIGKILL and waits until it is gone, as far as a tracer sees it: a zombie
   // is left for its parent.

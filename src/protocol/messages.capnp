@@ -114,6 +114,7 @@ struct Prepare {
   description @11 :Text;      # for `telefork ps`: the program and its arguments
   sessionFd @12 :UInt32;      # of a run_on: the number of the session socket in the program
   joinedOutput @13 :Bool;     # stdout and stderr are one open file description
+  caller @14 :UInt32;         # of a run_on: the thread that called it, as the program sees it
 }
 
 struct Ready {

@@ -128,8 +128,7 @@ std::uint64_t Homecoming::room_needed() const {
   std::uint64_t threads = threads_.size() + home_threads_.size();
   return 2 * 1024 * 1024 + (home_.size() + vmas_.size() + guards) * 4096 + runs_.size() * 512 +
          dropped_.size() * 256 + files.getDescriptors().size() * 2048 + threads * 64 * 1024 +
-         (pending + settings_.signals.size() +
-          timers_->get<image::schema::Timers>().getPosix().size()) *
+         (pending + undelivered_.size() + timers_->get<image::schema::Timers>().getPosix().size()) *
              1024;
 }
 
@@ -183,7 +182,7 @@ void Homecoming::build_last_program(SyscallProgram& program) {
   add_timers(program);
   auto pid = static_cast<pid_t>(parked_.stub().own_pid());
   add_pending(signals.getPending(), pid, 0, program);
-  for (const siginfo_t& info : settings_.signals) add_pending(info, pid, 0, program);
+  for (const siginfo_t& info : undelivered_) add_pending(info, pid, 0, program);
 }
 
 // Whatever of it was done. The first error is the one that matters.
@@ -204,7 +203,8 @@ void Homecoming::take_back() {
   }
 }
 
-void Homecoming::apply() {
+void Homecoming::apply(std::vector<siginfo_t> signals) {
+  undelivered_ = std::move(signals);
   check();
   SyscallProgram last;
   try {

@@ -46,8 +46,6 @@ struct HomecomingSettings {
   std::set<int> left_home;
   // The guest has been given this user's ids: they must be the same still.
   bool same_user = true;
-  // Taken from the process, and not told the guest.
-  std::vector<siginfo_t> signals;
   std::size_t max_map_count = 65530;  // vm.max_map_count
   // The memory map with its flags (read_smaps), sorted, as it was when the process left: to read it
   // again costs a walk of all its page tables. Empty: it is read.
@@ -62,9 +60,10 @@ class Homecoming {
 
   // One record. False: it was the End.
   bool take(image::RecordSource& source);
-  // Throws what stands in the way, by name. Code::kGone, and "was killed", mean that the process is
-  // gone too.
-  void apply();
+  // `signals` were taken from the process, and not delivered to the guest: they wait for it with
+  // those that waited there. Throws what stands in the way, by name. Code::kGone, and "was killed",
+  // mean that the process is gone too.
+  void apply(std::vector<siginfo_t> signals = {});
 
  private:
   struct Run {
@@ -176,6 +175,7 @@ class Homecoming {
   std::uint64_t pages_size_ = 0;
   bool complete_ = false;
   bool returns_ = false;
+  std::vector<siginfo_t> undelivered_;
 
   // What is here.
   std::vector<kernel::Vma> home_;

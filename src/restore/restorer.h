@@ -53,6 +53,8 @@ struct RestoreSettings {
   // A descriptor that is no part of the image, and the number that the guest knows it by.
   UniqueFd session_socket;
   int session_number = -1;
+  // The thread, as the guest sees it, that is let run when no other is traced any more; 0: any.
+  pid_t last_released = 0;
   // The process waits elsewhere for its life here: no image of the past. See OpenFiles.
   bool live = false;
   // PR_TIMER_CREATE_RESTORE_IDS, where the kernel has it.

@@ -146,11 +146,20 @@ void Restorer::restore_threads() {
 pid_t Restorer::release() {
   tracee::ThreadState state = decode_thread_state(threads_.front().get<Thread>());
   blank_->stub().replace_with(state);
-  // The options go first: from here on the guest no longer dies with its tracer's death.
-  for (tracee::TracedThread& thread : other_threads_) thread.detach();
-  other_threads_.clear();
+  // Of each its options go first: from here on the guest no longer dies with its tracer's death.
+  tracee::TracedThread* last = nullptr;
+  for (std::size_t i = 1; i < threads_.size(); ++i) {
+    tracee::TracedThread& thread = other_threads_[i - 1];
+    if (static_cast<pid_t>(threads_[i].get<Thread>().getTid()) == settings_.last_released) {
+      last = &thread;
+    } else {
+      thread.detach();
+    }
+  }
   pid_t pid = blank_->pid();
   blank_->thread().detach();
+  if (last != nullptr) last->detach();
+  other_threads_.clear();
   blank_->release();
   return pid;
 }

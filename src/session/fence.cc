@@ -99,10 +99,12 @@ class OwnFence final : public Fence {
     try {
       signal_descendants(SIGKILL);
       for (pid_t child : kernel::list_children(::getpid())) {
-        // What a keeper has registered nobody else would remove: its telepad is killed too.
-        if (::waitpid(child, nullptr, WNOHANG | __WALL) == child) forget_session(registry_, child);
+        ::waitpid(child, nullptr, WNOHANG | __WALL);
       }
-      return kernel::list_children(::getpid()).empty();
+      if (!kernel::list_children(::getpid()).empty()) return false;
+      // What a keeper has registered nobody else would remove: its telepad is killed too.
+      forget_ended_sessions(registry_);
+      return true;
     } catch (const std::exception&) {
       return false;
     }

@@ -87,6 +87,8 @@ class Keeper {
       link_.fail(error, net::Deadline::in(kLastWords));
     }
     kill_descendants();
+    // Of agents that the guest had here.
+    forget_ended_sessions(settings_.registry);
   }
 
  private:
@@ -266,6 +268,7 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     if (returns) make_session(prepare, settings);
     for (int i = 0; i < 3; ++i) settings.streams[i] = std::move(guest_streams_[i]);
     settings.live = true;
+    settings.last_released = static_cast<pid_t>(prepare.getCaller());
     settings.tells_of_exe = false;  // docs/limits.md does, of every plain user
     settings.warn = [this](const std::string& text) { warnings_.push_back(text); };
     restorer_ = std::make_unique<restore::Restorer>(std::move(settings));

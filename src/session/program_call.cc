@@ -161,6 +161,7 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
     prepare.setWantPid(static_cast<std::uint32_t>(caller.pid));
     prepare.setPidRequired(true);
     prepare.setSessionFd(static_cast<std::uint32_t>(caller.session_fd));
+    prepare.setCaller(static_cast<std::uint32_t>(caller.tid));
   });
 }
 

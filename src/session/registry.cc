@@ -1,26 +1,26 @@
 #include "session/registry.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <csignal>
-#include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <memory>
+#include <span>
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/file_io.h"
-#include "kernel/procfs_task.h"
 
 namespace telefork::session {
 namespace {
 
 constexpr std::size_t kMaxFile = 16 * 1024;
+constexpr const char* kNewSuffix = ".new";
 
 std::string without_newlines(std::string text) {
   std::replace(text.begin(), text.end(), '\n', ' ');
@@ -30,9 +30,8 @@ std::string without_newlines(std::string text) {
 // One "key value" a line; a value has no newline, and only "warning" comes more than once.
 std::string encode(const SessionInfo& info) {
   std::string text = fmt::format(
-      "process {}\nstart {}\nrole {}\npid {}\nguest {}\nnode {}\nstate {}\nbytes {}\ncommand {}\n",
-      info.process.pid, info.process.start_time, info.role, info.pid, info.guest_pid, info.node,
-      info.state, info.bytes, without_newlines(info.command));
+      "role {}\npid {}\nguest {}\nnode {}\nstate {}\nbytes {}\ncommand {}\n", info.role, info.pid,
+      info.guest_pid, info.node, info.state, info.bytes, without_newlines(info.command));
   for (const std::string& warning : info.warnings) {
     text += fmt::format("warning {}\n", without_newlines(warning));
   }
@@ -67,7 +66,6 @@ SessionInfo decode(const std::string& content) {
       fields[line.substr(0, space)] = std::move(value);
     }
   }
-  info.process = {number<pid_t>(fields, "process"), number<std::uint64_t>(fields, "start")};
   info.role = text(fields, "role");
   info.pid = number<pid_t>(fields, "pid");
   info.guest_pid = number<pid_t>(fields, "guest");
@@ -78,8 +76,22 @@ SessionInfo decode(const std::string& content) {
   return info;
 }
 
-std::string read_small_file(const std::string& path) {
-  UniqueFd file = open_file(path, O_RDONLY);
+// 0 where there is no /proc.
+std::uint64_t own_pid_namespace() {
+  struct stat status;
+  return ::stat("/proc/self/ns/pid", &status) == 0 ? status.st_ino : 0;
+}
+
+std::string file_name(pid_t process) { return fmt::format("{}.{}", process, own_pid_namespace()); }
+
+// Its session has ended, or died over it; a file that was replaced has no name any more.
+bool is_left_over(const UniqueFd& file) {
+  struct stat status {};
+  return ::flock(file.get(), LOCK_EX | LOCK_NB) == 0 && ::fstat(file.get(), &status) == 0 &&
+         status.st_nlink != 0;
+}
+
+std::string read_small_file(const UniqueFd& file, const std::string& path) {
   std::string content(kMaxFile, '\0');
   ssize_t count = ::read(file.get(), content.data(), content.size());
   if (count < 0) throw_errno("reading " + path);
@@ -87,14 +99,32 @@ std::string read_small_file(const std::string& path) {
   return content;
 }
 
+// Each file that a living session holds. What the ended ones left goes.
+template <class See>
+void for_each_living(const std::string& folder, See see) {
+  std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(folder.c_str()), ::closedir);
+  if (!directory) return;
+  while (const dirent* entry = ::readdir(directory.get())) {
+    std::string name = entry->d_name;
+    if (name.find_first_not_of(".0123456789new") != std::string::npos || name[0] == '.') continue;
+    std::string path = fmt::format("{}/{}", folder, name);
+    UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (!file) continue;  // it has just ended
+    if (is_left_over(file)) {
+      ::unlink(path.c_str());
+    } else {
+      see(name, file, path);
+    }
+  }
+}
+
 }  // namespace
 
 RegistryEntry::RegistryEntry(std::string folder, SessionInfo info) : info_(std::move(info)) {
   if (folder.empty()) return;
   ::mkdir(folder.c_str(), 0700);
-  path_ = fmt::format("{}/{}", folder, ::getpid());
-  info_.process = kernel::identify(::getpid());
-  if (!info_.role.empty()) update(info_);
+  path_ = fmt::format("{}/{}", folder, file_name(::getpid()));
+  if (!info_.role.empty()) write();
 }
 
 RegistryEntry::~RegistryEntry() {
@@ -102,16 +132,25 @@ RegistryEntry::~RegistryEntry() {
 }
 
 void RegistryEntry::update(const SessionInfo& info) {
-  ProcessId process = info_.process;
   info_ = info;
-  info_.process = process;
-  if (path_.empty()) return;
-  std::string temporary = path_ + ".new";
+  if (!path_.empty()) write();
+}
+
+void RegistryEntry::write() {
+  std::string temporary = path_ + kNewSuffix;
   try {
-    UniqueFd file = open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    UniqueFd file;
+    struct stat status {};
+    // Whoever clears up may have removed it before it was locked.
+    while (status.st_nlink == 0) {
+      file = open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+      if (::flock(file.get(), LOCK_EX) != 0) throw_errno("locking " + temporary);
+      if (::fstat(file.get(), &status) != 0) throw_errno("looking at " + temporary);
+    }
     std::string content = encode(info_);
     write_fully(file, std::as_bytes(std::span(content)), temporary);
     if (::rename(temporary.c_str(), path_.c_str()) != 0) throw_errno("renaming " + temporary);
+    file_ = std::move(file);
   } catch (const Error&) {
     // See the header: only `telefork ps` misses it.
     ::unlink(temporary.c_str());
@@ -121,40 +160,24 @@ void RegistryEntry::update(const SessionInfo& info) {
 
 void forget_session(const std::string& folder, pid_t process) {
   if (folder.empty()) return;
-  for (const char* suffix : {"", ".new"}) {
-    ::unlink(fmt::format("{}/{}{}", folder, process, suffix).c_str());
-  }
+  const std::string path = fmt::format("{}/{}", folder, file_name(process));
+  ::unlink(path.c_str());
+  ::unlink((path + kNewSuffix).c_str());
+}
+
+void forget_ended_sessions(const std::string& folder) {
+  if (folder.empty()) return;
+  for_each_living(folder, [](const std::string&, const UniqueFd&, const std::string&) {});
 }
 
 std::vector<SessionInfo> list_sessions(const std::string& folder) {
   std::vector<SessionInfo> sessions;
-  DIR* directory = ::opendir(folder.c_str());
-  if (directory == nullptr) return sessions;
-  while (const dirent* entry = ::readdir(directory)) {
-    std::string name = entry->d_name;
-    std::string path = fmt::format("{}/{}", folder, name);
-    if (name.ends_with(".new")) {
-      // Its process was killed while it wrote, if there is none of that number any more.
-      pid_t writer = std::atoi(name.c_str());
-      if (writer > 0 && ::kill(writer, 0) != 0 && errno == ESRCH) ::unlink(path.c_str());
-      continue;
-    }
-    if (name.empty() || name.find_first_not_of("0123456789") != std::string::npos) continue;
-    try {
-      SessionInfo info = decode(read_small_file(path));
-      if (kernel::is_alive(info.process)) {
-        sessions.push_back(std::move(info));
-      } else {
-        ::unlink(path.c_str());
-      }
-    } catch (const Error& error) {
-      if (error.error() != ENOENT) {
-        ::closedir(directory);
-        throw;
-      }
-    }
-  }
-  ::closedir(directory);
+  const std::string ours = fmt::format(".{}", own_pid_namespace());
+  for_each_living(folder,
+                  [&](const std::string& name, const UniqueFd& file, const std::string& path) {
+                    if (name.ends_with(ours))
+                      sessions.push_back(decode(read_small_file(file, path)));
+                  });
   std::sort(sessions.begin(), sessions.end(),
             [](const SessionInfo& a, const SessionInfo& b) { return a.pid < b.pid; });
   return sessions;

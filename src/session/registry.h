@@ -4,8 +4,11 @@
 //     entry.update("away", ...)
 //     for (const SessionInfo& info : list_sessions(folder)) ...
 //
-// The folder is a user's own (0700). A file whose process has ended is left over from a session
-// that was killed; its parent removes it (forget_session), or else list_sessions() does.
+// The folder is a user's own (0700). A session holds a lock (flock(2)) on its file while it lives,
+// so that also who sees it under another pid, or not at all, can tell: an agent that a guest in a
+// pid namespace of its own has started registers here too. A file without a lock is left over from
+// a session that was killed; whoever reaps it or kills it removes it, or else the next
+// list_sessions() does.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +17,11 @@
 
 #include <sys/types.h>
 
-#include "base/remote_ptr.h"
+#include "base/unique_fd.h"
 
 namespace telefork::session {
 
 struct SessionInfo {
-  ProcessId process{};  // of the session process or keeper
   std::string role;     // "away": its deputy is here; "guest": it runs here
   pid_t pid = 0;        // of the deputy, or of the guest
   pid_t guest_pid = 0;  // as the destination's telepad sees it; 0: not known yet
@@ -43,13 +45,19 @@ class RegistryEntry {
   const SessionInfo& info() const { return info_; }
 
  private:
+  void write();
+
   std::string path_;
+  UniqueFd file_;  // locked
   SessionInfo info_;
 };
 
-// Of a process that has been reaped: what it left there if it was killed.
+// Of a process of our pid namespace that has been reaped: what it left there if it was killed.
 void forget_session(const std::string& folder, pid_t process);
+// Of all that have ended, of whatever pid namespace.
+void forget_ended_sessions(const std::string& folder);
 
+// Those of our pid namespace: the pids of others mean nothing here.
 std::vector<SessionInfo> list_sessions(const std::string& folder);
 
 }  // namespace telefork::session

@@ -216,8 +216,15 @@ void RunOnSession::on_message(const protocol::ReceivedMessage& message) {
       take_home();
       break;
     default:
-      protocol::throw_unexpected(message, "a status");
+      if (!keep_late_signal(message)) protocol::throw_unexpected(message, "a status");
   }
+}
+
+// It came there when the process was on its way home.
+bool RunOnSession::keep_late_signal(const protocol::ReceivedMessage& message) {
+  if (message->which() != Message::SIGNAL) return false;
+  undelivered_.push_back(sent_siginfo(message->getSignal()));
+  return true;
 }
 
 void RunOnSession::on_status(protocol::schema::Status::Reader status) {
@@ -260,7 +267,6 @@ void RunOnSession::take_home() {
   coming.own_fds = own_fds_;
   coming.left_home = left_home_;
   coming.same_user = same_user_;
-  coming.signals = undelivered_;
   coming.max_map_count = kernel::read_max_map_count();
   coming.home = std::move(map_);
   restore::Homecoming homecoming(*parked_, std::move(coming));
@@ -269,7 +275,7 @@ void RunOnSession::take_home() {
   }
   settings.steps.reach(Step::kTakenHome);
   finish_output();
-  homecoming.apply();
+  homecoming.apply(undelivered_);
   parked_.reset();
   step(SourceEvent::kStatus);
   settings.steps.reach(Step::kApplied);
@@ -281,7 +287,8 @@ void RunOnSession::finish_output() {
   protocol::Link& link = call_.link();
   for (;;) {
     while (auto message = link.try_receive()) {
-      if (!pump_->on_message(*message)) protocol::throw_unexpected(*message, "its output");
+      if (pump_->on_message(*message) || keep_late_signal(*message)) continue;
+      protocol::throw_unexpected(*message, "its output");
     }
     if (pump_->idle()) return;
     std::vector<pollfd> entries = link.poll_entries();

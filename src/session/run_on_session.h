@@ -44,6 +44,7 @@ class RunOnSession {
   void await_end();
   void poll_once();
   void on_message(const protocol::ReceivedMessage& message);
+  bool keep_late_signal(const protocol::ReceivedMessage& message);
   void on_status(protocol::schema::Status::Reader status);
   void on_parked_event(const tracee::ParkedProcess::Event& event);
   void send_signal(const siginfo_t& info);

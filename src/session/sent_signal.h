@@ -11,19 +11,24 @@
 
 namespace telefork::session {
 
-// With what sigqueue(3) gave it. A process that has ended meanwhile is no error.
-inline void deliver_signal(pid_t pid, protocol::schema::Signal::Reader signal) {
-  auto number = static_cast<int>(signal.getNumber());
+// As kill(2) or sigqueue(3) made it.
+inline siginfo_t sent_siginfo(protocol::schema::Signal::Reader signal) {
+  siginfo_t info{};
   auto bytes = signal.getSiginfo();
-  if (bytes.size() == sizeof(siginfo_t)) {
-    siginfo_t info;
-    std::memcpy(&info, bytes.begin(), sizeof(info));
-    // Only what sigqueue(3) made may be queued for another process (kernel/signal.c).
-    if (info.si_code == SI_QUEUE && ::syscall(SYS_rt_sigqueueinfo, pid, number, &info) == 0) {
-      return;
-    }
+  if (bytes.size() == sizeof(info)) std::memcpy(&info, bytes.begin(), sizeof(info));
+  // Only what sigqueue(3) made may be queued for another process (kernel/signal.c).
+  if (info.si_code != SI_QUEUE) info = {};
+  info.si_signo = static_cast<int>(signal.getNumber());
+  return info;
+}
+
+// A process that has ended meanwhile is no error.
+inline void deliver_signal(pid_t pid, protocol::schema::Signal::Reader signal) {
+  siginfo_t info = sent_siginfo(signal);
+  if (info.si_code == SI_QUEUE && ::syscall(SYS_rt_sigqueueinfo, pid, info.si_signo, &info) == 0) {
+    return;
   }
-  ::kill(pid, number);
+  ::kill(pid, info.si_signo);
 }
 
 }  // namespace telefork::session

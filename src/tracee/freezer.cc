@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 #include <sys/ptrace.h>
@@ -129,6 +131,14 @@ TracedThread& FrozenProcess::thread_seen_as(pid_t own_tid) {
     if (kernel::read_status(thread.tid()).ns_pids.back() == own_tid) return thread;
   }
   throw Error(Code::kGone, fmt::format("thread {} of process {} has ended", own_tid, pid_));
+}
+
+void FrozenProcess::thaw(pid_t last) {
+  std::optional<TracedThread> kept;
+  for (TracedThread& thread : threads_) {
+    if (thread.tid() == last) kept.emplace(std::move(thread));
+  }
+  threads_.clear();
 }
 
 void FrozenProcess::kill() {

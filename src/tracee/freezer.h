@@ -37,7 +37,8 @@ class FrozenProcess {
   TracedThread& leader() { return threads_.front(); }
   // By its id as the process itself sees it; kGone where there is none.
   TracedThread& thread_seen_as(pid_t own_tid);
-  void thaw() { threads_.clear(); }
+  // `last` is let go when all others are: what it does may begin with another tracer.
+  void thaw(pid_t last = 0);
   // Ends the process with SIGKILL and waits until it is gone, as far as a tracer sees it: a zombie
   // is left for its parent.
   void kill();

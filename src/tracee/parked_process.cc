@@ -310,7 +310,7 @@ void ParkedProcess::roll_back(std::span<const siginfo_t> undelivered) {
   parked_.clear();
   stub_->remove();
   released_ = true;
-  frozen_.thaw();
+  frozen_.thaw(caller());
 }
 
 void ParkedProcess::adopt(TracedThread thread, RemotePtr program) {
@@ -412,7 +412,7 @@ void ParkedProcess::leave() {
     if (error.code() != Code::kRefused) throw;
   }
   adopted_.clear();
-  frozen_.thaw();
+  frozen_.thaw(caller());
 }
 
 }  // namespace telefork::tracee

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -249,9 +250,11 @@ void AFork::TearDown() {
   EXPECT_EQ(slurp("/proc/self/mounts"), mounts_);
   std::error_code missing;
   for (const auto& entry : fs::directory_iterator(registry(), missing)) {
-    // Without a world of our own other programs' sessions are there too.
-    const std::string process = "/proc/" + entry.path().filename().string();
-    if (fs::exists(process)) continue;
+    // Without a world of our own other programs' sessions are there too, each with its lock.
+    const int file = open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
+    const bool free = file >= 0 && flock(file, LOCK_EX | LOCK_NB) == 0;
+    close(file);
+    if (!free) continue;
     if (!forget_killed_sessions_) ADD_FAILURE() << "left behind: " << entry.path();
     fs::remove(entry.path());
   }

@@ -121,7 +121,7 @@ class ALostChild : public AFork {
   static std::string registered(const std::string& line) {
     std::error_code missing;
     for (const auto& entry : fs::directory_iterator(kRegistry, missing)) {
-      const std::string text = slurp(entry.path());
+      const std::string text = "\n" + slurp(entry.path());
       if (text.find("\n" + line + "\n") != std::string::npos) return text;
     }
     return "";

@@ -34,6 +34,8 @@ int main(int argc, char** argv) {
   app.add_option("--lease-kill-ms", lease_kill, "and killed (60000)");
   app.add_option("--lease-home-ms", lease_home,
                  "a pid whose node says nothing, and cannot be asked, ends after (90000)");
+  std::string registry;
+  app.add_option("--registry", registry, "where its sessions are listed");
   CLI11_PARSE(app, argc, argv);
   telefork::UniqueFd program(fd);
   try {
@@ -48,7 +50,7 @@ int main(int argc, char** argv) {
       if (lease_home) settings.lease.home = Ms(*lease_home);
       telefork::session::check_lease(settings.lease);
       settings.programs = telefork::session::find_programs();
-      settings.registry = telefork::app::registry_folder();
+      settings.registry = registry.empty() ? telefork::app::registry_folder() : registry;
       settings.steps = telefork::app::stop_at_step(stop);
       settings.pagemap = telefork::app::best_pagemap_abi();
     } catch (const telefork::Error& error) {

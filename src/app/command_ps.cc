@@ -33,9 +33,7 @@ void print_table(const std::vector<Row>& rows) {
 }  // namespace
 
 int ps_command(const PsCommand& command) {
-  std::string folder = registry_folder();
-  std::vector<session::SessionInfo> sessions;
-  if (!folder.empty()) sessions = session::list_sessions(folder);
+  std::vector<session::SessionInfo> sessions = session::list_sessions(visible_registries());
   if (command.json) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const session::SessionInfo& info : sessions) {
@@ -44,6 +42,7 @@ int ps_command(const PsCommand& command) {
                       {"role", info.role},
                       {"node", info.node},
                       {"state", info.state},
+                      {"changes_found_by", info.changes_found_by},
                       {"bytes", info.bytes},
                       {"command", info.command},
                       {"warnings", info.warnings}});

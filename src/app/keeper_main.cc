@@ -28,6 +28,10 @@ int main(int argc, char** argv) {
   app.add_option("--registry", settings.registry);
   std::string stop;
   app.add_option("--stop-at-step", stop)->group("");
+  settings.pagemap = telefork::app::best_pagemap_abi();
+  app.add_option("--pagemap", settings.pagemap)
+      ->transform(CLI::CheckedTransformer(telefork::app::pagemap_names()))
+      ->group("");
   CLI11_PARSE(app, argc, argv);
   try {
     settings.control.reset(control);
@@ -36,7 +40,6 @@ int main(int argc, char** argv) {
     settings.node = "home";
     settings.steps = telefork::app::stop_at_step(stop);
     settings.programs = telefork::session::find_programs();
-    settings.pagemap = telefork::app::best_pagemap_abi();
     telefork::session::run_keeper(std::move(settings));
     return 0;
   } catch (const telefork::Error& error) {

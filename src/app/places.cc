@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
+#include <system_error>
 
 #include <fmt/format.h>
 #include <pwd.h>
@@ -55,6 +57,21 @@ std::string registry_folder() {
   return is_own_folder(sessions) ? sessions : "";
 }
 
+std::string user_registries() { return "/run/telefork/users"; }
+
+std::vector<std::string> visible_registries() {
+  std::vector<std::string> folders = {registry_folder()};
+  if (::geteuid() != 0) {
+    folders.push_back(fmt::format("{}/{}", user_registries(), ::geteuid()));
+    return folders;
+  }
+  std::error_code missing;
+  for (const auto& entry : std::filesystem::directory_iterator(user_registries(), missing)) {
+    folders.push_back(entry.path());
+  }
+  return folders;
+}
+
 int exit_code(const Error& error) {
   switch (error.code()) {
     case Code::kUsage:
@@ -95,6 +112,12 @@ kernel::PageMapAbi best_pagemap_abi() {
   if (version >= kernel::KernelVersion{6, 15}) return kernel::PageMapAbi::kScanGuards;
   if (version >= kernel::KernelVersion{6, 7}) return kernel::PageMapAbi::kScan;
   return kernel::PageMapAbi::kEntries;
+}
+
+std::map<std::string, kernel::PageMapAbi> pagemap_names() {
+  return {{"entries", kernel::PageMapAbi::kEntries},
+          {"scan", kernel::PageMapAbi::kScan},
+          {"scan-guards", kernel::PageMapAbi::kScanGuards}};
 }
 
 }  // namespace telefork::app

@@ -2,7 +2,9 @@
 // an Error becomes an exit code.
 #pragma once
 
+#include <map>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "kernel/pagemap.h"
@@ -20,6 +22,10 @@ std::string user_folder();
 std::string telepad_folder();
 // Where sessions of this user are listed; made where it is missing. Empty where it cannot be had.
 std::string registry_folder();
+// Where a telepad of root makes one more for each user that it serves, named by the user's id.
+std::string user_registries();
+// All those that this user may see: its own, and root sees everybody's.
+std::vector<std::string> visible_registries();
 
 // 2, 3, 4 and 5 where the code says so, 75 never, else 1.
 int exit_code(const Error& error);
@@ -34,5 +40,7 @@ session::Steps stop_at_step(const std::string& name);
 
 // The fastest way to ask for pages on this kernel, by trying it.
 kernel::PageMapAbi best_pagemap_abi();
+// For what an older kernel would do.
+std::map<std::string, kernel::PageMapAbi> pagemap_names();
 
 }  // namespace telefork::app

@@ -62,6 +62,7 @@ int run(int argc, char** argv) {
   telefork::session::TelepadSettings settings;
   settings.programs = telefork::session::find_programs();
   settings.registry = telefork::app::registry_folder();
+  settings.user_registries = telefork::app::user_registries();
   for (int connection : connections) settings.connections.emplace_back(connection);
   settings.listen = listen;
   settings.keys = keys.empty() ? telefork::app::telepad_folder() : keys;

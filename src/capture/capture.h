@@ -4,17 +4,21 @@
 //     FrozenProcess frozen = FrozenProcess::freeze(pid, 0);
 //     Stub stub(frozen.leader(), pid, {});
 //     Capture capture(survey, frozen, stub, settings);
-//     capture.write_process(sink); ...                     // or write_all
+//     capture.write_metadata(sink);                        // or its parts, in their order
+//     capture.write_pages(sink);
 //
 // Needs the process frozen from the first call to the last. Every failure is an Error that names
 // what was being captured; the process is not changed by any of it.
 #pragma once
 
+#include <csignal>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 
 #include "capture/page_gatherer.h"
+#include "capture/page_hashes.h"
 #include "capture/survey.h"
 #include "image/record_sink.h"
 #include "kernel/pagemap.h"
@@ -22,11 +26,6 @@
 #include "tracee/stub.h"
 
 namespace telefork::capture {
-
-struct ChangedPages {
-  std::vector<kernel::PageRun> written;  // and there
-  std::vector<kernel::PageRun> dropped;
-};
 
 struct CaptureSettings {
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
@@ -64,8 +63,9 @@ class Capture {
   void write_process(image::RecordSink& sink);
   void write_mappings(image::RecordSink& sink);
   void write_files(image::RecordSink& sink);
-  void write_signals(image::RecordSink& sink);
+  // Reads what signals are pending too: the next two write them.
   void write_timers(image::RecordSink& sink);
+  void write_signals(image::RecordSink& sink);
   void write_threads(image::RecordSink& sink);
   // All pages that must travel. Does not use the stub: the threads may be parked meanwhile.
   MemoryTotals write_pages(image::RecordSink& sink);
@@ -75,6 +75,11 @@ class Capture {
   void write_metadata(image::RecordSink& sink, const std::function<void()>& on_process = {});
 
  private:
+  struct TimerValues;
+
+  TimerValues ask_for_timers(const std::vector<kernel::PosixTimer>& timers);
+  TimerValues read_timers_and_signals(const std::vector<kernel::PosixTimer>& timers);
+  void read_pending_signals();
   void gather_pages(const PageGatherer::Exchange& exchange);
   const std::vector<kernel::PageRun>& guards_of(std::size_t index);
   void write_thread(tracee::TracedThread& thread, tracee::Stub& stub, image::RecordSink& sink);
@@ -84,6 +89,9 @@ class Capture {
   tracee::Stub& stub_;
   const CaptureSettings& settings_;
   std::vector<std::vector<kernel::PageRun>> guards_;  // of each mapping, once they were asked for
+  std::int64_t monotonic_ = 0;                        // when the clocks were read
+  std::vector<siginfo_t> pending_;
+  std::map<pid_t, std::vector<siginfo_t>> pending_of_threads_;
 };
 
 // The bytes of any trivially copyable object as Cap'n Proto Data.

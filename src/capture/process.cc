@@ -198,6 +198,7 @@ void Capture::write_process(image::RecordSink& sink) {
   fill_layout(survey_, own.brk, process.initLayout());
   fill_vdso(survey_, process.initVdso());
   fill_clocks(pid, own, process.initClocks());
+  monotonic_ = own.monotonic;
   fill_arguments(pid, process);
   process.setThreads(static_cast<std::uint32_t>(frozen_.threads().size()));
   process.setExitSignal(static_cast<std::uint32_t>(std::max(0, survey_.stat.exit_signal)));

@@ -39,11 +39,8 @@ void Capture::write_signals(image::RecordSink& sink) {
     list[i].setRestorer(actions[i].second.restorer);
     list[i].setMask(actions[i].second.mask);
   }
-  if (settings_.pending_signals) {
-    std::vector<siginfo_t> pending = frozen_.leader().pending_signals(true);
-    auto waiting = signals.initPending(static_cast<unsigned>(pending.size()));
-    for (unsigned i = 0; i < waiting.size(); ++i) waiting.set(i, as_data(pending[i]));
-  }
+  auto waiting = signals.initPending(static_cast<unsigned>(pending_.size()));
+  for (unsigned i = 0; i < waiting.size(); ++i) waiting.set(i, as_data(pending_[i]));
   sink.write(image::RecordType::kSignals, message);
 }
 

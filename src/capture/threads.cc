@@ -122,11 +122,9 @@ void Capture::write_thread(tracee::TracedThread& thread, tracee::Stub& stub,
   record.setSeccompMode(static_cast<std::uint32_t>(status.seccomp));
   fill_robust_list(tid, record);
   fill_scheduling(tid, record);
-  if (settings_.pending_signals) {
-    std::vector<siginfo_t> pending = thread.pending_signals(false);
-    auto waiting = record.initPending(static_cast<unsigned>(pending.size()));
-    for (unsigned i = 0; i < waiting.size(); ++i) waiting.set(i, as_data(pending[i]));
-  }
+  const std::vector<siginfo_t>& pending = pending_of_threads_[tid];
+  auto waiting = record.initPending(static_cast<unsigned>(pending.size()));
+  for (unsigned i = 0; i < waiting.size(); ++i) waiting.set(i, as_data(pending[i]));
   sink.write(image::RecordType::kThreads, message);
 }
 

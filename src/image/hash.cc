@@ -16,6 +16,14 @@ internal::HashState make_state() {
   if (!state) throw std::bad_alloc();
   return state;
 }
+
+std::array<std::byte, 16> to_bytes(XXH128_hash_t hash) {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, hash);
+  std::array<std::byte, 16> bytes{};
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte{canonical.digest[i]};
+  return bytes;
+}
 }  // namespace
 
 Hash64::Hash64(std::uint64_t seed) : state_(make_state()) { reset(seed); }
@@ -35,11 +43,11 @@ void Hash128::add(std::span<const std::byte> bytes) {
 }
 
 std::array<std::byte, 16> Hash128::value() const {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_.get()));
-  std::array<std::byte, 16> bytes{};
-  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte{canonical.digest[i]};
-  return bytes;
+  return to_bytes(XXH3_128bits_digest(state_.get()));
+}
+
+std::array<std::byte, 16> hash128(std::span<const std::byte> bytes) {
+  return to_bytes(XXH3_128bits(bytes.data(), bytes.size()));
 }
 
 }  // namespace telefork::image

@@ -42,4 +42,7 @@ class Hash128 {
   internal::HashState state_;
 };
 
+// Of bytes that are all there.
+std::array<std::byte, 16> hash128(std::span<const std::byte> bytes);
+
 }  // namespace telefork::image

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -276,5 +277,10 @@ std::vector<pid_t> list_children(pid_t pid) {
 }
 
 std::vector<pid_t> list_processes() { return list_numbers("/proc"); }
+
+std::uint64_t own_pid_namespace() {
+  struct stat status;
+  return ::stat("/proc/self/ns/pid", &status) == 0 ? status.st_ino : 0;
+}
 
 }  // namespace telefork::kernel

@@ -99,6 +99,9 @@ ProcessId identify(pid_t pid);
 // leader that called pthread_exit() is a zombie with living threads: that is alive.
 bool is_alive(ProcessId id);
 
+// The inode of the calling process's pid namespace (namespaces(7)); 0 where there is no /proc.
+std::uint64_t own_pid_namespace();
+
 // In ascending order; the first need not be the leader.
 std::vector<pid_t> list_threads(pid_t pid);
 bool is_thread_of(pid_t pid, pid_t tid);

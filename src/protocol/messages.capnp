@@ -122,6 +122,14 @@ struct Ready {
   guestPid @1 :UInt32;        # as the program sees it
   warnings @2 :List(Text);    # what is not as it was, for people
   sameUser @3 :Bool;          # of a process: it has the user and group ids that it had
+  changeFinder @4 :ChangeFinder;
+}
+
+enum ChangeFinder {
+  # How it is known which pages the guest of a run_on changes.
+  none @0;                    # it does not come back
+  writeProtection @1;         # a userfaultfd, asynchronous (Linux 6.7)
+  hashes @2;                  # of all its pages, before and after
 }
 
 struct Status {

@@ -21,17 +21,28 @@ bool is_watched(const kernel::Vma& vma) {
   return !vma.shared && !vma.is_vdso_or_vvar() && !vma.is_vsyscall();
 }
 
-capture::ChangedPages all_pages(const capture::Mapping& mapping, const kernel::PageMap& map,
-                                pid_t pid) {
-  if (mapping.kind == Vma::Kind::SHARED_ANONYMOUS) {
-    return {kernel::shared_pages(pid, mapping.vma), {}};
-  }
-  return {map.private_pages(mapping.vma.start, mapping.vma.end), {}};
+// All of them: whoever wrote to them there, here nobody can have.
+capture::ChangedPages shared_pages(const capture::Mapping& mapping, pid_t pid) {
+  if (mapping.kind != Vma::Kind::SHARED_ANONYMOUS) return {};
+  return {kernel::shared_pages(pid, mapping.vma), {}};
 }
 
 }  // namespace
 
-void Homebound::watch_writes(tracee::Stub& stub) {
+std::string change_finder_name(protocol::schema::ChangeFinder finder) {
+  switch (finder) {
+    case protocol::schema::ChangeFinder::WRITE_PROTECTION:
+      return "write-protection";
+    case protocol::schema::ChangeFinder::HASHES:
+      return "hashes";
+    default:
+      return "";
+  }
+}
+
+// Or none, where the kernel lacks it or this user may not have it.
+void Homebound::make_watch(tracee::Stub& stub) {
+  if (abi_ == kernel::PageMapAbi::kEntries) return;
   tracee::SyscallProgram make;
   tracee::Result made =
       make.call_any("making a userfaultfd", SYS_userfaultfd, {kernel::WriteWatch::flags()});
@@ -46,11 +57,20 @@ void Homebound::watch_writes(tracee::Stub& stub) {
     watch_ = std::make_unique<kernel::WriteWatch>(guest_, abi_, std::move(taken));
   } catch (const Error& error) {
     if (error.code() != Code::kUnsupported) throw;
-    return;
   }
+}
+
+void Homebound::watch_writes(tracee::Stub& stub) {
+  make_watch(stub);
+  if (!watch_) hashes_ = std::make_unique<capture::PageHashes>(guest_, abi_);
   for (const kernel::Vma& vma : kernel::read_maps(guest_)) {
     bool of_stub = vma.start < stub.area() + stub.area_size() && stub.area() < vma.end;
-    if (is_watched(vma) && !of_stub) watch_->begin(vma);
+    if (!is_watched(vma) || of_stub) continue;
+    if (watch_) {
+      watch_->begin(vma);
+    } else {
+      hashes_->begin(vma);
+    }
   }
 }
 
@@ -76,14 +96,14 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
     if (file.readable && !survey.files.is_from_elsewhere(file.stat)) survey.files.compute_hash(i);
   }
   tracee::Stub stub(frozen_->thread_seen_as(call_.tid), guest_, {});
-  kernel::PageMap map(guest_, abi_);
   capture::CaptureSettings settings;
   settings.pagemap = abi_;
   settings.caller = stub.thread().tid();
   settings.system_call_result = TELEFORK_RETURNED;
   settings.changes = [&](const capture::Mapping& mapping) {
     const kernel::Vma& vma = mapping.vma;
-    if (!watch_ || vma.shared) return all_pages(mapping, map, guest_);
+    if (vma.shared) return shared_pages(mapping, guest_);
+    if (hashes_) return hashes_->changed(vma);
     return capture::ChangedPages{watch_->written(vma), watch_->dropped(vma)};
   };
   capture::Capture capture(survey, *frozen_, stub, settings);

@@ -2,7 +2,7 @@
 // sending.
 //
 //     Homebound homebound(...);                // the guest is whole, and was not released yet
-//     homebound.watch_writes(restorer, abi);
+//     homebound.watch_writes(stub);
 //     ... it runs; its session socket is readable, receive_snapshot() ...
 //     homebound.freeze(caller);                // it does not run here again
 //     ... its output goes home ...
@@ -15,10 +15,12 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include <sys/types.h>
 
 #include "abi/agent.h"
+#include "capture/page_hashes.h"
 #include "kernel/write_watch.h"
 #include "protocol/link.h"
 #include "restore/files.h"
@@ -26,6 +28,9 @@
 #include "tracee/freezer.h"
 
 namespace telefork::session {
+
+// For `telefork ps`.
+std::string change_finder_name(protocol::schema::ChangeFinder finder);
 
 class Homebound {
  public:
@@ -39,8 +44,13 @@ class Homebound {
         files_(std::move(files)),
         abi_(abi) {}
 
-  // From now on. Where this kernel cannot watch all pages of the guest travel home.
+  // From now on. Where this kernel cannot watch, the guest's pages are read and hashed now, and
+  // again when it goes home.
   void watch_writes(tracee::Stub& stub);
+  protocol::schema::ChangeFinder change_finder() const {
+    return watch_ ? protocol::schema::ChangeFinder::WRITE_PROTECTION
+                  : protocol::schema::ChangeFinder::HASHES;
+  }
 
   // The thread `caller` of the guest waits in its read(). Throws what is in the way of its return.
   void freeze(const telefork_snapshot& caller);
@@ -48,12 +58,15 @@ class Homebound {
   void send(protocol::Link& link, image::schema::Machine::Reader here);
 
  private:
+  void make_watch(tracee::Stub& stub);
+
   pid_t guest_;
   int session_number_;
   std::map<unsigned, std::uint64_t> streams_;
   restore::ArrivedFiles files_;
   kernel::PageMapAbi abi_;
   std::unique_ptr<kernel::WriteWatch> watch_;
+  std::unique_ptr<capture::PageHashes> hashes_;  // or these
   std::optional<tracee::FrozenProcess> frozen_;
   telefork_snapshot call_{};
 };

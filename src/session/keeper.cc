@@ -288,6 +288,8 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
   settings_.steps.reach(Step::kWhole);
   info.pid = guest_;
   info.guest_pid = restorer_ ? restorer_->guest_pid() : guest_;
+  auto finder = homebound_ ? homebound_->change_finder() : protocol::schema::ChangeFinder::NONE;
+  info.changes_found_by = change_finder_name(finder);
   info.state = std::string(state_name(state_));
   registered_.update(info);
   link_.send([&](Message::Builder message) {
@@ -295,6 +297,7 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     ready.setPid(static_cast<std::uint32_t>(guest_));
     ready.setGuestPid(static_cast<std::uint32_t>(info.guest_pid));
     ready.setSameUser(restorer_ && restorer_->has_same_user());
+    ready.setChangeFinder(finder);
     auto warnings = ready.initWarnings(static_cast<unsigned>(warnings_.size()));
     for (unsigned i = 0; i < warnings.size(); ++i) warnings.set(i, warnings_[i]);
   });

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/file_io.h"
+#include "kernel/procfs_task.h"
 
 namespace telefork::session {
 namespace {
@@ -30,8 +31,9 @@ std::string without_newlines(std::string text) {
 // One "key value" a line; a value has no newline, and only "warning" comes more than once.
 std::string encode(const SessionInfo& info) {
   std::string text = fmt::format(
-      "role {}\npid {}\nguest {}\nnode {}\nstate {}\nbytes {}\ncommand {}\n", info.role, info.pid,
-      info.guest_pid, info.node, info.state, info.bytes, without_newlines(info.command));
+      "role {}\npid {}\nguest {}\nnode {}\nstate {}\nchanges_found_by {}\nbytes {}\ncommand {}\n",
+      info.role, info.pid, info.guest_pid, info.node, info.state, info.changes_found_by, info.bytes,
+      without_newlines(info.command));
   for (const std::string& warning : info.warnings) {
     text += fmt::format("warning {}\n", without_newlines(warning));
   }
@@ -71,18 +73,15 @@ SessionInfo decode(const std::string& content) {
   info.guest_pid = number<pid_t>(fields, "guest");
   info.node = text(fields, "node");
   info.state = text(fields, "state");
+  info.changes_found_by = text(fields, "changes_found_by");
   info.bytes = number<std::uint64_t>(fields, "bytes");
   info.command = text(fields, "command");
   return info;
 }
 
-// 0 where there is no /proc.
-std::uint64_t own_pid_namespace() {
-  struct stat status;
-  return ::stat("/proc/self/ns/pid", &status) == 0 ? status.st_ino : 0;
+std::string file_name(pid_t process) {
+  return fmt::format("{}.{}", process, kernel::own_pid_namespace());
 }
-
-std::string file_name(pid_t process) { return fmt::format("{}.{}", process, own_pid_namespace()); }
 
 // Its session has ended, or died over it; a file that was replaced has no name any more.
 bool is_left_over(const UniqueFd& file) {
@@ -102,13 +101,14 @@ std::string read_small_file(const UniqueFd& file, const std::string& path) {
 // Each file that a living session holds. What the ended ones left goes.
 template <class See>
 void for_each_living(const std::string& folder, See see) {
+  if (folder.empty()) return;
   std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(folder.c_str()), ::closedir);
   if (!directory) return;
   while (const dirent* entry = ::readdir(directory.get())) {
     std::string name = entry->d_name;
     if (name.find_first_not_of(".0123456789new") != std::string::npos || name[0] == '.') continue;
     std::string path = fmt::format("{}/{}", folder, name);
-    UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     if (!file) continue;  // it has just ended
     if (is_left_over(file)) {
       ::unlink(path.c_str());
@@ -166,18 +166,16 @@ void forget_session(const std::string& folder, pid_t process) {
 }
 
 void forget_ended_sessions(const std::string& folder) {
-  if (folder.empty()) return;
   for_each_living(folder, [](const std::string&, const UniqueFd&, const std::string&) {});
 }
 
-std::vector<SessionInfo> list_sessions(const std::string& folder) {
+std::vector<SessionInfo> list_sessions(const std::vector<std::string>& folders) {
   std::vector<SessionInfo> sessions;
-  const std::string ours = fmt::format(".{}", own_pid_namespace());
-  for_each_living(folder,
-                  [&](const std::string& name, const UniqueFd& file, const std::string& path) {
-                    if (name.ends_with(ours))
-                      sessions.push_back(decode(read_small_file(file, path)));
-                  });
+  const std::string ours = fmt::format(".{}", kernel::own_pid_namespace());
+  auto see = [&](const std::string& name, const UniqueFd& file, const std::string& path) {
+    if (name.ends_with(ours)) sessions.push_back(decode(read_small_file(file, path)));
+  };
+  for (const std::string& folder : folders) for_each_living(folder, see);
   std::sort(sessions.begin(), sessions.end(),
             [](const SessionInfo& a, const SessionInfo& b) { return a.pid < b.pid; });
   return sessions;

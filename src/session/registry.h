@@ -28,6 +28,7 @@ struct SessionInfo {
   std::string node;     // where it went to; of a guest: where it came from
   std::string state;    // "being sent", "away", "running" ...
   std::string command;
+  std::string changes_found_by;  // see change_finder_name(); empty: it does not come back
   std::uint64_t bytes = 0;
   std::vector<std::string> warnings;  // what is not as it was before
 };
@@ -58,6 +59,6 @@ void forget_session(const std::string& folder, pid_t process);
 void forget_ended_sessions(const std::string& folder);
 
 // Those of our pid namespace: the pids of others mean nothing here.
-std::vector<SessionInfo> list_sessions(const std::string& folder);
+std::vector<SessionInfo> list_sessions(const std::vector<std::string>& folders);
 
 }  // namespace telefork::session

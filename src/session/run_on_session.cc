@@ -16,6 +16,7 @@
 #include "restore/homecoming.h"
 #include "session/agent_socket.h"
 #include "session/fence.h"
+#include "session/homebound.h"
 #include "session/sent_signal.h"
 
 namespace telefork::session {
@@ -128,6 +129,7 @@ void RunOnSession::hand_over() {
       link.expect(Message::READY, net::Deadline::in(kRestorePatience));
   SessionInfo info = registry_->info();
   info.guest_pid = static_cast<pid_t>(ready->getReady().getPid());
+  info.changes_found_by = change_finder_name(ready->getReady().getChangeFinder());
   same_user_ = ready->getReady().getSameUser();
   for (auto warning : ready->getReady().getWarnings()) info.warnings.emplace_back(warning);
   registry_->update(info);

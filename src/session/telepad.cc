@@ -12,6 +12,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -113,7 +114,8 @@ class Telepad {
   void answer_fences();
   std::list<Session>::iterator find_session(std::span<const std::byte> token);
   void start_agent(Greeting& greeting);
-  void run_as(uid_t uid, Spawn& what) const;
+  pid_t start_as(uid_t uid, Spawn& what);
+  std::string make_registry_of(const User& user) const;
   void reap();
 
   TelepadSettings settings_;
@@ -125,6 +127,7 @@ class Telepad {
   std::list<Greeting> greetings_;
   const std::size_t max_greetings_ = std::min(kMaxGreeting, half_of_the_descriptors());
   std::list<Session> sessions_;
+  std::map<pid_t, std::string> registries_;  // of keepers and agents
   std::list<FenceRequest> fences_;
   // Goes with each token: whoever asks another telepad than it had, which knows nothing of the
   // session, is told so.
@@ -298,17 +301,39 @@ void Telepad::serve(Greeting& greeting) {
   }
 }
 
-// Who the keeper or agent is to be: a telepad of root serves every user as that user, any other
-// only its own.
-void Telepad::run_as(uid_t uid, Spawn& what) const {
-  if (::geteuid() != 0) {
-    if (uid == ::geteuid()) return;
-    throw Error(Code::kUnauthorised, fmt::format("this telepad serves user {} only", ::geteuid()));
+// A keeper or agent, as whom it is to be: a telepad of root serves every user as that user, any
+// other only its own.
+pid_t Telepad::start_as(uid_t uid, Spawn& what) {
+  std::string registry = settings_.registry;
+  if (uid != ::geteuid()) {
+    if (::geteuid() != 0) {
+      throw Error(Code::kUnauthorised,
+                  fmt::format("this telepad serves user {} only", ::geteuid()));
+    }
+    User user = find_user(uid);
+    registry = make_registry_of(user);
+    what.environment = environment_of(user, environ);
+    what.prepare = [user = std::move(user)] { return become_user(user); };
   }
-  if (uid == 0) return;
-  User user = find_user(uid);
-  what.environment = environment_of(user, environ);
-  what.prepare = [user = std::move(user)] { return become_user(user); };
+  if (!registry.empty()) {
+    what.arguments.insert(what.arguments.end(), {"--registry", registry});
+  }
+  pid_t pid = spawn(what);
+  registries_[pid] = std::move(registry);
+  return pid;
+}
+
+// Its own, in a folder where only root makes any. Without one `telefork ps` shows less.
+std::string Telepad::make_registry_of(const User& user) const {
+  if (settings_.user_registries.empty()) return "";
+  if (::mkdir(settings_.user_registries.c_str(), 0711) == 0) {
+    ::chmod(settings_.user_registries.c_str(), 0711);  // whatever the umask
+  }
+  std::string folder = fmt::format("{}/{}", settings_.user_registries, user.uid);
+  if (::mkdir(folder.c_str(), 0700) != 0) return errno == EEXIST ? folder : "";
+  if (::chown(folder.c_str(), user.uid, user.gid) == 0) return folder;
+  ::rmdir(folder.c_str());
+  return "";
 }
 
 void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control,
@@ -329,11 +354,7 @@ void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, Uniqu
     session.join_secret = protocol::make_token(protocol::kJoinSecretSize);
     what.arguments.emplace_back("--bulk-first");
   }
-  if (!settings_.registry.empty()) {
-    what.arguments.insert(what.arguments.end(), {"--registry", settings_.registry});
-  }
-  run_as(greeting.uid, what);
-  session.keeper = spawn(what);
+  session.keeper = start_as(greeting.uid, what);
   children_.add_keeper(session.keeper);
   sessions_.push_back(std::move(session));
   protocol::send_hello_reply(
@@ -411,15 +432,14 @@ void Telepad::answer_fences() {
 
 void Telepad::start_agent(Greeting& greeting) {
   Spawn what{settings_.programs.agent, {"--fd", "3"}, {greeting.fd.get()}, true, {}};
-  run_as(greeting.uid, what);
-  pid_t agent = spawn(what);
+  pid_t agent = start_as(greeting.uid, what);
   children_.add_agent(agent);
   spdlog::info("agent {} for a program of {}", agent, greeting.who);
 }
 
 void Telepad::reap() {
   children_.reap([this](pid_t pid) {
-    forget_session(settings_.registry, pid);
+    if (auto started = registries_.extract(pid)) forget_session(started.mapped(), pid);
     entrance_.on_reaped(pid);
     sessions_.remove_if([pid](const Session& session) { return session.keeper == pid; });
   });

@@ -30,6 +30,7 @@ struct TelepadSettings {
   std::vector<std::string> listen;    // TCP, "ADDR:PORT"
   std::string keys;                   // the folder of the key for those, and of trusted_keys
   std::string registry;               // given to keepers; empty: none
+  std::string user_registries;        // where a telepad of root makes one for each other user
   Programs programs;
 };
 

@@ -231,11 +231,10 @@ void AFork::SetUp() {
            (geteuid() == 0 ? " --as root" : ""));
 }
 
-// One line of the output of that command.
 std::string AFork::telefork(const std::string& arguments) const {
   const fs::path program = fs::path(telepad_program()).parent_path() / "telefork";
   FILE* output = popen((program.string() + " " + arguments).c_str(), "re");
-  char line[512] = "";
+  char line[4096] = "";
   EXPECT_NE(std::fgets(line, sizeof line, output), nullptr) << arguments;
   EXPECT_EQ(pclose(output), 0) << arguments;
   return std::string(line).substr(0, std::string(line).find('\n'));

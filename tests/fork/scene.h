@@ -134,9 +134,11 @@ class AFork : public testing::TestWithParam<std::string> {
   std::string socket_;
   pid_t telepad_ = -1;
 
+  // The first line of what that command prints; it has to work.
+  std::string telefork(const std::string& arguments) const;
+
  private:
   void expect_telepad_as_it_was() const;
-  std::string telefork(const std::string& arguments) const;
 
   std::string node_;
   std::string listens_at_;  // of `tls`

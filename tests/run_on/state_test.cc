@@ -1,6 +1,7 @@
 // What the function changed there is so here.
 #include <cfenv>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <random>
@@ -57,6 +58,23 @@ TEST_P(ACall, BringsChangedPagesHomeAndLeavesTheOthers) {
     }
   });
   EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, IsListedWithHowItsChangesAreFound) {
+  const char* otherwise = std::getenv("TELEFORK_TEST_CHANGES");
+  const std::string wanted = otherwise != nullptr ? otherwise : "write-protection";
+  const std::string found = "\"changes_found_by\":\"" + wanted + "\"";
+  Program program = start([this] {
+    call_on(node(), [this] {
+      make_file(path("there"));
+      await_file(path("listed"));
+    });
+  });
+  ASSERT_TRUE(file_comes(path("there")));
+  const std::string listed = telefork("ps --json");
+  make_file(path("listed"));
+  EXPECT_TRUE(went_well(finish(program)));
+  EXPECT_NE(listed.find(found), std::string::npos) << listed;
 }
 
 TEST_P(ACall, BringsNewAndLostMappingsHome) {

@@ -183,15 +183,24 @@ void CommandLine::add_check() {
                         }
                         check_.copy_shared = shared_ == "copy";
                         check_.cpu_force = cpu_ == "force";
-                        if (check_.leave_fds && check_.pid == 0) {
-                          throw Error(Code::kUsage, "--leave-fds is about a PID");
+                        if ((check_.leave_fds || !check_.purpose.empty()) && check_.pid == 0) {
+                          throw Error(Code::kUsage, "--leave-fds and --for are about a PID");
+                        }
+                        if (check_.leave_fds && check_.purpose == "save") {
+                          throw Error(Code::kUsage, "a save has no home to leave descriptors at");
+                        }
+                        if (check_.purpose.empty()) {
+                          check_.purpose = check_.leave_fds ? "fork" : "save";
                         }
                         return check_command(check_);
                       });
   sub->add_option("PID", pid_, "a process; digits alone are one");
   sub->add_option("NODE", check_.node, "where it is to move");
-  sub->add_flag("--leave-fds", check_.leave_fds,
-                "ask as for a fork, which can leave descriptors at home, and list those");
+  sub->add_option("--for", check_.purpose, "what it is to do: fork, run_on or save")
+      ->check(CLI::IsMember({"fork", "run_on", "save"}));
+  sub->add_flag(
+      "--leave-fds", check_.leave_fds,
+      "descriptors that cannot move may stay at home (for a fork, or --for run_on); list them");
   sub->add_option("--shared", shared_, "copy: shared memory is to be copied")
       ->check(CLI::IsMember({"refuse", "copy"}));
   sub->add_option("--cpu", cpu_, "force: do not compare CPU features")

@@ -43,6 +43,7 @@ class Check {
   int run() {
     if (command_.pid == 0 && command_.node.empty()) check_machine();
     if (!command_.node.empty()) guard([&] { open(); });
+    if (command_.pid != 0 && opened_) guard([&] { check_node(); });
     if (command_.pid != 0) guard([&] { survey(); });
     if (opened_) {
       opened_->link->send([](auto message) { message.setAbort("only a check"); });
@@ -53,13 +54,24 @@ class Check {
       result_["exit_code"] = code_;
       print_json(result_);
     } else if (code_ == 0 && command_.pid != 0) {
-      fmt::print("process {} can {}{}\n", command_.pid, command_.leave_fds ? "fork" : "move",
+      fmt::print("process {} can {}{}\n", command_.pid, able_to(),
                  command_.node.empty() ? "" : " to " + escape(command_.node));
     }
     return code_;
   }
 
  private:
+  std::string_view able_to() const {
+    switch (purpose()) {
+      case capture::Purpose::kFork:
+        return "fork";
+      case capture::Purpose::kRunOn:
+        return "go for a call";
+      default:
+        return "move";
+    }
+  }
+
   // What stands in the way is the answer, not a failure: everything else is looked at too.
   template <class F>
   void guard(F&& f) {
@@ -90,7 +102,9 @@ class Check {
 
   void check_machine();
   void open();
+  capture::Purpose purpose() const;
   capture::SurveyOptions survey_options() const;
+  void check_node();
   void survey();
 
   const CheckCommand& command_;
@@ -134,14 +148,27 @@ void Check::open() {
   }
 }
 
+capture::Purpose Check::purpose() const {
+  if (command_.purpose == "fork") return capture::Purpose::kFork;
+  return command_.purpose == "run_on" ? capture::Purpose::kRunOn : capture::Purpose::kSave;
+}
+
 capture::SurveyOptions Check::survey_options() const {
   capture::SurveyOptions options;
   options.copy_shared = command_.copy_shared;
   options.leave_home = command_.leave_fds;
-  options.purpose = command_.leave_fds ? capture::Purpose::kFork : capture::Purpose::kSave;
+  options.purpose = purpose();
   // It stays, and with it all that it shares.
-  if (command_.leave_fds) options.sharer = command_.pid;
+  if (purpose() == capture::Purpose::kFork) options.sharer = command_.pid;
   return options;
+}
+
+// What the node refuses of this process, whatever it has.
+void Check::check_node() {
+  session::check_user(command_.pid, *opened_);
+  if (purpose() == capture::Purpose::kRunOn) {
+    protocol::check_can_return(here_.reader(), opened_->reply->getMachine());
+  }
 }
 
 void Check::survey() {

@@ -52,7 +52,8 @@ int show_command(const ShowCommand& command);
 struct CheckCommand {
   pid_t pid = 0;  // 0: none was given
   std::string node;
-  bool leave_fds = false;  // as for a fork that leaves descriptors at home, not as for a save
+  std::string purpose;     // "fork", "run_on" or "save"; of a PID
+  bool leave_fds = false;  // descriptors of what cannot move stay at home
   bool copy_shared = false;
   bool cpu_force = false;
   bool json = false;

@@ -37,6 +37,13 @@ struct HelloReply {
   telepad @6 :Data;           # of a new session: random bytes, others whenever telepad is started
   joinId @7 :Data;            # where the bulk connection is a TLS of its own: what it begins with,
   joinSecret @8 :Data;        # and what its two ends prove to each other
+  user @9 :User;              # of a new session: who the guest will be
+}
+
+struct User {
+  uid @0 :UInt32;
+  gid @1 :UInt32;
+  choosesIds @2 :Bool;        # or anybody else, as the image says: the keeper may set user ids
 }
 
 struct Failure {

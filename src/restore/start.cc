@@ -218,7 +218,7 @@ void Restorer::lay_out() {
   keep_stop_signal_free();
   std::uint64_t data_size = kStubData + threads_.size() * kPerThread;
   RemotePtr address = space_.allocate(data_size + kHugePageSize, RemotePtr());
-  blank_->install_stub({address, data_size});
+  blank_->install_stub({address, data_size, {}});
 }
 
 // The stub makes itself known by a signal that nobody cares for; one that the guest has pending

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
+#include "kernel/procfs_task.h"
 
 namespace telefork::session {
 
@@ -31,6 +32,12 @@ User find_user(uid_t uid) {
   }
   user.groups.resize(static_cast<std::size_t>(count));
   return user;
+}
+
+bool may_set_ids() {
+  constexpr std::uint64_t kNeeded =
+      (std::uint64_t{1} << CAP_SETUID) | (std::uint64_t{1} << CAP_SETGID);
+  return (kernel::read_status(::getpid()).cap_effective & kNeeded) == kNeeded;
 }
 
 int become_user(const User& user) noexcept {

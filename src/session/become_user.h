@@ -25,6 +25,9 @@ int become_user(const User& user) noexcept;
 // This process's environment, as that user's: what names files of his is his, or is not there.
 std::vector<std::string> environment_of(const User& user, char* const* own);
 
+// Whether this process may make one of any user.
+bool may_set_ids();
+
 // For this process itself: it is nobody, with no capability, and gains none by an exec; nobody may
 // look into it. Where it is no root it stays who it is otherwise. 0 or an errno.
 int become_nobody() noexcept;

@@ -51,7 +51,7 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
   own.steps.reach(Step::kAnnounced);
   // It sits in a read: it waits for no signal.
   tracee::Stub::Options stub_options;
-  stub_options.waits_for_no_signal = true;
+  stub_options.awaited_signals = 0;
   tracee::Stub stub(frozen.leader(), snapshot_, stub_options);
   capture::CaptureSettings settings;
   settings.pagemap = own.pagemap;

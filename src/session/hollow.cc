@@ -109,7 +109,7 @@ void hollow(pid_t pid, const HollowSettings& settings) {
 
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(pid, PTRACE_O_TRACEEXEC);
   tracee::Stub::Options stub_options;
-  stub_options.waits_for_no_signal = true;
+  stub_options.awaited_signals = 0;
   tracee::Stub stub(frozen.leader(), pid, stub_options);
   send_descriptor(settings.session_socket, program_file.get());
   SyscallProgram receive;

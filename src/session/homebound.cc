@@ -95,7 +95,9 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
     const capture::FileEntry& file = survey.files.entries()[i];
     if (file.readable && !survey.files.is_from_elsewhere(file.stat)) survey.files.compute_hash(i);
   }
-  tracee::Stub stub(frozen_->thread_seen_as(call_.tid), guest_, {});
+  tracee::Stub::Options stub_options;
+  stub_options.awaited_signals = 0;  // it does not run here again
+  tracee::Stub stub(frozen_->thread_seen_as(call_.tid), guest_, stub_options);
   capture::CaptureSettings settings;
   settings.pagemap = abi_;
   settings.caller = stub.thread().tid();

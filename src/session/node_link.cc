@@ -1,11 +1,15 @@
 #include "session/node_link.h"
 
+#include <algorithm>
 #include <array>
+#include <iterator>
 
+#include <fmt/format.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
 #include "base/error.h"
+#include "kernel/procfs_task.h"
 #include "net/fd_stream.h"
 #include "session/spawn.h"
 
@@ -65,6 +69,25 @@ OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& h
       connector ? open_by(*connector, here) : open_private(here, programs);
   protocol::check_compatible(here.reader(), opened.reply->getMachine(), cpu_force);
   return {std::move(opened.link), std::move(opened.reply), std::move(connector)};
+}
+
+void check_user(pid_t pid, const OpenedNode& node) {
+  if (!node.reply->hasUser()) return;  // its telepad is too old to say
+  protocol::schema::User::Reader there = node.reply->getUser();
+  if (there.getChoosesIds()) return;
+  kernel::Status here = kernel::read_status(pid);
+  auto all_are = [](const auto& ids, std::uint32_t id) {
+    return std::all_of(std::begin(ids), std::end(ids),
+                       [id](std::uint32_t own) { return own == id; });
+  };
+  if (all_are(here.uids, there.getUid()) && all_are(here.gids, there.getGid())) return;
+  throw Error(
+      Code::kRefused,
+      fmt::format("process {} is of user {} and group {}, and {} makes it one of user {} and "
+                  "group {}: a process keeps its ids; ask with a key that stands for its "
+                  "user there (telefork trust KEY --as USER)",
+                  pid, here.uids[0], here.gids[0], node.link->node(), there.getUid(),
+                  there.getGid()));
 }
 
 }  // namespace telefork::session

@@ -23,4 +23,7 @@ struct OpenedNode {
 OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
                      const Programs& programs, const NodeAccess& access, bool cpu_force);
 
+// A process with other ids than the guest would have there can be no guest there: throws kRefused.
+void check_user(pid_t pid, const OpenedNode& node);
+
 }  // namespace telefork::session

@@ -95,6 +95,7 @@ void ProgramCall::check(const telefork_agent_request& request, pid_t pid) {
   }
   check_mode(request.options.mode);
   open();
+  check_user(pid, *opened_);
   if (request.op == TELEFORK_OP_RUN_ON) {
     protocol::check_can_return(here_.reader(), opened_->reply->getMachine());
   }

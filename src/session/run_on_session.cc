@@ -104,6 +104,7 @@ void RunOnSession::depart() {
   settings.steps.reach(Step::kAnnounced);
   ParkedProcess::Options options;
   options.caller = caller;
+  options.awaited_signals = caller_.signal_mask;
   parked_ = std::make_unique<ParkedProcess>(std::move(frozen), options);
   capture::CaptureSettings capture_settings;
   capture_settings.pagemap = settings.pagemap;

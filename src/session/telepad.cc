@@ -42,6 +42,7 @@ constexpr auto kRetryAfter = 200ms;
 
 struct Session {
   pid_t keeper;
+  uid_t uid;
   UniqueFd channel;  // to the keeper, for its bulk connection
   std::vector<std::byte> token;
   std::vector<std::byte> join_id;  // of kTls
@@ -338,7 +339,7 @@ std::string Telepad::make_registry_of(const User& user) const {
 
 void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control,
                             UniqueFd out) {
-  Session session{0, {}, protocol::make_token(), {}, {}};
+  Session session{0, greeting.uid, {}, protocol::make_token(), {}, {}};
   Spawn what{settings_.programs.keeper, {"--control", "3"}, {control.get()}, true, {}};
   UniqueFd theirs;
   if (out) {
@@ -367,6 +368,10 @@ void Telepad::fill_welcome(const Session& session,
                            protocol::schema::HelloReply::Builder reply) const {
   reply.setToken(as_data(session.token));
   reply.setTelepad(as_data(identity_));
+  auto user = reply.initUser();
+  user.setUid(session.uid);
+  user.setGid(session.uid == ::geteuid() ? ::getegid() : find_user(session.uid).gid);
+  user.setChoosesIds(session.uid == 0 && may_set_ids());
   if (!session.channel) return;
   std::string_view feature = protocol::kFeatureJoin;
   if (!session.join_id.empty()) {

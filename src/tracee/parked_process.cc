@@ -62,6 +62,7 @@ ParkedProcess::ParkedProcess(FrozenProcess frozen, const Options& options)
   std::uint64_t per_thread = kThreadStack + kThreadFrame + caller.xstate().size();
   Stub::Options stub;
   stub.data_size = options.data_size + frozen_.threads().size() * per_thread;
+  stub.awaited_signals = options.awaited_signals;
   stub.address = find_lowest_gap(pid(), stub.data_size + kOverhead);
   stub_ = std::make_unique<Stub>(caller, pid(), stub);
   caller_.tid = options.caller;

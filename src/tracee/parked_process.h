@@ -50,6 +50,7 @@ class ParkedProcess {
   struct Options {
     pid_t caller = 0;                      // the thread that waits in read(2)
     std::uint64_t data_size = 256 * 1024;  // as Stub::Options; what threads need comes on top
+    std::optional<std::uint64_t> awaited_signals;  // likewise, of the caller's
     // How long the caller's thread waits for a signal at a time: so long it does not see that its
     // tracer has died.
     std::chrono::nanoseconds wait = std::chrono::seconds(5);

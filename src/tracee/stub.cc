@@ -51,7 +51,7 @@ Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
   if (!is_native_code(original_.registers)) {
     throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
   }
-  choose_stop_signal(options.waits_for_no_signal);
+  choose_stop_signal(options.awaited_signals.value_or(original_.signal_mask));
   sigreturn_ = find_sigreturn_in(pid);
   enter_safe_state();
   install(options);
@@ -68,7 +68,7 @@ Stub::Stub(TracedThread& thread, Stub& host)
   if (!is_native_code(original_.registers)) {
     throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
   }
-  choose_stop_signal(false);
+  choose_stop_signal(original_.signal_mask);
   std::size_t frame_size = build_signal_frame(original_.registers, original_.xstate, 0, 0).size();
   write_exit(RemotePtr(round_up(host.programs_.value(), kPageSize)), frame_size);
   set_idle();
@@ -85,14 +85,14 @@ Stub::~Stub() {
   }
 }
 
-// A signal that nobody listens to: ignored by default, not caught, not blocked and not pending. To
+// A signal that nobody listens to: ignored by default, not caught, not awaited and not pending. To
 // a process without a tracer it never happens.
-void Stub::choose_stop_signal(bool waits_for_no_signal) {
+void Stub::choose_stop_signal(std::uint64_t awaited_signals) {
   kernel::Status status = kernel::read_status(thread_.tid());
   own_pid_ = static_cast<std::uint32_t>(status.ns_tgids.back());
   own_tid_ = static_cast<std::uint32_t>(status.ns_pids.back());
-  std::uint64_t taken = status.caught | status.thread_pending | status.shared_pending;
-  if (!waits_for_no_signal) taken |= original_.signal_mask;
+  std::uint64_t taken =
+      status.caught | status.thread_pending | status.shared_pending | awaited_signals;
   for (int signal : {SIGURG, SIGWINCH}) {
     if ((taken & bit_of(signal)) == 0) {
       stop_signal_ = signal;

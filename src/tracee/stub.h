@@ -58,9 +58,9 @@ class Stub {
   struct Options {
     RemotePtr address;                     // where; 0: the kernel's choice
     std::uint64_t data_size = 256 * 1024;  // for programs; a larger one is refused by assertion
-    // The process waits for no signal by sigwait or signalfd: one that it has blocked may be the
-    // stop signal too.
-    bool waits_for_no_signal = false;
+    // What of its signals the thread may be waiting for, by sigwait or signalfd: none of them is
+    // taken for the stop signal, and without one a program is slow. By default what it has blocked.
+    std::optional<std::uint64_t> awaited_signals;
   };
 
   // `thread` must be stopped by interrupt(). Throws kRefused for what cannot be entered (32-bit
@@ -170,7 +170,7 @@ class Stub {
   SyscallProgram with_farewell(const SyscallProgram& program) const;
   ProgramRun run_loaded(const SyscallProgram& program);
   ProgramRun take_results(const SyscallProgram& program, RemotePtr address) const;
-  void choose_stop_signal(bool waits_for_no_signal);
+  void choose_stop_signal(std::uint64_t awaited_signals);
   void await_system_call_stop(bool entry);
 
   TracedThread& thread_;

@@ -127,6 +127,25 @@ class Check(cli.Test):
         code, answer = call_json("check", victim.pid, "local")
         self.assertEqual((code, answer["ok"], answer["file_bytes_to_carry"]), (0, True, 0))
 
+    def test_asks_for_what_it_is_told(self):
+        ends = os.pipe()
+        victim = subprocess.Popen([cli.VICTIM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  pass_fds=ends)
+        victim.stdout.readline()
+        for what in ("fork", "run_on", "save"):
+            done = call("check", victim.pid, "local", "--for", what)
+            self.assertEqual(done.returncode, 3, what)
+            self.assertIn(b"refused: fd ", done.stdout)
+        for what, can in (("fork", b" can fork"), ("run_on", b" can go for a call to local")):
+            done = call("check", victim.pid, "local", "--for", what, "--leave-fds")
+            self.assertEqual(done.returncode, 0, what)
+            self.assertIn(can, done.stdout)
+        self.refuses(call("check", victim.pid, "--for", "save", "--leave-fds"), 2, "telefork: ")
+        self.refuses(call("check", "--for", "fork"), 2, "telefork: ")
+        victim.communicate(b"go\n")
+        for fd in ends:
+            os.close(fd)
+
     def test_foretells_a_node_that_cannot_be_reached(self):
         self.refuses(call("check", "unix:/nowhere/telepad.sock"), 4, "telefork: unreachable: ")
         code, answer = call_json("check", os.getpid(), "unix:/nowhere/telepad.sock")

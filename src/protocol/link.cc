@@ -16,7 +16,7 @@ using net::Deadline;
 // Records are gathered up to this; what is longer goes out uncopied.
 constexpr std::size_t kGather = 64 * 1024;
 // How long a closed connection is searched for the reason.
-constexpr std::chrono::seconds kReasonPatience(5);
+constexpr std::chrono::seconds kReasonPatience(5);  // for last words
 constexpr pollfd kNothing{-1, 0, 0};
 
 }  // namespace
@@ -214,7 +214,20 @@ ReceivedMessage Link::receive(Deadline deadline) {
 }
 
 ReceivedMessage Link::expect(schema::Message::Which expected, Deadline deadline) {
-  ReceivedMessage message = receive(deadline);
+  return check(receive(deadline), expected);
+}
+
+ReceivedMessage Link::expect_while_heard(schema::Message::Which expected) {
+  const Clock::time_point began = Clock::now();
+  while (true) {
+    if (std::optional<ReceivedMessage> message = try_receive()) {
+      return check(std::move(*message), expected);
+    }
+    wait(kNothing, Deadline::at(std::max(began, last_heard_) + patience_));
+  }
+}
+
+ReceivedMessage Link::check(ReceivedMessage message, schema::Message::Which expected) {
   if (message->which() == expected) return message;
   if (message->isAbort()) throw_if_given_up();
   with_context(node_, [&] { throw_unexpected(message, message_name(expected)); });
@@ -306,6 +319,12 @@ void Link::flush_some() {
   try_flush();
 }
 
+void Link::flush() {
+  close_record_frame();
+  flush_with_patience(0);
+  if (output_closed_) throw_lost();
+}
+
 void Link::flush(Deadline deadline) {
   close_record_frame();
   try_flush();
@@ -387,7 +406,8 @@ void Link::send_heartbeat() {
   send([&](schema::Message::Builder message) { message.setHeartbeat(++heartbeats_); });
 }
 
-void Link::fail(const Error& error, Deadline deadline) noexcept {
+void Link::fail(const Error& error) noexcept {
+  Deadline deadline = error.code() == Code::kLost ? Deadline::now() : Deadline::in(kReasonPatience);
   try {
     close_record_frame();
     put_frame(Channel::kControl, encode_message([&](schema::Message::Builder message) {

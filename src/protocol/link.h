@@ -58,14 +58,18 @@ class Link {
   void send(const FillMessage& fill);
   void send_heartbeat();
   // The last words: `failed` with this Error, then nothing more is written, and what the other end
-  // still sends is thrown away until it has read them and closed, or the deadline passes. (Closing
-  // with unread bytes would reset a TCP connection, and the words would be lost.) Never throws.
-  void fail(const Error& error, net::Deadline deadline) noexcept;
+  // still sends is thrown away until it has read them and closed, 5 s at most; where the Error is
+  // that the other end is lost nobody is waited for. (Closing with unread bytes would reset a TCP
+  // connection, and the words would be lost.) Never throws.
+  void fail(const Error& error) noexcept;
 
   // The next message; kLost when the other end closed or the deadline passed.
   ReceivedMessage receive(net::Deadline deadline);
   // As receive(), and kCorrupt when it is another one than `expected`.
   ReceivedMessage expect(schema::Message::Which expected, net::Deadline deadline);
+  // As expect(); kLost when nothing at all, heartbeats included, has come for as long as
+  // set_patience() says.
+  ReceivedMessage expect_while_heard(schema::Message::Which expected);
   // Never waits. Also sends what is left to send. Throws kLost at the end of the connection, once
   // everything that came before was given out.
   std::optional<ReceivedMessage> try_receive();
@@ -79,10 +83,13 @@ class Link {
   void flush_some();
   // Everything that was sent has left this process.
   void flush(net::Deadline deadline);
+  // The same; kLost when nothing of it could be sent for as long as set_patience() says.
+  void flush();
   Clock::time_point last_heard() const { return last_heard_; }
   // The other end has said `failed`.
   bool other_end_failed() const { return failure_.has_value(); }
-  // Records and payloads give up (kLost) after so long without a byte. 60 s unless set.
+  // Records, payloads and expect_while_heard() give up (kLost) after so long without a byte. 60 s
+  // unless set.
   void set_patience(std::chrono::milliseconds patience) { patience_ = patience; }
 
   // Each lives as long as the Link.
@@ -127,6 +134,7 @@ class Link {
   void put_frame(Channel channel, std::span<const std::byte> payload);
   void close_record_frame();
   void try_flush();
+  ReceivedMessage check(ReceivedMessage message, schema::Message::Which expected);
   void flush_with_patience(std::size_t limit);
   std::size_t unsent() const { return unsent_.size() - unsent_begin_; }
   void write_waiting(net::Stream& stream, std::span<const std::byte> head,

@@ -135,7 +135,7 @@ TEST_P(LinkTest, DeliversWhatCameBeforeAFailureAndThenItsError) {
 TEST_P(LinkTest, EndsAWaitForRecordsWithTheOtherEndsError) {
   std::jthread source([&] {
     home_->record_sink().write(numbered(10));
-    home_->fail(Error(Code::kGone, "the process ended"), Deadline::in(10s));
+    home_->fail(Error(Code::kGone, "the process ended"));
   });
   std::vector<std::byte> got(11);
   Error error = error_of([&] { keeper_->record_source().read(got); });
@@ -158,7 +158,7 @@ TEST_P(LinkTest, TellsTheWriterOfRecordsWhyTheOtherEndFailed) {
   std::jthread destination([&] {
     std::vector<std::byte> got(1000);
     keeper_->record_source().read(got);
-    keeper_->fail(Error(Code::kResources, "no pids"), Deadline::in(10s));
+    keeper_->fail(Error(Code::kResources, "no pids"));
   });
   auto megabyte = numbered(1 << 20);
   Error error = error_of([&] {
@@ -172,7 +172,7 @@ TEST_P(LinkTest, TellsTheWriterOfPayloadsWhyTheOtherEndFailed) {
   std::jthread destination([&] {
     std::vector<std::byte> got(1000);
     keeper_->bulk_source().read(got);
-    keeper_->fail(Error(Code::kResources, "no memory"), Deadline::in(10s));
+    keeper_->fail(Error(Code::kResources, "no memory"));
   });
   auto megabyte = numbered(1 << 20);
   Error error = error_of([&] {

@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -78,11 +79,14 @@ class Worker {
   static void serve(const AgentSettings& settings, const std::string& node, pid_t program,
                     UniqueFd orders, int program_socket) {
     ProgramCall call(settings, node);
+    // A node that does not answer must not keep it here when its agent has ended.
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     try {
       call.get_ready_for(program);
     } catch (const Error&) {
       // The program has not asked for anything yet.
     }
+    ::prctl(PR_SET_PDEATHSIG, 0);
     Order order;
     if (::recv(orders.get(), &order, sizeof(order), 0) != static_cast<ssize_t>(sizeof(order))) {
       return;

@@ -23,9 +23,7 @@ namespace {
 using namespace std::chrono_literals;
 using protocol::schema::Message;
 
-constexpr auto kReadyPatience = 60s;
 constexpr auto kDeputyPatience = 10s;
-constexpr auto kLastWords = 5s;
 
 bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
 
@@ -67,14 +65,14 @@ void CommandSession::prepare() {
       open_node(request_.node, here_, settings_.programs, settings_.access, request_.cpu_force));
   fence_ = make_fence(*opened_, here_, settings_.registry);
   protocol::Link& link = *opened_->link;
+  link.set_patience(settings_.lease.kill);
   try {
     send_command();
-    protocol::ReceivedMessage ready =
-        link.expect(Message::READY, net::Deadline::in(kReadyPatience));
+    protocol::ReceivedMessage ready = link.expect_while_heard(Message::READY);
     pid_ = static_cast<pid_t>(ready->getReady().getPid());
     guest_pid_ = static_cast<pid_t>(ready->getReady().getGuestPid());
   } catch (const Error& error) {
-    link.fail(error, net::Deadline::in(kLastWords));
+    link.fail(error);
     throw;
   }
 }
@@ -107,7 +105,7 @@ void CommandSession::send_command() {
   command.setIgnoredSignals(request_.ignored_signals);
   writer.write(image::RecordType::kCommand, command_message);
   writer.end();
-  link.flush(net::Deadline::in(kReadyPatience));
+  link.flush();
 }
 
 // Before that a signal would end the process at home, or be lost.
@@ -156,7 +154,7 @@ void CommandSession::run(pid_t home, UniqueFd socket, const std::function<void()
     options.fence = fence_.get();
     Home(link, pump, *supervisor, signals, registry, state, std::move(options)).run();
   } catch (const Error& error) {
-    link.fail(error, net::Deadline::in(kLastWords));
+    link.fail(error);
     throw;
   }
 }

@@ -9,10 +9,6 @@
 #include "base/error.h"
 
 namespace telefork::session {
-namespace {
-constexpr std::chrono::seconds kPatience(60);  // the other end may have to hash large files
-}
-
 FileNegotiation::Key FileNegotiation::key_of(const capture::FileEntry& entry) {
   return {entry.identity.device, entry.identity.inode, entry.identity.ctime_ns};
 }
@@ -70,7 +66,7 @@ void FileNegotiation::ask_ahead(const capture::Survey& survey, protocol::Link& l
 void FileNegotiation::take_answers(capture::Survey& survey, const std::vector<Key>& keys,
                                    protocol::Link& link) {
   protocol::ReceivedMessage reply =
-      link.expect(protocol::schema::Message::CHECK_FILES_REPLY, net::Deadline::in(kPatience));
+      link.expect_while_heard(protocol::schema::Message::CHECK_FILES_REPLY);
   auto verdicts = reply->getCheckFilesReply().getVerdicts();
   if (verdicts.size() != keys.size()) {
     throw Error(Code::kCorrupt, link.node() + ": it answered about other files than were asked");

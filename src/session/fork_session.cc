@@ -28,9 +28,6 @@ using image::schema::Header;
 using Purpose = Header::Purpose;
 using protocol::schema::Message;
 
-constexpr auto kRestorePatience = 60s;
-constexpr auto kLastWords = 5s;
-
 }  // namespace
 
 void ForkSession::tell_snapshot(const Error& error) {
@@ -71,7 +68,7 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
   stub.remove();
   capture.write_pages(writer);
   writer.end();
-  link.flush(net::Deadline::in(kRestorePatience));
+  link.flush();
   own.steps.reach(Step::kSent);
 }
 
@@ -108,8 +105,7 @@ void ForkSession::run(const std::function<void()>& on_started) {
   UniqueFd held_socket;  // while it is open the process at home does not end
   try {
     send_image(received->message);
-    protocol::ReceivedMessage ready =
-        link.expect(Message::READY, net::Deadline::in(kRestorePatience));
+    protocol::ReceivedMessage ready = link.expect_while_heard(Message::READY);
     UniqueFd in = call_.request().options.standard_input == 1 ? take_fd(snapshot_, 0) : UniqueFd();
     UniqueFd out = take_fd(snapshot_, 1);
     UniqueFd err = take_fd(snapshot_, 2);
@@ -127,7 +123,7 @@ void ForkSession::run(const std::function<void()>& on_started) {
       throw Error(Code::kGone, "the process was killed before it was on its way");
     }
     link.send([](Message::Builder message) { message.setGo(); });
-    link.flush(net::Deadline::in(kRestorePatience));
+    link.flush();
     settings.steps.reach(Step::kGoSent);
     hollow(snapshot_,
            {settings.programs.deputy, received->message.session_fd, call_.session_socket().get(),
@@ -147,7 +143,7 @@ void ForkSession::run(const std::function<void()>& on_started) {
     Home(link, pump, supervisor, signals, registry, state, std::move(options)).run();
   } catch (const Error& error) {
     if (state == SourceState::kSending) tell_snapshot(error);
-    link.fail(error, net::Deadline::in(kLastWords));
+    link.fail(error);
     if (state == SourceState::kSending) return;
     fence_off(registry);
     tell_snapshot(error);

@@ -17,7 +17,6 @@ using namespace std::chrono_literals;
 using protocol::schema::Message;
 
 // For the node to read why, where home itself has given up.
-constexpr auto kLastWords = 1s;
 // How soon a terminal's input is read after its reader came to the foreground, which no event
 // tells.
 constexpr auto kInputInterval = 200ms;
@@ -44,7 +43,7 @@ void Home::run() {
 // Only the node's own word that it has failed says that nothing is left there.
 void Home::on_failure(const Error& error) {
   step(link_.other_end_failed() ? SourceEvent::kFailure : SourceEvent::kLost);
-  link_.fail(error, net::Deadline::in(kLastWords));
+  link_.fail(error);
   std::string text = error.text();
   if (state_ == SourceState::kUnknown) {
     bool confirmed = await_fence();

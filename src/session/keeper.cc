@@ -50,9 +50,7 @@ using namespace std::chrono_literals;
 using protocol::ReceivedMessage;
 using protocol::schema::Message;
 
-constexpr auto kLastWords = 5s;      // to say why before the connection closes
 constexpr auto kBulkPatience = 10s;  // for a bulk connection that was announced
-constexpr long kPagePatience = 60;   // seconds without a byte of pages
 
 bool is_stopped(pid_t pid) {
   try {
@@ -84,7 +82,7 @@ class Keeper {
       serve();
     } catch (const Error& error) {
       kill_descendants();
-      link_.fail(error, net::Deadline::in(kLastWords));
+      link_.fail(error);
     }
     kill_descendants();
     // Of agents that the guest had here.
@@ -111,6 +109,7 @@ class Keeper {
   void on_child_changes();
   void on_guest_change(int status);
   void send_status_when_drained();
+  void say_that_we_live();
   void hold_lease();
   void stop_for_lease();
   void continue_after_lease();
@@ -192,7 +191,7 @@ void Keeper::attach_bulk() {
     return;
   }
   // A source that stalls must not hold the blank process, and with it this one, for ever.
-  timeval patience{kPagePatience, 0};
+  timeval patience{std::chrono::ceil<std::chrono::seconds>(lease_.kill).count(), 0};
   ::setsockopt(bulk.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
   link_.set_bulk(std::make_unique<net::FdStream>(std::move(bulk), settings_.node));
 }
@@ -240,12 +239,13 @@ void Keeper::get_ready_to_return(int session_number) {
 
 void Keeper::host(protocol::schema::Prepare::Reader prepare) {
   settings_.steps.reach(Step::kExpecting);
-  attach_bulk();
-  make_streams(prepare);
   if (prepare.getLeaseStopMs() != 0)
     lease_.stop = std::chrono::milliseconds(prepare.getLeaseStopMs());
   if (prepare.getLeaseKillMs() != 0)
     lease_.kill = std::chrono::milliseconds(prepare.getLeaseKillMs());
+  link_.set_patience(lease_.kill);
+  attach_bulk();
+  make_streams(prepare);
   SessionInfo info;
   info.role = "guest";
   info.node = settings_.node;
@@ -275,8 +275,7 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     migrate::LibcWatch watched(reader, [this](const std::string& path) {
       warnings_.push_back(path + " is another C library here than the one in its memory");
     });
-    while (restorer_->take(watched)) {
-    }
+    while (restorer_->take(watched)) say_that_we_live();
     // The way back takes the same connection.
     if (!returns) link_.close_bulk();
     settings_.steps.reach(Step::kArrived);
@@ -504,12 +503,16 @@ void Keeper::send_status_when_drained() {
   settings_.steps.reach(Step::kStatusSent);
 }
 
-void Keeper::hold_lease() {
+void Keeper::say_that_we_live() {
   auto now = protocol::Link::Clock::now();
-  if (now >= next_heartbeat_) {
-    link_.send_heartbeat();
-    next_heartbeat_ = now + lease_.heartbeat();
-  }
+  if (now < next_heartbeat_) return;
+  link_.send_heartbeat();
+  next_heartbeat_ = now + lease_.heartbeat();
+}
+
+void Keeper::hold_lease() {
+  say_that_we_live();
+  auto now = protocol::Link::Clock::now();
   auto silence = now - link_.last_heard();
   if (silence >= lease_.kill) {
     throw Error(Code::kLost, fmt::format("nothing was heard from home for {:.3g} s",

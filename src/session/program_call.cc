@@ -71,6 +71,7 @@ void ProgramCall::open() {
   }
   opened_.emplace(
       open_node(net::parse_node(node_), here_, settings_.programs, settings_.access, false));
+  opened_->link->set_patience(settings_.lease.kill);
   fence_ = make_fence(*opened_, here_, settings_.registry);
 }
 

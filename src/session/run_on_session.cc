@@ -27,7 +27,6 @@ using image::schema::Header;
 using protocol::schema::Message;
 using tracee::ParkedProcess;
 
-constexpr auto kRestorePatience = 60s;
 constexpr auto kLastWords = 5s;
 
 // The kernel's own: a terminal's signals go to the whole foreground group.
@@ -105,6 +104,8 @@ void RunOnSession::depart() {
   ParkedProcess::Options options;
   options.caller = caller;
   options.awaited_signals = caller_.signal_mask;
+  // So much later than its lease says it goes on.
+  options.wait = std::min<std::chrono::nanoseconds>(options.wait, settings.lease.stop);
   parked_ = std::make_unique<ParkedProcess>(std::move(frozen), options);
   capture::CaptureSettings capture_settings;
   capture_settings.pagemap = settings.pagemap;
@@ -119,15 +120,14 @@ void RunOnSession::depart() {
   settings.steps.reach(Step::kDescribed);
   capture.write_pages(writer);
   writer.end();
-  link.flush(net::Deadline::in(kRestorePatience));
+  link.flush();
   settings.steps.reach(Step::kSent);
 }
 
 void RunOnSession::hand_over() {
   const AgentSettings& settings = call_.settings();
   protocol::Link& link = call_.link();
-  protocol::ReceivedMessage ready =
-      link.expect(Message::READY, net::Deadline::in(kRestorePatience));
+  protocol::ReceivedMessage ready = link.expect_while_heard(Message::READY);
   SessionInfo info = registry_->info();
   info.guest_pid = static_cast<pid_t>(ready->getReady().getPid());
   info.changes_found_by = change_finder_name(ready->getReady().getChangeFinder());
@@ -141,7 +141,7 @@ void RunOnSession::hand_over() {
   parked_->hold_for(settings.lease.home);
   settings.steps.reach(Step::kGivenUp);
   link.send([](Message::Builder message) { message.setGo(); });
-  link.flush(net::Deadline::in(kRestorePatience));
+  link.flush();
   settings.steps.reach(Step::kGoSent);
 }
 
@@ -327,11 +327,11 @@ void RunOnSession::on_failure(const Error& error) {
   if (state_ == SourceState::kSending) {
     // Nothing has run there: the program need not wait for the node.
     roll_back(error);
-    link.fail(error, net::Deadline::in(kLastWords));
+    link.fail(error);
     return;
   }
   step(link.other_end_failed() ? SourceEvent::kFailure : SourceEvent::kLost);
-  link.fail(error, net::Deadline::in(kLastWords));
+  link.fail(error);
   std::string text = error.text();
   if (state_ == SourceState::kUnknown) {
     auto deadline = fence_deadline(link.last_heard() + call_.settings().lease.home);

@@ -182,7 +182,7 @@ class Listening(KeysTest):
     def test_works_on_ipv6_and_on_all_addresses(self):
         key = self.keygen("--keys", self.served)
         self.trust(self.keygen(), *self.as_this_user(), "--keys", self.served)
-        for where, host in (("[::1]:0", "[::1]"), ("*:0", "127.0.0.1"), (":0", "localhost")):
+        for where, host in (("[::1]:0", "[::1]"), ("*:0", "127.0.0.1"), (":0", "[::1]")):
             telepad = Telepad(self.folder, self.served, where=where)
             try:
                 node = f"{host}:{telepad.port}"

@@ -18,6 +18,7 @@ mkdir -m 755 "$home" "$machines_folder/build"
 mkdir -m 700 "$home/tmp" "$home/run"
 chown "$user" "$home/tmp" "$home/run"
 
+cd /
 settings=(HOME="$home/tmp" TMPDIR="$home/tmp" XDG_RUNTIME_DIR="$home/run"
   LD_LIBRARY_PATH="$machines_folder/build/lib"
   TELEFORK_TEST_TELEPAD="$machines_folder/build/bin/telepad")

@@ -225,7 +225,7 @@ void AFork::SetUp() {
   listens_at_ = "127.0.0.1:0";
   const std::string key = telefork("keygen --keys " + path("keys"));
   start_telepad();
-  node_ = listens_at_;
+  node_ = lay_cable(listens_at_);
   telefork("trust " + node_ + " " + key);
   telefork("trust " + telefork("keygen") + " --keys " + path("keys") +
            (geteuid() == 0 ? " --as root" : ""));
@@ -370,12 +370,15 @@ testing::AssertionResult went_well(const Outcome& outcome) {
                                      << outcome.err;
 }
 
-testing::AssertionResult all_processes_end() {
+testing::AssertionResult all_processes_end(pid_t but) {
   const auto deadline = Clock::now() + kPatience;
   for (;;) {
     const pid_t pid = waitpid(-1, nullptr, WNOHANG | __WALL);
     if (pid > 0) continue;
     if (pid < 0 && errno == ECHILD) return testing::AssertionSuccess();
+    if (but > 0 && list_descendants(getpid()) == std::vector<pid_t>{but}) {
+      return testing::AssertionSuccess();
+    }
     if (await_sigchld(deadline) || Clock::now() < deadline) continue;
     auto failure = testing::AssertionFailure() << "left behind:\n" << describe_descendants();
     for (;;) {

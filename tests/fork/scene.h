@@ -128,6 +128,8 @@ class AFork : public testing::TestWithParam<std::string> {
   // `local`, `unix` or `tls`, or a node that is there already.
   virtual std::string kind_of_node() const { return GetParam(); }
   virtual std::string telepad_program() const;
+  // What home calls the telepad of `tls`, which listens there.
+  virtual std::string lay_cable(const std::string& listens_at) { return listens_at; }
   // A session that was killed leaves its registry entry to whoever lists the sessions next.
   bool forget_killed_sessions_ = false;
 
@@ -155,8 +157,8 @@ std::string name_of_node(const testing::TestParamInfo<std::string>& info);
 std::string slurp(const std::string& path);
 // As /proc has them: children, their children, and so on.
 std::vector<pid_t> list_descendants(pid_t ancestor);
-// True when no child of this process is left; else tells which, and kills them.
-testing::AssertionResult all_processes_end();
+// True when no child of this process is left, `but` one; else tells which, and kills them.
+testing::AssertionResult all_processes_end(pid_t but = -1);
 // What a test that has come to nothing prints: every process that descends from it, and where it
 // waits.
 std::string describe_descendants();

@@ -16,6 +16,7 @@ telefork=$build/bin/telefork
 export XDG_CONFIG_HOME=$machines_folder/asking
 
 # The checkout may lie where only root may look; a bind mount is seen through its own path alone.
+cd /
 chmod 711 "$machines_folder"
 mkdir -m 755 "$machines_folder/build"
 meet_prepare beta

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <optional>
 #include <sstream>
+#include <utility>
 
 #include <fcntl.h>
 #include <poll.h>
@@ -68,6 +69,9 @@ bool is_victim(Victim victim, const Process& process, pid_t program, pid_t stopp
       return named("telefork-keeper");
     case Victim::kTelepad:
       return named("telepad");
+    case Victim::kCable:
+    case Victim::kSilence:
+      return false;  // no process of telefork's
   }
   return false;
 }
@@ -83,6 +87,11 @@ void kill_and_await(pid_t pid) {
 }
 
 constexpr char kNodes[][6] = {"local", "unix", "tls"};
+
+// So long a program waits whose agent was killed while it was away, and both ends of a silent link.
+constexpr std::pair<const char*, const char*> kLease[] = {{"TELEFORK_LEASE_STOP_MS", "500"},
+                                                          {"TELEFORK_LEASE_KILL_MS", "2000"},
+                                                          {"TELEFORK_LEASE_HOME_MS", "4000"}};
 
 }  // namespace
 
@@ -105,9 +114,14 @@ void AStep::SetUp() {
   ASSERT_NO_FATAL_FAILURE(make_programs());
   setenv(of_keeper() ? "TELEFORK_TEST_KEEPER" : "TELEFORK_TEST_AGENT",
          ("--stop-at-step " + name).c_str(), 1);
+  for (auto [variable, value] : kLease) setenv(variable, value, 1);
   setenv("TELEFORK_AGENT", (programs_ + "/libexec/telefork/telefork-agent").c_str(), 1);
   forget_killed_sessions_ = true;
   AFork::SetUp();
+}
+
+std::string AStep::lay_cable(const std::string& listens_at) {
+  return cable_.emplace(listens_at).node();
 }
 
 void AStep::TearDown() {
@@ -115,6 +129,7 @@ void AStep::TearDown() {
   for (const char* name : {"TELEFORK_TEST_KEEPER", "TELEFORK_TEST_AGENT", "TELEFORK_AGENT"}) {
     unsetenv(name);
   }
+  for (auto [variable, value] : kLease) unsetenv(variable);
   fs::remove_all(programs_);
 }
 
@@ -183,10 +198,27 @@ pid_t AStep::await_stopped(const Program& program) const {
   return 0;
 }
 
+// The program at home has ended. Keepers without a guest wait for what the kernel says of the
+// connection (TCP's keep-alive).
+void AStep::expect_guests_end_there() const {
+  constexpr timespec kPause{0, 2'000'000};  // there is no event for it
+  for (int tries = 0; tries < 20'000; ++tries) {
+    const std::vector<Process> left = all_descendants();
+    const bool ended = std::all_of(left.begin(), left.end(), [this](const Process& process) {
+      return process.pid == telepad_ || process.pid == cable_->pid() ||
+             process.name.starts_with("telefork-");
+    });
+    if (ended) return;
+    nanosleep(&kPause, nullptr);
+  }
+  ADD_FAILURE() << "left there:\n" << describe_descendants();
+}
+
 void AStep::check(const Case& one) {
   SCOPED_TRACE(std::string("killed: ") + one.name);
   std::error_code missing;
   fs::remove(path("ran"), missing);
+  if (cable_) cable_->lay();
   const Program program = start_program();
   const pid_t stopped = await_stopped(program);
   EXPECT_NE(stopped, 0) << "nobody came to this step";
@@ -201,11 +233,18 @@ void AStep::check(const Case& one) {
       kill_and_await(process.pid);
     }
   }
+  if (one.victim == Victim::kCable) cable_->cut();
+  if (one.victim == Victim::kSilence) cable_->silence();
   for (const Process& process : processes) {
     if (process.state == 'T') kill(process.pid, SIGCONT);
   }
   const Outcome outcome = finish(program);
   judge(one.victim, outcome);
+  if (cable_) {
+    // By the lease, and not because the telepad has died.
+    if (one.victim == Victim::kSilence) expect_guests_end_there();
+    cable_->remove();
+  }
   if (telepad_ > 0) stop_telepad(SIGKILL);
   EXPECT_TRUE(all_processes_end());
 }

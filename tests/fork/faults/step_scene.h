@@ -1,19 +1,37 @@
 // A hand-over that is held at one of its steps (session/steps.h), where somebody is killed.
 //
-// An agent or keeper stops itself at the step; then the victim is killed, and what was held goes
-// on. The agent and the keeper of these tests come from a folder of programs of which two are
-// scripts that add --stop-at-step.
+// Home reaches a `tls` node by a cable of the test's (cable.h).
+//
+// An agent or keeper stops itself at the step; then the victim is killed, or the cable cut, and
+// what was held goes on. The agent and the keeper of these tests come from a folder of programs of
+// which two are scripts that add --stop-at-step.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "cable.h"
 #include "scene.h"
 #include "session/steps.h"
 
 namespace fork_test {
 
-enum class Victim { kNobody, kProgram, kSnapshot, kAgents, kFirstAgent, kKeepers, kTelepad };
+enum class Victim {
+  kNobody,
+  kProgram,
+  kSnapshot,
+  kAgents,
+  kFirstAgent,
+  kKeepers,
+  kTelepad,
+  kCable,    // of `tls`: it is cut
+  kSilence,  // nothing passes it any more, and nobody is told
+};
+
+inline bool needs_cable(Victim victim) {
+  return victim == Victim::kCable || victim == Victim::kSilence;
+}
 
 struct Case {
   Victim victim;
@@ -29,6 +47,7 @@ class AStep : public AFork {
   void TearDown() override;
   std::string kind_of_node() const override { return GetParam().substr(0, GetParam().find('_')); }
   std::string telepad_program() const override { return programs_ + "/bin/telepad"; }
+  std::string lay_cable(const std::string& listens_at) override;
 
   // The whole of one death.
   void check(const Case& one);
@@ -48,9 +67,11 @@ class AStep : public AFork {
  private:
   void make_programs();
   pid_t await_stopped(const Program& program) const;
+  void expect_guests_end_there() const;
 
   telefork::session::Step step_{};
   std::string programs_;
+  std::optional<Cable> cable_;  // of `tls`
 };
 
 }  // namespace fork_test

@@ -280,12 +280,23 @@ void Link::wait(pollfd extra, Deadline deadline) {
   close_record_frame();
   try_flush();
   if (read_once()) return;
-  pollfd entries[] = {extra, kNothing, kNothing};
+  pollfd entries[] = {extra, kNothing, kNothing, {interrupt_fd_, POLLIN, 0}};
   if (!input_ended_) entries[1] = control_->read_interest();
   if (unsent() > 0) entries[2] = control_->write_interest();
   if (net::poll_until(entries, deadline) == 0) {
     throw Error(Code::kLost, node_ + ": waiting for the other end", ETIMEDOUT);
   }
+  if (entries[3].revents != 0) interrupt_();
+}
+
+void Link::set_interrupt(int fd, std::function<void()> check) {
+  interrupt_fd_ = fd;
+  interrupt_ = std::move(check);
+}
+
+void Link::check_interrupt() const {
+  pollfd entry{interrupt_fd_, POLLIN, 0};
+  if (interrupt_fd_ >= 0 && ::poll(&entry, 1, 0) > 0) interrupt_();
 }
 
 void Link::try_flush() {
@@ -428,6 +439,7 @@ void Link::prepare_to_write() {
   // Also when there is always room: the other end may be throwing everything away since it failed.
   read_once();
   throw_if_given_up();
+  check_interrupt();
   close_record_frame();
   flush_with_patience(0);
   if (output_closed_) throw_lost();

@@ -29,6 +29,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -91,6 +92,9 @@ class Link {
   // Records, payloads and expect_while_heard() give up (kLost) after so long without a byte. 60 s
   // unless set.
   void set_patience(std::chrono::milliseconds patience) { patience_ = patience; }
+  // Something else that may end a wait: whenever `fd` is readable while records or payloads are
+  // sent, or something is waited for, `check` is called, which may throw. -1: nothing any more.
+  void set_interrupt(int fd, std::function<void()> check);
 
   // Each lives as long as the Link.
   image::ByteSink& record_sink();
@@ -135,6 +139,7 @@ class Link {
   void close_record_frame();
   void try_flush();
   ReceivedMessage check(ReceivedMessage message, schema::Message::Which expected);
+  void check_interrupt() const;
   void flush_with_patience(std::size_t limit);
   std::size_t unsent() const { return unsent_.size() - unsent_begin_; }
   void write_waiting(net::Stream& stream, std::span<const std::byte> head,
@@ -175,6 +180,8 @@ class Link {
   Clock::time_point last_heard_ = Clock::now();
   std::uint64_t heartbeats_ = 0;
   std::chrono::milliseconds patience_{60'000};
+  int interrupt_fd_ = -1;
+  std::function<void()> interrupt_;
   std::unique_ptr<RecordSink> record_sink_;
   std::unique_ptr<RecordSource> record_source_;
   std::unique_ptr<BulkSink> bulk_sink_;

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -27,6 +28,10 @@ using namespace std::chrono_literals;
 using image::schema::Header;
 using Purpose = Header::Purpose;
 using protocol::schema::Message;
+
+[[noreturn]] void throw_that_it_was_killed() {
+  throw Error(Code::kGone, "the process was killed before it was on its way");
+}
 
 }  // namespace
 
@@ -104,8 +109,12 @@ void ForkSession::run(const std::function<void()>& on_started) {
   RegistryEntry registry(settings.registry, info);
   UniqueFd held_socket;  // while it is open the process at home does not end
   try {
+    // Until the supervisor sees to it: whoever kills the pid need not wait for the node.
+    UniqueFd process = open_pidfd(snapshot_);
+    link.set_interrupt(process.get(), throw_that_it_was_killed);
     send_image(received->message);
     protocol::ReceivedMessage ready = link.expect_while_heard(Message::READY);
+    link.set_interrupt(-1, {});
     UniqueFd in = call_.request().options.standard_input == 1 ? take_fd(snapshot_, 0) : UniqueFd();
     UniqueFd out = take_fd(snapshot_, 1);
     UniqueFd err = take_fd(snapshot_, 2);
@@ -119,9 +128,7 @@ void ForkSession::run(const std::function<void()>& on_started) {
     registry.update(info);
     settings.steps.reach(Step::kGivenUp);
     held_socket = call_.session_socket().duplicate();
-    if (kernel::read_stat(snapshot_).state == 'Z') {
-      throw Error(Code::kGone, "the process was killed before it was on its way");
-    }
+    if (kernel::read_stat(snapshot_).state == 'Z') throw_that_it_was_killed();
     link.send([](Message::Builder message) { message.setGo(); });
     link.flush();
     settings.steps.reach(Step::kGoSent);
@@ -142,6 +149,9 @@ void ForkSession::run(const std::function<void()>& on_started) {
     options.steps = settings.steps;
     Home(link, pump, supervisor, signals, registry, state, std::move(options)).run();
   } catch (const Error& error) {
+    link.set_interrupt(-1, {});
+    // Its parent hears of its end when its tracer has.
+    ::waitpid(snapshot_, nullptr, WNOHANG | __WALL);
     if (state == SourceState::kSending) tell_snapshot(error);
     link.fail(error);
     if (state == SourceState::kSending) return;

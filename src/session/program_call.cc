@@ -28,10 +28,16 @@ void check_mode(int mode) {
 
 }  // namespace
 
-// A descriptor of another process, sharing its open file description; empty where it has none.
-UniqueFd take_fd(pid_t pid, int fd) {
+// Readable when the process has ended, traced or not.
+UniqueFd open_pidfd(pid_t pid) {
   UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!process) throw_errno(fmt::format("opening process {}", pid));
+  return process;
+}
+
+// A descriptor of another process, sharing its open file description; empty where it has none.
+UniqueFd take_fd(pid_t pid, int fd) {
+  UniqueFd process = open_pidfd(pid);
   int taken = static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0));
   if (taken < 0 && errno != EBADF) throw_errno(fmt::format("taking fd {} of process {}", fd, pid));
   return UniqueFd(taken);

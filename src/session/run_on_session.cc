@@ -4,8 +4,10 @@
 #include <cstring>
 
 #include <fmt/format.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -68,13 +70,29 @@ void RunOnSession::run(const std::function<void()>& on_started) {
   info.command = describe_command(program());
   registry_.emplace(call_.settings().registry, info);
   try {
+    call_.link().set_interrupt(signals_.fd(), [this] { throw_if_killed(); });
     depart();
     hand_over();
+    call_.link().set_interrupt(-1, {});
     on_started();
     await_end();
   } catch (const Error& error) {
     on_failure(error);
   }
+}
+
+// Frozen as it is it only stops on its way to its end (PTRACE_O_TRACEEXIT).
+void RunOnSession::throw_if_killed() {
+  while (signals_.try_read()) {
+  }
+  siginfo_t change{};
+  constexpr int kOnly = WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL;
+  if (::waitid(P_PID, static_cast<id_t>(program()), &change, kOnly) != 0 || change.si_pid == 0) {
+    return;
+  }
+  bool stopped = change.si_code == CLD_STOPPED || change.si_code == CLD_TRAPPED;
+  if (stopped && change.si_status >> 8 != PTRACE_EVENT_EXIT) return;
+  throw Error(Code::kGone, "the program was killed before it was on its way");
 }
 
 // To the whole image there. The caller sits in its read; anywhere else the result that it is given
@@ -323,6 +341,7 @@ void RunOnSession::part_from_node() {
 
 void RunOnSession::on_failure(const Error& error) {
   protocol::Link& link = call_.link();
+  link.set_interrupt(-1, {});
   if (over_) return;
   if (state_ == SourceState::kSending) {
     // Nothing has run there: the program need not wait for the node.

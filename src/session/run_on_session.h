@@ -39,6 +39,7 @@ class RunOnSession {
  private:
   pid_t program() const { return call_.program(); }
   void step(SourceEvent event);
+  void throw_if_killed();
   void depart();
   void hand_over();
   void await_end();

@@ -73,7 +73,6 @@ void AForkAtAStep::judge(Victim victim, const Outcome& outcome) const {
 TEST_P(AForkAtAStep, EndsInOneTruthWhoeverDiesThere) {
   for (const Case& one : kCases) {
     if (kind_of_node() != "tls" && needs_cable(one.victim)) continue;
-    if (kind_of_node() != "local" && telepad_ < 0) start_telepad();
     check(one);
     if (HasFatalFailure()) return;
   }

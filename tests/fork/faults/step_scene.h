@@ -54,6 +54,8 @@ class AStep : public AFork {
 
   // What is to be held, and what is true of how it ended.
   virtual Program start_program() = 0;
+  // Whether whoever waits at home for what was killed need not wait for the node.
+  virtual bool ends_at_once(Victim victim) const { return victim == Victim::kSnapshot; }
   virtual void judge(Victim victim, const Outcome& outcome) const = 0;
 
   telefork::session::Step step() const { return step_; }

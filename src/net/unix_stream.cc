@@ -118,6 +118,17 @@ PeerCredentials peer_credentials(int fd) {
   return {credentials.pid, credentials.uid, credentials.gid};
 }
 
+std::vector<gid_t> peer_groups(int fd) {
+  std::vector<gid_t> groups(32);
+  for (;;) {
+    auto size = static_cast<socklen_t>(groups.size() * sizeof(gid_t));
+    int result = ::getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &size);
+    if (result != 0 && errno != ERANGE) throw_errno("asking for the groups of the peer");
+    groups.resize(size / sizeof(gid_t));
+    if (result == 0) return groups;
+  }
+}
+
 UnixListener::UnixListener(UniqueFd fd, std::string path)
     : fd_(std::move(fd)), path_(std::move(path)), maker_(::getpid()) {
   struct stat status {};

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <sys/types.h>
 
@@ -23,6 +24,8 @@ struct PeerCredentials {
 };
 // As they were when the peer connected, or made the socket pair.
 PeerCredentials peer_credentials(int fd);
+// The supplementary groups that the peer had then (SO_PEERGROUPS).
+std::vector<gid_t> peer_groups(int fd);
 
 // A listening socket and its name, which goes away with it. A fork of the owner may drop its copy:
 // only the process that made the name removes it, and only while it is still its own.

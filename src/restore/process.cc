@@ -193,6 +193,11 @@ void Restorer::restore_credentials() {
     for (std::uint32_t group : wanted.getGroups()) groups.push_back(group);
     program.call("restoring the groups", SYS_setgroups,
                  {groups.size(), program.bytes(std::as_bytes(std::span(groups)))});
+  } else if (!same_groups(wanted, have)) {
+    std::vector<std::uint32_t> groups;
+    for (std::uint32_t group : wanted.getGroups()) groups.push_back(group);
+    warn(fmt::format("it has the groups [{}], and had [{}] where it came from",
+                     fmt::join(have.groups, " "), fmt::join(groups, " ")));
   }
   if (ids) {
     auto uids = wanted.getUids();

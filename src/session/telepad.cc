@@ -42,7 +42,7 @@ constexpr auto kRetryAfter = 200ms;
 
 struct Session {
   pid_t keeper;
-  uid_t uid;
+  User user;         // that it is
   UniqueFd channel;  // to the keeper, for its bulk connection
   std::vector<std::byte> token;
   std::vector<std::byte> join_id;  // of kTls
@@ -115,7 +115,8 @@ class Telepad {
   void answer_fences();
   std::list<Session>::iterator find_session(std::span<const std::byte> token);
   void start_agent(Greeting& greeting);
-  pid_t start_as(uid_t uid, Spawn& what);
+  pid_t start_as(const User& user, Spawn& what);
+  static User user_of(const Greeting& greeting, int connection);
   std::string make_registry_of(const User& user) const;
   void reap();
 
@@ -302,19 +303,30 @@ void Telepad::serve(Greeting& greeting) {
   }
 }
 
+// With the groups that the peer itself has, where it is a process of this machine; who comes with a
+// key has those of the account.
+User Telepad::user_of(const Greeting& greeting, int connection) {
+  if (greeting.uid == ::geteuid()) return {greeting.uid, ::getegid(), {}, "", ""};
+  User user = find_user(greeting.uid);
+  if (greeting.via == Via::kSocket) {
+    user.gid = net::peer_credentials(connection).gid;
+    user.groups = net::peer_groups(connection);
+  }
+  return user;
+}
+
 // A keeper or agent, as whom it is to be: a telepad of root serves every user as that user, any
 // other only its own.
-pid_t Telepad::start_as(uid_t uid, Spawn& what) {
+pid_t Telepad::start_as(const User& user, Spawn& what) {
   std::string registry = settings_.registry;
-  if (uid != ::geteuid()) {
+  if (user.uid != ::geteuid()) {
     if (::geteuid() != 0) {
       throw Error(Code::kUnauthorised,
                   fmt::format("this telepad serves user {} only", ::geteuid()));
     }
-    User user = find_user(uid);
     registry = make_registry_of(user);
     what.environment = environment_of(user, environ);
-    what.prepare = [user = std::move(user)] { return become_user(user); };
+    what.prepare = [user] { return become_user(user); };
   }
   if (!registry.empty()) {
     what.arguments.insert(what.arguments.end(), {"--registry", registry});
@@ -339,7 +351,7 @@ std::string Telepad::make_registry_of(const User& user) const {
 
 void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control,
                             UniqueFd out) {
-  Session session{0, greeting.uid, {}, protocol::make_token(), {}, {}};
+  Session session{0, {}, {}, protocol::make_token(), {}, {}};
   Spawn what{settings_.programs.keeper, {"--control", "3"}, {control.get()}, true, {}};
   UniqueFd theirs;
   if (out) {
@@ -355,7 +367,8 @@ void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, Uniqu
     session.join_secret = protocol::make_token(protocol::kJoinSecretSize);
     what.arguments.emplace_back("--bulk-first");
   }
-  session.keeper = start_as(greeting.uid, what);
+  session.user = user_of(greeting, control.get());
+  session.keeper = start_as(session.user, what);
   children_.add_keeper(session.keeper);
   sessions_.push_back(std::move(session));
   protocol::send_hello_reply(
@@ -369,9 +382,9 @@ void Telepad::fill_welcome(const Session& session,
   reply.setToken(as_data(session.token));
   reply.setTelepad(as_data(identity_));
   auto user = reply.initUser();
-  user.setUid(session.uid);
-  user.setGid(session.uid == ::geteuid() ? ::getegid() : find_user(session.uid).gid);
-  user.setChoosesIds(session.uid == 0 && may_set_ids());
+  user.setUid(session.user.uid);
+  user.setGid(session.user.gid);
+  user.setChoosesIds(session.user.uid == 0 && may_set_ids());
   if (!session.channel) return;
   std::string_view feature = protocol::kFeatureJoin;
   if (!session.join_id.empty()) {
@@ -437,7 +450,7 @@ void Telepad::answer_fences() {
 
 void Telepad::start_agent(Greeting& greeting) {
   Spawn what{settings_.programs.agent, {"--fd", "3"}, {greeting.fd.get()}, true, {}};
-  pid_t agent = start_as(greeting.uid, what);
+  pid_t agent = start_as(user_of(greeting, greeting.fd.get()), what);
   children_.add_agent(agent);
   spdlog::info("agent {} for a program of {}", agent, greeting.who);
 }

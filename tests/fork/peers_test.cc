@@ -178,9 +178,11 @@ sockaddr_un address_of(const std::string& path) {
   return address;
 }
 
+// Fewer where the other end has closed: a session ends with its agent, wherever it is.
 Bytes read_exactly(int fd, std::size_t size) {
   Bytes bytes(size, 0);
-  require(recv(fd, bytes.data(), size, MSG_WAITALL) == static_cast<ssize_t>(size));
+  const ssize_t count = recv(fd, bytes.data(), size, MSG_WAITALL);
+  bytes.resize(static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
   return bytes;
 }
 
@@ -193,9 +195,13 @@ std::uint32_t number_at(const Bytes& bytes, std::size_t at) {
 // docs/wire-protocol.md, 1: a preamble of 8 bytes, a length, a Cap'n Proto message.
 void pass_greeting(int from, int to, const Change& change) {
   const Bytes head = read_exactly(from, 12);
+  if (head.size() < 12) return;
   Bytes body = read_exactly(from, number_at(head, 8));
+  if (body.size() < number_at(head, 8)) return;
   if (change) change(body);
-  write_all(to, head + body);
+  const Bytes all = head + body;
+  const ssize_t sent = send(to, all.data(), all.size(), MSG_NOSIGNAL);
+  require(sent == static_cast<ssize_t>(all.size()) || errno == EPIPE || errno == ECONNRESET);
 }
 
 // Passes one greeting each way on every connection, the answers changed, and nothing after that.

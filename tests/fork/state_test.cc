@@ -62,6 +62,34 @@ std::string protections() {
   return text;
 }
 
+struct Ids {
+  uid_t users[3];
+  gid_t groups[3];
+  std::vector<gid_t> others;
+  bool operator==(const Ids& other) const {
+    return std::equal(users, users + 3, other.users) &&
+           std::equal(groups, groups + 3, other.groups) && others == other.others;
+  }
+};
+
+Ids own_ids() {
+  Ids ids{};
+  require(getresuid(&ids.users[0], &ids.users[1], &ids.users[2]) == 0);
+  require(getresgid(&ids.groups[0], &ids.groups[1], &ids.groups[2]) == 0);
+  ids.others.resize(static_cast<std::size_t>(getgroups(0, nullptr)));
+  require(getgroups(static_cast<int>(ids.others.size()), ids.others.data()) >= 0);
+  return ids;
+}
+
+TEST_P(AFork, HasTheIdsOfItsParent) {
+  Outcome outcome = run([this] {
+    const Ids mine = own_ids();
+    const pid_t pid = fork_child(node(), [&] { return own_ids() == mine ? 0 : 1; });
+    require_equal(end_of(pid), exited(0));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 TEST_P(AFork, FindsItsDataIntact) {
   Outcome outcome = run([this] {
     constexpr std::size_t kSize = 64 * kMega;

@@ -46,6 +46,14 @@ code=0
 said=$(run sh -c 'kill -STOP 1; test -r /proc/1/mem' 2>&1) || code=$?
 ((code == 1)) || fail "nobody could do what root can: $code $said"
 
+# A process of root's cannot be one of nobody's, and hears of it before anything is done.
+code=0
+# shellcheck disable=SC2016  # for the inner shell
+said=$(machine_run alpha sh -c '"$0" check $$ "$1" --for fork; exit $?' "$telefork" "$node" 2>&1) ||
+  code=$?
+[[ $code -eq 3 && $said == *"of user 0 and group 0, and $node makes it one of user "* ]] ||
+  fail "check of another user says with $code:" "$said"
+
 meet_introduce alpha beta root
 [[ $(run id -un) == root ]] || fail "a key that stands for root is: $(run id)"
 

@@ -1,5 +1,6 @@
 #include "tracee/registers.h"
 
+#include <cpuid.h>
 #include <elf.h>
 #include <algorithm>
 #include <array>
@@ -48,6 +49,7 @@ struct KernelSignalFrame {
 };
 static_assert(sizeof(KernelSignalFrame) == 8 + 16 + 24 + 256 + 8 + 128);
 
+constexpr std::size_t kXstateHeaderOffset = 512;
 constexpr std::uint64_t kUcFpXstate = 1;
 constexpr std::uint64_t kUcSigcontextSs = 2;
 constexpr std::uint64_t kUcStrictRestoreSs = 4;
@@ -155,6 +157,31 @@ std::int64_t find_sigreturn(const std::uint8_t* code, std::size_t size) {
   return found == end ? -1 : found - code;
 }
 
+namespace {
+
+constexpr unsigned kTileData = 18;  // of AMX: the last state, of 8 KB, and mostly an initial one
+constexpr std::uint64_t kTileBit = std::uint64_t{1} << kTileData;
+constexpr unsigned kXstateLeaf = 0xd;
+
+std::size_t offset_of_tiles() {
+  unsigned size = 0, offset = 0, c = 0, d = 0;
+  bool known = __get_cpuid_count(kXstateLeaf, kTileData, &size, &offset, &c, &d) != 0;
+  return known && size != 0 ? offset : 0;
+}
+
+// PTRACE_GETREGSET has room for all states that there are. Of a thread that has not been allowed
+// the tiles (arch_prctl(2), ARCH_REQ_XCOMP_PERM) the kernel would take such a frame for one of SSE
+// alone: check_xstate_in_sigframe() (arch/x86/kernel/fpu/signal.c).
+std::size_t size_in_frame(const std::vector<std::uint8_t>& xstate) {
+  static const std::size_t tiles = offset_of_tiles();
+  if (tiles == 0 || tiles >= xstate.size()) return xstate.size();
+  std::uint64_t in_use = 0;
+  std::memcpy(&in_use, xstate.data() + kXstateHeaderOffset, sizeof(in_use));
+  return (in_use & kTileBit) != 0 ? xstate.size() : tiles;
+}
+
+}  // namespace
+
 std::vector<std::uint8_t> build_signal_frame(const Registers& registers,
                                              const std::vector<std::uint8_t>& xstate,
                                              std::uint64_t signal_mask, std::uint64_t address) {
@@ -202,17 +229,19 @@ std::vector<std::uint8_t> build_signal_frame(const Registers& registers,
   std::memcpy(bytes.data(), &frame, sizeof(frame));
   if (xstate.empty()) return bytes;
 
-  bytes.resize(xstate_offset + xstate.size() + sizeof(kXstateMagic2));
-  std::copy(xstate.begin(), xstate.end(),
-            bytes.begin() + static_cast<std::ptrdiff_t>(xstate_offset));
+  std::size_t xstate_size = size_in_frame(xstate);
+  bytes.resize(xstate_offset + xstate_size + sizeof(kXstateMagic2));
+  std::copy_n(xstate.begin(), xstate_size,
+              bytes.begin() + static_cast<std::ptrdiff_t>(xstate_offset));
   XstateSoftwareBytes software{};
   // PTRACE_GETREGSET gives XCR0 where a signal frame has the features.
   std::memcpy(&software.features, xstate.data() + kSoftwareBytesOffset, sizeof(software.features));
   software.magic1 = kXstateMagic1;
-  software.xstate_size = static_cast<std::uint32_t>(xstate.size());
+  if (xstate_size < xstate.size()) software.features &= ~kTileBit;
+  software.xstate_size = static_cast<std::uint32_t>(xstate_size);
   software.extended_size = software.xstate_size + static_cast<std::uint32_t>(sizeof(kXstateMagic2));
   std::memcpy(bytes.data() + xstate_offset + kSoftwareBytesOffset, &software, sizeof(software));
-  std::memcpy(bytes.data() + xstate_offset + xstate.size(), &kXstateMagic2, sizeof(kXstateMagic2));
+  std::memcpy(bytes.data() + xstate_offset + xstate_size, &kXstateMagic2, sizeof(kXstateMagic2));
   return bytes;
 }
 

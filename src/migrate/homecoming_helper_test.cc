@@ -276,9 +276,8 @@ void Journey::leave() {
     survey_options.takes_stdin = true;
     capture::Survey survey = capture::survey_process(pid_, survey_options);
     tracee::Stub& stub = parked_->stub();
-    std::erase_if(survey.mappings, [&](const capture::Mapping& mapping) {
-      return mapping.vma.start >= stub.area() && mapping.vma.end <= stub.area() + stub.area_size();
-    });
+    std::erase_if(survey.mappings,
+                  [&](const capture::Mapping& mapping) { return stub.owns(mapping.vma); });
     capture::throw_refusals(survey.refusals);
     for (const capture::Mapping& mapping : survey.mappings) home_.push_back(mapping.vma);
     capture::CaptureSettings settings = capture_settings();
@@ -404,9 +403,7 @@ std::uint64_t Journey::checksum() const {
   std::vector<std::byte> page(kPageSize);
   for (const kernel::Vma& vma : kernel::read_maps(pid_)) {
     if (vma.is_vdso_or_vvar() || vma.is_vsyscall()) continue;
-    bool stub = parked_ && vma.start >= parked_->stub().area() &&
-                vma.end <= parked_->stub().area() + parked_->stub().area_size();
-    if (stub) continue;
+    if (parked_ && parked_->stub().owns(vma)) continue;
     std::string line = fmt::format("{:x}-{:x} {} {}", vma.start.value(), vma.end.value(),
                                    vma.protection(), vma.path);
     hash.add(std::as_bytes(std::span(line)));

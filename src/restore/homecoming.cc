@@ -116,40 +116,13 @@ void Homecoming::run(SyscallProgram& program, bool always) {
   program = SyscallProgram();
 }
 
-// More than what all programs, stacks and frames take up. Untouched pages cost nothing.
-std::uint64_t Homecoming::room_needed() const {
-  auto files = files_->get<image::schema::Files>();
-  std::uint64_t pending = signals_->get<image::schema::Signals>().getPending().size();
-  for (const image::Record& record : threads_) {
-    pending += record.get<image::schema::Thread>().getPending().size();
-  }
-  std::uint64_t guards = 0;
-  for (image::schema::Vma::Reader vma : vmas_) guards += vma.getGuardRuns().size();
-  std::uint64_t threads = threads_.size() + home_threads_.size();
-  return 2 * 1024 * 1024 + (home_.size() + vmas_.size() + guards) * 4096 + runs_.size() * 512 +
-         dropped_.size() * 256 + files.getDescriptors().size() * 2048 + threads * 64 * 1024 +
-         (pending + undelivered_.size() + timers_->get<image::schema::Timers>().getPosix().size()) *
-             1024;
-}
-
-// For programs larger than the stub has room for, where neither map has anything.
-void Homecoming::make_room() {
-  std::uint64_t size = round_up(room_needed(), kPageSize);
-  Range room{space_.allocate(size, RemotePtr()), size};
-  SyscallProgram program;
-  program.call("making room for the programs that bring it home", SYS_mmap,
-               {room.start, room.size, PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0});
-  run(program);
-  room_ = room;
-  parked_.stub().use_memory(room.start, room.size);
-}
-
 void Homecoming::prepare() {
   read_home();
   read_threads();
   check_threads();
-  make_room();
+  // Where neither map has anything.
+  place_before_ = parked_.stub().set_place(
+      [this](std::uint64_t size) { return space_.allocate(size, RemotePtr()); });
   with_context("making room for its memory", [&] {
     grow_heap();
     grow_stacks();
@@ -187,17 +160,13 @@ void Homecoming::build_last_program(SyscallProgram& program) {
 
 // Whatever of it was done. The first error is the one that matters.
 void Homecoming::take_back() {
+  if (place_before_) parked_.stub().set_place(std::move(place_before_));
   try {
     parked_.forget_futures();
     parked_.dismiss_adopted();
     retake_rseq();
     run(reversal_);
-    if (room_.size == 0) return;
-    parked_.stub().use_own_memory();
     parked_.set_undo(SyscallProgram());
-    SyscallProgram program;
-    program.call("giving room back", SYS_munmap, {room_.start, room_.size});
-    run(program);
   } catch (const Error& error) {
     if (error.code() != Code::kGone) throw;
   }

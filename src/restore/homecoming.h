@@ -105,8 +105,6 @@ class Homecoming {
   // Runs `program` and empties it, when it has grown large, or `always`.
   void run(tracee::SyscallProgram& program, bool always = true);
   void build_last_program(tracee::SyscallProgram& program);
-  std::uint64_t room_needed() const;
-  void make_room();
 
   // homecoming_memory.cc
   void take_pages(const image::Record& record, image::RecordSource& source);
@@ -186,7 +184,7 @@ class Homecoming {
 
   // What prepare() has made.
   tracee::SyscallProgram reversal_;
-  Range room_;  // for programs
+  tracee::Stub::Place place_before_;
   std::uint64_t brk_ = 0;
   std::vector<Staged> staged_;
   std::map<const MapPiece*, Range> opened_;  // what the last program has to make writable

@@ -72,8 +72,6 @@ std::vector<kernel::Vma> Homecoming::read_map() const {
   std::vector<kernel::Vma> map = kernel::read_maps(parked_.pid());
   tracee::Stub& stub = parked_.stub();
   for (kernel::Vma& vma : map) {
-    bool own = vma.start >= stub.area() && vma.end <= stub.area() + stub.area_size();
-    own = own || (vma.start >= room_.start && vma.end <= room_.end());
     auto known =
         std::partition_point(settings_.home.begin(), settings_.home.end(),
                              [&vma](const kernel::Vma& before) { return before.end < vma.end; });
@@ -85,7 +83,7 @@ std::vector<kernel::Vma> Homecoming::read_map() const {
       same = known->start == vma.start && known->protection() == vma.protection();
     }
     if (same) vma.flags = known->flags;
-    if (!same && !own) return kernel::read_smaps(parked_.pid());
+    if (!same && !stub.owns(vma)) return kernel::read_smaps(parked_.pid());
   }
   return map;
 }
@@ -153,10 +151,9 @@ void Homecoming::grow_stacks() {
 void Homecoming::plan_memory() {
   home_ = read_map();
   tracee::Stub& stub = parked_.stub();
-  std::erase_if(home_, [&](const kernel::Vma& vma) {
-    return vma.start >= room_.start && vma.end <= room_.end();
-  });
-  pieces_ = plan_map(home_, vmas_, {stub.area(), stub.area_size()});
+  std::vector<Range> own;
+  for (const tracee::Stub::Room& room : stub.rooms()) own.push_back({room.address, room.size});
+  pieces_ = plan_map(home_, vmas_, own);
   shared_inodes_ = match_shared_memory(pieces_);
   std::size_t most = most_vmas(pieces_) + kSpareVmas;
   if (most > settings_.max_map_count) {

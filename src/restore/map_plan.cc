@@ -44,8 +44,12 @@ bool is_kernels(const kernel::Vma& vma) { return vma.is_vdso_or_vvar() || vma.is
 
 // The ends of all VMAs, in order, each once.
 std::vector<std::uint64_t> cuts_of(std::span<const kernel::Vma> home,
-                                   std::span<const Vma::Reader> image, Range own) {
-  std::vector<std::uint64_t> cuts = {own.start.value(), own.end().value()};
+                                   std::span<const Vma::Reader> image, std::span<const Range> own) {
+  std::vector<std::uint64_t> cuts;
+  for (const Range& range : own) {
+    cuts.push_back(range.start.value());
+    cuts.push_back(range.end().value());
+  }
   for (const kernel::Vma& vma : home) {
     cuts.push_back(vma.start.value());
     cuts.push_back(vma.end.value());
@@ -68,7 +72,7 @@ MapPiece::Kind kind_of(const kernel::Vma* home, const Vma::Reader* image) {
 }  // namespace
 
 std::vector<MapPiece> plan_map(std::span<const kernel::Vma> home,
-                               std::span<const Vma::Reader> image, Range own) {
+                               std::span<const Vma::Reader> image, std::span<const Range> own) {
   std::vector<MapPiece> pieces;
   std::vector<std::uint64_t> cuts = cuts_of(home, image, own);
   auto here = home.begin();
@@ -80,7 +84,9 @@ std::vector<MapPiece> plan_map(std::span<const kernel::Vma> home,
     const kernel::Vma* old_one = here != home.end() && here->start <= at ? &*here : nullptr;
     const Vma::Reader* new_one =
         there != image.end() && there->getStart() <= at.value() ? &*there : nullptr;
-    bool is_own = at >= own.start && at < own.end();
+    bool is_own = std::any_of(own.begin(), own.end(), [at](const Range& range) {
+      return at >= range.start && at < range.end();
+    });
     if (new_one != nullptr && is_kernels_own(*new_one)) new_one = nullptr;
     if (new_one != nullptr && is_own) {
       throw Error(Code::kRefused,

@@ -42,7 +42,8 @@ struct MapPiece {
 // Both sorted; they must outlive the pieces. What the kernel has put there itself (vDSO, vvar)
 // stays as it is at home, and so does what lies in `own`.
 std::vector<MapPiece> plan_map(std::span<const kernel::Vma> home,
-                               std::span<const image::schema::Vma::Reader> image, Range own);
+                               std::span<const image::schema::Vma::Reader> image,
+                               std::span<const Range> own);
 
 // Of shared memory that has no name: which of home's objects is which of the image's.
 std::map<std::uint64_t, std::uint64_t> match_shared_memory(std::span<const MapPiece> pieces);

@@ -22,7 +22,7 @@ using image::schema::Vma;
 using tracee::SyscallProgram;
 
 constexpr std::size_t kBatch = 128 * 1024;     // a program is run when it has grown so large
-constexpr std::size_t kStubData = 512 * 1024;  // room for a batch and what the last step adds
+constexpr std::size_t kStubData = 512 * 1024;  // at first; the stub makes more
 constexpr std::size_t kPerThread = 16 * 1024;  // a thread's program and stack
 
 }  // namespace
@@ -218,7 +218,8 @@ void Restorer::lay_out() {
   keep_stop_signal_free();
   std::uint64_t data_size = kStubData + threads_.size() * kPerThread;
   RemotePtr address = space_.allocate(data_size + kHugePageSize, RemotePtr());
-  blank_->install_stub({address, data_size, {}});
+  auto place = [this](std::uint64_t size) { return space_.allocate(size, RemotePtr()); };
+  blank_->install_stub({address, data_size, place, {}});
 }
 
 // The stub makes itself known by a signal that nobody cares for; one that the guest has pending

@@ -64,8 +64,7 @@ void Homebound::watch_writes(tracee::Stub& stub) {
   make_watch(stub);
   if (!watch_) hashes_ = std::make_unique<capture::PageHashes>(guest_, abi_);
   for (const kernel::Vma& vma : kernel::read_maps(guest_)) {
-    bool of_stub = vma.start < stub.area() + stub.area_size() && stub.area() < vma.end;
-    if (!is_watched(vma) || of_stub) continue;
+    if (!is_watched(vma) || stub.owns(vma)) continue;
     if (watch_) {
       watch_->begin(vma);
     } else {

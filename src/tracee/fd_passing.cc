@@ -66,13 +66,23 @@ Reception receive_fds(int socket, std::size_t count, bool closes) {
   return reception;
 }
 
+// Numbers are given out from the lowest on: there are few ranges of them.
+void undo_numbers(std::vector<int> numbers, SyscallProgram& program) {
+  std::sort(numbers.begin(), numbers.end());
+  for (std::size_t first = 0, next = 0; first < numbers.size(); first = next) {
+    do ++next;
+    while (next < numbers.size() && numbers[next] == numbers[next - 1] + 1);
+    program.undo(SYS_close_range, {numbers[first], numbers[next - 1], 0});
+  }
+}
+
 ProgramRun run_reception(Stub& stub, const Reception& reception, int our_socket,
                          std::span<const int> fds) {
   if (!stub.has_farewell()) {
     send_fds(our_socket, fds);
     return stub.run(reception.program);
   }
-  stub.start(reception.program, stub.next_program());
+  stub.start(reception.program, stub.allocate_for(reception.program));
   try {
     send_fds(our_socket, fds);
   } catch (const Error&) {
@@ -94,7 +104,7 @@ std::vector<int> give_fds(Stub& stub, int our_socket, int their_socket, std::spa
     fds = fds.subspan(batch.size());
     // What came before is the caller's to undo only when all of it is known.
     Reception reception = receive_fds(their_socket, batch.size(), stub.has_farewell());
-    for (int number : numbers) reception.program.undo(SYS_close, {number});
+    if (stub.has_farewell()) undo_numbers(numbers, reception.program);
     ProgramRun run = run_reception(stub, reception, our_socket, batch);
     auto answer = run.object<msghdr>(reception.message);
     std::span<const std::byte> control = run.data(reception.control);

@@ -31,12 +31,13 @@ timespec to_timespec(std::chrono::nanoseconds time) {
   return {seconds.count(), (time - seconds).count()};
 }
 
-// Programs let the kernel choose, which maps from the top downwards.
+// Programs let the kernel choose, which maps from the top downwards. Next to nothing, so that the
+// kernel makes it one with nothing.
 RemotePtr find_lowest_gap(pid_t pid, std::uint64_t size) {
   RemotePtr candidate(std::max(kLowest, round_up(kernel::read_mmap_min_addr(), kPageSize)));
   for (const kernel::Vma& vma : kernel::read_maps(pid)) {
-    if (vma.start >= candidate + size) break;
-    candidate = std::max(candidate, vma.end);
+    if (vma.start >= candidate + size + kPageSize) break;
+    candidate = std::max(candidate, vma.end + kPageSize);
   }
   return candidate;
 }
@@ -64,6 +65,7 @@ ParkedProcess::ParkedProcess(FrozenProcess frozen, const Options& options)
   stub.data_size = options.data_size + frozen_.threads().size() * per_thread;
   stub.awaited_signals = options.awaited_signals;
   stub.address = find_lowest_gap(pid(), stub.data_size + kOverhead);
+  stub.place = [pid = pid()](std::uint64_t size) { return find_lowest_gap(pid, size); };
   stub_ = std::make_unique<Stub>(caller, pid(), stub);
   caller_.tid = options.caller;
 }
@@ -369,7 +371,9 @@ void ParkedProcess::commit(SyscallProgram program) {
     TELEFORK_ASSERT(parked.future);
     program.copy("giving a thread its future", parked.program, parked.future, sizeof(StubProgram));
   }
-  RemotePtr own = stub_->next_program();
+  constexpr std::size_t kCallersSteps = 2;
+  RemotePtr own = stub_->next_program(program.loaded_size() + kPageSize +
+                                      (parked_.size() + kCallersSteps) * sizeof(StubStep));
   for (auto [offset, size] :
        {std::pair(offsetof(StubProgram, steps), offsetof(StubProgram, failed)),
         std::pair(offsetof(StubProgram, frame), sizeof(std::uint64_t))}) {
@@ -388,7 +392,7 @@ void ParkedProcess::commit(SyscallProgram program) {
 void ParkedProcess::end(int status) {
   SyscallProgram program;
   program.call("ending the process", SYS_exit_group, {status});
-  stub_->start(program, stub_->allocate(program.loaded_size()));
+  stub_->start(program, stub_->allocate_for(program));
   forget();
   // At the entry of that call; what it does from there on it does for all threads.
   TracedThread& leaving = stub_->thread();

@@ -17,7 +17,8 @@
 #include <sys/time.h>
 
 #include "base/error.h"
-#include "kernel/procfs_task.h"
+#include "kernel/procfs.h"
+#include "tracee/fd_passing.h"
 #include "tracee/memory.h"
 #include "tracee/testing_tracer_death.h"
 #include "tracee/testing_victim.h"
@@ -119,15 +120,16 @@ int wait_with_threads(int stop_fd, int ready_fd, int session) {
 
 struct Park {
   UniqueFd ours;
+  int session;  // its number there
   std::unique_ptr<Victim> victim;
   pid_t caller = 0;
 
   Park() {
     auto [mine, theirs] = make_socket_pair(SOCK_STREAM);
     ours = std::move(mine);
-    int session = theirs.get();
+    session = theirs.get();
     int agent = ours.get();
-    victim = std::make_unique<Victim>([session, agent](int stop_fd, int ready_fd) {
+    victim = std::make_unique<Victim>([session = session, agent](int stop_fd, int ready_fd) {
       ::close(agent);
       return wait_with_threads(stop_fd, ready_fd, session);
     });
@@ -164,17 +166,24 @@ void commit_new_state(ParkedProcess& parked) {
   parked.commit(std::move(program));
 }
 
+// More than the stub has room for: it makes some.
+constexpr std::size_t kTooLarge = 512 * 1024;
+
 void park_and_roll_back(pid_t pid, pid_t caller) {
   ParkedProcess parked(FrozenProcess::freeze(pid, 0), options_for(caller));
+  parked.stub().allocate(kTooLarge);
   parked.hold_for(1ms);
   parked.begin_waiting();
   EXPECT_FALSE(parked.end_waiting());
+  // What a wait is to undo is in force still.
+  parked.stub().allocate(2 * kTooLarge);
   parked.roll_back({});
 }
 
 void park_and_commit(pid_t pid, pid_t caller) {
   ParkedProcess parked(FrozenProcess::freeze(pid, 0), options_for(caller));
   parked.hold_for(1ms);
+  parked.stub().allocate(kTooLarge);
   commit_new_state(parked);
 }
 
@@ -260,6 +269,25 @@ int trace(const std::function<int()>& work) {
   int status = 0;
   EXPECT_EQ(::waitpid(tracer, &status, 0), tracer);
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+TEST(ParkedProcess, ClosesWhatItWasGivenWhenItsTracerDies) {
+  Park park;
+  pid_t pid = park.victim->pid();
+  const std::vector<int> before = kernel::list_fds(pid);
+  int result = trace([&] {
+    ParkedProcess parked(FrozenProcess::freeze(pid, 0), options_for(park.caller));
+    parked.hold_for(1ms);
+    const std::vector<int> fds(600, STDERR_FILENO);
+    std::vector<int> given = give_fds(parked.stub(), park.ours.get(), park.session, fds);
+    if (given.size() != fds.size()) return 1;
+    if (kernel::list_fds(pid).size() != before.size() + fds.size()) return 2;
+    return ::raise(SIGKILL);
+  });
+  EXPECT_EQ(result, -1);
+  while (kernel::list_fds(pid) != before) std::this_thread::yield();
+  park.ours.reset();
+  EXPECT_EQ(WEXITSTATUS(park.victim->reap()), kAllOld);
 }
 
 TEST(ParkedProcess, IsKilledWhenAStepFailsHalfway) {

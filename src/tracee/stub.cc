@@ -18,12 +18,18 @@ namespace {
 
 constexpr std::uint64_t kFrameAlignment = 64;
 constexpr std::uint64_t kStackSize = 4096;
+constexpr std::uint64_t kLeastRoom = 1024 * 1024;  // untouched pages cost nothing
 constexpr std::uint64_t kAllSignals = ~std::uint64_t{0};
 
 std::uint64_t bit_of(int signal) { return std::uint64_t{1} << (signal - 1); }
 
 std::span<const std::byte> as_bytes(const std::vector<std::uint8_t>& bytes) {
   return std::as_bytes(std::span(bytes));
+}
+
+// The idle program and the frame, in whole pages, and the stack.
+std::uint64_t exit_size(std::size_t frame_size) {
+  return round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize;
 }
 
 }  // namespace
@@ -47,7 +53,7 @@ bool leave_stub(TracedThread& thread) {
 }
 
 Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
-    : thread_(thread), pid_(pid), original_(read_thread_state(thread)) {
+    : thread_(thread), pid_(pid), original_(read_thread_state(thread)), place_(options.place) {
   if (!is_native_code(original_.registers)) {
     throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
   }
@@ -63,14 +69,15 @@ Stub::Stub(TracedThread& thread, Stub& host)
       original_(read_thread_state(thread)),
       area_(host.area_),
       area_size_(host.area_size_),
-      programs_end_(host.programs_end_),
-      lent_(true) {
+      lender_(&host) {
   if (!is_native_code(original_.registers)) {
     throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
   }
   choose_stop_signal(original_.signal_mask);
   std::size_t frame_size = build_signal_frame(original_.registers, original_.xstate, 0, 0).size();
-  write_exit(RemotePtr(round_up(host.programs_.value(), kPageSize)), frame_size);
+  RemotePtr at = host.next_program(exit_size(frame_size) + 2 * kPageSize);
+  programs_end_ = host.programs_end_;
+  write_exit(RemotePtr(round_up(at.value(), kPageSize)), frame_size);
   set_idle();
   installed_ = true;
 }
@@ -151,14 +158,15 @@ void Stub::await_system_call_stop(bool entry) {
   }
 }
 
-// In the safe state: makes the thread enter rt_sigreturn, and has the kernel do another system call
-// in its place. Afterwards the safe state holds again.
+// In the safe state, or of a stub that is in place between two programs: makes the thread enter
+// what is to be its next system call, and has the kernel do another one in its place. Afterwards
+// the thread is where it was.
 std::int64_t Stub::borrow_system_call(long number, const std::uint64_t (&arguments)[6]) {
   Registers safe = thread_.registers();
   await_system_call_stop(true);
   Registers call = safe;
   set_system_call(call, number, arguments);
-  set_instruction_pointer(call, sigreturn_.value());
+  set_instruction_pointer(call, instruction_pointer(safe));
   thread_.set_registers(call);
   await_system_call_stop(false);
   std::int64_t result = system_call_result(thread_.registers());
@@ -170,9 +178,7 @@ void Stub::install(const Options& options) {
   std::size_t frame_size = build_signal_frame(original_.registers, original_.xstate, 0, 0).size();
   std::uint64_t code_size =
       round_up(static_cast<std::uint64_t>(telefork_stub_end - telefork_stub_begin), kPageSize);
-  area_size_ = round_up(code_size + round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize +
-                            options.data_size,
-                        kPageSize);
+  area_size_ = round_up(code_size + exit_size(frame_size) + options.data_size, kPageSize);
   std::uint64_t flags = MAP_PRIVATE | MAP_ANONYMOUS | (options.address ? MAP_FIXED_NOREPLACE : 0);
   std::int64_t mapped =
       borrow_system_call(SYS_mmap, {options.address.value(), area_size_, PROT_READ | PROT_WRITE,
@@ -199,7 +205,7 @@ void Stub::write_exit(RemotePtr at, std::size_t frame_size) {
   static_assert(sizeof(StubProgram) <= kFrameAlignment);
   idle_program_ = at;
   frame_ = at + kFrameAlignment;
-  stack_top_ = at + round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize;
+  stack_top_ = at + exit_size(frame_size);
   programs_ = stack_top_;
   TELEFORK_ASSERT(programs_ < programs_end_);
   Registers settled = settle_system_call(original_.registers);
@@ -238,34 +244,63 @@ void Stub::block_signals() {
 
 RemotePtr Stub::entry_address() const { return area_; }
 
+// What is left of the room before it is left unused. Each is twice as large as the one before, so
+// that there are few.
+void Stub::make_room(std::uint64_t size) {
+  std::vector<Room>& rooms = lender_ ? lender_->more_rooms_ : more_rooms_;
+  const Place& place = lender_ ? lender_->place_ : place_;
+  std::uint64_t least = rooms.empty() ? kLeastRoom : 2 * rooms.back().size;
+  size = round_up(std::max(2 * size, least), kPageSize);
+  RemotePtr address = place ? place(size) : RemotePtr();
+  std::uint64_t flags =
+      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (place ? MAP_FIXED_NOREPLACE : 0);
+  std::int64_t mapped = borrow_system_call(SYS_mmap, {address.value(), size, PROT_READ | PROT_WRITE,
+                                                      flags, static_cast<std::uint64_t>(-1), 0});
+  if (mapped < 0 && mapped >= -4095) {
+    throw_errno(fmt::format("mapping {} bytes for the stub in process {}", size, pid_),
+                static_cast<int>(-mapped), Code::kResources);
+  }
+  rooms.push_back({RemotePtr(static_cast<std::uint64_t>(mapped)), size});
+  programs_ = rooms.back().address;
+  programs_end_ = programs_ + size;
+}
+
+RemotePtr Stub::next_program(std::size_t size) {
+  if (size > programs_end_ - programs_) make_room(size);
+  return programs_;
+}
+
 RemotePtr Stub::allocate(std::size_t size) {
-  RemotePtr address = programs_;
-  programs_ = RemotePtr(round_up((programs_ + size).value(), kFrameAlignment));
-  TELEFORK_ASSERT(programs_ <= programs_end_);
+  size = round_up(size, kFrameAlignment);
+  RemotePtr address = next_program(size);
+  programs_ = address + size;
   return address;
+}
+
+std::vector<Stub::Room> Stub::rooms() const {
+  std::vector<Room> rooms = {{area_, area_size_}};
+  rooms.insert(rooms.end(), more_rooms_.begin(), more_rooms_.end());
+  return rooms;
+}
+
+bool Stub::owns(const kernel::Vma& vma) const {
+  std::vector<Room> all = rooms();
+  auto within = [&all](RemotePtr address) {
+    return std::any_of(all.begin(), all.end(), [address](const Room& room) {
+      return address >= room.address && address < room.address + room.size;
+    });
+  };
+  return within(vma.start) && within(RemotePtr(vma.end.value() - 1));
 }
 
 RemotePtr Stub::allocate_for(const SyscallProgram& program) {
   return allocate(with_farewell(program).loaded_size());
 }
 
-void Stub::use_memory(RemotePtr address, std::uint64_t size) {
-  TELEFORK_ASSERT(other_size_ == 0 && address.value() % kFrameAlignment == 0);
-  own_programs_ = programs_;
-  other_memory_ = programs_ = address;
-  other_size_ = size;
-  programs_end_ = address + size;
-}
-
-void Stub::use_own_memory() {
-  if (other_size_ == 0) return;
-  other_size_ = 0;
-  programs_ = own_programs_;
-  programs_end_ = area_ + area_size_;
-}
-
 // The idle program has them too: where it leaves when nothing runs.
 void Stub::set_farewell(const SyscallProgram& undo_steps) {
+  // make_room() goes through what comes before it twice.
+  TELEFORK_ASSERT(!undo_steps.has_undo() || undo_steps.undo_steps().front().number < kOpAdd);
   farewell_ = undo_steps;
   SyscallProgram idle;
   idle.append_undo(farewell_);
@@ -282,8 +317,8 @@ SyscallProgram Stub::with_farewell(const SyscallProgram& program) const {
 }
 
 void Stub::load(const SyscallProgram& program) {
-  TELEFORK_ASSERT(program.loaded_size() <= programs_end_ - programs_);
-  write_memory(pid_, programs_, program.encode(programs_, header()));
+  RemotePtr at = next_program(program.loaded_size());
+  write_memory(pid_, at, program.encode(at, header()));
 }
 
 RemotePtr Stub::stop_address() const {
@@ -481,19 +516,28 @@ void Stub::leave_stack() {
 
 void Stub::remove() {
   if (!installed_) return;
-  if (lent_) {
+  if (lender_) {
     installed_ = false;
     restore_state();
     return;
   }
   enter_safe_state();
   installed_ = false;
-  std::int64_t result = borrow_system_call(SYS_munmap, {area_.value(), area_size_, 0, 0, 0, 0});
-  if (result == 0 && other_size_ != 0) {
-    result = borrow_system_call(SYS_munmap, {other_memory_.value(), other_size_, 0, 0, 0, 0});
-  }
+  std::int64_t result = unmap_rooms();
   leave_stack();
   if (result < 0) throw_errno("unmapping the stub", static_cast<int>(-result));
+}
+
+// The area last: the system call may be one of its code. The first result that is an error.
+std::int64_t Stub::unmap_rooms() {
+  std::int64_t first = 0;
+  std::vector<Room> all = rooms();
+  for (auto room = all.rbegin(); room != all.rend(); ++room) {
+    std::int64_t result =
+        borrow_system_call(SYS_munmap, {room->address.value(), room->size, 0, 0, 0, 0});
+    if (first == 0) first = result;
+  }
+  return first;
 }
 
 void Stub::replace_with(const ThreadState& state) {
@@ -509,7 +553,7 @@ void Stub::replace_with(const ThreadState& state) {
   set_instruction_pointer(registers, sigreturn_.value());
   thread_.set_registers(registers);
   thread_.set_signal_mask(kAllSignals);
-  std::int64_t result = borrow_system_call(SYS_munmap, {area_.value(), area_size_, 0, 0, 0, 0});
+  std::int64_t result = unmap_rooms();
   if (result < 0) throw_errno("unmapping the stub", static_cast<int>(-result));
   interrupt_at_stop();
   thread_.set_xstate(state.xstate);

@@ -23,13 +23,19 @@
 // as it was before. If the tracer dies while the stub is in place its pages stay mapped: the
 // process runs on, some kilobytes larger.
 //
+// Room: a program, or what is allocated, may be of any size. What does not fit has more memory
+// mapped, in the place of the first system call of the way out: so what is to be undone then stays
+// in force. It is the stub's as its other pages are, and goes with them.
+//
 // Signals: everything but the stub's own stop signal is blocked meanwhile and stays pending. A
 // SIGSTOP takes effect at once, as for any process, and while it is in force the thread stops again
 // when its tracer lets go of it. Owned by the thread that owns the TracedThread.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernel/procfs_maps.h"
@@ -55,9 +61,12 @@ bool leave_stub(TracedThread& thread);
 
 class Stub {
  public:
+  // Where so many bytes may be mapped; none: the kernel's choice.
+  using Place = std::function<RemotePtr(std::uint64_t size)>;
   struct Options {
     RemotePtr address;                     // where; 0: the kernel's choice
-    std::uint64_t data_size = 256 * 1024;  // for programs; a larger one is refused by assertion
+    std::uint64_t data_size = 256 * 1024;  // for programs, to begin with
+    Place place;                           // of more room
     // What of its signals the thread may be waiting for, by sigwait or signalfd: none of them is
     // taken for the stop signal, and without one a program is slow. By default what it has blocked.
     std::optional<std::uint64_t> awaited_signals;
@@ -105,7 +114,7 @@ class Stub {
   ProgramRun results() const { return take_results(*started_, started_at_); }
 
   // Undo steps that every program has from now on behind its own: what the thread does before it
-  // goes on, if its tracer dies. Arguments are plain values.
+  // goes on, if its tracer dies. Arguments are plain values; the first is a system call.
   void set_farewell(const SyscallProgram& undo_steps);
   bool has_farewell() const { return farewell_.has_undo(); }
   // For a program that is to decide for good, tracer or not: it has no undo steps but its own. To
@@ -117,17 +126,22 @@ class Stub {
   RemotePtr allocate(std::size_t size);
   // For a program that start() is to run, with the farewell that it has now.
   RemotePtr allocate_for(const SyscallProgram& program);
-  // Where the next program will lie: its StubProgram.
-  RemotePtr next_program() const { return programs_; }
-  // Programs, and what is allocated, go to other memory of the process, which is mapped: for more
-  // than there is room for here. remove() unmaps it too.
-  void use_memory(RemotePtr address, std::uint64_t size);
-  // Back into the stub's own pages; the other ones are the caller's again.
-  void use_own_memory();
+  // Where the next program will lie, of at most `size` bytes: its StubProgram.
+  RemotePtr next_program(std::size_t size);
+  // Where more room is from now on. The one of before is returned.
+  Place set_place(Place place) { return std::exchange(place_, std::move(place)); }
   RemotePtr code_address() const { return area_; }
   RemotePtr entry_address() const;
   RemotePtr area() const { return area_; }
   std::uint64_t area_size() const { return area_size_; }
+  struct Room {
+    RemotePtr address;
+    std::uint64_t size;
+  };
+  // All that is mapped for it: the area first.
+  std::vector<Room> rooms() const;
+  // Whether a VMA is its own. Those that lie next to each other may be one.
+  bool owns(const kernel::Vma& vma) const;
 
   // What the thread was when it was stopped, as the tracer read it.
   const ThreadState& original() const { return original_; }
@@ -163,6 +177,8 @@ class Stub {
   void await_end(bool interrupt);
   void interrupt_at_stop();
   StubProgram header() const;
+  void make_room(std::uint64_t size);
+  std::int64_t unmap_rooms();
   void load(const SyscallProgram& program);
   void set_to_start(RemotePtr program);
   RemotePtr stop_address() const;
@@ -186,9 +202,8 @@ class Stub {
   RemotePtr idle_program_;
   RemotePtr programs_;  // where the next program is loaded
   RemotePtr programs_end_;
-  RemotePtr own_programs_;  // programs_, while other memory is used
-  RemotePtr other_memory_;
-  std::uint64_t other_size_ = 0;
+  std::vector<Room> more_rooms_;  // the lender's
+  Place place_;
   SyscallProgram farewell_;
   std::optional<SyscallProgram> started_;
   RemotePtr started_at_;
@@ -197,7 +212,7 @@ class Stub {
   std::uint32_t own_pid_ = 0;  // as the process itself sees them
   std::uint32_t own_tid_ = 0;
   bool installed_ = false;
-  bool lent_ = false;        // the pages are another stub's
+  Stub* lender_ = nullptr;   // whose pages these are
   int stop_to_deliver_ = 0;  // SIGSTOP, which it has stopped for
 };
 

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -158,6 +159,66 @@ TEST(Stub, MakesAThousandMappingsInOneResume) {
   EXPECT_EQ(victim.finish(), 0);
 }
 
+TEST(Stub, MakesRoomForProgramsAndAllocationsOfAnySize) {
+  Victim victim(compute);
+  std::vector<std::string> before = describe_maps(victim.pid());
+  TracedThread thread = TracedThread::seize(victim.pid(), 0);
+  thread.interrupt();
+  {
+    std::vector<std::uint64_t> asked;
+    Stub::Options options;
+    options.data_size = kPageSize;
+    RemotePtr next(std::uint64_t{1} << 40);
+    options.place = [&](std::uint64_t size) {
+      asked.push_back(size);
+      return std::exchange(next, next + size);
+    };
+    Stub stub(thread, victim.pid(), options);
+    EXPECT_EQ(stub.run(thousand_mmaps()).failed(), kStubDone);
+    EXPECT_EQ(asked.size(), 1u);
+    RemotePtr large = stub.allocate(2 * asked.at(0));
+    write_object(victim.pid(), large + 2 * asked.at(0) - sizeof(int), 42);
+    EXPECT_EQ(asked.size(), 2u);
+    EXPECT_EQ(stub.run(thousand_mmaps()).failed(), kStubDone);
+    EXPECT_EQ(stub.rooms().size(), 3u);
+    for (const kernel::Vma& vma : kernel::read_maps(victim.pid())) {
+      EXPECT_EQ(stub.owns(vma), vma.start == stub.area() ||
+                                    vma.end == stub.area() + stub.area_size() ||
+                                    (vma.start.value() >> 40) == 1);
+    }
+    SyscallProgram unmap;
+    for (const kernel::Vma& vma : kernel::read_maps(victim.pid())) {
+      if (vma.path.empty() && vma.protection() == PROT_READ && !stub.owns(vma)) {
+        unmap.call("unmapping", SYS_munmap, {vma.start, vma.size()});
+      }
+    }
+    stub.run(unmap);
+  }
+  EXPECT_EQ(describe_maps(victim.pid()), before);
+  thread.detach();
+  EXPECT_EQ(victim.finish(), 0);
+}
+
+TEST(Stub, SaysThatThereIsNoRoom) {
+  Victim victim(compute);
+  TracedThread thread = TracedThread::seize(victim.pid(), 0);
+  thread.interrupt();
+  Stub stub(thread, victim.pid(), {});
+  try {
+    stub.allocate(std::size_t{1} << 60);
+    ADD_FAILURE() << "there was room";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kResources);
+    EXPECT_THAT(error.text(), ::testing::HasSubstr("for the stub in process"));
+  }
+  SyscallProgram program;
+  program.call("asking for the pid", SYS_getpid, {});
+  EXPECT_EQ(stub.run(program).failed(), kStubDone);
+  stub.remove();
+  thread.detach();
+  EXPECT_EQ(victim.finish(), 0);
+}
+
 class StubInEveryWork : public ::testing::TestWithParam<Work> {};
 
 TEST_P(StubInEveryWork, GivesEverythingBack) {
@@ -192,6 +253,8 @@ void trace_once(pid_t pid) {
   program.call("closing it", SYS_close, {fd});
   program.undo(SYS_close, {fd});
   stub.run(program);
+  // For the second there is no room.
+  program.buffer(Stub::Options{}.data_size);
   stub.run(program);
   stub.remove();
   thread.detach();

@@ -84,9 +84,10 @@ void tf_leave(bool holds_lock, int cancel_state) {
   pthread_setcancelstate(cancel_state, NULL);
 }
 
-bool tf_announce(const struct tf_go_ahead* go, const tf_signals* mask,
-                 struct telefork_verdict* verdict) {
-  memset(verdict, 0, sizeof *verdict);
+struct telefork_verdict tf_verdict;
+
+bool tf_announce(const struct tf_go_ahead* go, const tf_signals* mask) {
+  memset(&tf_verdict, 0, sizeof tf_verdict);
   struct telefork_snapshot snapshot = {
       .header = {TELEFORK_MAGIC_SNAPSHOT, TELEFORK_ABI_VERSION, sizeof snapshot, 0},
       .pid = (int32_t)syscall(SYS_getpid),
@@ -94,8 +95,8 @@ bool tf_announce(const struct tf_go_ahead* go, const tf_signals* mask,
       .signal_mask = *mask,
       .session_fd = go->session_fd,
       .agent_fd = go->agent_fd,
-      .verdict_address = (uint64_t)(uintptr_t)verdict,
-      .verdict_size = sizeof *verdict,
+      .verdict_address = (uint64_t)(uintptr_t)&tf_verdict,
+      .verdict_size = sizeof tf_verdict,
   };
   const char* bytes = (const char*)&snapshot;
   size_t sent = 0;
@@ -109,14 +110,14 @@ bool tf_announce(const struct tf_go_ahead* go, const tf_signals* mask,
   return true;
 }
 
-long tf_await_verdict(const struct tf_go_ahead* go, struct telefork_verdict* verdict) {
+long tf_await_verdict(const struct tf_go_ahead* go) {
   long n;
   do {
-    n = syscall(SYS_read, go->session_fd, verdict, sizeof *verdict);
+    n = syscall(SYS_read, go->session_fd, &tf_verdict, sizeof tf_verdict);
   } while (n < 0 && errno == EINTR);
-  uint32_t magic = ((volatile struct telefork_verdict*)verdict)->header.magic;
+  uint32_t magic = ((volatile struct telefork_verdict*)&tf_verdict)->header.magic;
   if ((n == TELEFORK_RESUMED || n == TELEFORK_RETURNED) && magic == 0) return n;
-  if (n != (long)sizeof *verdict || magic != TELEFORK_MAGIC_VERDICT) return 0;
-  verdict->message[sizeof verdict->message - 1] = '\0';
+  if (n != (long)sizeof tf_verdict || magic != TELEFORK_MAGIC_VERDICT) return 0;
+  tf_verdict.message[sizeof tf_verdict.message - 1] = '\0';
   return n;
 }

@@ -31,15 +31,13 @@ static void travel(const struct tf_go_ahead* go, const char* node, const tf_sign
   // EINVAL where there is no Yama.
   if (go->agent_pid > 0) syscall(SYS_prctl, PR_SET_PTRACER, (long)go->agent_pid, 0L, 0L, 0L);
 
-  struct telefork_verdict verdict;
-  if (!tf_announce(go, mask, &verdict))
-    end_snapshot(node, "the agent ended before it saw the process");
-  long n = tf_await_verdict(go, &verdict);
+  if (!tf_announce(go, mask)) end_snapshot(node, "the agent ended before it saw the process");
+  long n = tf_await_verdict(go);
   if (n == TELEFORK_RESUMED) return;
-  if (n != (long)sizeof verdict) {
+  if (n != (long)sizeof tf_verdict) {
     end_snapshot(node, "the agent ended before the process was on its way");
   }
-  end_snapshot(node, verdict.message);
+  end_snapshot(node, tf_verdict.message);
 }
 
 // Under the lock; in the child it is free.

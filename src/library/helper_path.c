@@ -35,14 +35,15 @@ static bool take_chosen_agent(const char* chosen, char path[PATH_MAX]) {
 bool tf_find_agent(char path[4096]) {
   const char* chosen = secure_getenv("TELEFORK_AGENT");
   if (chosen != NULL && chosen[0] != '\0') return take_chosen_agent(chosen, path);
-  char folder[PATH_MAX];
+  static char folder[PATH_MAX];
   if (!find_ourselves(folder)) {
     tf_set_error(TELEFORK_FAILED, errno,
                  "no helper program: cannot tell where libtelefork itself is; TELEFORK_AGENT can "
                  "name telefork-agent");
     return false;
   }
-  char first[PATH_MAX] = "";
+  static char first[PATH_MAX];
+  first[0] = '\0';
   char* slash = strrchr(folder, '/');
   if (slash != NULL) *slash = '\0';
   for (int parents = 0; parents < kMostParents; ++parents) {

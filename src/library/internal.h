@@ -1,6 +1,7 @@
 // What the files of libtelefork share. The library lives in other people's processes: libc only, no
 // thread, no allocation between fork and hand-over, and no state but the thread's error, one lock
-// and the agent's socket.
+// and the agent's socket. What is large is static and used under that lock: a thread may have a
+// stack of PTHREAD_STACK_MIN.
 #pragma once
 
 #include <stdbool.h>
@@ -44,14 +45,14 @@ bool tf_make_request(enum telefork_agent_op op, const char* node,
 // The calling thread has the lock and is not cancelled until it leaves.
 bool tf_enter(int* cancel_state);
 void tf_leave(bool holds_lock, int cancel_state);
-// Says on the session socket where this thread is about to wait, and empties `verdict`. False:
-// nobody is there any more.
-bool tf_announce(const struct tf_go_ahead* go, const tf_signals* mask,
-                 struct telefork_verdict* verdict);
+// Says on the session socket where this thread is about to wait. False: nobody is there any more.
+bool tf_announce(const struct tf_go_ahead* go, const tf_signals* mask);
+// Of tf_await_verdict(), for whoever has the lock, or is the snapshot.
+extern struct telefork_verdict tf_verdict;
 // What the read() there returns: TELEFORK_RESUMED or TELEFORK_RETURNED where this process is one
-// that went on elsewhere, in which nothing has written to `verdict`; sizeof *verdict with a
-// verdict; 0 for everything else.
-long tf_await_verdict(const struct tf_go_ahead* go, struct telefork_verdict* verdict);
+// that went on elsewhere, in which nothing has written to tf_verdict; its size with a verdict; 0
+// for everything else.
+long tf_await_verdict(const struct tf_go_ahead* go);
 
 // agent_socket.c. All of it under the lock.
 // Sends the request to the agent, connecting or starting one where there is none. False: the error
@@ -74,5 +75,5 @@ void tf_recall_agent(const struct tf_agent_memory* memory);
 // private_agent.c: a socket to an agent of our own, or -1 and the error is set.
 int tf_start_private_agent(void);
 
-// helper_path.c: finds an executable of libexec/telefork. False: the error is set.
+// helper_path.c: finds an executable of libexec/telefork, under the lock. False: the error is set.
 bool tf_find_agent(char path[4096]);

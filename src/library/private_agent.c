@@ -87,7 +87,7 @@ static int launch_agent(char* path, int socket) {
 }
 
 int tf_start_private_agent(void) {
-  char path[4096];
+  static char path[4096];
   if (!tf_find_agent(path)) return -1;
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {

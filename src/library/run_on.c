@@ -46,12 +46,12 @@ static _Noreturn void end_here(const char* why) {
 }
 
 // 0 also where nobody is there to wait for.
-static long wait_in_session(const struct tf_go_ahead* go, const tf_signals* mask,
-                            struct telefork_verdict* verdict) {
-  return tf_announce(go, mask, verdict) ? tf_await_verdict(go, verdict) : 0;
+static long wait_in_session(const struct tf_go_ahead* go, const tf_signals* mask) {
+  return tf_announce(go, mask) ? tf_await_verdict(go) : 0;
 }
 
-static int take_verdict(long n, const struct telefork_verdict* verdict) {
+static int take_verdict(long n) {
+  const struct telefork_verdict* verdict = &tf_verdict;
   if (n != (long)sizeof *verdict) {
     tf_set_error(TELEFORK_LOST, 0, "the agent ended while the process was away");
   } else {
@@ -92,17 +92,16 @@ static int run_through_agent(struct telefork_agent_request* request, void (*f)(v
   // No handler of this thread's may run between here and there.
   tf_signals mask;
   tf_block_signals(&mask);
-  struct telefork_verdict verdict;
   int result = 0;
-  long n = wait_in_session(&go, &mask, &verdict);
+  long n = wait_in_session(&go, &mask);
   if (n == TELEFORK_RESUMED) {
     run_there(f, arg, &mask, cancel_state);
     go.agent_fd = -1;
-    n = wait_in_session(&go, &mask, &verdict);
+    n = wait_in_session(&go, &mask);
     if (n != TELEFORK_RETURNED) end_here("the way home is lost");
     set_depth(atomic_load(&depth) - 1);
   } else {
-    result = take_verdict(n, &verdict);
+    result = take_verdict(n);
   }
   close(go.session_fd);
   if (go.agent_pid > 0) syscall(SYS_prctl, PR_SET_PTRACER, 0L, 0L, 0L, 0L);

@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -435,6 +436,47 @@ TEST(TeleforkFork, ThreadsTakeTurns) {
   EXPECT_EQ(telepad.accepted, 1);
 }
 
+// On a stack as small as there may be.
+template <class F>
+void call_on_small_stack(F function) {
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, PTHREAD_STACK_MIN), 0);
+  pthread_t thread;
+  auto run = [](void* argument) -> void* {
+    (*static_cast<F*>(argument))();
+    return nullptr;
+  };
+  ASSERT_EQ(pthread_create(&thread, &attributes, run, &function), 0);
+  pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+}
+
+TEST(TeleforkFork, NeedsLittleStack) {
+  FakeTelepad telepad;
+  int status = -1;
+  call_on_small_stack([&status] {
+    const pid_t pid = telefork_fork("node7");
+    if (pid == 0) _exit(7);
+    waitpid(pid, &status, 0);
+  });
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+}
+
+TEST(TeleforkRunOn, NeedsLittleStack) {
+  FakeTelepad telepad;
+  telepad.on_snapshot = FakeTelepad::say_no_memory;
+  int result = 0;
+  std::string text;
+  call_on_small_stack([&] {
+    result = telefork_run_on(
+        "node7", [](void*) {}, nullptr);
+    text = telefork_error();
+  });
+  EXPECT_EQ(result, -1);
+  EXPECT_EQ(text, "no memory there");
+}
+
 TEST(TeleforkFork, WrongCallsAreUsageErrors) {
   FakeTelepad telepad;
   telefork_options later = TELEFORK_OPTIONS_INIT;
@@ -673,6 +715,30 @@ TEST_F(PrivateAgent, HasNothingOfTheProgramAndIsNobodysChild) {
   close(open_to_all);
   signal(SIGCHLD, old);
   signal(SIGUSR2, SIG_DFL);
+}
+
+TEST_F(PrivateAgent, NeedsLittleStackToStart) {
+  int status = -1;
+  // In a child, which has no socket to an agent yet. First the helper is chosen, then looked for.
+  const pid_t pid = fork();
+  if (pid == 0) {
+    int right = 0;
+    call_on_small_stack([&right] {
+      const bool failed = telefork_fork("node7") == -1;
+      if (failed && std::strstr(telefork_error(), "3=socket") != nullptr) ++right;
+    });
+    unsetenv("TELEFORK_AGENT");
+    const pid_t other = fork();
+    if (other == 0) {
+      call_on_small_stack([&right] {
+        if (telefork_fork("node7") == -1) ++right;
+      });
+      _exit(right);
+    }
+    waitpid(other, &status, 0);
+    _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 99);
+  }
+  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 2);
 }
 
 TEST_F(PrivateAgent, MissingHelperIsAnErrorThatNamesThePathTried) {

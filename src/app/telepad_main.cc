@@ -11,6 +11,7 @@
 #include "app/places.h"
 #include "app/settings.h"
 #include "base/error.h"
+#include "net/unix_stream.h"
 #include "session/telepad.h"
 
 namespace {
@@ -61,7 +62,6 @@ int run(int argc, char** argv) {
   telefork::session::check_lease(said.lease);  // its agents will need it
   telefork::session::TelepadSettings settings;
   settings.programs = telefork::session::find_programs();
-  settings.registry = telefork::app::registry_folder();
   settings.user_registries = telefork::app::user_registries();
   for (int connection : connections) settings.connections.emplace_back(connection);
   settings.listen = listen;
@@ -79,7 +79,10 @@ int run(int argc, char** argv) {
     settings.socket = socket.empty() ? telefork::app::default_socket() : socket;
     // Root's telepad serves everybody, each as himself.
     settings.socket_mode = ::geteuid() == 0 ? 0666 : 0600;
+    // Another than its own is the user's to make.
+    if (socket.empty()) telefork::net::make_socket_directory(settings.socket, settings.socket_mode);
   }
+  settings.registry = telefork::app::registry_folder();
   telefork::session::run_telepad(std::move(settings));
   return 0;
 }

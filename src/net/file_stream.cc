@@ -23,6 +23,19 @@ bool is_other_than_regular(const std::string& path) {
   return ::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode);
 }
 
+// rename(2) would replace the link itself.
+std::string follow_links(const std::string& path) {
+  constexpr int kMostLinks = 40;  // MAXSYMLINKS (include/linux/namei.h)
+  std::filesystem::path target = path;
+  std::error_code error;  // no link, or one that cannot be read: whoever opens it says so
+  for (int links = 0; std::filesystem::is_symlink(target, error); ++links) {
+    if (links == kMostLinks) throw_errno("following " + path, ELOOP);
+    target = target.parent_path() / std::filesystem::read_symlink(target, error);
+    if (error) break;
+  }
+  return target;
+}
+
 // "DIR/.NAME.telefork-XXXXXX": beside the file, so that rename(2) stays within one file system.
 std::string temporary_pattern(const std::string& path) {
   std::filesystem::path whole(path);
@@ -32,8 +45,10 @@ std::string temporary_pattern(const std::string& path) {
 }  // namespace
 
 FileSink::FileSink(std::string path, std::function<void()> while_waiting)
-    : path_(std::move(path)), while_waiting_(std::move(while_waiting)) {
-  directory_ = std::filesystem::path(path_).parent_path();
+    : path_(std::move(path)),
+      target_(follow_links(path_)),
+      while_waiting_(std::move(while_waiting)) {
+  directory_ = std::filesystem::path(target_).parent_path();
   if (directory_.empty()) directory_ = ".";
   if (is_other_than_regular(path_)) {
     // Our own open file description: nobody else sees the flag. ENXIO: a FIFO without a reader.
@@ -52,7 +67,7 @@ void FileSink::open_nameless_or_temporary() {
   }
   // EISDIR: a kernel or file system that does not know O_TMPFILE (open(2)).
   if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL) throw_errno("creating " + path_);
-  temporary_ = temporary_pattern(path_);
+  temporary_ = temporary_pattern(target_);
   fd_.reset(::mkostemp(temporary_.data(), O_CLOEXEC));
   if (!fd_) throw_errno("creating " + path_);
   state_ = State::kTemporary;
@@ -89,7 +104,7 @@ void FileSink::commit() {
   sync();
   if (state_ == State::kNameless) {
     // linkat(2) does not replace a file, so the name is a temporary one first.
-    temporary_ = temporary_pattern(path_);
+    temporary_ = temporary_pattern(target_);
     temporary_.replace(temporary_.size() - 6, 6, fmt::format("{}", ::getpid()));
     std::string self = fmt::format("/proc/self/fd/{}", fd_.get());
     ::unlink(temporary_.c_str());
@@ -98,7 +113,7 @@ void FileSink::commit() {
     }
     state_ = State::kTemporary;
   }
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw_errno("naming " + path_);
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) throw_errno("naming " + path_);
   state_ = State::kCommitted;
   // Without it the name may be lost in a crash; a file system that cannot sync a directory says
   // EINVAL, and then there is nothing to be done.

@@ -5,7 +5,8 @@
 //     sink.commit();            fsync, then the name, then fsync of the directory
 //
 // Without commit() nothing is left behind, also when the process is killed (O_TMPFILE where the
-// file system has it). A file of that name is replaced at once, or not at all. Where PATH is no
+// file system has it). A file of that name is replaced at once, or not at all; of a symbolic link
+// it is the file that the link leads to, whether there is one or not. Where PATH is no
 // regular file (a FIFO, /dev/stdout) it is written in place; a FIFO must have its reader, and while
 // that does not read `while_waiting` is called now and then, and may throw. An image holds the
 // memory of a process: its mode is 0600.
@@ -44,7 +45,8 @@ class FileSink {
   void sync() const;
   void wait_for_room();
 
-  std::string path_;
+  std::string path_;    // as it was given
+  std::string target_;  // where links lead from there
   std::function<void()> while_waiting_;
   std::string directory_;
   std::string temporary_;

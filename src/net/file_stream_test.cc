@@ -70,6 +70,33 @@ TEST_F(FileStream, ReplacesAFileAtOnceOrNotAtAll) {
   EXPECT_EQ(std::filesystem::file_size(path_), bytes_.size());
 }
 
+TEST_F(FileStream, WritesToWhatALinkLeadsTo) {
+  std::filesystem::create_directory(directory_ + "/there");
+  std::filesystem::create_symlink("there/second", path_);
+  std::filesystem::create_symlink("image", directory_ + "/there/second");
+  // The second leads to there/image: there is none at first.
+  for (std::size_t size : {std::size_t{10}, bytes_.size()}) {
+    FileSink sink(path_);
+    sink.write(std::span(bytes_).first(size));
+    sink.commit();
+    EXPECT_TRUE(std::filesystem::is_symlink(path_));
+    EXPECT_TRUE(std::filesystem::is_symlink(directory_ + "/there/second"));
+    EXPECT_EQ(std::filesystem::file_size(directory_ + "/there/image"), size);
+  }
+  EXPECT_EQ(entries(), 2U);
+}
+
+TEST_F(FileStream, NamesALinkThatLeadsNowhere) {
+  std::filesystem::create_symlink("image", path_);
+  try {
+    FileSink sink(path_);
+    ADD_FAILURE() << "it was followed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.error(), ELOOP);
+    EXPECT_THAT(error.text(), HasSubstr(path_));
+  }
+}
+
 TEST_F(FileStream, NamesThePathOfAFullDisk) {
   // /dev/full is no regular file and is written in place; every write is ENOSPC.
   FileSink sink("/dev/full");

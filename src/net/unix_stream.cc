@@ -49,14 +49,7 @@ std::string directory_of(const std::string& path) {
 }
 
 // Whoever can write to the directory can put another socket in our socket's place.
-UniqueFd open_socket_directory(const std::string& directory, unsigned socket_mode) {
-  unsigned mode = (socket_mode & 077) != 0 ? 0755 : 0700;
-  if (::mkdir(directory.c_str(), mode) == 0) {
-    // The umask may have taken bits away.
-    if (::chmod(directory.c_str(), mode) != 0) throw_errno("setting the mode of " + directory);
-  } else if (errno != EEXIST) {
-    throw_errno("making the directory " + directory);
-  }
+UniqueFd open_socket_directory(const std::string& directory) {
   UniqueFd fd = open_file(directory, O_RDONLY | O_DIRECTORY);
   struct stat status {};
   if (::fstat(fd.get(), &status) != 0) throw_errno("looking at " + directory);
@@ -150,9 +143,20 @@ UniqueFd UnixListener::try_accept() {
   throw_errno("accepting a connection on " + path_);
 }
 
+void make_socket_directory(const std::string& path, unsigned socket_mode) {
+  std::string directory = directory_of(path);
+  unsigned mode = (socket_mode & 077) != 0 ? 0755 : 0700;
+  if (::mkdir(directory.c_str(), mode) == 0) {
+    // The umask may have taken bits away.
+    if (::chmod(directory.c_str(), mode) != 0) throw_errno("setting the mode of " + directory);
+  } else if (errno != EEXIST) {
+    throw_errno("making the directory " + directory);
+  }
+}
+
 UnixListener listen_unix(const std::string& path, unsigned mode) {
   sockaddr_un address = to_sockaddr(path);
-  UniqueFd directory = open_socket_directory(directory_of(path), mode);
+  UniqueFd directory = open_socket_directory(directory_of(path));
   lock_directory(directory, path);
   remove_stale(path);
   UniqueFd fd = make_socket(SOCK_NONBLOCK);

@@ -51,9 +51,12 @@ class UnixListener {
   ino_t inode_;
 };
 
-// Makes the directory when it is missing (0700 for a socket of mode 0600 or less, else 0755; the
-// parents must exist), removes a socket that a dead telepad left, and binds with `mode`. Refused
-// when somebody listens there already, or when the directory belongs to another plain user.
+// Makes the directory of the socket `path` when it is missing: 0700 for a socket of mode 0600 or
+// less, else 0755. The parents must exist.
+void make_socket_directory(const std::string& path, unsigned mode);
+
+// Removes a socket that a dead telepad left, and binds with `mode`. Refused when somebody listens
+// there already, or when the directory belongs to another plain user.
 UnixListener listen_unix(const std::string& path, unsigned mode);
 
 }  // namespace telefork::net

@@ -39,6 +39,7 @@ class UnixStream : public ::testing::Test {
 };
 
 TEST_F(UnixStream, ConnectsAndKnowsItsPeer) {
+  make_socket_directory(path("new/telepad.sock"), 0600);
   UnixListener listener = listen_unix(path("new/telepad.sock"), 0600);
   EXPECT_FALSE(listener.try_accept());
   auto client = connect_unix(path("new/telepad.sock"));
@@ -50,12 +51,21 @@ TEST_F(UnixStream, ConnectsAndKnowsItsPeer) {
 }
 
 TEST_F(UnixStream, MakesTheDirectoryAsTheSocketsModeWants) {
+  make_socket_directory(path("closed/s"), 0600);
+  make_socket_directory(path("open/s"), 0666);
   UnixListener closed = listen_unix(path("closed/s"), 0600);
   UnixListener open = listen_unix(path("open/s"), 0666);
   EXPECT_EQ(mode_of(path("closed")), 0700U);
   EXPECT_EQ(mode_of(path("closed/s")), 0600U);
   EXPECT_EQ(mode_of(path("open")), 0755U);
   EXPECT_EQ(mode_of(path("open/s")), 0666U);
+}
+
+TEST_F(UnixStream, MakesNoDirectoryToListenIn) {
+  Error error = error_of([&] { listen_unix(path("none/s"), 0600); });
+  EXPECT_EQ(error.error(), ENOENT);
+  EXPECT_THAT(error.text(), HasSubstr(path("none")));
+  EXPECT_FALSE(std::filesystem::exists(path("none")));
 }
 
 TEST_F(UnixStream, NamesThePathWhereNobodyListens) {

@@ -338,12 +338,14 @@ class SaveAndLoad(cli.Test):
         def test_leaves_no_file_when_the_disk_is_full(self):
             mount = self.folder / "small"
             mount.mkdir()
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", mount], check=True)
-            self.addCleanup(subprocess.run, ["umount", mount], check=True)
             victim = self.victim(2, 8)
-            done = call("save", victim.pid, mount / "image.tfi")
+            # In a mount namespace of its own: nobody else is to see it.
+            script = ("mount -t tmpfs -o size=2m none \"$1\" || exit; \"$2\" save \"$3\" "
+                      "\"$1/image.tfi\"; code=$?; ls -A \"$1\"; exit $code")
+            done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", mount, cli.TELEFORK,
+                                   str(victim.pid)], capture_output=True, timeout=cli.PATIENCE)
             self.assertIn(b"No space left", done.stderr)
-            self.assertEqual(list(mount.iterdir()), [])
+            self.assertEqual(done.stdout, b"")
             self.undone(victim, done)
 
     def test_leaves_an_older_file_alone_when_it_fails(self):

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """telefork save and load: a process with threads to a file and back."""
+import ctypes
 import json
 import os
 import pathlib
@@ -335,15 +336,18 @@ class SaveAndLoad(cli.Test):
         self.undone(victim, done)
 
     if os.geteuid() == 0:  # to mount a small one
+        unshare = staticmethod(ctypes.CDLL(None).unshare)
+
         def test_leaves_no_file_when_the_disk_is_full(self):
             mount = self.folder / "small"
             mount.mkdir()
-            victim = self.victim(2, 8)
             # In a mount namespace of its own: nobody else is to see it.
-            script = ("mount -t tmpfs -o size=2m none \"$1\" || exit; \"$2\" save \"$3\" "
-                      "\"$1/image.tfi\"; code=$?; ls -A \"$1\"; exit $code")
-            done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", mount, cli.TELEFORK,
-                                   str(victim.pid)], capture_output=True, timeout=cli.PATIENCE)
+            victim = self.victim(2, 8, preexec_fn=lambda: self.unshare(0x20000))  # CLONE_NEWNS
+            script = ("mount --make-rprivate / && mount -t tmpfs -o size=2m none \"$1\" || exit; "
+                      "\"$2\" save \"$3\" \"$1/image.tfi\"; code=$?; ls -A \"$1\"; exit $code")
+            done = subprocess.run(["nsenter", "-t", str(victim.pid), "-m", "sh", "-c", script, "sh",
+                                   mount, cli.TELEFORK, str(victim.pid)], capture_output=True,
+                                  timeout=cli.PATIENCE)
             self.assertIn(b"No space left", done.stderr)
             self.assertEqual(done.stdout, b"")
             self.undone(victim, done)

@@ -55,37 +55,31 @@ void copy(image::schema::FileRef::Reader from, image::schema::FileRef::Builder t
 // What an earlier table knows of a file that is still as it was.
 bool FileTable::take_known(FileEntry& wanted) {
   if (known_.empty() || ::stat(wanted.open_path.c_str(), &wanted.stat) != 0) return false;
-  auto known = std::find_if(known_.begin(), known_.end(), [&wanted](const FileEntry& entry) {
-    return is_unchanged(entry.stat, wanted.stat) && entry.path == wanted.path &&
-           entry.deleted == wanted.deleted;
-  });
-  if (known == known_.end()) return false;
-  wanted.identity = known->identity;
-  wanted.readable = known->readable;
-  wanted.hash = known->hash;
+  auto found = known_by_inode_.find({wanted.stat.st_dev, wanted.stat.st_ino});
+  if (found == known_by_inode_.end()) return false;
+  const FileEntry& known = known_[found->second];
+  if (!is_unchanged(known.stat, wanted.stat) || known.path != wanted.path ||
+      known.deleted != wanted.deleted) {
+    return false;
+  }
+  wanted.identity = known.identity;
+  wanted.readable = known.readable;
+  wanted.hash = known.hash;
   return true;
 }
 
 std::optional<std::size_t> FileTable::find(const kernel::Vma& vma) const {
-  for (std::size_t i = entries_.size(); i-- > 0;) {
-    const FileEntry& entry = entries_[i];
-    if (entry.stat.st_dev == makedev(vma.dev_major, vma.dev_minor) &&
-        entry.stat.st_ino == vma.inode && entry.path == vma.path && entry.deleted == vma.deleted) {
-      return i;
-    }
-  }
-  return std::nullopt;
+  auto found = by_inode_.find({makedev(vma.dev_major, vma.dev_minor), vma.inode});
+  if (found == by_inode_.end()) return std::nullopt;
+  const FileEntry& entry = entries_[found->second];
+  if (entry.path != vma.path || entry.deleted != vma.deleted) return std::nullopt;
+  return found->second;
 }
 
-std::optional<std::size_t> FileTable::find(const struct stat& stat) const {
-  auto found = std::find_if(entries_.begin(), entries_.end(), [&stat](const FileEntry& other) {
-    return is_same_inode(other.stat, stat);
-  });
-  if (found == entries_.end()) return std::nullopt;
-  return static_cast<std::size_t>(found - entries_.begin());
+void FileTable::know(FileTable&& earlier) {
+  known_ = std::exchange(earlier.entries_, {});
+  known_by_inode_ = std::exchange(earlier.by_inode_, {});
 }
-
-void FileTable::know(FileTable&& earlier) { known_ = std::move(earlier.entries_); }
 
 void FileTable::let_go() {
   for (FileEntry& entry : entries_) entry.file.reset();
@@ -98,7 +92,9 @@ std::size_t FileTable::add(const std::string& open_path, const std::string& path
   entry.deleted = deleted;
   bool known = take_known(entry);
   if (!known) open_quietly(open_path, entry);
-  if (std::optional<std::size_t> same = find(entry.stat)) return *same;
+  auto [same, is_new] =
+      by_inode_.try_emplace({entry.stat.st_dev, entry.stat.st_ino}, entries_.size());
+  if (!is_new) return same->second;
   if (!known) entry.identity = kernel::identify_file(entry.file.get(), entry.stat, boot_id_);
   entries_.push_back(std::move(entry));
   return entries_.size() - 1;

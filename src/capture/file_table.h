@@ -18,8 +18,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <sys/stat.h>
@@ -82,13 +84,15 @@ class FileTable {
   void capture_contents(image::RecordSink& sink) const;
 
  private:
-  std::optional<std::size_t> find(const struct stat& stat) const;
+  using Inode = std::pair<dev_t, ino_t>;
   bool take_known(FileEntry& wanted);
 
   std::string boot_id_;
   FindOriginal find_original_;
   std::vector<FileEntry> entries_;
+  std::map<Inode, std::size_t> by_inode_;
   std::vector<FileEntry> known_;  // of an earlier table
+  std::map<Inode, std::size_t> known_by_inode_;
 };
 
 }  // namespace telefork::capture

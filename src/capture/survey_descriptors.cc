@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <map>
 #include <string_view>
 
 #include <fcntl.h>
@@ -31,13 +32,13 @@ bool is_stateless_device(dev_t device) {
   return number == 3 || number == 5 || number == 7 || number == 8 || number == 9;
 }
 
-// True for two descriptors of one open file description. Falls back on "no" without kcmp(2): then
-// two descriptions stand where one was, and the caller refuses by a survey's refusal.
-bool same_description(pid_t pid, int a, int b) {
+// Of the open file descriptions behind two descriptors: 0 where they are one, else which comes
+// first in the kernel's own order (kcmp(2)).
+int compare_descriptions(pid_t pid, int a, int b) {
   long order = ::syscall(SYS_kcmp, pid, pid, KCMP_FILE, a, b);
   if (order < 0)
     throw_errno(fmt::format("comparing descriptors {} and {} of process {}", a, b, pid));
-  return order == 0;
+  return order == 0 ? 0 : order == 1 ? -1 : 1;
 }
 
 struct OpenFile {
@@ -116,21 +117,38 @@ class Sorter {
       std::optional<Description> description = sort(open);
       if (!description) return;
       descriptor.description = survey_.descriptions.size();
+      remember(open, descriptor.description);
       survey_.descriptions.push_back(std::move(*description));
-      first_fd_.push_back(fd);
     }
     survey_.descriptors.push_back(descriptor);
   }
 
  private:
+  struct Known {
+    int fd;  // the first
+    std::size_t description;
+  };
+
   std::optional<std::size_t> find_description(const OpenFile& open) const {
-    for (std::size_t i = 0; i < survey_.descriptions.size(); ++i) {
-      if (survey_.descriptions[i].name == open.link &&
-          same_description(survey_.pid, first_fd_[i], open.fd)) {
-        return i;
-      }
+    auto same_name = known_.find(open.link);
+    if (same_name == known_.end()) return std::nullopt;
+    const std::vector<Known>& list = same_name->second;
+    auto found = std::partition_point(list.begin(), list.end(), [&](const Known& known) {
+      return compare_descriptions(survey_.pid, known.fd, open.fd) < 0;
+    });
+    if (found == list.end() || compare_descriptions(survey_.pid, found->fd, open.fd) != 0) {
+      return std::nullopt;
     }
-    return std::nullopt;
+    return found->description;
+  }
+
+  // Behind one that it is said to be another than: that one is to be found.
+  void remember(const OpenFile& open, std::size_t description) {
+    std::vector<Known>& list = known_[open.link];
+    auto before = std::partition_point(list.begin(), list.end(), [&](const Known& known) {
+      return compare_descriptions(survey_.pid, known.fd, open.fd) <= 0;
+    });
+    list.insert(before, {open.fd, description});
   }
 
   // Its caller is at home, and what stdout and stderr are too.
@@ -236,7 +254,7 @@ class Sorter {
 
   const SurveyOptions& options_;
   Survey& survey_;
-  std::vector<int> first_fd_;  // of each description
+  std::map<std::string, std::vector<Known>> known_;  // by name, in the kernel's order
 };
 
 }  // namespace

@@ -43,7 +43,21 @@ FileNegotiation::Answer FileNegotiation::judge(capture::FileTable& files, std::s
   return Answer::kCarry;
 }
 
-void FileNegotiation::ask(const capture::Survey& survey, const std::vector<std::size_t>& indices,
+// Of the first of `indices`, whose question and answer are both within protocol::kMaxFrame. An
+// answer has the path and, in words for people, the path again.
+std::size_t FileNegotiation::count_in_message(const capture::FileTable& files,
+                                              std::span<const std::size_t> indices) {
+  constexpr std::size_t kMost = protocol::kMaxFrame / 2;
+  constexpr std::size_t kBesidePaths = 1024;
+  std::size_t count = 0;
+  for (std::size_t bytes = 0; count < indices.size(); ++count) {
+    bytes += kBesidePaths + 2 * files.entries()[indices[count]].path.size();
+    if (count > 0 && bytes > kMost) break;
+  }
+  return count;
+}
+
+void FileNegotiation::ask(const capture::Survey& survey, std::span<const std::size_t> indices,
                           protocol::Link& link) {
   link.send([&](protocol::schema::Message::Builder message) {
     auto files = message.initCheckFiles().initFiles(static_cast<unsigned>(indices.size()));
@@ -59,11 +73,15 @@ void FileNegotiation::ask_ahead(const capture::Survey& survey, protocol::Link& l
     asked_.push_back(key_of(entry));
   }
   if (all.empty()) return;
-  ask(survey, all, link);
+  std::size_t count = count_in_message(survey.files, all);
+  // What settle() does not know it asks about.
+  for (std::size_t i = count; i < asked_.size(); ++i) known_.erase(asked_[i]);
+  asked_.resize(count);
+  ask(survey, std::span(all).first(count), link);
   link.flush_some();
 }
 
-void FileNegotiation::take_answers(capture::Survey& survey, const std::vector<Key>& keys,
+void FileNegotiation::take_answers(capture::Survey& survey, std::span<const Key> keys,
                                    protocol::Link& link) {
   protocol::ReceivedMessage reply =
       link.expect_while_heard(protocol::schema::Message::CHECK_FILES_REPLY);
@@ -71,36 +89,40 @@ void FileNegotiation::take_answers(capture::Survey& survey, const std::vector<Ke
   if (verdicts.size() != keys.size()) {
     throw Error(Code::kCorrupt, link.node() + ": it answered about other files than were asked");
   }
-  auto& entries = survey.files.entries();
+  const auto& entries = survey.files.entries();
+  std::map<Key, std::size_t> by_key;
+  for (std::size_t i = 0; i < entries.size(); ++i) by_key.emplace(key_of(entries[i]), i);
   for (unsigned i = 0; i < verdicts.size(); ++i) {
     known_.erase(keys[i]);
-    auto entry = std::find_if(entries.begin(), entries.end(), [&](const capture::FileEntry& one) {
-      return key_of(one) == keys[i];
-    });
-    if (entry == entries.end()) continue;
-    auto index = static_cast<std::size_t>(entry - entries.begin());
-    Answer answer = judge(survey.files, index, verdicts[i], survey.refusals);
-    if (answer != Answer::kRefused) known_[keys[i]] = {answer, entry->hash};
+    auto entry = by_key.find(keys[i]);
+    if (entry == by_key.end()) continue;
+    Answer answer = judge(survey.files, entry->second, verdicts[i], survey.refusals);
+    if (answer != Answer::kRefused) known_[keys[i]] = {answer, entries[entry->second].hash};
   }
 }
 
 void FileNegotiation::settle(capture::Survey& survey, protocol::Link& link) {
   std::vector<Key> fresh = std::exchange(asked_, {});
   if (!fresh.empty()) take_answers(survey, fresh, link);
+  std::sort(fresh.begin(), fresh.end());
   std::vector<std::size_t> unknown;
   std::vector<Key> keys;
   auto& entries = survey.files.entries();
   for (std::size_t i = 0; i < entries.size(); ++i) {
     Key key = key_of(entries[i]);
-    if (std::find(fresh.begin(), fresh.end(), key) != fresh.end()) continue;
+    if (std::binary_search(fresh.begin(), fresh.end(), key)) continue;
     // What is written to may be another file there tomorrow: asked every time.
     if (!entries[i].must_be_same && known_.count(key) != 0) continue;
     unknown.push_back(i);
     keys.push_back(key);
   }
-  if (!unknown.empty()) {
-    ask(survey, unknown, link);
-    take_answers(survey, keys, link);
+  // One after the other: the other end answers before it reads the next.
+  for (std::size_t done = 0; done < unknown.size();) {
+    std::span<const std::size_t> rest = std::span(unknown).subspan(done);
+    std::size_t count = count_in_message(survey.files, rest);
+    ask(survey, rest.first(count), link);
+    take_answers(survey, std::span(keys).subspan(done, count), link);
+    done += count;
   }
   for (std::size_t i = 0; i < entries.size(); ++i) {
     auto known = known_.find(key_of(entries[i]));

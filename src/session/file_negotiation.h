@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -22,19 +23,23 @@ namespace telefork::session {
 
 class FileNegotiation {
  public:
-  // Asks about all files; the next settle() takes the answer, and does not wait for it as long.
+  // Asks about all files, or as many as one message has room for; the next settle() takes the
+  // answer, and does not wait for it as long.
   void ask_ahead(const capture::Survey& survey, protocol::Link& link);
-  // One round trip, or none where every file was asked about before and did not change here since.
+  // One round trip for as many files as a message has room for, mostly all; or none where every
+  // file was asked about before and did not change here since.
   void settle(capture::Survey& survey, protocol::Link& link);
 
  private:
   enum class Answer { kThere, kCarry, kRefused };
   using Key = std::tuple<std::uint64_t, std::uint64_t, std::int64_t>;  // device, inode, ctime
   static Key key_of(const capture::FileEntry& entry);
-  static void ask(const capture::Survey& survey, const std::vector<std::size_t>& indices,
+  static std::size_t count_in_message(const capture::FileTable& files,
+                                      std::span<const std::size_t> indices);
+  static void ask(const capture::Survey& survey, std::span<const std::size_t> indices,
                   protocol::Link& link);
   // About `keys`, in the order in which they were asked about.
-  void take_answers(capture::Survey& survey, const std::vector<Key>& keys, protocol::Link& link);
+  void take_answers(capture::Survey& survey, std::span<const Key> keys, protocol::Link& link);
   Answer judge(capture::FileTable& files, std::size_t index,
                protocol::schema::FileVerdict::Reader verdict, capture::Refusals& refusals);
 

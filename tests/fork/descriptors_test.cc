@@ -1,4 +1,5 @@
 // Descriptors and shared memory: what travels, what is refused, what is left at home.
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -53,6 +55,46 @@ std::string read_some(int fd, std::size_t size) {
   require(n >= 0);
   text.resize(static_cast<std::size_t>(n));
   return text;
+}
+
+// More than one message has room for; and many descriptions of one file.
+TEST_P(AFork, TakesThousandsOfFiles) {
+  Outcome outcome = run([this] {
+    rlimit limit{};
+    require(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    limit.rlim_cur = limit.rlim_max;
+    require(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    const std::size_t count = std::min<rlim_t>(4000, limit.rlim_max / 4);
+    const std::string name = path(std::string(200, 'x'));
+    std::vector<int> files, again;
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::string one = name + std::to_string(i);
+      files.push_back(open(one.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+      again.push_back(open(name.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0600));
+      require(files.back() >= 0 && again.back() >= 0);
+      require(write(files.back(), &i, sizeof i) == sizeof i);
+    }
+    const int copy = dup(again.back());
+    for (int times = 0; times < 2; ++times) {
+      const pid_t pid = fork_child(node(), [&] {
+        for (std::size_t i = 0; i < count; ++i) {
+          std::size_t number = count;
+          require(pread(files[i], &number, sizeof number, 0) == sizeof number && number == i);
+          require_equal(lseek(again[i], static_cast<off_t>(i), SEEK_SET), static_cast<off_t>(i));
+        }
+        for (std::size_t i = 0; i < count; ++i) {
+          require_equal(lseek(again[i], 0, SEEK_CUR), static_cast<off_t>(i));
+        }
+        require_equal(lseek(copy, 0, SEEK_CUR), static_cast<off_t>(count - 1));
+        return 7;
+      });
+      require_equal(end_of(pid), exited(7));
+    }
+    for (int fd : files) close(fd);
+    for (int fd : again) close(fd);
+    close(copy);
+  });
+  EXPECT_TRUE(went_well(outcome));
 }
 
 // What it holds changes at any time, as it does for a child of fork(2).

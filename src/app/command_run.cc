@@ -1,10 +1,12 @@
 // telefork run NODE [--] CMD [ARG...]
 //
 //     telefork (the pid that the shell waits for)
-//        |-- fork -- fork --> session process, in a session of its own
-//        |<------------------ its pid
-//        |------------------> it may trace us
-//        |<------------------ the command waits there (or the end: it has said why)
+//        |-- fork -- watcher -- fork --> session process, in a session of its own
+//        |<----------------------------- its pid
+//        |-----------------------------> it may trace us
+//        |<----------------------------- the command waits there (or the end: it has said why, or
+//        |                               the watcher has seen what killed it)
+//        |-- kill -> watcher             the pid that the shell waits for is to have no child
 //     exec telefork-deputy                                      see session/command_session.h
 #include <algorithm>
 #include <chrono>
@@ -12,6 +14,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <tuple>
 
 #include <fcntl.h>
@@ -195,23 +198,46 @@ void close_all_but(std::vector<int> kept) {
   ::close_range(next, ~0u, 0);
 }
 
-// In a grandchild: the pid at home is to have no child that it did not have. Its pid is told by
-// `talk`.
-template <class F>
-void start_session(const UniqueFd& talk, F&& run) {
-  pid_t middle = ::fork();
-  if (middle < 0) throw_errno("starting the session's process", Code::kResources);
-  if (middle > 0) {
-    ::waitpid(middle, nullptr, 0);
-    return;
+// Exits with the signal that has killed the session process, or 0.
+[[noreturn]] void watch_session(pid_t session) {
+  // Where it is ignored the kernel keeps no status.
+  ::signal(SIGCHLD, SIG_DFL);
+  ::close_range(3, ~0u, 0);
+  int status = 0;
+  while (::waitpid(session, &status, 0) < 0 && errno == EINTR) {
   }
+  ::_exit(WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+}
+
+// In a grandchild, whose pid is told by `talk`. The result is its parent, the watcher.
+template <class F>
+pid_t start_session(const UniqueFd& talk, F&& run) {
+  pid_t watcher = ::fork();
+  if (watcher < 0) throw_errno("starting the session's process", Code::kResources);
+  if (watcher > 0) return watcher;
   pid_t session = ::fork();
   if (session != 0) {
     tell(talk.get(), &session, sizeof(session));
+    if (session > 0) watch_session(session);
     ::_exit(0);
   }
   ::setsid();
   ::_exit(run());
+}
+
+// The session process has ended before the command began. By itself it has said why.
+int report_end(pid_t watcher, const UniqueFd& json) {
+  int status = 0;
+  while (::waitpid(watcher, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!WIFEXITED(status) || WEXITSTATUS(status) == 0) return kOwnFailure;
+  int signal = WEXITSTATUS(status);
+  Error error(Code::kLost, fmt::format("the command did not begin: the session's process was "
+                                       "killed by signal {} ({})",
+                                       signal, ::strsignal(signal)));
+  if (json) print_json(error_object(error, kOwnFailure), json);
+  print_error(error);
+  return kOwnFailure;
 }
 
 }  // namespace
@@ -237,7 +263,7 @@ int run_command(const RunCommand& given) {
   std::tie(talk, talk_there) = make_socket_pair(SOCK_STREAM);
   std::tie(deputy_socket, session_socket) = make_socket_pair(SOCK_STREAM);
   pid_t home = ::getpid();
-  start_session(talk_there, [&] {
+  pid_t watcher = start_session(talk_there, [&] {
     talk.reset();
     deputy_socket.reset();
     close_all_but({talk_there.get(), session_socket.get(), json.get()});
@@ -260,8 +286,10 @@ int run_command(const RunCommand& given) {
   ::prctl(PR_SET_PTRACER, session, 0, 0, 0);
   char byte = 0;
   tell(talk.get(), &byte, 1);
-  // Its end says that it has failed, and has said why.
-  if (!hear(talk.get(), &byte, 1)) return kOwnFailure;
+  if (!hear(talk.get(), &byte, 1)) return report_end(watcher, json);
+  ::kill(watcher, SIGKILL);
+  while (::waitpid(watcher, nullptr, 0) < 0 && errno == EINTR) {
+  }
 
   std::vector<char*> arguments = {const_cast<char*>("telefork"), const_cast<char*>("run"),
                                   const_cast<char*>(command.node.c_str())};

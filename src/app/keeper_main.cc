@@ -10,8 +10,23 @@
 #include "base/error.h"
 #include "session/keeper.h"
 
+namespace {
+
+// The guest's getppid() is the keeper, which is none of what a program may want to signal there.
+// SIGTERM ends it. Who is started gets the defaults, or what it had.
+void ignore_signals_of_children() {
+  for (int signal : {SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO,
+                     SIGPWR, SIGTSTP, SIGTTIN, SIGTTOU}) {
+    ::signal(signal, SIG_IGN);
+  }
+  for (int signal = SIGRTMIN; signal <= SIGRTMAX; ++signal) ::signal(signal, SIG_IGN);
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   ::signal(SIGPIPE, SIG_IGN);
+  ignore_signals_of_children();
   // It holds a session's secrets, and what its guest leaves behind must come to it.
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);

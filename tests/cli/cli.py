@@ -67,6 +67,10 @@ def is_running(pid):
     return processes().get(pid, "Z") not in "ZTt"
 
 
+def children(pid):
+    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def names_of_processes():
     names = {}
     for pid in processes():

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import unittest
 
@@ -151,6 +152,31 @@ class Run(cli.Test):
         status, _, err = self.finish(process)
         self.assertEqual(status, 125)
         self.assertIn(b"telefork: its session process has ended", err)
+
+    def test_says_so_when_its_session_is_killed_before_the_command_begins(self):
+        # The session waits for a node that says nothing.
+        path = self.folder / "silent.sock"
+        report = self.folder / "report"
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(str(path))
+            silent.listen()
+            process = start("--json-file", report, f"unix:{path}", "true")
+            connection, _ = silent.accept()
+            with connection:
+                watcher, = cli.children(process.pid)
+                session, = cli.children(watcher)
+                os.kill(session, signal.SIGKILL)
+                code, out, err = self.finish(process)
+        self.assertEqual((code, out), (125, b""))
+        self.assertIn(b"the session's process was killed by signal 9 (Killed)", err)
+        self.assertEqual(json.loads(report.read_text())["error"]["class"], "lost")
+
+    def test_keeps_the_keeper_when_the_command_signals_its_parent(self):
+        signals = "HUP INT QUIT USR1 USR2 ALRM VTALRM PROF IO PWR TSTP TTIN TTOU RTMIN RTMAX"
+        script = f"for s in {signals}; do kill -$s $PPID; done; grep SigIgn /proc/self/status; exit 5"
+        here = subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True)
+        done = call("run", "local", "bash", "-c", script)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (5, here.stdout, b""))
 
     def test_stops_and_continues_with_the_command(self):
         process = start("local", "sh", "-c", "echo $$; kill -STOP $$; echo again")

@@ -37,6 +37,24 @@ int wait_for_ever() {
   for (;;) pause();
 }
 
+// Its parent there is telefork's keeper.
+TEST_P(AFork, IsNoneTheWorseForAChildThatSignalsItsParent) {
+  Outcome outcome = run([this] {
+    const pid_t pid = fork_child(node(), [] {
+      const pid_t parent = getppid();
+      for (int signal : {SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF,
+                         SIGIO, SIGPWR, SIGTSTP, SIGTTIN, SIGTTOU, SIGRTMIN, SIGRTMAX}) {
+        // 0: it has none, in a pid namespace of its own.
+        if (parent != 0) require(kill(parent, signal) == 0);
+      }
+      require_equal(getppid(), parent);
+      return 7;
+    });
+    require_equal(end_of(pid), exited(7));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 TEST_P(AFork, SendsEverySignalOnToTheChild) {
   Outcome outcome = run([this] {
     listen_to_children();

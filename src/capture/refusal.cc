@@ -91,6 +91,11 @@ constexpr std::array kRules = {
     Rule{Reason::kSeccomp, Part::kProcess, "seccomp",
          "it runs under seccomp, which cannot be restored yet",
          "start it without a seccomp filter"},
+    Rule{Reason::kThreadDiffers, Part::kProcess,
+         "a thread with ids, capabilities, personality, directories, descriptors or namespaces of "
+         "its own, other than for a fork",
+         "it does not have the first thread's {}, which cannot be restored yet",
+         "have all threads keep the same"},
     Rule{Reason::kTraced, Part::kProcess, "a debugger attached", "process {} traces it",
          "end that debugger first"},
     Rule{Reason::kChroot, Part::kProcess, "chroot",

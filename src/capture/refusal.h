@@ -58,6 +58,7 @@ enum class Reason {
   kNoProcess,
   kNotPermitted,
   kSeccomp,
+  kThreadDiffers,
   kTraced,
   kChroot,
   kNamespace,

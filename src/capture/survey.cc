@@ -18,7 +18,9 @@ std::string name_of(const Survey& survey) {
 // its keeper may have made some, which show it nothing else than its ids (restore/pid_namespace.h).
 void survey_namespaces(Survey& survey) {
   for (const char* name : {"pid", "mnt", "net", "user", "ipc", "uts"}) {
-    if (kernel::read_ns_link(survey.pid, name) == kernel::read_ns_link(::getpid(), name)) continue;
+    if (kernel::read_ns_link(survey.thread, name) == kernel::read_ns_link(::getpid(), name)) {
+      continue;
+    }
     bool by_keeper = std::string_view(name) == "pid" || std::string_view(name) == "mnt" ||
                      std::string_view(name) == "user";
     if (by_keeper && is_in_a_call(survey.pid)) continue;
@@ -37,6 +39,27 @@ void survey_signal_return(Survey& survey) {
   }
 }
 
+bool is_seen_as(pid_t tid, pid_t own_tid) {
+  try {
+    return kernel::read_status(tid).ns_pids.back() == own_tid;
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    return false;
+  }
+}
+
+// Most often the numbers are the same; within a pid namespace of its own they need not be.
+pid_t find_thread(const SurveyOptions& options, pid_t pid) {
+  if (options.purpose != Purpose::kFork || options.caller == 0) return pid;
+  if (kernel::is_thread_of(pid, options.caller) && is_seen_as(options.caller, options.caller)) {
+    return options.caller;
+  }
+  for (pid_t tid : kernel::list_threads(pid)) {
+    if (is_seen_as(tid, options.caller)) return tid;
+  }
+  return pid;
+}
+
 }  // namespace
 
 void survey_policy(const SurveyOptions& options, Survey& survey) {
@@ -46,10 +69,10 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     survey.refusals.push_back(
         refuse(process, Reason::kTraced, std::to_string(survey.status.tracer_pid)));
   }
-  if (kernel::read_root_link(survey.pid) != kernel::read_root_link(::getpid())) {
+  if (kernel::read_root_link(survey.thread) != kernel::read_root_link(::getpid())) {
     survey.refusals.push_back(refuse(process, Reason::kChroot));
   }
-  std::string cwd = kernel::read_cwd_link(survey.pid);
+  std::string cwd = kernel::read_cwd_link(survey.thread);
   if (cwd.ends_with(" (deleted)")) {
     survey.refusals.push_back(refuse(process, Reason::kDirectoryRemoved, cwd));
   }
@@ -72,7 +95,9 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   survey.files.know(std::move(earlier.files));
   survey.files.set_originals(options.originals);
   survey.stat = kernel::read_stat(pid);
-  survey.status = kernel::read_status(pid);
+  survey.thread = find_thread(options, pid);
+  survey.status = kernel::read_status(survey.thread);
+  survey.status.name = survey.stat.comm;  // the process's, whatever the thread is called
   if (survey.stat.state == 'Z') {
     if (kernel::list_threads(pid).size() < 2) {
       throw Error(Code::kGone, fmt::format("process {} has ended", pid));
@@ -83,6 +108,7 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
     return survey;
   }
   survey_policy(options, survey);
+  survey_threads(options, survey);
   survey_mappings(options, earlier, survey);
   survey_descriptors(options, survey);
   return survey;

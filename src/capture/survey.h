@@ -47,6 +47,8 @@ struct SurveyOptions {
   // was. What only they tell is found later else.
   bool quick = false;
   pid_t sharer = 0;  // fork: the process that it was, or is about to be, forked from
+  // fork: the thread that is about to make it, as the process sees it; 0: the first one.
+  pid_t caller = 0;
 };
 
 // One open file description.
@@ -74,6 +76,8 @@ struct Mapping {
 
 struct Survey {
   pid_t pid = 0;
+  // Whose credentials, directories and descriptors count: of a fork its caller's, else the first.
+  pid_t thread = 0;
   kernel::Stat stat;
   kernel::Status status;
   FileTable files;
@@ -97,6 +101,7 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier = 
 // The parts of it; each adds to the survey.
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey);
 void survey_descriptors(const SurveyOptions& options, Survey& survey);
+void survey_threads(const SurveyOptions& options, Survey& survey);
 // Whether a run_on() brought it to where it is.
 bool is_in_a_call(pid_t pid);
 void survey_policy(const SurveyOptions& options, Survey& survey);

@@ -102,7 +102,7 @@ class Sorter {
   Sorter(const SurveyOptions& options, Survey& survey) : options_(options), survey_(survey) {}
 
   void add(int fd) {
-    OpenFile open = look_at(survey_.pid, fd);
+    OpenFile open = look_at(survey_.thread, fd);
     if (is_own_socket(survey_.pid, open)) {
       survey_.own_sockets.insert(fd);
       return;
@@ -134,9 +134,9 @@ class Sorter {
     if (same_name == known_.end()) return std::nullopt;
     const std::vector<Known>& list = same_name->second;
     auto found = std::partition_point(list.begin(), list.end(), [&](const Known& known) {
-      return compare_descriptions(survey_.pid, known.fd, open.fd) < 0;
+      return compare_descriptions(survey_.thread, known.fd, open.fd) < 0;
     });
-    if (found == list.end() || compare_descriptions(survey_.pid, found->fd, open.fd) != 0) {
+    if (found == list.end() || compare_descriptions(survey_.thread, found->fd, open.fd) != 0) {
       return std::nullopt;
     }
     return found->description;
@@ -146,7 +146,7 @@ class Sorter {
   void remember(const OpenFile& open, std::size_t description) {
     std::vector<Known>& list = known_[open.link];
     auto before = std::partition_point(list.begin(), list.end(), [&](const Known& known) {
-      return compare_descriptions(survey_.pid, known.fd, open.fd) <= 0;
+      return compare_descriptions(survey_.thread, known.fd, open.fd) <= 0;
     });
     list.insert(before, {open.fd, description});
   }
@@ -233,7 +233,8 @@ class Sorter {
     bool deleted = open.stat.st_nlink == 0;
     std::string path = open.link;
     if (deleted && path.ends_with(" (deleted)")) path.resize(path.size() - 10);
-    description.file = survey_.files.add(kernel::fd_open_path(survey_.pid, open.fd), path, deleted);
+    description.file =
+        survey_.files.add(kernel::fd_open_path(survey_.thread, open.fd), path, deleted);
     if (must_be_same) survey_.files.entries()[*description.file].must_be_same = true;
     return description;
   }
@@ -275,7 +276,7 @@ bool is_in_a_call(pid_t pid) {
 
 void survey_descriptors(const SurveyOptions& options, Survey& survey) {
   Sorter sorter(options, survey);
-  std::vector<int> fds = kernel::list_fds(survey.pid);
+  std::vector<int> fds = kernel::list_fds(survey.thread);
   // Where stdout or stderr shares its description with other descriptors it is stdio, whichever
   // number comes first.
   std::stable_partition(fds.begin(), fds.end(), [](int fd) { return fd == 1 || fd == 2; });

@@ -48,6 +48,7 @@ void take_process_fields(Stat& stat, const StatFields& fields) {
   stat.session = fields.integer(6);
   stat.tty_nr = fields.integer(7);
   stat.tpgid = fields.integer(8);
+  stat.flags = fields.u64(9);
   stat.user_ticks = fields.u64(14);
   stat.system_ticks = fields.u64(15);
   stat.nice = fields.integer(19);

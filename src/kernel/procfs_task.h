@@ -29,8 +29,9 @@ struct Stat {
   pid_t ppid = 0;
   pid_t pgrp = 0;
   pid_t session = 0;
-  int tty_nr = 0;   // device number of the controlling terminal, 0 for none
-  pid_t tpgid = 0;  // foreground group of that terminal, -1 for none
+  int tty_nr = 0;           // device number of the controlling terminal, 0 for none
+  pid_t tpgid = 0;          // foreground group of that terminal, -1 for none
+  std::uint64_t flags = 0;  // PF_* of include/linux/sched.h
   std::uint64_t user_ticks = 0;
   std::uint64_t system_ticks = 0;
   int nice = 0;

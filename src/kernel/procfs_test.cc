@@ -64,6 +64,7 @@ TEST(ParseStat, FindsEachFieldAtItsNumber) {
   EXPECT_EQ(stat.session, 4700);
   EXPECT_EQ(stat.tty_nr, 34816);
   EXPECT_EQ(stat.tpgid, -1);
+  EXPECT_EQ(stat.flags, 4194304u);
   EXPECT_EQ(stat.user_ticks, 5u);
   EXPECT_EQ(stat.nice, -5);
   EXPECT_EQ(stat.num_threads, 3);

@@ -108,6 +108,7 @@ void ProgramCall::check(const telefork_agent_request& request, pid_t pid) {
   }
   capture::SurveyOptions options = survey_options();
   options.own_fds.insert(request.agent_fd);
+  options.caller = request.tid;
   options.quick = true;
   capture::Survey survey = migrate::survey_by_pid(pid, options, std::move(last_survey_));
   if (survey.refusals.empty()) files_.settle(survey, *opened_->link);

@@ -1,6 +1,8 @@
 // What cannot move is an error of the call: one offence a test.
+#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include <sys/mman.h>
@@ -102,6 +104,26 @@ TEST_P(AForkOfMany, IsToldOfAllAtOnce) {
     }
     require_equal(refusals_of_fork(node(), {}).size(), 5U);
     require_no_child();
+    _exit(0);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// The thread that forks is what counts, not the first one.
+TEST_P(AForkOfMany, IsRefusedOfAThreadUnderSeccompAndOfNoOther) {
+  Outcome outcome = run([this] {
+    std::atomic<bool> forked{false};
+    std::thread filtered([&] {
+      commit("seccomp");
+      require_equal(refusals_of_fork(node(), {}).size(), 1U);
+      require_no_child();
+      forked = true;
+      forked.notify_one();
+      pause();
+    });
+    filtered.detach();
+    forked.wait(false);
+    require_equal(end_of(fork_child(node(), [] { return 3; })), exited(3));
     _exit(0);
   });
   EXPECT_TRUE(went_well(outcome));

@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/io_uring.h>
 #include <linux/perf_event.h>
@@ -20,6 +21,7 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
@@ -156,6 +158,44 @@ bool filter_system_calls() {
          prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
+constexpr int kOfAThread = -1;
+
+// Another thread does it, and stays.
+template <bool (*commit)()>
+bool in_a_thread() {
+  static int state = kOfAThread;  // until it is 0 or 1
+  auto body = [](void*) -> void* {
+    const bool done = commit();
+    __atomic_store_n(&state, done ? 1 : 0, __ATOMIC_RELEASE);
+    for (;;) pause();
+  };
+  pthread_t thread;
+  if (pthread_create(&thread, nullptr, body, nullptr) != 0) return false;
+  while (__atomic_load_n(&state, __ATOMIC_ACQUIRE) == kOfAThread) sched_yield();
+  return state == 1;
+}
+
+// By the kernel's calls: the C library's are made in all threads.
+bool change_user() { return syscall(SYS_setresuid, -1, 65534, -1) == 0; }
+
+bool drop_capabilities() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  const __user_cap_data_struct none[2] = {};
+  return geteuid() == 0 && syscall(SYS_capset, &header, none) == 0;
+}
+
+bool give_up_new_privileges() { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0; }
+
+bool change_personality() {
+  return personality(static_cast<unsigned long>(personality(0xffffffff)) | ADDR_NO_RANDOMIZE) >= 0;
+}
+
+bool leave_directories() { return unshare(CLONE_FS) == 0; }
+
+bool leave_descriptors() { return unshare(CLONE_FILES) == 0; }
+
+bool leave_network() { return unshare(CLONE_NEWNET) == 0; }
+
 bool change_root() { return chroot("/usr") == 0; }
 
 // Its children are in the namespace; so this goes on in one.
@@ -241,6 +281,28 @@ const Offence kAll[] = {
     {"seccomp", "process ",
      "it runs under seccomp, which cannot be restored yet; start it without a seccomp filter",
      filter_system_calls},
+    {"seccomp_of_a_thread", "thread ",
+     "it runs under seccomp, which cannot be restored yet; start it without a seccomp filter",
+     in_a_thread<filter_system_calls>, "", false},
+    {"user_of_a_thread", "thread ",
+     "it does not have the first thread's user and group ids, capabilities, which cannot be "
+     "restored yet; have all threads keep the same",
+     in_a_thread<change_user>, "root", false},
+    {"capabilities_of_a_thread", "thread ",
+     "it does not have the first thread's capabilities, which", in_a_thread<drop_capabilities>,
+     "root", false},
+    {"no_new_privs_of_a_thread", "thread ",
+     "it does not have the first thread's no_new_privs, which", in_a_thread<give_up_new_privileges>,
+     "", false},
+    {"personality_of_a_thread", "thread ", "it does not have the first thread's personality, which",
+     in_a_thread<change_personality>, "", false},
+    {"directories_of_a_thread", "thread ",
+     "it does not have the first thread's directories and umask, which",
+     in_a_thread<leave_directories>, "", false},
+    {"descriptors_of_a_thread", "thread ", "it does not have the first thread's descriptors, which",
+     in_a_thread<leave_descriptors>, "", false},
+    {"namespace_of_a_thread", "thread ", "it does not have the first thread's net namespace, which",
+     in_a_thread<leave_network>, "root", false},
     {"removed_directory", "process ", "its working directory was removed: ", remove_directory},
     {"chroot", "process ", "its root directory is not this machine's (chroot)", change_root, "root",
      false},

@@ -1,7 +1,10 @@
 // Where it does not come to a result: an Error, and the program as it was at the call.
+#include <sched.h>
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -32,6 +35,19 @@ class Witness {
 
 bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
+}
+
+// It stays when it has done it, which it has when this returns.
+template <class F>
+void start_thread(F work) {
+  auto done = std::make_shared<std::atomic<bool>>(false);
+  std::thread([done, work] {
+    work();
+    *done = true;
+    done->notify_one();
+    for (;;) pause();
+  }).detach();
+  done->wait(false);
 }
 
 TEST_P(ACall, ThatCrashesThereIsAnErrorAndLeavesEverythingAsItWas) {
@@ -103,6 +119,29 @@ TEST_P(ACall, IsRefusedForADescriptorThatCannotTravel) {
     close(ends[0]);
     close(ends[1]);
     call_on(node(), [] {});
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// It would be the first thread's there.
+TEST_P(ACall, IsRefusedForAThreadWithADirectoryOfItsOwn) {
+  Outcome outcome = run([this] {
+    start_thread([] { require(unshare(CLONE_FS) == 0 && chdir("/usr") == 0); });
+    std::string error = error_of_call(node(), [] { _exit(1); });
+    require(contains(error, "does not have the first thread's directories and umask"));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, ThatGivesAThreadDescriptorsOfItsOwnIsRefused) {
+  Outcome outcome = run([this] {
+    Witness witness;
+    std::string error = error_of_call(node(), [&] {
+      witness.spoil();
+      start_thread([] { require(unshare(CLONE_FILES) == 0); });
+    });
+    require(contains(error, "does not have the first thread's descriptors"));
+    witness.expect_untouched();
   });
   EXPECT_TRUE(went_well(outcome));
 }

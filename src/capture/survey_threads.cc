@@ -1,0 +1,168 @@
+// What threads have each for themselves, and a captured process once: where they differ in it the
+// process cannot travel whole.
+#include <cerrno>
+#include <map>
+#include <optional>
+
+#include <fmt/format.h>
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "capture/survey.h"
+
+namespace telefork::capture {
+namespace {
+
+// Those that one thread alone can leave (unshare(2), setns(2)); the mount namespace goes with the
+// directories.
+constexpr const char* kNamespaces[] = {
+    "net", "ipc", "uts", "cgroup", "pid_for_children", "time_for_children"};
+
+// Empty where the kernel has no such namespace, and where the thread is ending.
+std::string try_read_ns_link(pid_t tid, const char* name) {
+  try {
+    return kernel::read_ns_link(tid, name);
+  } catch (const Error& error) {
+    if (error.error() != ENOENT) throw;
+    return "";
+  }
+}
+
+// Empty to whoever may look at it but not trace it, as Yama has it before a call has named its
+// tracer: when it is frozen it is read again.
+std::optional<unsigned> try_read_personality(pid_t tid) {
+  try {
+    return kernel::read_personality(tid);
+  } catch (const Error& error) {
+    if (error.error() != EACCES && error.error() != EPERM) throw;
+    return std::nullopt;
+  }
+}
+
+// From PF_EXITING on a thread lets go of one thing after the other, which is no difference.
+bool is_ending(pid_t tid) {
+  constexpr std::uint64_t kExiting = 4;  // include/linux/sched.h
+  kernel::Stat stat = kernel::read_stat(tid);
+  return stat.state == 'Z' || stat.state == 'X' || (stat.flags & kExiting) != 0;
+}
+
+std::string subject(const Survey& survey, const std::vector<pid_t>& tids) {
+  std::string others = tids.size() == 1 ? "" : fmt::format(" and {} others", tids.size() - 1);
+  if (tids.size() == 2) others = " and another one";
+  return fmt::format("thread {}{} of process {} ({})", tids.front(), others, survey.pid,
+                     survey.status.name);
+}
+
+class Comparison {
+ public:
+  Comparison(const SurveyOptions& options, Survey& survey)
+      : changes_come_home_(options.purpose != Purpose::kReturn), survey_(survey) {
+    personality_ = try_read_personality(survey.pid);
+    for (const char* name : kNamespaces) {
+      namespaces_.push_back(try_read_ns_link(survey.pid, name));
+    }
+  }
+
+  void look_at(pid_t tid) {
+    kernel::Status status = kernel::read_status(tid);
+    std::string different = differences(tid, status);
+    const bool filtered = status.seccomp != 0 && survey_.status.seccomp == 0;
+    if ((different.empty() && !filtered) || is_ending(tid)) return;
+    if (filtered) filtered_.push_back(tid);
+    if (!different.empty()) different_[different].push_back(tid);
+  }
+
+  // Threads that differ in the same are told in one line: there may be thousands.
+  void tell() const {
+    if (!filtered_.empty()) {
+      survey_.refusals.push_back(refuse(subject(survey_, filtered_), Reason::kSeccomp));
+    }
+    for (const auto& [what, tids] : different_) {
+      survey_.refusals.push_back(refuse(subject(survey_, tids), Reason::kThreadDiffers, what));
+    }
+  }
+
+ private:
+  std::string differences(pid_t tid, const kernel::Status& status) const {
+    const kernel::Status& first = survey_.status;
+    std::string list;
+    auto note = [&list](bool same, const std::string& what) {
+      if (!same) list += (list.empty() ? "" : ", ") + what;
+    };
+    note(status.uids == first.uids && status.gids == first.gids && status.groups == first.groups,
+         "user and group ids");
+    // A call does not bring them home, whichever thread changes them.
+    if (changes_come_home_) {
+      note(has_same_capabilities(status), "capabilities");
+      note(status.no_new_privs == first.no_new_privs, "no_new_privs");
+    }
+    try {
+      note(!personality_ || kernel::read_personality(tid) == *personality_, "personality");
+      note(shares(KCMP_FS, tid, status), "directories and umask");
+      note(shares(KCMP_FILES, tid, status), "descriptors");
+      for (std::size_t i = 0; i < namespaces_.size(); ++i) {
+        note(try_read_ns_link(tid, kNamespaces[i]) == namespaces_[i],
+             fmt::format("{} namespace", kNamespaces[i]));
+      }
+    } catch (const Error& error) {
+      // Of a thread that has become another user's no more may be seen.
+      bool forbidden = error.error() == EACCES || error.error() == EPERM;
+      if (list.empty() || !forbidden) throw;
+    }
+    return list;
+  }
+
+  bool has_same_capabilities(const kernel::Status& status) const {
+    const kernel::Status& first = survey_.status;
+    return status.cap_inheritable == first.cap_inheritable &&
+           status.cap_permitted == first.cap_permitted &&
+           status.cap_effective == first.cap_effective &&
+           status.cap_bounding == first.cap_bounding && status.cap_ambient == first.cap_ambient;
+  }
+
+  bool shares(int what, pid_t tid, const kernel::Status& status) const {
+    long order = ::syscall(SYS_kcmp, survey_.pid, tid, what, 0, 0);
+    if (order >= 0) return order == 0;
+    int error = errno;
+    if (error == ENOSYS) return looks_shared(what, tid, status);
+    throw_errno(fmt::format("comparing thread {} with the first of process {}", tid, survey_.pid),
+                error, error == ESRCH ? Code::kGone : Code::kFailed);
+  }
+
+  // Without kcmp(2): what is alike may be two for all that.
+  bool looks_shared(int what, pid_t tid, const kernel::Status& status) const {
+    if (what == KCMP_FILES) return kernel::list_fds(tid) == kernel::list_fds(survey_.pid);
+    return status.umask == survey_.status.umask &&
+           kernel::read_cwd_link(tid) == kernel::read_cwd_link(survey_.pid) &&
+           kernel::read_root_link(tid) == kernel::read_root_link(survey_.pid);
+  }
+
+  const bool changes_come_home_;
+  Survey& survey_;
+  std::optional<unsigned> personality_;
+  std::vector<std::string> namespaces_;
+  std::vector<pid_t> filtered_;
+  std::map<std::string, std::vector<pid_t>> different_;
+};
+
+}  // namespace
+
+void survey_threads(const SurveyOptions& options, Survey& survey) {
+  std::vector<pid_t> threads = kernel::list_threads(survey.pid);
+  if (options.purpose == Purpose::kFork || threads.size() < 2) return;
+  Comparison comparison(options, survey);
+  for (pid_t tid : threads) {
+    if (tid == survey.pid) continue;
+    try {
+      comparison.look_at(tid);
+    } catch (const Error& error) {
+      // A running process ends threads; what is gone need not be alike.
+      if (error.code() != Code::kGone && error.error() != ENOENT) throw;
+    }
+  }
+  comparison.tell();
+}
+
+}  // namespace telefork::capture

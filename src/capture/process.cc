@@ -13,6 +13,8 @@
 #include "base/error.h"
 #include "capture/capture.h"
 #include "capture/libc_identity.h"
+#include "kernel/abi.h"
+#include "tracee/machine_state.h"
 #include "tracee/memory.h"
 
 namespace telefork::capture {
@@ -33,6 +35,9 @@ struct OwnAnswers {
   unsigned securebits;
   std::int64_t monotonic;
   std::int64_t boottime;
+  unsigned membarrier;
+  bool memory_merge;
+  tracee::MachineState machine;
 };
 
 std::int64_t nanoseconds(const timespec& time) {
@@ -54,6 +59,12 @@ OwnAnswers ask(tracee::Stub& stub) {
   Data boottime = program.buffer(sizeof(timespec));
   program.call("asking for the time", SYS_clock_gettime, {CLOCK_MONOTONIC, monotonic});
   program.call("asking for the time", SYS_clock_gettime, {CLOCK_BOOTTIME, boottime});
+  // Both EINVAL in an older kernel.
+  Result membarrier = program.call_any("asking for membarrier registrations", SYS_membarrier,
+                                       {kernel::kMembarrierGetRegistrations, 0, 0});
+  Result merge = program.call_any("asking for MEMORY_MERGE", SYS_prctl,
+                                  {kernel::kPrGetMemoryMerge, 0, 0, 0, 0});
+  tracee::MachineQuestion machine = tracee::ask_machine_state(program);
   ProgramRun run = stub.run(program);
   return {static_cast<std::uint64_t>(run.result(brk)),
           static_cast<int>(run.result(dumpable)),
@@ -62,7 +73,10 @@ OwnAnswers ask(tracee::Stub& stub) {
           static_cast<int>(run.result(thp)),
           static_cast<unsigned>(run.result(securebits)),
           nanoseconds(run.object<timespec>(monotonic)),
-          nanoseconds(run.object<timespec>(boottime))};
+          nanoseconds(run.object<timespec>(boottime)),
+          static_cast<unsigned>(std::max<std::int64_t>(0, run.result(membarrier))),
+          run.result(merge) == 1,
+          tracee::machine_state(run, machine)};
 }
 
 void fill_layout(const Survey& survey, std::uint64_t brk,
@@ -194,6 +208,9 @@ void Capture::write_process(image::RecordSink& sink) {
   process.setKeepCaps(own.keep_caps != 0);
   process.setThpDisable(static_cast<std::uint32_t>(own.thp_disable));
   process.setCoredumpFilter(kernel::read_coredump_filter(pid));
+  process.setXstatePermissions(own.machine.xstate_permissions);
+  process.setMembarrier(own.membarrier);
+  process.setMemoryMerge(own.memory_merge);
   fill_credentials(status, own.securebits, process.initCredentials());
   fill_layout(survey_, own.brk, process.initLayout());
   fill_vdso(survey_, process.initVdso());

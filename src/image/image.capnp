@@ -155,6 +155,9 @@ struct Process {
   exitSignal @24 :UInt32;
   clocks @25 :Clocks;
   threads @26 :UInt32;        # how many there are; their records end the metadata
+  xstatePermissions @27 :UInt64;  # components that had to be asked for (ARCH_REQ_XCOMP_PERM)
+  membarrier @28 :UInt32;     # the commands that have registered it
+  memoryMerge @29 :Bool;      # PR_SET_MEMORY_MERGE
 }
 
 struct Vma {

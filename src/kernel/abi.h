@@ -114,6 +114,10 @@ constexpr long kNrProcessMadvise = 440;
 constexpr long kNrMemfdSecret = 447;  // Linux 5.14
 constexpr long kNrMseal = 462;        // Linux 6.10
 
+// ---- membarrier: include/uapi/linux/membarrier.h ----
+
+constexpr int kMembarrierGetRegistrations = 1 << 9;  // Linux 6.3
+
 // ---- clone3: include/uapi/linux/sched.h ----
 
 struct CloneArgs {  // struct clone_args, CLONE_ARGS_SIZE_VER2
@@ -200,6 +204,9 @@ constexpr unsigned long kPrSetVmaAnonName = 0;
 constexpr int kPrSetThpDisable = 41;
 constexpr int kPrGetThpDisable = 42;
 
+constexpr int kPrSetMemoryMerge = 67;  // Linux 6.4
+constexpr int kPrGetMemoryMerge = 68;
+
 // Lets timer_create take the id from where its result goes: Linux 6.15.
 constexpr int kPrTimerCreateRestoreIds = 77;
 constexpr unsigned long kPrTimerCreateRestoreIdsOff = 0;
@@ -208,6 +215,8 @@ constexpr unsigned long kPrTimerCreateRestoreIdsGet = 2;
 
 // ---- arch_prctl on x86-64: arch/x86/include/uapi/asm/prctl.h ----
 
+constexpr int kArchGetXcompPerm = 0x1022;  // Linux 5.16
+constexpr int kArchReqXcompPerm = 0x1023;
 constexpr int kArchMapVdso64 = 0x2003;  // answers the size that it mapped, not 0
 
 // ---- capabilities: include/uapi/linux/capability.h ----

@@ -12,9 +12,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/error.h"
 #include "image/memory_stream.h"
 #include "image/reader.h"
 #include "migrate/round_trip.h"
+#include "migrate/testing_tiles.h"
 
 namespace telefork::migrate {
 namespace {
@@ -194,6 +196,70 @@ TEST_F(RoundTripOfRegisters, KeepsAvx512OfEachThread) {
     self.say_ready();
     check(3);
     other.join();
+  });
+}
+
+// Of each thread too: one has no room for tiles in the kernel, though the process may use them.
+TEST_F(RoundTripOfRegisters, KeepsTilesOfEachThread) {
+  if (!has_tiles()) GTEST_SKIP() << "needs: amx_tile";
+  expect_survives([](Self& self) {
+    VERIFY(ask_for_tiles());
+    auto check = [](std::uint8_t seed) {
+      Tile before = make_tile(seed);
+      Tile after{};
+      char byte = 0;
+      load_tile(before);
+      asm volatile(READ_ONE_BYTE : : "S"(&byte) : "rax", "rcx", "rdx", "rdi", "r11", "memory");
+      store_tile(after);
+      VERIFY(before == after);
+    };
+    std::thread other([&] { check(2); });
+    std::thread without([] {
+      char byte = 0;
+      VERIFY(::read(0, &byte, 1) >= 0);
+    });
+    self.say_ready();
+    check(3);
+    other.join();
+    without.join();
+  });
+}
+
+TEST_F(RoundTripOfRegisters, KeepsThePermissionToUseTiles) {
+  if (!has_tiles()) GTEST_SKIP() << "needs: amx_tile";
+  expect_survives([](Self& self) {
+    VERIFY(ask_for_tiles());
+    self.travel();
+    Tile before = make_tile(7);
+    Tile after{};
+    load_tile(before);
+    store_tile(after);
+    VERIFY(before == after);
+  });
+}
+
+TEST_F(RoundTripOfRegisters, NamesAComponentThatMayNotBeUsedHere) {
+  Traveller traveller([](Self& self) { self.travel(); });
+  TripOptions options;
+  options.edit = [](image::RecordType type, ::capnp::MallocMessageBuilder& message) {
+    if (type != image::RecordType::kProcess) return;
+    message.getRoot<image::schema::Process>().setXstatePermissions(std::uint64_t{1} << 62);
+  };
+  traveller.save(options);
+  try {
+    traveller.load(options);
+    FAIL() << "it was restored";
+  } catch (const Error& error) {
+    EXPECT_NE(error.text().find("asking for the use of xstate component 62"), std::string::npos)
+        << error.text();
+  }
+}
+
+TEST_F(RoundTripOfRegisters, AsksForNoTilesThatNobodyAskedFor) {
+  if (!has_tiles()) GTEST_SKIP() << "needs: amx_tile";
+  expect_survives([](Self& self) {
+    self.travel();
+    VERIFY(!may_use_tiles());
   });
 }
 

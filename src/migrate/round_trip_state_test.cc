@@ -10,6 +10,7 @@
 #include <grp.h>
 #include <gtest/gtest.h>
 #include <linux/capability.h>
+#include <linux/membarrier.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -17,6 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "kernel/abi.h"
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
 #include "migrate/round_trip.h"
@@ -43,6 +45,29 @@ TEST_F(RoundTripOfState, KeepsItsPersonality) {
     VERIFY(::personality(kWanted) >= 0);
     self.travel();
     VERIFY(::personality(0xffffffff) == static_cast<int>(kWanted));
+  });
+}
+
+TEST_F(RoundTripOfState, StaysRegisteredForMembarrier) {
+  constexpr int kGet = kernel::kMembarrierGetRegistrations;
+  if (::syscall(SYS_membarrier, kGet, 0, 0) < 0) GTEST_SKIP() << "needs: Linux 6.3";
+  expect_survives([](Self& self) {
+    constexpr int kWanted =
+        MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED | MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED;
+    VERIFY(::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0);
+    VERIFY(::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0);
+    self.travel();
+    VERIFY(::syscall(SYS_membarrier, kGet, 0, 0) == kWanted);
+    VERIFY(::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0);
+  });
+}
+
+TEST_F(RoundTripOfState, KeepsItsPagesMergeable) {
+  if (::prctl(kernel::kPrGetMemoryMerge, 0, 0, 0, 0) < 0) GTEST_SKIP() << "needs: ksm";
+  expect_survives([](Self& self) {
+    VERIFY(::prctl(kernel::kPrSetMemoryMerge, 1, 0, 0, 0) == 0);
+    self.travel();
+    VERIFY(::prctl(kernel::kPrGetMemoryMerge, 0, 0, 0, 0) == 1);
   });
 }
 

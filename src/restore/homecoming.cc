@@ -142,6 +142,9 @@ void Homecoming::prepare() {
     release_rseq();
   });
   plan_timers();
+  SyscallProgram permissions;
+  add_permissions(process(), permissions);
+  run(permissions);
 }
 
 void Homecoming::build_last_program(SyscallProgram& program) {

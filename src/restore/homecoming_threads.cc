@@ -10,6 +10,7 @@
 #include "kernel/procfs.h"
 #include "restore/homecoming.h"
 #include "restore/steps.h"
+#include "tracee/machine_state.h"
 #include "tracee/memory.h"
 
 namespace telefork::restore {
@@ -176,7 +177,9 @@ void Homecoming::set_futures() {
   for (const image::Record& record : threads_) {
     auto thread = record.get<Thread>();
     const HomeThread* home = home_thread(thread.getTid());
+    const tracee::ThreadState state = decode_thread_state(thread);
     SyscallProgram steps;
+    tracee::add_xstate_room(state.xstate, steps);
     if (home == nullptr) {
       add_registrations(thread, steps);
     } else if (auto area = home->thread->rseq()) {
@@ -187,7 +190,7 @@ void Homecoming::set_futures() {
     add_thread_settings(thread, steps);
     add_pending(thread.getPending(), own_pid, own_tid_of(thread.getTid()), steps);
     pid_t tid = home == nullptr ? begun_here_.at(thread.getTid()) : home->tid;
-    parked_.set_future(tid, decode_thread_state(thread), steps);
+    parked_.set_future(tid, state, steps);
   }
   for (const HomeThread& home : home_threads_) {
     if (lives_on(home)) continue;

@@ -156,6 +156,7 @@ void Restorer::restore_settings() {
   program.call("changing to directory " + std::string(p.getCwd()), SYS_chdir,
                {program.text(std::string(p.getCwd()))});
   add_process_settings(p, program);
+  add_permissions(p, program);
   blank_->stub().run(program);
 
   kernel::write_coredump_filter(blank_->pid(), p.getCoredumpFilter());

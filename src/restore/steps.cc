@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
+#include "tracee/machine_state.h"
 
 namespace telefork::restore {
 
@@ -59,6 +60,18 @@ void add_process_settings(image::schema::Process::Reader p, SyscallProgram& prog
                {PR_SET_KEEPCAPS, p.getKeepCaps() ? 1 : 0, 0, 0, 0});
   program.call("restoring THP_DISABLE", SYS_prctl,
                {PR_SET_THP_DISABLE, p.getThpDisable() & 1, p.getThpDisable() & ~1u, 0, 0});
+  if (p.getMemoryMerge()) {
+    program.call("restoring MEMORY_MERGE", SYS_prctl, {kernel::kPrSetMemoryMerge, 1, 0, 0, 0});
+  }
+}
+
+void add_permissions(image::schema::Process::Reader p, SyscallProgram& program) {
+  tracee::add_xstate_permissions(p.getXstatePermissions(), program);
+  for (unsigned command = 1; command != 0; command <<= 1) {
+    if ((p.getMembarrier() & command) == 0) continue;
+    program.call(fmt::format("registering for membarrier (command {})", command), SYS_membarrier,
+                 {command, 0, 0});
+  }
 }
 
 void add_registrations(Thread::Reader thread, SyscallProgram& program) {

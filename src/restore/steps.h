@@ -19,6 +19,8 @@ tracee::ThreadState decode_thread_state(image::schema::Thread::Reader thread);
 
 // What a process has once, its files and ids aside.
 void add_process_settings(image::schema::Process::Reader process, tracee::SyscallProgram& program);
+// Before any thread is given its xstate; not to be taken back.
+void add_permissions(image::schema::Process::Reader process, tracee::SyscallProgram& program);
 // Those of the thread that makes them: what the kernel holds pointers to.
 void add_registrations(image::schema::Thread::Reader thread, tracee::SyscallProgram& program);
 // Name, alternate stack, timer slack, parent death signal.

@@ -16,6 +16,7 @@
 #include "kernel/procfs_task.h"
 #include "restore/restorer.h"
 #include "restore/steps.h"
+#include "tracee/machine_state.h"
 #include "tracee/memory.h"
 
 namespace telefork::restore {
@@ -31,6 +32,7 @@ constexpr std::size_t kThreadStack = 1024;
 // What a thread has to ask the kernel for itself.
 SyscallProgram Restorer::thread_program(Thread::Reader thread, bool main) {
   SyscallProgram program;
+  tracee::add_xstate_room(decode_thread_state(thread).xstate, program);
   add_registrations(thread, program);
   add_thread_settings(thread, program);
   auto tid = main ? blank_->guest_pid() : static_cast<pid_t>(thread.getTid());

@@ -32,6 +32,8 @@ constexpr std::uint32_t kOpAdd = 0x10000;   // *(u32*)args[0] += args[1], then w
 constexpr std::uint32_t kOpWait = 0x10001;  // sleep until *(u32*)args[0] == args[1]
 constexpr std::uint32_t kOpLoad = 0x10002;  // the result is *(i32*)args[0]
 constexpr std::uint32_t kOpCopy = 0x10003;  // args[2] bytes from args[1] to args[0]
+// x86-64 with AMX, asked for: uses a tile as args[0] configures it, and gives it up.
+constexpr std::uint32_t kOpUseTile = 0x10004;
 
 struct StubStep {
   std::uint32_t number;   // the system call, or kOp...

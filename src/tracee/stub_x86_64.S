@@ -30,6 +30,7 @@
 #define OP_WAIT 0x10001
 #define OP_LOAD 0x10002
 #define OP_COPY 0x10003
+#define OP_USE_TILE 0x10004
 
 #define SYS_rt_sigreturn 15
 #define SYS_clone 56
@@ -66,6 +67,8 @@ telefork_stub_begin:
     je .Lload
     cmp $OP_COPY, %eax
     je .Lcopy
+    cmp $OP_USE_TILE, %eax
+    je .Luse_tile
     syscall
     test %rax, %rax
     jnz .Lstore
@@ -90,6 +93,14 @@ telefork_stub_begin:
 .Lcopy:
     mov %rdx, %rcx
     rep movsb
+    xor %eax, %eax
+    jmp .Lstore
+
+// Only what touches a tile's data makes the kernel give it room (#NM by IA32_XFD).
+.Luse_tile:
+    ldtilecfg (%rdi)
+    tilezero %tmm0
+    tilerelease
     xor %eax, %eax
     jmp .Lstore
 

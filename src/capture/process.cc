@@ -187,6 +187,10 @@ void fill_arguments(pid_t pid, image::schema::Process::Builder process) {
 void Capture::write_process(image::RecordSink& sink) {
   OwnAnswers own = ask(stub_);
   pid_t pid = survey_.pid;
+  if (own.machine.has_segments) {
+    std::string process = fmt::format("process {} ({})", pid, survey_.status.name);
+    throw Error(Code::kRefused, refuse(process, Reason::kSegments).text());
+  }
   ::capnp::MallocMessageBuilder message;
   auto process = message.initRoot<image::schema::Process>();
   const kernel::Status& status = survey_.status;

@@ -121,9 +121,13 @@ constexpr std::array kRules = {
          "a program without a libc that can return from a signal handler",
          "process {} has no code that returns from a signal handler", "",
          "src/tracee/sigreturn_finder.cc"},
+    Rule{Reason::kSegments, Part::kProcess, "segments of its own (modify_ldt), once it is stopped",
+         "it has made segments by modify_ldt(2), which cannot be restored yet", ""},
 
     Rule{Reason::kForeignCode, Part::kThreads, "32-bit code in a 64-bit program",
          "thread {} runs 32-bit code", "", kStub},
+    Rule{Reason::kSyscallDispatch, Part::kThreads, "Syscall User Dispatch, from Linux 6.4 on",
+         "thread {} has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)", "", kStub},
     Rule{Reason::kNoRoomOnStack, Part::kThreads, "a stack that is full, or none",
          "thread {} has no room for a signal frame on its stack at {:#x}", "", kStub},
     Rule{Reason::kManySignals, Part::kThreads, "very many pending signals",

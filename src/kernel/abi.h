@@ -142,6 +142,16 @@ constexpr int kPtraceGetSyscallInfo = 0x420e;        // Linux 5.3
 constexpr int kPtraceGetRseqConfiguration = 0x420f;  // Linux 5.13
 constexpr int kPtraceSetSyscallInfo = 0x4212;        // Linux 6.16
 
+constexpr int kPtraceGetSyscallUserDispatch = 0x4211;  // Linux 6.4
+
+struct SyscallUserDispatch {  // struct ptrace_sud_config
+  std::uint64_t mode = 0;
+  std::uint64_t selector = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+};
+static_assert(sizeof(SyscallUserDispatch) == 32);
+
 struct RseqConfiguration {  // struct ptrace_rseq_configuration
   std::uint64_t rseq_abi_pointer = 0;
   std::uint32_t rseq_abi_size = 0;

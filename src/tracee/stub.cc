@@ -32,6 +32,19 @@ std::uint64_t exit_size(std::size_t frame_size) {
   return round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize;
 }
 
+void check_can_be_entered(const TracedThread& thread, const ThreadState& state) {
+  if (!is_native_code(state.registers)) {
+    throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
+  }
+  // The stub's own would be signals to the program.
+  if (thread.dispatches_system_calls()) {
+    throw Error(
+        Code::kRefused,
+        fmt::format("thread {} has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)",
+                    thread.tid()));
+  }
+}
+
 }  // namespace
 
 ThreadState read_thread_state(const TracedThread& thread) {
@@ -54,9 +67,7 @@ bool leave_stub(TracedThread& thread) {
 
 Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
     : thread_(thread), pid_(pid), original_(read_thread_state(thread)), place_(options.place) {
-  if (!is_native_code(original_.registers)) {
-    throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
-  }
+  check_can_be_entered(thread, original_);
   choose_stop_signal(options.awaited_signals.value_or(original_.signal_mask));
   sigreturn_ = find_sigreturn_in(pid);
   enter_safe_state();
@@ -70,9 +81,7 @@ Stub::Stub(TracedThread& thread, Stub& host)
       area_(host.area_),
       area_size_(host.area_size_),
       lender_(&host) {
-  if (!is_native_code(original_.registers)) {
-    throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
-  }
+  check_can_be_entered(thread, original_);
   choose_stop_signal(original_.signal_mask);
   std::size_t frame_size = build_signal_frame(original_.registers, original_.xstate, 0, 0).size();
   RemotePtr at = host.next_program(exit_size(frame_size) + 2 * kPageSize);

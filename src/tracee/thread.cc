@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "base/error.h"
+#include "kernel/abi.h"
 #include "kernel/procfs_task.h"
 
 namespace telefork::tracee {
@@ -263,6 +264,14 @@ std::optional<TracedThread::RseqArea> TracedThread::rseq() const {
   if (size <= 0 || configuration.rseq_abi_pointer == 0) return std::nullopt;
   return RseqArea{configuration.rseq_abi_pointer, configuration.rseq_abi_size,
                   configuration.signature, configuration.flags};
+}
+
+bool TracedThread::dispatches_system_calls() const {
+  kernel::SyscallUserDispatch dispatch;
+  void* size = reinterpret_cast<void*>(sizeof(dispatch));
+  long result = ::ptrace(static_cast<__ptrace_request>(kernel::kPtraceGetSyscallUserDispatch), tid_,
+                         size, &dispatch);
+  return result == 0 && dispatch.mode != 0;
 }
 
 bool TracedThread::at_system_call_entry() const {

@@ -82,6 +82,8 @@ class TracedThread {
   };
   // Nothing where none is registered.
   std::optional<RseqArea> rseq() const;
+  // False too where the kernel cannot tell (before Linux 6.4).
+  bool dispatches_system_calls() const;
   // Of a thread in a syscall stop: whether it is the one at the entry (PTRACE_GET_SYSCALL_INFO).
   bool at_system_call_entry() const;
   // Makes a stack that ends above `address` grow to it, if it may: unlike process_vm_writev(2),

@@ -1,5 +1,6 @@
 #include "offences.h"
 
+#include <asm/ldt.h>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -196,6 +197,21 @@ bool leave_descriptors() { return unshare(CLONE_FILES) == 0; }
 
 bool leave_network() { return unshare(CLONE_NEWNET) == 0; }
 
+// One code segment of no use.
+bool make_segment() {
+  user_desc segment{};
+  segment.entry_number = 0;
+  segment.limit = 1;
+  segment.seg_32bit = 1;
+  return syscall(SYS_modify_ldt, 1, &segment, sizeof segment) == 0;
+}
+
+bool dispatch_system_calls() {
+  constexpr int kPrSetSyscallUserDispatch = 59;
+  static char selector = 0;  // let all through
+  return prctl(kPrSetSyscallUserDispatch, 1, 0, 0, &selector) == 0;
+}
+
 bool change_root() { return chroot("/usr") == 0; }
 
 // Its children are in the namespace; so this goes on in one.
@@ -303,6 +319,10 @@ const Offence kAll[] = {
      in_a_thread<leave_descriptors>, "", false},
     {"namespace_of_a_thread", "thread ", "it does not have the first thread's net namespace, which",
      in_a_thread<leave_network>, "root", false},
+    {"segments", "process ", "it has made segments by modify_ldt(2), which cannot be restored yet",
+     make_segment, "modify_ldt", false},
+    {"dispatch", "", "has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)",
+     dispatch_system_calls, "syscall_user_dispatch", false},
     {"removed_directory", "process ", "its working directory was removed: ", remove_directory},
     {"chroot", "process ", "its root directory is not this machine's (chroot)", change_root, "root",
      false},

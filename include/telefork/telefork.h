@@ -69,7 +69,7 @@ enum telefork_mode {
 /* What becomes of a descriptor that cannot travel. */
 enum telefork_fds {
   TELEFORK_FDS_REFUSE = 0,    /* the call fails and names each of them */
-  TELEFORK_FDS_LEAVE_HOME = 1 /* the number stays taken in the child; every use of it is EBADF */
+  TELEFORK_FDS_LEAVE_HOME = 1 /* the number stays taken in the child; read and write are EBADF */
 };
 
 /* What becomes of memory shared with processes that stay. */

@@ -35,6 +35,11 @@ constexpr std::array kRules = {
          "device state cannot move", kClose},
     Rule{Reason::kBlockDevice, Part::kDescriptors, "a block device", "a block device cannot move",
          kClose},
+    Rule{Reason::kNamespaceFile, Part::kDescriptors, "a namespace, as setns(2) takes it",
+         "a namespace cannot move", kClose},
+    Rule{Reason::kProcFile, Part::kDescriptors,
+         "a file or directory that procfs has of a process, those of the network among them",
+         "it tells of a process here", kClose},
     Rule{Reason::kOtherFile, Part::kDescriptors, "anything else that a descriptor can name",
          "this kind of file cannot move", kClose},
 

@@ -37,6 +37,8 @@ enum class Reason {
   kDeletedWritable,
   kDevice,
   kBlockDevice,
+  kNamespaceFile,
+  kProcFile,
   kOtherFile,
   kNotSameFile,
   kFileDiffers,

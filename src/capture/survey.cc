@@ -62,6 +62,18 @@ pid_t find_thread(const SurveyOptions& options, pid_t pid) {
 
 }  // namespace
 
+unsigned Survey::carried_streams() const {
+  unsigned streams = 0;
+  for (const Descriptor& descriptor : descriptors) {
+    if (descriptor.fd > 2) continue;
+    const Description& description = descriptions[descriptor.description];
+    if (description.kind == image::schema::FileDescription::Kind::STDIO) {
+      streams |= 1U << static_cast<unsigned>(descriptor.fd);
+    }
+  }
+  return streams;
+}
+
 void survey_policy(const SurveyOptions& options, Survey& survey) {
   std::string process = name_of(survey);
   if (survey.status.seccomp != 0) survey.refusals.push_back(refuse(process, Reason::kSeccomp));

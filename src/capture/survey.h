@@ -92,6 +92,8 @@ struct Survey {
   std::vector<std::string> left_home;
 
   Survey() : files(kernel::read_boot_id()) {}
+  // Bit n: descriptor n is a standard stream of home's there.
+  unsigned carried_streams() const;
 };
 
 // What an `earlier` survey of it, or of what it was forked from, found out need not be found out

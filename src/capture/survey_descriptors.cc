@@ -8,10 +8,12 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/kcmp.h>
+#include <linux/magic.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "abi/agent.h"
@@ -51,14 +53,24 @@ struct OpenFile {
 OpenFile look_at(pid_t pid, int fd) {
   OpenFile open{fd, kernel::read_fd_link(pid, fd), kernel::read_fdinfo(pid, fd), {}};
   std::string path = kernel::fd_open_path(pid, fd);
-  if (::stat(path.c_str(), &open.stat) != 0) throw_errno("looking at " + path);
+  if (::stat(path.c_str(), &open.stat) == 0) return open;
+  int error = errno;
+  // In /proc of a process that has ended there are files that nobody can look at.
+  bool gone = (error == ENOENT || error == ESRCH) && kernel::read_fd_link(pid, fd) == open.link;
+  if (!gone) throw_errno("looking at " + path, error);
+  open.stat = {};
   return open;
+}
+
+// Of another process; empty where that is not to be had.
+UniqueFd try_duplicate(pid_t pid, int fd) {
+  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
 }
 
 // The abstract name of a unix socket that has one; empty for everything else.
 std::string abstract_name(pid_t pid, int fd) {
-  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  UniqueFd socket(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
+  UniqueFd socket = try_duplicate(pid, fd);
   sockaddr_un address{};
   socklen_t size = sizeof(address);
   if (!socket || ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
@@ -78,6 +90,27 @@ bool is_own_socket(pid_t pid, const OpenFile& open) {
          name.starts_with(TELEFORK_SESSION_SOCKET_NAME);
 }
 
+bool is_connected_stream(pid_t pid, int fd) {
+  UniqueFd socket = try_duplicate(pid, fd);
+  int type = 0;
+  socklen_t size = sizeof type;
+  sockaddr_storage peer{};
+  socklen_t peer_size = sizeof peer;
+  return socket && ::getsockopt(socket.get(), SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
+         type == SOCK_STREAM &&
+         ::getpeername(socket.get(), reinterpret_cast<sockaddr*>(&peer), &peer_size) == 0;
+}
+
+// A program that closed its standard streams may have anything at their numbers.
+bool is_standard_stream(pid_t pid, const OpenFile& open) {
+  if (open.fd > 2 || (open.info.flags & O_PATH) != 0) return false;
+  const unsigned lacks = open.fd == 0 ? O_WRONLY : O_RDONLY;
+  if ((open.info.flags & O_ACCMODE) == lacks) return false;
+  if (S_ISREG(open.stat.st_mode)) return open.fd != 0 && !open.link.starts_with("/memfd:");
+  if (S_ISSOCK(open.stat.st_mode)) return is_connected_stream(pid, open.fd);
+  return S_ISFIFO(open.stat.st_mode) || S_ISCHR(open.stat.st_mode);
+}
+
 std::string describe(const OpenFile& open) {
   std::string kind;
   if (S_ISCHR(open.stat.st_mode)) {
@@ -86,6 +119,40 @@ std::string describe(const OpenFile& open) {
     kind = fmt::format(" (block {}:{})", major(open.stat.st_rdev), minor(open.stat.st_rdev));
   }
   return fmt::format("fd {} -> {}{}", open.fd, open.link, kind);
+}
+
+// Under /proc/PID, wherever that /proc is mounted: elsewhere another process has that name.
+// "/proc/net" is a link to there.
+bool is_of_a_process(pid_t pid, const OpenFile& open) {
+  std::string path = open.link;
+  if (auto mount = kernel::find_mount(kernel::read_mountinfo(pid), open.info.mount_id)) {
+    std::string point = mount->mount_point == "/" ? "" : mount->mount_point;
+    if (path.starts_with(point)) path.erase(0, point.size());
+    // A bind mount of something within it.
+    if (mount->root != "/") path.insert(0, mount->root);
+  }
+  return path.size() > 1 && path[0] == '/' && path[1] >= '0' && path[1] <= '9';
+}
+
+// Of what the kernel makes up: why it is no file or directory as others; nothing: it is.
+std::optional<Reason> why_no_plain_file(pid_t pid, const OpenFile& open) {
+  // All filesystems without a device have unnamed ones, with major number 0.
+  if (major(open.stat.st_dev) != 0) return std::nullopt;
+  constexpr std::uint32_t kMqueueMagic = 0x19800202;  // ipc/mqueue.c
+  struct statfs filesystem {};
+  std::string path = kernel::fd_open_path(pid, open.fd);
+  if (::statfs(path.c_str(), &filesystem) != 0) throw_errno("looking at " + path);
+  switch (filesystem.f_type) {
+    case kMqueueMagic:
+      return Reason::kOtherFile;
+    case NSFS_MAGIC:
+      return Reason::kNamespaceFile;
+    case PROC_SUPER_MAGIC:
+      if (is_of_a_process(pid, open)) return Reason::kProcFile;
+      return std::nullopt;
+    default:
+      return std::nullopt;
+  }
 }
 
 Reason why_not(const OpenFile& open) {
@@ -108,9 +175,10 @@ class Sorter {
       return;
     }
     Descriptor descriptor{fd, 0, (open.info.flags & O_CLOEXEC) != 0};
+    auto known = find_description(open);
     // A terminal's may be one description for all three streams; what becomes of stdin is another
     // matter than what becomes of the two others.
-    auto known = fd == 0 ? std::nullopt : find_description(open);
+    if (fd == 0 && known && survey_.descriptions[*known].kind == Kind::STDIO) known.reset();
     if (known) {
       descriptor.description = *known;
     } else {
@@ -156,10 +224,6 @@ class Sorter {
     return options_.purpose == Purpose::kFork || options_.purpose == Purpose::kRunOn;
   }
 
-  bool is_standard_output(const OpenFile& open) const {
-    return is_called() && (open.fd == 1 || open.fd == 2);
-  }
-
   // What stands for something of home's, on its way back; empty: it is the guest's own.
   std::optional<Description> sort_returning(const OpenFile& open, Description description) const {
     if (options_.purpose != Purpose::kReturn) return std::nullopt;
@@ -174,7 +238,7 @@ class Sorter {
       description.kind = Kind::NULL_;
       return description;
     }
-    if (open.link == "/" && (description.flags & O_PATH) != 0) {
+    if (open.link == "/dev/null" && (description.flags & O_PATH) != 0) {
       description.kind = Kind::LEFT_HOME;
       return description;
     }
@@ -193,21 +257,23 @@ class Sorter {
       description.kind = Kind::DEVICE;
       return with_file(open, std::move(description));
     }
-    if (is_standard_output(open)) {
-      description.kind = Kind::STDIO;
+    if (open.stat.st_mode == 0) return stay(open, Reason::kProcFile);
+    const bool stream = is_standard_stream(survey_.pid, open);
+    if (stream && is_called()) {
+      bool carried = open.fd != 0 || options_.takes_stdin;
+      description.kind = carried ? Kind::STDIO : Kind::NULL_;
       description.stream = static_cast<unsigned>(open.fd);
       return description;
+    }
+    if (S_ISREG(open.stat.st_mode) || S_ISDIR(open.stat.st_mode)) {
+      if (auto reason = why_no_plain_file(survey_.pid, open)) return stay(open, *reason);
     }
     if (S_ISREG(open.stat.st_mode)) return sort_regular(open, std::move(description));
     if (S_ISDIR(open.stat.st_mode)) {
       description.kind = Kind::DIRECTORY;
       return with_file(open, std::move(description));
     }
-    if (open.fd == 0 && is_called()) {
-      description.kind = options_.takes_stdin ? Kind::STDIO : Kind::NULL_;
-      return description;
-    }
-    if (open.fd <= 2 && options_.purpose == Purpose::kSave) {
+    if (stream && options_.purpose == Purpose::kSave) {
       // `load` gives its own standard streams in their place.
       description.kind = Kind::STDIO;
       description.stream = static_cast<unsigned>(open.fd);

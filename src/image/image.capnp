@@ -216,7 +216,7 @@ struct FileDescription {
     device @2;                # a character device that every machine has alike
     stdio @3;                 # goes home over the control channel
     null @4;                  # stdin of a forked child that does not take it
-    leftHome @5;              # an O_PATH placeholder: every use is EBADF
+    leftHome @5;              # an O_PATH placeholder, of /dev/null: read and write are EBADF
   }
 }
 

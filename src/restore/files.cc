@@ -195,7 +195,8 @@ UniqueFd OpenFiles::open_description(FileDescription::Reader description,
     case FileDescription::Kind::NULL_:
       return open_file("/dev/null", O_RDONLY);
     case FileDescription::Kind::LEFT_HOME:
-      return open_file("/", O_PATH);
+      // Of a directory openat(2) and fchdir(2) would do something.
+      return open_file("/dev/null", O_PATH);
     case FileDescription::Kind::REGULAR:
       if (ref.getContentId() != 0) {
         // By its name below /proc it is opened anew: its position is its own.

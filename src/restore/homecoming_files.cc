@@ -30,7 +30,7 @@ constexpr unsigned kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME |
 bool Homecoming::stays(int fd, FileDescription::Reader description) const {
   switch (description.getKind()) {
     case FileDescription::Kind::LEFT_HOME:
-      return settings_.left_home.empty() || settings_.left_home.count(fd) != 0;
+      return settings_.left_home.count(fd) != 0;
     case FileDescription::Kind::NULL_:
       return fd == STDIN_FILENO;
     case FileDescription::Kind::STDIO:

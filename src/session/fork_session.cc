@@ -115,9 +115,9 @@ void ForkSession::run(const std::function<void()>& on_started) {
     send_image(received->message);
     protocol::ReceivedMessage ready = link.expect_while_heard(Message::READY);
     link.set_interrupt(-1, {});
-    UniqueFd in = call_.request().options.standard_input == 1 ? take_fd(snapshot_, 0) : UniqueFd();
-    UniqueFd out = take_fd(snapshot_, 1);
-    UniqueFd err = take_fd(snapshot_, 2);
+    UniqueFd in = call_.take_stream(snapshot_, 0);
+    UniqueFd out = call_.take_stream(snapshot_, 1);
+    UniqueFd err = call_.take_stream(snapshot_, 2);
     UniqueFd complaints = err ? err.duplicate() : UniqueFd();
     proxy::StdioPump pump =
         proxy::StdioPump::at_home(link, std::move(in), std::move(out), std::move(err));

@@ -153,7 +153,13 @@ capture::Survey ProgramCall::survey(pid_t pid, const telefork_snapshot& caller) 
   capture::Survey survey = capture::survey_process(pid, options, std::move(last_survey_));
   if (survey.refusals.empty()) files_.settle(survey, link());
   capture::throw_refusals(survey.refusals);
+  streams_ = survey.carried_streams();
   return survey;
+}
+
+UniqueFd ProgramCall::take_stream(pid_t pid, int number) const {
+  const bool carried = (streams_ >> static_cast<unsigned>(number) & 1U) != 0;
+  return carried ? take_fd(pid, number) : UniqueFd();
 }
 
 void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,
@@ -161,8 +167,8 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
   link().send([&](Message::Builder message) {
     auto prepare = message.initPrepare();
     prepare.setPurpose(purpose);
-    prepare.setTakesStdin(request_.options.standard_input == 1);
-    prepare.setStreams(0b110);
+    prepare.setTakesStdin((streams_ & 0b001U) != 0);
+    prepare.setStreams(streams_ & 0b110U);
     prepare.setDescription(description);
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));

@@ -67,7 +67,9 @@ class ProgramCall {
   void ask_ahead_about_files();
   // Of `pid`, which is frozen: the program or its snapshot. Throws all refusals at once.
   capture::Survey survey(pid_t pid, const telefork_snapshot& caller);
-  // What the keeper and the image are told first.
+  // A standard stream of `pid`, which was surveyed; empty where that is none, or is not carried.
+  UniqueFd take_stream(pid_t pid, int number) const;
+  // What the keeper and the image are told first, after the survey.
   void announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,
                 const std::string& description);
 
@@ -85,6 +87,7 @@ class ProgramCall {
   capture::Survey last_survey_;  // of the program
   telefork_agent_request request_{};
   pid_t program_ = 0;
+  unsigned streams_ = 0;  // as Survey::carried_streams() has them
   UniqueFd session_socket_;
 };
 

@@ -152,9 +152,9 @@ void RunOnSession::hand_over() {
   same_user_ = ready->getReady().getSameUser();
   for (auto warning : ready->getReady().getWarnings()) info.warnings.emplace_back(warning);
   registry_->update(info);
-  UniqueFd in = call_.request().options.standard_input == 1 ? take_fd(program(), 0) : UniqueFd();
-  pump_.emplace(
-      proxy::StdioPump::at_home(link, std::move(in), take_fd(program(), 1), take_fd(program(), 2)));
+  pump_.emplace(proxy::StdioPump::at_home(link, call_.take_stream(program(), 0),
+                                          call_.take_stream(program(), 1),
+                                          call_.take_stream(program(), 2)));
   step(SourceEvent::kReady);
   parked_->hold_for(settings.lease.home);
   settings.steps.reach(Step::kGivenUp);

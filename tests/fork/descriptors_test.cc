@@ -281,6 +281,8 @@ TEST_P(AFork, LeavesDescriptorsAtHomeWhereToldTo) {
             require(fcntl(fd, F_GETFD) >= 0);  // the number is taken
             require(read(fd, &byte, 1) == -1 && errno == EBADF);
             require(write(fd, &byte, 1) == -1 && errno == EBADF);
+            require(openat(fd, ".", O_RDONLY) == -1 && errno == ENOTDIR);
+            require(fchdir(fd) == -1 && errno == ENOTDIR);
           }
           const int next = open("/dev/null", O_RDONLY);
           for (int fd : fds) require(next != fd);

@@ -26,6 +26,7 @@
 #include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -50,6 +51,42 @@ bool open_eventfd() { return eventfd(0, 0) >= 0; }
 bool open_epoll() { return epoll_create1(0) >= 0; }
 bool open_timerfd() { return timerfd_create(CLOCK_MONOTONIC, 0) >= 0; }
 bool open_inotify() { return inotify_init() >= 0; }
+// At a number that is a standard stream's in other programs.
+bool put_at_stderr(int fd) { return fd >= 0 && dup2(fd, 2) == 2 && close(fd) == 0; }
+bool have_eventfd_as_stderr() { return put_at_stderr(eventfd(0, 0)); }
+bool have_memfd_as_stderr() { return put_at_stderr(memfd_create("offence", 0)); }
+
+bool have_listener_as_stderr() {
+  const int listener = socket(AF_INET, SOCK_STREAM, 0);
+  return listen(listener, 1) == 0 && put_at_stderr(listener);
+}
+
+bool have_pipe_end_as_stderr() {
+  int ends[2];
+  return pipe(ends) == 0 && put_at_stderr(ends[0]) && close(ends[1]) == 0;
+}
+
+bool open_namespace() { return open("/proc/self/ns/net", O_RDONLY) >= 0; }
+bool open_own_status() { return open("/proc/self/status", O_RDONLY) >= 0; }
+bool open_folder_of_tasks() { return open("/proc/self/task", O_RDONLY | O_DIRECTORY) >= 0; }
+
+// Its folder of descriptors cannot even be looked at any more.
+bool open_folder_of_the_dead() {
+  int ends[2];
+  if (pipe(ends) != 0) return false;
+  const pid_t child = fork();
+  if (child == 0) {
+    char byte = 0;
+    close(ends[1]);
+    _exit(static_cast<int>(read(ends[0], &byte, 1)));
+  }
+  const std::string path = "/proc/" + std::to_string(child) + "/fd";
+  const bool opened = child > 0 && open(path.c_str(), O_RDONLY | O_DIRECTORY) >= 0;
+  close(ends[0]);
+  close(ends[1]);
+  return opened && waitpid(child, nullptr, 0) == child;
+}
+
 bool open_pidfd() { return syscall(SYS_pidfd_open, getpid(), 0) >= 0; }
 
 bool open_signalfd() {
@@ -268,6 +305,16 @@ const Offence kAll[] = {
     {"pidfd", "fd ", kDescriptor, open_pidfd},
     {"io_uring", "fd ", kDescriptor, open_io_uring, "io_uring"},
     {"perf_event", "fd ", kDescriptor, open_perf_event, "perf_event"},
+    {"eventfd_as_stderr", "fd 2 -> ", kDescriptor, have_eventfd_as_stderr},
+    {"memfd_as_stderr", "fd 2 -> ", "a memfd cannot move yet; close it", have_memfd_as_stderr},
+    {"listener_as_stderr", "fd 2 -> ", "a socket cannot move yet; close it",
+     have_listener_as_stderr},
+    {"pipe_end_as_stderr", "fd 2 -> ", "a pipe whose other end stays cannot move yet; close it",
+     have_pipe_end_as_stderr},
+    {"namespace", "fd ", "a namespace cannot move; close it", open_namespace},
+    {"own_status", "fd ", "it tells of a process here; close it", open_own_status},
+    {"folder_of_tasks", "fd ", "it tells of a process here; close it", open_folder_of_tasks},
+    {"folder_of_the_dead", "fd ", "it tells of a process here; close it", open_folder_of_the_dead},
     {"deleted_file", "fd ", "a deleted file that is open for writing cannot move yet; close it",
      open_deleted_file},
     {"block_device", "fd ", "a block device cannot move; close it", open_block_device,

@@ -3,6 +3,7 @@
 #include <cerrno>
 
 #include <elf.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
@@ -10,7 +11,9 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/unique_fd.h"
 #include "capture/survey.h"
+#include "image/content_file.h"
 
 namespace telefork::capture {
 namespace {
@@ -112,12 +115,38 @@ std::uint64_t shared_id_of(const Vma& vma, const Survey& survey) {
   return same == survey.mappings.rend() ? survey.mappings.size() : same->shared_id;
 }
 
+// A file in memory that has no name, on whichever tmpfs: nothing of it outlives its users.
+bool is_nameless_memory(pid_t pid, const Vma& vma) {
+  if (vma.path.starts_with("/memfd:") || vma.path.starts_with("/SYSV")) return true;
+  if (!vma.deleted) return false;
+  std::vector<kernel::MountInfo> mounts = kernel::read_mountinfo(pid);
+  return std::any_of(mounts.begin(), mounts.end(), [&vma](const kernel::MountInfo& mount) {
+    return mount.filesystem == "tmpfs" && mount.dev_major == vma.dev_major &&
+           mount.dev_minor == vma.dev_minor;
+  });
+}
+
+// No process can write to it, whatever it has: fcntl(2), F_SEAL_WRITE. A mapping that could was in
+// the way of the seal.
+bool is_sealed(pid_t pid, const Vma& vma) {
+  UniqueFd file(::open(kernel::map_files_path(pid, vma).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return false;
+  int seals = ::fcntl(file.get(), F_GET_SEALS);
+  return seals >= 0 && (seals & F_SEAL_WRITE) != 0;
+}
+
+// Whether its content is that of other processes too, or may be.
+bool is_shared_memory(pid_t pid, const Vma& vma) {
+  // What came with it from elsewhere, where it was a file that may only be read.
+  if (vma.path == std::string("/memfd:") + image::kContentFileName) return false;
+  if (may_write(pid, vma) && vma.path.starts_with("/dev/shm/")) return true;
+  return is_nameless_memory(pid, vma) && (may_write(pid, vma) || !is_sealed(pid, vma));
+}
+
 void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
   mapping.kind = Kind::SHARED_FILE;
-  bool memory_file = vma.path.starts_with("/memfd:") || vma.path.starts_with("/SYSV") ||
-                     vma.path.starts_with("/dev/shm/");
-  if (memory_file && may_write(survey.pid, vma)) {
+  if (is_shared_memory(survey.pid, vma)) {
     if (options.copy_shared) {
       mapping.kind = Kind::SHARED_ANONYMOUS;
       mapping.shared_id = shared_id_of(vma, survey);

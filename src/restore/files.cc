@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/file_io.h"
+#include "image/content_file.h"
 #include "image/hash.h"
 #include "kernel/procfs_file.h"
 #include "kernel/procfs_system.h"
@@ -55,7 +56,7 @@ bool same_kind(std::uint32_t mode, const struct stat& stat) {
 
 void ContentStore::take(const image::Record& record, image::RecordSource& source) {
   auto content = record.get<image::schema::FileContent>();
-  int fd = ::memfd_create("telefork-content", MFD_CLOEXEC);
+  int fd = ::memfd_create(image::kContentFileName, MFD_CLOEXEC);
   if (fd < 0) throw_errno("making a memory file");
   UniqueFd file(fd);
   std::vector<std::byte> buffer(std::min<std::uint64_t>(record.payload_bytes(), kPiece));

@@ -121,6 +121,7 @@ class Homecoming {
   void make_present();
   void add_pages(const std::vector<Run>& runs, tracee::SyscallProgram& program) const;
   std::vector<Run> runs_in(Range range) const;
+  std::vector<Run> runs_in_place(const MapPiece& piece) const;
   std::vector<Range> dropped_in(Range range) const;
   void add_memory(tracee::SyscallProgram& program);
   void add_kept_piece(const MapPiece& piece, tracee::SyscallProgram& program);

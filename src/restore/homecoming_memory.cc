@@ -47,6 +47,11 @@ auto first_in(const List& list, Range range, ToRange to_range) {
 
 bool has(const kernel::Vma& vma, VmFlag flag) { return vma.has(flag); }
 
+// Others' memory that this process may only look at: of it nothing comes home.
+bool is_others(const kernel::Vma& home) {
+  return home.shared && home.flags != 0 && !home.has(VmFlag::kMayWrite);
+}
+
 }  // namespace
 
 void Homecoming::take_pages(const image::Record& record, image::RecordSource& source) {
@@ -172,6 +177,11 @@ std::vector<Homecoming::Run> Homecoming::runs_in(Range range) const {
     found.push_back({part, next->offset + (part.start - next->range.start)});
   }
   return found;
+}
+
+std::vector<Homecoming::Run> Homecoming::runs_in_place(const MapPiece& piece) const {
+  if (piece.kind != MapPiece::Kind::kKeep || is_others(*piece.home)) return {};
+  return runs_in(piece.range);
 }
 
 std::vector<Range> Homecoming::dropped_in(Range range) const {
@@ -308,8 +318,7 @@ void Homecoming::fill_staged() {
 void Homecoming::make_present() {
   SyscallProgram open, populate, close;
   for (const MapPiece& piece : pieces_) {
-    if (piece.kind != MapPiece::Kind::kKeep) continue;
-    std::vector<Run> runs = runs_in(piece.range);
+    std::vector<Run> runs = runs_in_place(piece);
     if (runs.empty()) continue;
     int protection = piece.home->protection();
     if ((protection & PROT_WRITE) == 0) {
@@ -351,7 +360,7 @@ void Homecoming::add_memory(SyscallProgram& program) {
   for (const MapPiece& piece : pieces_) {
     if (piece.kind != MapPiece::Kind::kKeep) continue;
     add_kept_piece(piece, program);
-    for (const Run& run : runs_in(piece.range)) in_place.push_back(run);
+    for (const Run& run : runs_in_place(piece)) in_place.push_back(run);
   }
   add_pages(in_place, program);
   for (const MapPiece& piece : pieces_) {

@@ -23,6 +23,12 @@ bool is_same_file(const kernel::Vma& home, Vma::Reader image) {
          home.deleted == image.getFile().getDeleted();
 }
 
+// Or a file in memory, of which the guest had a copy.
+bool is_shared_memory(const kernel::Vma& home) {
+  return home.is_shared_anonymous() ||
+         (home.shared && home.is_file() && (home.deleted || home.path.starts_with("/dev/shm/")));
+}
+
 bool is_same_memory(const kernel::Vma& home, Vma::Reader image) {
   switch (image.getKind()) {
     case Vma::Kind::ANONYMOUS:
@@ -34,7 +40,7 @@ bool is_same_memory(const kernel::Vma& home, Vma::Reader image) {
     case Vma::Kind::SHARED_FILE:
       return home.shared && is_same_file(home, image);
     case Vma::Kind::SHARED_ANONYMOUS:
-      return home.is_shared_anonymous() && is_congruent(home, image);
+      return is_shared_memory(home) && is_congruent(home, image);
     default:
       return false;
   }

@@ -12,6 +12,8 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/mount.h>
+#include <sys/shm.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -339,6 +341,49 @@ TEST_P(AFork, CopiesSharedMemoryWhereToldTo) {
         options);
     require_equal(end_of(pid), exited(0));
     require_equal(std::string(memory), "from home");
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, CopiesMemoryThatOnlyOthersMayWriteToWhereToldTo) {
+  Outcome outcome = run([this] {
+    const int id = shmget(IPC_PRIVATE, 8192, 0600);
+    char* writing = static_cast<char*>(shmat(id, nullptr, 0));
+    const char* reading = static_cast<char*>(shmat(id, nullptr, SHM_RDONLY));
+    require(shmctl(id, IPC_RMID, nullptr) == 0);
+    std::strcpy(writing + 5000, "from home");
+    require(shmdt(writing) == 0);
+    telefork::Options options;
+    options.shared = telefork::Shared::copy;
+    const pid_t pid = fork_child(
+        node(),
+        [reading] {
+          require_equal(std::string(reading + 5000), "from home");
+          return 0;
+        },
+        options);
+    require_equal(end_of(pid), exited(0));
+    require(shmdt(reading) == 0);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// Nobody can write to it any more: to open it takes root, as the descriptor may be closed.
+TEST_P(AFork, TakesSealedMemoryAlong) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to look at the seals";
+  Outcome outcome = run([this] {
+    const int file = memfd_create("sealed", MFD_ALLOW_SEALING);
+    write_all(file, "sealed");
+    require(fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0);
+    void* memory = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, file, 0);
+    require(memory != MAP_FAILED);
+    close(file);
+    const pid_t pid = fork_child(node(), [memory] {
+      require_equal(std::string(static_cast<char*>(memory)), "sealed");
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+    munmap(memory, 4096);
   });
   EXPECT_TRUE(went_well(outcome));
 }

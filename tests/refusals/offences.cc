@@ -189,6 +189,36 @@ bool attach_system_v_memory() {
   return attached;
 }
 
+// What others may write to, and this process cannot.
+bool watch_memfd() {
+  constexpr int kSealFutureWrite = 0x10;  // F_SEAL_FUTURE_WRITE
+  const int file = memfd_create("offence", MFD_ALLOW_SEALING);
+  const bool mapped = ftruncate(file, kPage) == 0 &&
+                      fcntl(file, F_ADD_SEALS, kSealFutureWrite) == 0 &&
+                      mmap(nullptr, kPage, PROT_READ, MAP_SHARED, file, 0) != MAP_FAILED;
+  close(file);
+  return mapped;
+}
+
+bool watch_system_v_memory() {
+  const int id = shmget(IPC_PRIVATE, kPage, 0600);
+  if (id < 0) return false;
+  const bool attached = shmat(id, nullptr, SHM_RDONLY) != reinterpret_cast<void*>(-1);
+  shmctl(id, IPC_RMID, nullptr);
+  return attached;
+}
+
+bool watch_unlinked_memory() {
+  char path[] = "/dev/shm/telefork-offence.XXXXXX";
+  const int writing = mkstemp(path);
+  const int reading = open(path, O_RDONLY);
+  const bool mapped = ftruncate(writing, kPage) == 0 && unlink(path) == 0 &&
+                      mmap(nullptr, kPage, PROT_READ, MAP_SHARED, reading, 0) != MAP_FAILED;
+  close(writing);
+  close(reading);
+  return mapped;
+}
+
 bool filter_system_calls() {
   sock_filter allow[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
   sock_fprog program{1, allow};
@@ -292,6 +322,8 @@ void* outlive(void* done) {
   return nullptr;
 }
 
+constexpr char kMemoryFile[] =
+    "memory that others may share stays at home; have a copy of it made with --shared=copy";
 constexpr char kDescriptor[] = "this kind of descriptor cannot move yet; close it";
 
 }  // namespace
@@ -335,12 +367,11 @@ const Offence kAll[] = {
      "MAP_DROPPABLE"},
     {"io_uring_mapping", "mapping ", "device memory cannot move; have the program close the device",
      map_io_uring, "io_uring"},
-    {"memfd_mapping", "mapping ",
-     "memory that others may share stays at home; have a copy of it made with --shared=copy",
-     map_memfd},
-    {"system_v_memory", "mapping ",
-     "memory that others may share stays at home; have a copy of it made with --shared=copy",
-     attach_system_v_memory},
+    {"memfd_mapping", "mapping ", kMemoryFile, map_memfd},
+    {"system_v_memory", "mapping ", kMemoryFile, attach_system_v_memory},
+    {"memfd_view", "mapping ", kMemoryFile, watch_memfd},
+    {"system_v_view", "mapping ", kMemoryFile, watch_system_v_memory},
+    {"unlinked_memory_view", "mapping ", kMemoryFile, watch_unlinked_memory},
     {"seccomp", "process ",
      "it runs under seccomp, which cannot be restored yet; start it without a seccomp filter",
      filter_system_calls},

@@ -10,6 +10,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -235,6 +236,73 @@ TEST_P(ACall, BringsTheFloatingPointEnvironmentHome) {
   Outcome outcome = run([this] {
     call_on(node(), [] { std::fesetround(FE_UPWARD); });
     require_equal(std::fegetround(), FE_UPWARD);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// A process that writes "after" when there is a byte to read.
+pid_t fork_writer(char* memory, int from) {
+  const pid_t child = fork();
+  if (child != 0) return child;
+  char byte = 0;
+  require(read(from, &byte, 1) == 1);
+  std::strcpy(memory, "after");
+  _exit(0);
+}
+
+// What f had was a copy; here is what others see too.
+TEST_P(ACall, LeavesMemoryFilesMapped) {
+  Outcome outcome = run([this] {
+    const int file = memfd_create("shared", 0);
+    require(ftruncate(file, 8192) == 0);
+    void* memory = mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void* view = mmap(nullptr, 8192, PROT_READ, MAP_SHARED, file, 0);
+    const int id = shmget(IPC_PRIVATE, 4096, 0600);
+    char* writing = static_cast<char*>(shmat(id, nullptr, 0));
+    const char* reading = static_cast<char*>(shmat(id, nullptr, SHM_RDONLY));
+    require(shmctl(id, IPC_RMID, nullptr) == 0);
+    std::strcpy(writing, "before");
+    int ends[2];
+    require(pipe(ends) == 0);
+    const pid_t writer = fork_writer(writing, ends[0]);
+    require(shmdt(writing) == 0);
+    telefork::Options options;
+    options.shared = telefork::Shared::copy;
+    options.fds = telefork::Fds::leave_home;
+    call_on(
+        node(),
+        [&] {
+          require_equal(std::string(reading), "before");
+          std::strcpy(static_cast<char*>(memory) + 4096, "from there");
+          require_equal(std::string(static_cast<char*>(view) + 4096), "from there");
+        },
+        options);
+    char text[16] = "";
+    require(pread(file, text, sizeof text, 4096) == sizeof text);
+    require_equal(std::string(text), "from there");
+    require_equal(std::string(static_cast<char*>(view) + 4096), "from there");
+    require(pwrite(file, "by", 2, 0) == 2);
+    require_equal(std::string(static_cast<char*>(memory)), "by");
+    require(write(ends[1], "x", 1) == 1);
+    require_equal(end_of(writer), exited(0));
+    require_equal(std::string(reading), "after");
+    for (int fd : {file, ends[0], ends[1]}) close(fd);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// There it is a file whose content came along; to look at the seals takes root.
+TEST_P(ACall, LeavesSealedMemoryMapped) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to look at the seals";
+  Outcome outcome = run([this] {
+    const int file = memfd_create("sealed", MFD_ALLOW_SEALING);
+    write_all(file, "sealed");
+    require(fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0);
+    void* memory = mmap(nullptr, kPage, PROT_READ, MAP_SHARED, file, 0);
+    require(memory != MAP_FAILED);
+    close(file);
+    auto is_there = [memory] { return std::string(static_cast<char*>(memory)) == "sealed"; };
+    require(call_on(node(), is_there) && is_there());
   });
   EXPECT_TRUE(went_well(outcome));
 }

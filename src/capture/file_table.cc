@@ -100,6 +100,14 @@ std::size_t FileTable::add(const std::string& open_path, const std::string& path
   return entries_.size() - 1;
 }
 
+void FileTable::add_directory(const std::string& path) {
+  FileEntry entry;
+  entry.path = path;
+  entry.stat.st_mode = S_IFDIR;
+  entry.by_path = true;
+  entries_.push_back(std::move(entry));
+}
+
 const UniqueFd& FileTable::open(std::size_t index) const {
   const FileEntry& entry = entries_.at(index);
   if (entry.file) return entry.file;
@@ -116,8 +124,10 @@ void FileTable::compute_hash(std::size_t index) {
   FileEntry& entry = entries_.at(index);
   if (!entry.hash.empty() || !entry.readable) return;
   image::Hash128 hash;
-  read_in_pieces(open(index), static_cast<std::uint64_t>(entry.stat.st_size), entry.path,
-                 [&hash](std::span<const std::byte> bytes) { hash.add(bytes); });
+  if (!kernel::is_made_up(entry.identity.fs_type)) {
+    read_in_pieces(open(index), static_cast<std::uint64_t>(entry.stat.st_size), entry.path,
+                   [&hash](std::span<const std::byte> bytes) { hash.add(bytes); });
+  }
   auto value = hash.value();
   entry.hash.assign(value.begin(), value.end());
 }
@@ -139,6 +149,7 @@ void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) co
   file.setMode(entry.stat.st_mode);
   file.setDeleted(entry.deleted);
   file.setDevice(entry.stat.st_rdev);
+  file.setByPath(entry.by_path);
   file.setContentId(entry.content_id);
   if (!entry.hash.empty()) {
     file.setHash(

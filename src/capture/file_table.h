@@ -45,6 +45,7 @@ struct FileEntry {
   bool deleted = false;
   bool readable = false;
   bool must_be_same = false;     // open for writing: a copy will not do
+  bool by_path = false;          // a directory: nothing more is asked for, or known here
   std::vector<std::byte> hash;   // XXH3-128 of the content; empty until compute_hash()
   std::uint32_t content_id = 0;  // not 0: its content travels in that record
 };
@@ -56,6 +57,8 @@ class FileTable {
 
   // `open_path` is where to open it (below /proc), `path` what the process calls it.
   std::size_t add(const std::string& open_path, const std::string& path, bool deleted);
+  // The directory of that path, only for the destination to be asked after it.
+  void add_directory(const std::string& path);
   // The file behind a mapping, if it was added: both are open, so it is the same inode.
   std::optional<std::size_t> find(const kernel::Vma& vma) const;
   // Files that did not change since need not be opened again. Nothing else comes from there.
@@ -74,7 +77,7 @@ class FileTable {
   std::vector<FileEntry>& entries() { return entries_; }
   const std::vector<FileEntry>& entries() const { return entries_; }
 
-  // Reads all of it, once.
+  // Reads all of it, once; nothing of one that the kernel makes up.
   void compute_hash(std::size_t index);
   // From now on the content travels.
   void carry_content(std::size_t index);

@@ -42,6 +42,7 @@ enum class Reason {
   kOtherFile,
   kNotSameFile,
   kFileDiffers,
+  kNoDirectory,
   kUnreadableFile,
   kSharedMemory,
   kMemoryFile,

@@ -87,6 +87,8 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   std::string cwd = kernel::read_cwd_link(survey.thread);
   if (cwd.ends_with(" (deleted)")) {
     survey.refusals.push_back(refuse(process, Reason::kDirectoryRemoved, cwd));
+  } else if (options.purpose != Purpose::kReturn) {
+    survey.files.add_directory(cwd);
   }
   if (options.purpose == Purpose::kSave) {
     if (survey.stat.state == 'T') survey.refusals.push_back(refuse(process, Reason::kStopped));

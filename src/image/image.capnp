@@ -68,6 +68,7 @@ struct FileRef {
   deleted @5 :Bool;           # unlinked, but still open or mapped
   contentId @6 :UInt32;       # not 0: the FileContent record that carries it
   device @7 :UInt64;          # st_rdev of a device node
+  byPath @8 :Bool;            # a working directory: whichever has that path
 }
 
 struct FileContent {

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
@@ -29,6 +30,16 @@ constexpr auto kNetworkFilesystems = std::to_array<std::uint64_t>({
     0x20030528,  // OrangeFS
     0x01161970,  // GFS2
     0x7461636f,  // OCFS2
+});
+
+constexpr auto kMadeUpFilesystems = std::to_array<std::uint64_t>({
+    PROC_SUPER_MAGIC,
+    SYSFS_MAGIC,
+    CGROUP_SUPER_MAGIC,
+    CGROUP2_SUPER_MAGIC,
+    DEBUGFS_MAGIC,
+    TRACEFS_MAGIC,
+    SECURITYFS_MAGIC,
 });
 
 std::int64_t nanoseconds(const timespec& time) {
@@ -103,6 +114,11 @@ bool same_file(const FileIdentity& a, const FileIdentity& b) {
 
 bool same_file_whatever_its_content(const FileIdentity& a, const FileIdentity& b) {
   return same_inode(a, b) && (same_kernel(a, b) || same_shared_filesystem(a, b));
+}
+
+bool is_made_up(std::uint64_t fs_type) {
+  return std::find(kMadeUpFilesystems.begin(), kMadeUpFilesystems.end(), fs_type) !=
+         kMadeUpFilesystems.end();
 }
 
 bool is_network_filesystem(std::uint64_t fs_type) {

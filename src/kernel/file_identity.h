@@ -55,4 +55,8 @@ bool same_file_whatever_its_content(const FileIdentity& a, const FileIdentity& b
 // By f_type: the same for every machine that mounts it.
 bool is_network_filesystem(std::uint64_t fs_type);
 
+// Those of /proc and /sys: the kernel makes up what their files say when they are read, and their
+// sizes say nothing. Such a file stands for what its machine says by that name.
+bool is_made_up(std::uint64_t fs_type);
+
 }  // namespace telefork::kernel

@@ -86,9 +86,11 @@ void Save::settle_files(capture::Survey& survey, const capture::Survey* before) 
   for (std::size_t i = 0; i < entries.size(); ++i) {
     capture::FileEntry& entry = entries[i];
     if (entry.must_be_same || !S_ISREG(entry.stat.st_mode)) continue;
-    if (entry.readable && (settings_.embed_files || entry.deleted)) {
+    const bool made_up = kernel::is_made_up(entry.identity.fs_type);
+    const bool embeds = settings_.embed_files && !made_up;
+    if (entry.readable && !made_up && (embeds || entry.deleted)) {
       survey.files.carry_content(i);
-    } else if (entry.deleted || (settings_.embed_files && !entry.readable)) {
+    } else if (entry.deleted || (embeds && !entry.readable)) {
       survey.refusals.push_back(
           capture::refuse("file " + entry.path, capture::Reason::kUnreadableFile));
       continue;

@@ -32,7 +32,8 @@ void Restorer::restore_descriptors() {
           stream ? stream.duplicate()
                  : open_file("/dev/null", description.getStream() == 0 ? O_RDONLY : O_WRONLY));
     } else {
-      opened.push_back(open_files_.open_description(description, contents_));
+      opened.push_back(open_files_.open_description(
+          description, contents_, [this](const std::string& text) { warn(text); }));
     }
     numbers.push_back(opened.back().get());
   }

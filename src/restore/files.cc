@@ -48,6 +48,13 @@ bool same_kind(std::uint32_t mode, const struct stat& stat) {
   return (mode & S_IFMT) == (stat.st_mode & S_IFMT);
 }
 
+bool is_of_size(const kernel::FileIdentity& identity, FileRef::Reader ref) {
+  if (kernel::is_made_up(identity.fs_type)) {
+    return identity.fs_type == ref.getIdentity().getFsType();
+  }
+  return identity.size == ref.getSize();
+}
+
 [[noreturn]] void refuse(FileRef::Reader ref, const std::string& why) {
   throw Error(Code::kRefused, fmt::format("file {}: {}", ref.getPath().cStr(), why));
 }
@@ -103,12 +110,26 @@ const std::vector<std::byte>& OpenFiles::hash_of(const UniqueFd& file,
   KnownHash& known = hashes_[{identity.device, identity.inode}];
   if (known.hash.empty() || known.ctime_ns != identity.ctime_ns) {
     image::Hash128 hash;
-    read_in_pieces(file, identity.size, path,
-                   [&hash](std::span<const std::byte> bytes) { hash.add(bytes); });
+    if (!kernel::is_made_up(identity.fs_type)) {
+      read_in_pieces(file, identity.size, path,
+                     [&hash](std::span<const std::byte> bytes) { hash.add(bytes); });
+    }
     auto value = hash.value();
     known = {identity.ctime_ns, {value.begin(), value.end()}};
   }
   return known.hash;
+}
+
+std::string OpenFiles::why_another(FileRef::Reader ref, const struct stat& stat,
+                                   const kernel::FileIdentity& identity) const {
+  kernel::FileIdentity wanted = decode_identity(ref);
+  if (S_ISDIR(stat.st_mode)) {
+    // Elsewhere no directory is the same, and that of the path is meant.
+    bool comparable = !ref.getByPath() && identity.boot_id == wanted.boot_id;
+    if (!comparable || kernel::same_file_whatever_its_content(identity, wanted)) return "";
+    return "another directory";
+  }
+  return stat.st_rdev == ref.getDevice() ? "" : "another device";
 }
 
 FileVerdict OpenFiles::examine(FileRef::Reader ref) {
@@ -133,9 +154,15 @@ FileVerdict OpenFiles::examine(FileRef::Reader ref) {
   if (!same_kind(ref.getMode(), stat)) {
     verdict.why = path + " there is another kind of file";
   } else if (!regular) {
-    // Directories and stateless devices are told by their path and kind.
-    verdict.kind = FileVerdict::Kind::kSame;
-  } else if (identity.size != ref.getSize()) {
+    std::string another = why_another(ref, stat, identity);
+    if (!another.empty()) {
+      verdict.why = fmt::format("{} there is {}", path, another);
+    } else if (ref.getByPath() && ::access(path.c_str(), X_OK) != 0) {
+      verdict.why = fmt::format("changing to directory {} there: {}", path, std::strerror(errno));
+    } else {
+      verdict.kind = FileVerdict::Kind::kSame;
+    }
+  } else if (!is_of_size(identity, ref)) {
     verdict.why = fmt::format("{} there has {} bytes, not {}", path, identity.size, ref.getSize());
   } else if (int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC); fd < 0) {
     verdict.why = fmt::format("{} there: {}", path, std::strerror(errno));
@@ -156,14 +183,18 @@ void OpenFiles::verify(FileRef::Reader ref, const UniqueFd& file, bool must_be_s
   struct stat stat;
   if (::fstat(file.get(), &stat) != 0) throw_errno("looking at " + std::string(ref.getPath()));
   if (!same_kind(ref.getMode(), stat)) refuse(ref, "it is another kind of file here");
-  if (!S_ISREG(stat.st_mode)) return;
+  if (!S_ISREG(stat.st_mode)) {
+    std::string another = why_another(ref, stat, identity);
+    if (!another.empty()) refuse(ref, "it is " + another + " here");
+    return;
+  }
   kernel::FileIdentity wanted = decode_identity(ref);
   if (is_same(identity, wanted)) return;
   if (must_be_same) {
     if (kernel::same_file_whatever_its_content(identity, wanted)) return;
     refuse(ref, "it is open for writing there, and the file here is not known to be the same one");
   }
-  if (identity.size != ref.getSize()) {
+  if (!is_of_size(identity, ref)) {
     refuse(ref, fmt::format("it has {} bytes here, {} there", identity.size, ref.getSize()));
   }
   auto hash = ref.getHash();
@@ -188,7 +219,8 @@ UniqueFd OpenFiles::open_for_mapping(FileRef::Reader ref, const ContentStore& co
 }
 
 UniqueFd OpenFiles::open_description(FileDescription::Reader description,
-                                     const ContentStore& contents) {
+                                     const ContentStore& contents,
+                                     const std::function<void(const std::string&)>& warn) {
   FileRef::Reader ref = description.getFile();
   unsigned flags = description.getFlags() & kKeptFlags;
   UniqueFd file;
@@ -213,9 +245,15 @@ UniqueFd OpenFiles::open_description(FileDescription::Reader description,
       verify(ref, file, false);
   }
   arrived_.note(file, ref);
-  bool seekable = description.getKind() == FileDescription::Kind::REGULAR && (flags & O_PATH) == 0;
-  if (seekable &&
-      ::lseek(file.get(), static_cast<off_t>(description.getPosition()), SEEK_SET) < 0) {
+  if (description.getKind() == FileDescription::Kind::DEVICE || (flags & O_PATH) != 0) return file;
+  auto position = static_cast<off_t>(description.getPosition());
+  // That of a directory is its filesystem's own (readdir(3)): a cookie, no number of entries.
+  bool lost = position != 0 && description.getKind() == FileDescription::Kind::DIRECTORY &&
+              !kernel::same_file_whatever_its_content(kernel::identify_file(file.get(), boot_id_),
+                                                      decode_identity(ref));
+  if (lost) {
+    warn(fmt::format("directory {}, which it has read in part, begins anew", ref.getPath().cStr()));
+  } else if (::lseek(file.get(), position, SEEK_SET) < 0) {
     throw_errno("seeking in " + std::string(ref.getPath()));
   }
   return file;

@@ -7,10 +7,13 @@
 //
 // A file is taken from here when it is the same file (kernel/file_identity.h) or, for one that is
 // only read, when its content hash agrees; else its content must have come with the image. Nothing
-// else is ever opened in a file's place.
+// else is ever opened in a file's place. Files of /proc and /sys are told by their paths. A
+// directory is told by its path where this is another machine, or another boot of it; a device by
+// its path and number.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -74,8 +77,10 @@ class OpenFiles {
   UniqueFd open_for_mapping(image::schema::FileRef::Reader ref, const ContentStore& contents,
                             bool writable);
   // A new open file description with the flags and position of the old one. Not for stdio.
+  // `warn` is told of a position that it could not have.
   UniqueFd open_description(image::schema::FileDescription::Reader description,
-                            const ContentStore& contents);
+                            const ContentStore& contents,
+                            const std::function<void(const std::string&)>& warn);
 
   // All that was opened so far.
   const ArrivedFiles& arrived() const { return arrived_; }
@@ -83,10 +88,15 @@ class OpenFiles {
  private:
   UniqueFd open_here(image::schema::FileRef::Reader ref, int flags);
   void verify(image::schema::FileRef::Reader ref, const UniqueFd& file, bool must_be_same);
+  // Of a file that the kernel makes up, as of an empty one.
   const std::vector<std::byte>& hash_of(const UniqueFd& file, const kernel::FileIdentity& identity,
                                         const std::string& path);
 
   bool is_same(const kernel::FileIdentity& a, const kernel::FileIdentity& b) const;
+  // Why a directory or a device here, of the kind of `ref`, is not what it stands for; empty: it
+  // is.
+  std::string why_another(image::schema::FileRef::Reader ref, const struct stat& stat,
+                          const kernel::FileIdentity& identity) const;
 
   std::string boot_id_;
   bool live_;

@@ -37,10 +37,12 @@ image::schema::Process::Reader Homecoming::process() const {
 bool Homecoming::take(image::RecordSource& source) {
   image::Record record = source.next();
   switch (record.type()) {
-    case RecordType::kHeader:
-      returns_ = record.get<image::schema::Header>().getPurpose() ==
-                 image::schema::Header::Purpose::RETURN;
+    case RecordType::kHeader: {
+      auto header = record.get<image::schema::Header>();
+      returns_ = header.getPurpose() == image::schema::Header::Purpose::RETURN;
+      same_boot_ = header.getMachine().getBootId() == kernel::read_boot_id().c_str();
       break;
+    }
     case RecordType::kProcess:
       process_ = std::move(record);
       break;

@@ -132,6 +132,7 @@ class Homecoming {
   // homecoming_files.cc
   bool stays(int fd, image::schema::FileDescription::Reader description) const;
   bool is_same_description(int fd, image::schema::FileDescription::Reader description) const;
+  void check_directory(int fd, image::schema::FileDescription::Reader description) const;
   int add_file(UniqueFd file);
   void plan_descriptors();
   void check_numbers(const std::set<int>& there);
@@ -174,6 +175,7 @@ class Homecoming {
   std::uint64_t pages_size_ = 0;
   bool complete_ = false;
   bool returns_ = false;
+  bool same_boot_ = false;  // where it comes from is this machine
   std::vector<siginfo_t> undelivered_;
 
   // What is here.

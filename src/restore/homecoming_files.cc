@@ -49,6 +49,15 @@ bool Homecoming::is_same_description(int fd, FileDescription::Reader description
   return ((flags ^ description.getFlags()) & (O_ACCMODE | O_PATH)) == 0;
 }
 
+// Its position is that filesystem's own. The guest began at 0 where this is not that machine.
+void Homecoming::check_directory(int fd, FileDescription::Reader description) const {
+  if (description.getKind() != FileDescription::Kind::DIRECTORY || same_boot_) return;
+  if (description.getPosition() == 0) return;
+  throw Error(Code::kRefused, fmt::format("fd {} -> {}: directory was read in part there, which "
+                                          "does not come home; have f close or rewind it",
+                                          fd, description.getFile().getPath().cStr()));
+}
+
 int Homecoming::add_file(UniqueFd file) {
   files_to_give_.push_back(std::move(file));
   return static_cast<int>(files_to_give_.size() - 1);
@@ -72,6 +81,7 @@ void Homecoming::plan_descriptors() {
     }
     FileDescription::Reader description = files.getDescriptions()[descriptor.getDescription()];
     there.insert(fd);
+    check_directory(fd, description);
     Placing placing;
     placing.fd = fd;
     placing.close_on_exec = descriptor.getCloseOnExec();
@@ -81,8 +91,9 @@ void Homecoming::plan_descriptors() {
       placing.untouched = true;
     } else if (here.count(fd) != 0 && is_same_description(fd, description)) {
       placing.keeps = true;
-      placing.seeks = description.getKind() == FileDescription::Kind::REGULAR &&
-                      (description.getFlags() & O_PATH) == 0;
+      bool has_position = description.getKind() == FileDescription::Kind::REGULAR ||
+                          (description.getKind() == FileDescription::Kind::DIRECTORY && same_boot_);
+      placing.seeks = has_position && (description.getFlags() & O_PATH) == 0;
       placing.position = description.getPosition();
     } else {
       rest.emplace_back(placing, descriptor.getDescription());
@@ -106,7 +117,9 @@ void Homecoming::plan_descriptors() {
                                                 placing.fd, placing.from));
       }
     } else {
-      placing.file = add_file(open_files_.open_description(description, contents_));
+      placing.file = add_file(open_files_.open_description(
+          description, contents_,
+          [](const std::string& text) { throw Error(Code::kRefused, text); }));
       first.emplace(number, placing);
     }
     placings_.push_back(placing);

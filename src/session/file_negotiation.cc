@@ -10,7 +10,7 @@
 
 namespace telefork::session {
 FileNegotiation::Key FileNegotiation::key_of(const capture::FileEntry& entry) {
-  return {entry.identity.device, entry.identity.inode, entry.identity.ctime_ns};
+  return {entry.identity.device, entry.identity.inode, entry.identity.ctime_ns, entry.path};
 }
 
 FileNegotiation::Answer FileNegotiation::judge(capture::FileTable& files, std::size_t index,
@@ -19,6 +19,13 @@ FileNegotiation::Answer FileNegotiation::judge(capture::FileTable& files, std::s
   using Verdict = protocol::schema::FileVerdict::Verdict;
   capture::FileEntry& entry = files.entries()[index];
   if (verdict.getVerdict() == Verdict::SAME) return Answer::kThere;
+  std::string why(verdict.getWhy());
+  if (S_ISDIR(entry.stat.st_mode)) {
+    refusals.push_back({fmt::format("directory {}", entry.path),
+                        why.empty() ? "the destination does not have this directory" : why,
+                        "make it there, or have the program leave it"});
+    return Answer::kRefused;
+  }
   std::string what = fmt::format("file {}", entry.path);
   if (entry.must_be_same) {
     refusals.push_back({what,
@@ -34,8 +41,7 @@ FileNegotiation::Answer FileNegotiation::judge(capture::FileTable& files, std::s
       return Answer::kThere;
     }
   }
-  if (!entry.readable) {
-    std::string why(verdict.getWhy());
+  if (!entry.readable || kernel::is_made_up(entry.identity.fs_type)) {
     refusals.push_back({what, why.empty() ? "the destination has another file of that name" : why,
                         "it cannot be sent: it is no regular file, or may not be read"});
     return Answer::kRefused;

@@ -32,7 +32,8 @@ class FileNegotiation {
 
  private:
   enum class Answer { kThere, kCarry, kRefused };
-  using Key = std::tuple<std::uint64_t, std::uint64_t, std::int64_t>;  // device, inode, ctime
+  // Device, inode, ctime, path. Of a working directory only the path is known.
+  using Key = std::tuple<std::uint64_t, std::uint64_t, std::int64_t, std::string>;
   static Key key_of(const capture::FileEntry& entry);
   static std::size_t count_in_message(const capture::FileTable& files,
                                       std::span<const std::size_t> indices);

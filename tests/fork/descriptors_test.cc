@@ -4,7 +4,9 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -230,6 +232,92 @@ TEST_P(AFork, OpensDirectoriesAndPlainDevicesAgain) {
     });
     require_equal(end_of(pid), exited(0));
     for (int fd : {folder, random, zero}) close(fd);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// What a program that closed its standard streams opens next has their numbers.
+TEST_P(AFork, TakesWhatIsNoStreamAtAStreamsNumber) {
+  make_file(path("file"), "0123456789");
+  Outcome outcome = run([this] {
+    const int file = open(path("file").c_str(), O_RDONLY);
+    require(dup2(file, 0) == 0 && dup2(file, 1) == 1 && close(file) == 0);
+    const int folder = open(path("").c_str(), O_RDONLY | O_DIRECTORY);
+    require(dup2(folder, 2) == 2 && close(folder) == 0);
+    require_equal(read_some(1, 3), "012");
+    telefork::Options options;
+    options.standard_input = telefork::StandardInput::take;
+    const pid_t pid = fork_child(
+        node(),
+        [] {
+          require_equal(read_some(1, 2), "34");
+          require_equal(read_some(0, 2), "56");  // they are one description
+          require_equal(read_some(openat(2, "file", O_RDONLY), 100), "0123456789");
+          return 0;
+        },
+        options);
+    require_equal(end_of(pid), exited(0));
+    require_equal(read_some(1, 100), "3456789");
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// With what was not read yet of what the buffer of readdir(3) does not hold.
+std::set<std::string> read_names(DIR* folder, int most) {
+  std::set<std::string> names;
+  for (int i = 0; i < most; ++i) {
+    const dirent* entry = readdir(folder);
+    if (entry == nullptr) break;
+    require(names.insert(entry->d_name).second);
+  }
+  return names;
+}
+
+TEST_P(AFork, KeepsItsPlaceInADirectory) {
+  constexpr int kFiles = 2000;  // more than one buffer
+  require(mkdir(path("folder").c_str(), 0700) == 0);
+  for (int i = 0; i < kFiles; ++i) make_file(path("folder/" + std::to_string(i)));
+  Outcome outcome = run([this] {
+    DIR* folder = opendir(path("folder").c_str());
+    const std::set<std::string> read_here = read_names(folder, 10);
+    const pid_t pid = fork_child(node(), [&] {
+      const std::set<std::string> rest = read_names(folder, kFiles + 2);
+      for (const std::string& name : read_here) require_equal(rest.count(name), 0U);
+      require_equal(read_here.size() + rest.size(), kFiles + 2U);
+      return 0;
+    });
+    require_equal(end_of(pid), exited(0));
+    closedir(folder);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, RefusesADirectoryThatIsAnotherOneByNow) {
+  Outcome outcome = run([this] {
+    require(mkdir(path("folder").c_str(), 0700) == 0);
+    const int folder = open(path("folder").c_str(), O_RDONLY | O_DIRECTORY);
+    require(rmdir(path("folder").c_str()) == 0 && mkdir(path("folder").c_str(), 0700) == 0);
+    const Failure failure = failure_of_fork(node());
+    require_equal(failure.code, TELEFORK_REFUSED);
+    require_contains(failure.text, "directory " + path("folder") + ": ");
+    require_contains(failure.text, "there is another directory; make it there");
+    close(folder);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, RefusesAWorkingDirectoryThatIsNotThere) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to mount something over it";
+  Outcome outcome = run([this] {
+    require(mkdir(path("over").c_str(), 0700) == 0 && mkdir(path("over/cwd").c_str(), 0700) == 0);
+    require(chdir(path("over/cwd").c_str()) == 0);
+    require(mount("none", path("over").c_str(), "tmpfs", 0, nullptr) == 0);
+    const Failure failure = failure_of_fork(node());
+    require(chdir("/") == 0 && umount(path("over").c_str()) == 0);
+    require_equal(failure.code, TELEFORK_REFUSED);
+    require_equal(failure.text, "refused: directory " + path("over/cwd") + ": " + path("over/cwd") +
+                                    " there: No such file or directory; make it there, or have "
+                                    "the program leave it");
   });
   EXPECT_TRUE(went_well(outcome));
 }

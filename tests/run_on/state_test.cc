@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
@@ -228,6 +229,24 @@ TEST_P(ACall, BringsFilePositionsDirectoryAndUmaskHome) {
     char* folder = getcwd(nullptr, 0);
     require_equal(std::string(folder), path("folder"));
     require_equal(umask(022), 077U);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, BringsThePlaceInADirectoryHome) {
+  constexpr int kFiles = 2000;  // more than one buffer
+  require(mkdir(path("folder").c_str(), 0700) == 0);
+  for (int i = 0; i < kFiles; ++i) make_file(path("folder/" + std::to_string(i)));
+  Outcome outcome = run([this] {
+    DIR* folder = opendir(path("folder").c_str());
+    int count = 0;
+    for (; count < 10; ++count) require(readdir(folder) != nullptr);
+    call_on(node(), [&] {
+      for (; count < kFiles / 2; ++count) require(readdir(folder) != nullptr);
+    });
+    while (readdir(folder) != nullptr) ++count;
+    require_equal(count, kFiles + 2);
+    closedir(folder);
   });
   EXPECT_TRUE(went_well(outcome));
 }

@@ -1,0 +1,168 @@
+#include "restore/files.h"
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include <capnp/message.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "image/hash.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::schema::FileDescription;
+using image::schema::FileRef;
+using Verdict = FileVerdict::Kind;
+
+// A folder with a few files, which is gone in the end.
+class OpenFilesOf : public testing::Test {
+ protected:
+  OpenFilesOf() {
+    char path[] = "/tmp/telefork-files.XXXXXX";
+    folder_ = ::mkdtemp(path);
+    for (const char* name : {"a", "b", "c"}) std::ofstream(folder_ + "/" + name);
+  }
+  ~OpenFilesOf() override { std::filesystem::remove_all(folder_); }
+
+  // As a survey of that file here would have it.
+  FileRef::Builder refer_to(const std::string& path) {
+    UniqueFd file = open_file(path, O_PATH);
+    struct stat stat {};
+    EXPECT_EQ(::fstat(file.get(), &stat), 0);
+    kernel::FileIdentity found = kernel::identify_file(file.get());
+    auto description = message_->initRoot<FileDescription>();
+    auto ref = description.initFile();
+    ref.setPath(path);
+    ref.setMode(stat.st_mode);
+    ref.setDevice(stat.st_rdev);
+    auto identity = ref.initIdentity();
+    identity.setBootId(found.boot_id);
+    identity.setDevice(found.device);
+    identity.setInode(found.inode);
+    identity.setFsType(found.fs_type);
+    identity.setHandle(
+        {reinterpret_cast<const kj::byte*>(found.handle.data()), found.handle.size()});
+    return ref;
+  }
+  UniqueFd open_as(FileDescription::Kind kind, std::uint64_t position) {
+    auto description = message_->getRoot<FileDescription>();
+    description.setKind(kind);
+    description.setPosition(position);
+    return files_.open_description(description, contents_,
+                                   [this](const std::string& text) { warnings_.push_back(text); });
+  }
+
+  std::string folder_;
+  // Its destructor may throw, a test's may not.
+  std::unique_ptr<::capnp::MallocMessageBuilder> message_ =
+      std::make_unique<::capnp::MallocMessageBuilder>();
+  OpenFiles files_{true};
+  ContentStore contents_;
+  std::vector<std::string> warnings_;
+};
+
+TEST_F(OpenFilesOf, TheSameBootAreTheSameDirectoryOnly) {
+  FileRef::Builder ref = refer_to(folder_);
+  EXPECT_EQ(files_.examine(ref).kind, Verdict::kSame);
+  ref.setPath("/tmp");
+  EXPECT_EQ(files_.examine(ref).kind, Verdict::kDifferent);
+  EXPECT_EQ(files_.examine(ref).why, "/tmp there is another directory");
+  try {
+    open_as(FileDescription::Kind::DIRECTORY, 0);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.text(), "file /tmp: it is another directory here");
+  }
+}
+
+TEST_F(OpenFilesOf, AnotherBootAreTheDirectoryOfThatPath) {
+  FileRef::Builder ref = refer_to(folder_);
+  ref.setPath("/tmp");
+  ref.getIdentity().setBootId("another boot");
+  EXPECT_EQ(files_.examine(ref).kind, Verdict::kSame);
+}
+
+TEST_F(OpenFilesOf, AWorkingDirectoryAreTheOneOfThatPath) {
+  FileRef::Builder ref = refer_to(folder_);
+  ref.setByPath(true);
+  ref.setPath("/tmp");
+  EXPECT_EQ(files_.examine(ref).kind, Verdict::kSame);
+  ref.setPath(folder_ + "/none");
+  EXPECT_EQ(files_.examine(ref).kind, Verdict::kMissing);
+  ref.setPath(folder_ + "/a");
+  EXPECT_EQ(files_.examine(ref).kind, Verdict::kDifferent);
+}
+
+TEST_F(OpenFilesOf, ADirectoryKeepThePlaceInIt) {
+  refer_to(folder_);
+  UniqueFd before = open_file(folder_, O_RDONLY | O_DIRECTORY);
+  // Behind its first entry, whatever number that has here.
+  DIR* folder = ::fdopendir(before.duplicate().release());
+  ASSERT_NE(::readdir(folder), nullptr);
+  auto place = static_cast<std::uint64_t>(::telldir(folder));
+  ::closedir(folder);
+  UniqueFd after = open_as(FileDescription::Kind::DIRECTORY, place);
+  EXPECT_EQ(static_cast<std::uint64_t>(::lseek(after.get(), 0, SEEK_CUR)), place);
+  EXPECT_TRUE(warnings_.empty());
+}
+
+TEST_F(OpenFilesOf, ADirectoryElsewhereTellThatItBeginsAnew) {
+  refer_to(folder_).getIdentity().setBootId("another boot");
+  EXPECT_EQ(::lseek(open_as(FileDescription::Kind::DIRECTORY, 0).get(), 0, SEEK_CUR), 0);
+  EXPECT_TRUE(warnings_.empty());
+  EXPECT_EQ(::lseek(open_as(FileDescription::Kind::DIRECTORY, 7).get(), 0, SEEK_CUR), 0);
+  EXPECT_EQ(warnings_, std::vector<std::string>{"directory " + folder_ +
+                                                ", which it has read in part, begins anew"});
+}
+
+TEST_F(OpenFilesOf, ADeviceAreTheSameDeviceOnly) {
+  FileRef::Builder ref = refer_to("/dev/null");
+  ref.getIdentity().setBootId("another boot");
+  EXPECT_EQ(files_.examine(ref).kind, Verdict::kSame);
+  ref.setDevice(makedev(1, 5));
+  EXPECT_EQ(files_.examine(ref).kind, Verdict::kDifferent);
+  EXPECT_EQ(files_.examine(ref).why, "/dev/null there is another device");
+  EXPECT_THROW(open_as(FileDescription::Kind::DEVICE, 0), Error);
+}
+
+// What they say is their machine's, of which no hash and no size tells.
+TEST_F(OpenFilesOf, AKernelAreToldByTheirPaths) {
+  const auto of_nothing = image::Hash128().value();
+  for (const char* path : {"/proc/meminfo", "/sys/kernel/mm/transparent_hugepage/enabled"}) {
+    if (::access(path, R_OK) != 0) continue;
+    FileRef::Builder ref = refer_to(path);
+    ref.getIdentity().setBootId("another boot");
+    ref.setSize(65536);
+    FileVerdict verdict = files_.examine(ref);
+    EXPECT_EQ(verdict.kind, Verdict::kHashed) << verdict.why;
+    EXPECT_EQ(verdict.hash, std::vector<std::byte>(of_nothing.begin(), of_nothing.end()));
+    ref.setHash({reinterpret_cast<const kj::byte*>(of_nothing.data()), of_nothing.size()});
+    UniqueFd file = open_as(FileDescription::Kind::REGULAR, 0);
+    char byte = 0;
+    EXPECT_EQ(::read(file.get(), &byte, 1), 1);
+    ref.setPath(folder_ + "/a");
+    EXPECT_EQ(files_.examine(ref).kind, Verdict::kDifferent);
+  }
+}
+
+TEST_F(OpenFilesOf, ThingsLeftAtHomeLeadNowhere) {
+  refer_to("/");
+  UniqueFd left = open_as(FileDescription::Kind::LEFT_HOME, 0);
+  EXPECT_EQ(::openat(left.get(), "etc", O_RDONLY), -1);
+  EXPECT_EQ(errno, ENOTDIR);
+  EXPECT_EQ(::fchdir(left.get()), -1);
+}
+
+}  // namespace
+}  // namespace telefork::restore

@@ -1,6 +1,9 @@
 // Sorts the memory map by what becomes of each VMA.
 #include <algorithm>
 #include <cerrno>
+#include <map>
+#include <set>
+#include <tuple>
 
 #include <elf.h>
 #include <fcntl.h>
@@ -103,17 +106,47 @@ std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
 }
 
 // The inode alone does not tell: each tmpfs has its own, and that of System V memory is its id.
-bool is_same_memory(const Vma& a, const Vma& b) {
-  return a.shared && b.shared && a.inode == b.inode && a.dev_major == b.dev_major &&
-         a.dev_minor == b.dev_minor && a.is_system_v() == b.is_system_v();
+using SharedObject = std::tuple<unsigned, unsigned, std::uint64_t, bool>;
+SharedObject object_of(const Vma& vma) {
+  return {vma.dev_major, vma.dev_minor, vma.inode, vma.is_system_v()};
 }
 
-// One for all mappings of the same memory.
-std::uint64_t shared_id_of(const Vma& vma, const Survey& survey) {
-  auto same = std::find_if(survey.mappings.rbegin(), survey.mappings.rend(),
-                           [&vma](const Mapping& other) { return is_same_memory(other.vma, vma); });
-  return same == survey.mappings.rend() ? survey.mappings.size() : same->shared_id;
-}
+// The shared memory of one process and, read once when it is asked for, of all others.
+class SharedObjects {
+ public:
+  explicit SharedObjects(pid_t pid) : pid_(pid) {}
+
+  // One for all mappings of the same memory: the number of the first.
+  std::uint64_t id_of(const Vma& vma, const Survey& survey) {
+    return ids_.emplace(object_of(vma), survey.mappings.size()).first->second;
+  }
+
+  bool has_sharer(const Vma& vma) {
+    if (!of_others_) of_others_ = read_of_others();
+    return of_others_->count(object_of(vma)) != 0;
+  }
+
+ private:
+  std::set<SharedObject> read_of_others() const {
+    std::set<SharedObject> objects;
+    for (pid_t other : kernel::list_processes()) {
+      if (other == pid_) continue;
+      try {
+        for (const Vma& vma : kernel::read_maps(other)) {
+          if (vma.shared) objects.insert(object_of(vma));
+        }
+      } catch (const Error& error) {
+        // Ended meanwhile, or another user's, which cannot have got this memory by fork.
+        if (error.code() != Code::kGone && error.error() != EACCES && error.error() != EPERM) throw;
+      }
+    }
+    return objects;
+  }
+
+  pid_t pid_;
+  std::map<SharedObject, std::uint64_t> ids_;
+  std::optional<std::set<SharedObject>> of_others_;
+};
 
 // A file in memory that has no name, on whichever tmpfs: nothing of it outlives its users.
 bool is_nameless_memory(pid_t pid, const Vma& vma) {
@@ -143,13 +176,14 @@ bool is_shared_memory(pid_t pid, const Vma& vma) {
   return is_nameless_memory(pid, vma) && (may_write(pid, vma) || !is_sealed(pid, vma));
 }
 
-void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
+void survey_shared_file(const SurveyOptions& options, SharedObjects& shared, Mapping& mapping,
+                        Survey& survey) {
   const Vma& vma = mapping.vma;
   mapping.kind = Kind::SHARED_FILE;
   if (is_shared_memory(survey.pid, vma)) {
     if (options.copy_shared) {
       mapping.kind = Kind::SHARED_ANONYMOUS;
-      mapping.shared_id = shared_id_of(vma, survey);
+      mapping.shared_id = shared.id_of(vma, survey);
       return;
     }
     survey.refusals.push_back(refuse(describe(vma), Reason::kMemoryFile));
@@ -161,31 +195,17 @@ void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& 
   }
 }
 
-void survey_shared_memory(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
+void survey_shared_memory(const SurveyOptions& options, SharedObjects& shared, Mapping& mapping,
+                          Survey& survey) {
   mapping.kind = Kind::SHARED_ANONYMOUS;
-  mapping.shared_id = shared_id_of(mapping.vma, survey);
+  mapping.shared_id = shared.id_of(mapping.vma, survey);
   if (options.copy_shared) return;
+  if (options.sharer == 0 && !shared.has_sharer(mapping.vma)) return;
   survey.refusals.push_back(refuse(describe(mapping.vma), Reason::kSharedMemory));
 }
 
-// Whether another process maps the same shared memory.
-bool has_sharer(const SurveyOptions& options, const Survey& survey, const Vma& vma) {
-  if (options.sharer != 0) return true;
-  for (pid_t other : kernel::list_processes()) {
-    if (other == survey.pid) continue;
-    try {
-      for (const Vma& theirs : kernel::read_maps(other)) {
-        if (is_same_memory(theirs, vma)) return true;
-      }
-    } catch (const Error& error) {
-      // Ended meanwhile, or another user's, which cannot have got this memory by fork.
-      if (error.code() != Code::kGone && error.error() != EACCES && error.error() != EPERM) throw;
-    }
-  }
-  return false;
-}
-
-void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
+void sort_mapping(const SurveyOptions& options, SharedObjects& shared, Mapping& mapping,
+                  Survey& survey) {
   const Vma& vma = mapping.vma;
   if (vma.is_vdso_or_vvar()) {
     mapping.kind = vma.is_vdso() ? Kind::VDSO : Kind::VVAR;
@@ -200,14 +220,9 @@ void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey
     return;
   }
   if (vma.is_shared_anonymous()) {
-    if (has_sharer(options, survey, vma)) {
-      survey_shared_memory(options, mapping, survey);
-    } else {
-      mapping.kind = Kind::SHARED_ANONYMOUS;
-      mapping.shared_id = shared_id_of(vma, survey);
-    }
+    survey_shared_memory(options, shared, mapping, survey);
   } else if (vma.is_file() && vma.shared) {
-    survey_shared_file(options, mapping, survey);
+    survey_shared_file(options, shared, mapping, survey);
   } else if (vma.is_file()) {
     mapping.kind = Kind::PRIVATE_FILE;
     mapping.file = add_file(vma, survey);
@@ -291,9 +306,10 @@ void survey_program(Survey& survey) {
 }  // namespace
 
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey) {
+  SharedObjects shared(survey.pid);
   for (Vma& vma : read_vmas(options, earlier, survey)) {
     Mapping mapping{std::move(vma), Kind::ANONYMOUS, std::nullopt, 0};
-    sort_mapping(options, mapping, survey);
+    sort_mapping(options, shared, mapping, survey);
     survey.mappings.push_back(std::move(mapping));
   }
   survey_program(survey);

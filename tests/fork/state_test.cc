@@ -26,6 +26,30 @@
 namespace fork_test {
 namespace {
 
+// Of the least size that a thread may have.
+TEST_P(AFork, WorksOnASmallStack) {
+  Outcome outcome = run([this] {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    require_equal(pthread_attr_setstacksize(&attributes, PTHREAD_STACK_MIN), 0);
+    struct Call {
+      const char* node;
+      pid_t pid;
+    } call{node().c_str(), -1};
+    auto fork_there = [](void* argument) -> void* {
+      auto& own = *static_cast<Call*>(argument);
+      own.pid = telefork_fork(own.node);
+      if (own.pid == 0) _exit(7);
+      return nullptr;
+    };
+    pthread_t thread;
+    require_equal(pthread_create(&thread, &attributes, fork_there, &call), 0);
+    pthread_join(thread, nullptr);
+    require_equal(end_of(call.pid), exited(7));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 constexpr std::size_t kMega = std::size_t{1} << 20;
 
 // FNV-1a over 8 bytes at a time.

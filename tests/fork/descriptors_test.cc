@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -307,13 +308,18 @@ TEST_P(AFork, RefusesADirectoryThatIsAnotherOneByNow) {
 }
 
 TEST_P(AFork, RefusesAWorkingDirectoryThatIsNotThere) {
-  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to mount something over it";
-  Outcome outcome = run([this] {
-    require(mkdir(path("over").c_str(), 0700) == 0 && mkdir(path("over/cwd").c_str(), 0700) == 0);
-    require(chdir(path("over/cwd").c_str()) == 0);
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to mount something over it there";
+  require(mkdir(path("over").c_str(), 0700) == 0 && mkdir(path("over/cwd").c_str(), 0700) == 0);
+  if (telepad_ > 0) stop_telepad(SIGTERM);
+  socket_ = path("telepad.sock");
+  ASSERT_NO_FATAL_FAILURE(start_telepad([this] {
+    require(unshare(CLONE_NEWNS) == 0);
     require(mount("none", path("over").c_str(), "tmpfs", 0, nullptr) == 0);
-    const Failure failure = failure_of_fork(node());
-    require(chdir("/") == 0 && umount(path("over").c_str()) == 0);
+  }));
+  setenv("TELEFORK_SOCKET", "", 1);  // the agent sees this machine's files
+  Outcome outcome = run([this] {
+    require(chdir(path("over/cwd").c_str()) == 0);
+    const Failure failure = failure_of_fork("unix:" + socket_);
     require_equal(failure.code, TELEFORK_REFUSED);
     require_equal(failure.text, "refused: directory " + path("over/cwd") + ": " + path("over/cwd") +
                                     " there: No such file or directory; make it there, or have "

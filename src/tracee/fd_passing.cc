@@ -70,8 +70,8 @@ Reception receive_fds(int socket, std::size_t count, bool closes) {
 void undo_numbers(std::vector<int> numbers, SyscallProgram& program) {
   std::sort(numbers.begin(), numbers.end());
   for (std::size_t first = 0, next = 0; first < numbers.size(); first = next) {
-    do ++next;
-    while (next < numbers.size() && numbers[next] == numbers[next - 1] + 1);
+    next = first + 1;
+    while (next < numbers.size() && numbers[next] == numbers[next - 1] + 1) ++next;
     program.undo(SYS_close_range, {numbers[first], numbers[next - 1], 0});
   }
 }

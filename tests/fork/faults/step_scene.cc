@@ -86,6 +86,16 @@ void kill_and_await(pid_t pid) {
   close(process);
 }
 
+// Which its parent may wait for then; false when it does not come.
+bool comes_to_its_end(pid_t pid) {
+  constexpr int kPatienceMs = 60'000;
+  const int process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+  pollfd ended{process, POLLIN, 0};
+  const bool came = poll(&ended, 1, kPatienceMs) == 1;
+  close(process);
+  return came;
+}
+
 constexpr char kNodes[][6] = {"local", "unix", "tls"};
 
 // So long a program waits whose agent was killed while it was away, and both ends of a silent link.
@@ -254,9 +264,12 @@ void AStep::check(const Case& one) {
       if (process.state == 'T') kill(process.pid, SIGCONT);
     }
   };
-  if (!at_once) let_go_on();
+  // Of its output more may come while the node is not heard.
+  if (at_once) {
+    EXPECT_TRUE(comes_to_its_end(program.pid)) << describe_descendants();
+  }
+  let_go_on();
   const Outcome outcome = finish(program);
-  if (at_once) let_go_on();
   judge(one.victim, outcome);
   if (cable_) {
     // By the lease, and not because the telepad has died.

@@ -73,19 +73,22 @@ int wait_with_threads(int stop_fd, int ready_fd, int session) {
   if (::timer_create(CLOCK_MONOTONIC, &event, &timer) != 0) return 96;
   if (::timer_settime(timer, 0, &hour, nullptr) != 0) return 96;
   std::atomic<int> states[kOthers + 1];
+  std::atomic<pid_t> readers[kOthers + 1] = {};
   std::atomic<bool> over{false};
   UniqueFd hold_read, hold_write;
   std::tie(hold_read, hold_write) = make_pipe();
   std::vector<std::thread> threads;
   threads.emplace_back([&] {
-    g_caller = ::gettid();
+    readers[0] = g_caller = ::gettid();
     states[0] = state_after(read_byte(session), 0);
     over = true;
     hold_write.reset();
   });
   for (int i = 1; i <= kOthers; ++i) {
-    threads.emplace_back(
-        [&, i, fd = hold_read.get()] { states[i] = state_after(read_byte(fd), 0); });
+    threads.emplace_back([&, i, fd = hold_read.get()] {
+      readers[i] = ::gettid();
+      states[i] = state_after(read_byte(fd), 0);
+    });
   }
   threads.emplace_back([&] {
     while (!over) ++g_ticks;
@@ -97,9 +100,8 @@ int wait_with_threads(int stop_fd, int ready_fd, int session) {
     file >> number;
     return number == SYS_read && kernel::read_stat(tid).state == 'S';
   };
-  std::vector<pid_t> tids = kernel::list_threads(::getpid());
-  for (std::size_t i = 1; i <= kOthers + 1; ++i) {
-    while (!asleep(tids.at(i))) std::this_thread::yield();
+  for (const std::atomic<pid_t>& tid : readers) {
+    while (tid == 0 || !asleep(tid)) std::this_thread::yield();
   }
   [[maybe_unused]] ssize_t told = ::write(ready_fd, "", 1);
   static_cast<void>(stop_fd);

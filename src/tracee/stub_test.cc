@@ -168,7 +168,7 @@ TEST(Stub, MakesRoomForProgramsAndAllocationsOfAnySize) {
     std::vector<std::uint64_t> asked;
     Stub::Options options;
     options.data_size = kPageSize;
-    RemotePtr next(std::uint64_t{1} << 40);
+    RemotePtr next(std::uint64_t{1} << 45);  // beyond a sanitizer's shadow
     options.place = [&](std::uint64_t size) {
       asked.push_back(size);
       return std::exchange(next, next + size);
@@ -184,7 +184,7 @@ TEST(Stub, MakesRoomForProgramsAndAllocationsOfAnySize) {
     for (const kernel::Vma& vma : kernel::read_maps(victim.pid())) {
       EXPECT_EQ(stub.owns(vma), vma.start == stub.area() ||
                                     vma.end == stub.area() + stub.area_size() ||
-                                    (vma.start.value() >> 40) == 1);
+                                    (vma.start.value() >> 45) == 1);
     }
     SyscallProgram unmap;
     for (const kernel::Vma& vma : kernel::read_maps(victim.pid())) {

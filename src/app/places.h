@@ -38,7 +38,7 @@ void raise_own_limits();
 // none. Throws kUsage for a name that is none.
 session::Steps stop_at_step(const std::string& name);
 
-// The fastest way to ask for pages on this kernel, by trying it.
+// The fastest way to ask for pages on this kernel, by its version.
 kernel::PageMapAbi best_pagemap_abi();
 // For what an older kernel would do.
 std::map<std::string, kernel::PageMapAbi> pagemap_names();

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "capture/survey.h"
+#include "kernel/pidfd.h"
 
 namespace telefork::capture {
 namespace {
@@ -62,15 +63,9 @@ OpenFile look_at(pid_t pid, int fd) {
   return open;
 }
 
-// Of another process; empty where that is not to be had.
-UniqueFd try_duplicate(pid_t pid, int fd) {
-  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
-}
-
 // The abstract name of a unix socket that has one; empty for everything else.
 std::string abstract_name(pid_t pid, int fd) {
-  UniqueFd socket = try_duplicate(pid, fd);
+  UniqueFd socket = kernel::try_take_fd(pid, fd);
   sockaddr_un address{};
   socklen_t size = sizeof(address);
   if (!socket || ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
@@ -91,7 +86,7 @@ bool is_own_socket(pid_t pid, const OpenFile& open) {
 }
 
 bool is_connected_stream(pid_t pid, int fd) {
-  UniqueFd socket = try_duplicate(pid, fd);
+  UniqueFd socket = kernel::try_take_fd(pid, fd);
   int type = 0;
   socklen_t size = sizeof type;
   sockaddr_storage peer{};

@@ -58,7 +58,7 @@ std::string subject(const Survey& survey, const std::vector<pid_t>& tids) {
 class Comparison {
  public:
   Comparison(const SurveyOptions& options, Survey& survey)
-      : changes_come_home_(options.purpose != Purpose::kReturn), survey_(survey) {
+      : compares_privileges_(options.purpose != Purpose::kReturn), survey_(survey) {
     personality_ = try_read_personality(survey.pid);
     for (const char* name : kNamespaces) {
       namespaces_.push_back(try_read_ns_link(survey.pid, name));
@@ -94,7 +94,7 @@ class Comparison {
     note(status.uids == first.uids && status.gids == first.gids && status.groups == first.groups,
          "user and group ids");
     // A call does not bring them home, whichever thread changes them.
-    if (changes_come_home_) {
+    if (compares_privileges_) {
       note(has_same_capabilities(status), "capabilities");
       note(status.no_new_privs == first.no_new_privs, "no_new_privs");
     }
@@ -139,7 +139,7 @@ class Comparison {
            kernel::read_root_link(tid) == kernel::read_root_link(survey_.pid);
   }
 
-  const bool changes_come_home_;
+  const bool compares_privileges_;
   Survey& survey_;
   std::optional<unsigned> personality_;
   std::vector<std::string> namespaces_;

@@ -138,11 +138,10 @@ constexpr std::uint64_t kCloneNewTime = 0x80;  // CLONE_NEWTIME, for unshare and
 
 // ---- ptrace: include/uapi/linux/ptrace.h ----
 
-constexpr int kPtraceGetSyscallInfo = 0x420e;        // Linux 5.3
-constexpr int kPtraceGetRseqConfiguration = 0x420f;  // Linux 5.13
-constexpr int kPtraceSetSyscallInfo = 0x4212;        // Linux 6.16
-
+constexpr int kPtraceGetSyscallInfo = 0x420e;          // Linux 5.3
+constexpr int kPtraceGetRseqConfiguration = 0x420f;    // Linux 5.13
 constexpr int kPtraceGetSyscallUserDispatch = 0x4211;  // Linux 6.4
+constexpr int kPtraceSetSyscallInfo = 0x4212;          // Linux 6.16
 
 struct SyscallUserDispatch {  // struct ptrace_sud_config
   std::uint64_t mode = 0;

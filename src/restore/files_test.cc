@@ -29,8 +29,8 @@ using Verdict = FileVerdict::Kind;
 class OpenFilesOf : public testing::Test {
  protected:
   OpenFilesOf() {
-    char path[] = "/tmp/telefork-files.XXXXXX";
-    folder_ = ::mkdtemp(path);
+    std::string path = testing::TempDir() + "telefork-files.XXXXXX";
+    folder_ = ::mkdtemp(path.data());
     for (const char* name : {"a", "b", "c"}) std::ofstream(folder_ + "/" + name);
   }
   ~OpenFilesOf() override { std::filesystem::remove_all(folder_); }

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "capture/capture.h"
 #include "image/writer.h"
+#include "kernel/pidfd.h"
 #include "migrate/save.h"
 #include "net/address.h"
 #include "session/agent_socket.h"
@@ -110,7 +111,7 @@ void ForkSession::run(const std::function<void()>& on_started) {
   UniqueFd held_socket;  // while it is open the process at home does not end
   try {
     // Until the supervisor sees to it: whoever kills the pid need not wait for the node.
-    UniqueFd process = open_pidfd(snapshot_);
+    UniqueFd process = kernel::open_pidfd(snapshot_);
     link.set_interrupt(process.get(), throw_that_it_was_killed);
     send_image(received->message);
     protocol::ReceivedMessage ready = link.expect_while_heard(Message::READY);

@@ -16,7 +16,6 @@ namespace {
 using namespace std::chrono_literals;
 using protocol::schema::Message;
 
-// For the node to read why, where home itself has given up.
 // How soon a terminal's input is read after its reader came to the foreground, which no event
 // tells.
 constexpr auto kInputInterval = 200ms;

@@ -7,8 +7,9 @@
 #include "base/error.h"
 #include "capture/capture.h"
 #include "image/writer.h"
+#include "kernel/pidfd.h"
 #include "kernel/procfs.h"
-#include "session/program_call.h"
+#include "session/image_header.h"
 #include "tracee/stub.h"
 
 namespace telefork::session {
@@ -48,7 +49,7 @@ void Homebound::make_watch(tracee::Stub& stub) {
       make.call_any("making a userfaultfd", SYS_userfaultfd, {kernel::WriteWatch::flags()});
   auto fd = static_cast<int>(stub.run(make).result(made));
   if (fd < 0) return;
-  UniqueFd taken = take_fd(guest_, fd);
+  UniqueFd taken = kernel::take_fd(guest_, fd);
   if (!taken) throw Error(Code::kFailed, "the guest's userfaultfd is not there");
   tracee::SyscallProgram close;
   close.call("closing the userfaultfd", SYS_close, {fd});

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/pidfd.h"
 #include "migrate/save.h"
 #include "net/address.h"
 #include "session/agent_socket.h"
@@ -27,21 +28,6 @@ void check_mode(int mode) {
 }
 
 }  // namespace
-
-// Readable when the process has ended, traced or not.
-UniqueFd open_pidfd(pid_t pid) {
-  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  if (!process) throw_errno(fmt::format("opening process {}", pid));
-  return process;
-}
-
-// A descriptor of another process, sharing its open file description; empty where it has none.
-UniqueFd take_fd(pid_t pid, int fd) {
-  UniqueFd process = open_pidfd(pid);
-  int taken = static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0));
-  if (taken < 0 && errno != EBADF) throw_errno(fmt::format("taking fd {} of process {}", fd, pid));
-  return UniqueFd(taken);
-}
 
 std::string describe_command(pid_t pid) {
   std::string line = kernel::read_cmdline(pid);
@@ -159,7 +145,7 @@ capture::Survey ProgramCall::survey(pid_t pid, const telefork_snapshot& caller) 
 
 UniqueFd ProgramCall::take_stream(pid_t pid, int number) const {
   const bool carried = (streams_ >> static_cast<unsigned>(number) & 1U) != 0;
-  return carried ? take_fd(pid, number) : UniqueFd();
+  return carried ? kernel::take_fd(pid, number) : UniqueFd();
 }
 
 void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,

@@ -91,9 +91,6 @@ class ProgramCall {
   UniqueFd session_socket_;
 };
 
-// A descriptor of another process, sharing its open file description; empty where it has none.
-UniqueFd open_pidfd(pid_t pid);
-UniqueFd take_fd(pid_t pid, int fd);
 // Whether it is gone, but for what its parent has to reap.
 bool has_ended(pid_t pid);
 // Its arguments, for people.

@@ -109,7 +109,9 @@ void for_each_living(const std::string& folder, See see) {
     if (name.find_first_not_of(".0123456789new") != std::string::npos || name[0] == '.') continue;
     std::string path = fmt::format("{}/{}", folder, name);
     UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    if (!file) continue;  // it has just ended
+    struct stat status {};
+    // It has just ended; or it is nothing that a session makes, in a folder that is a user's own.
+    if (!file || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) continue;
     if (is_left_over(file)) {
       ::unlink(path.c_str());
     } else {

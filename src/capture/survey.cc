@@ -23,7 +23,7 @@ void survey_namespaces(Survey& survey) {
     }
     bool by_keeper = std::string_view(name) == "pid" || std::string_view(name) == "mnt" ||
                      std::string_view(name) == "user";
-    if (by_keeper && is_in_a_call(survey.pid)) continue;
+    if (by_keeper && is_in_a_call(survey)) continue;
     survey.refusals.push_back(refuse(name_of(survey), Reason::kNamespace, name));
   }
 }
@@ -106,6 +106,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
 Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   Survey survey;
   survey.pid = pid;
+  if (options.purpose == Purpose::kReturn) survey.in_a_call = true;
   survey.files.know(std::move(earlier.files));
   survey.files.set_originals(options.originals);
   survey.stat = kernel::read_stat(pid);

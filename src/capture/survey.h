@@ -90,6 +90,8 @@ struct Survey {
   std::set<int> own_sockets;
   // Descriptors that stay at home: for `check` and --json.
   std::vector<std::string> left_home;
+  // Whether a run_on() brought it to where it is; looked up by is_in_a_call().
+  std::optional<bool> in_a_call;
 
   Survey() : files(kernel::read_boot_id()) {}
   // Bit n: descriptor n is a standard stream of home's there.
@@ -104,8 +106,8 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier = 
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey);
 void survey_descriptors(const SurveyOptions& options, Survey& survey);
 void survey_threads(const SurveyOptions& options, Survey& survey);
-// Whether a run_on() brought it to where it is.
-bool is_in_a_call(pid_t pid);
+// Reads the descriptors of the process once.
+bool is_in_a_call(Survey& survey);
 void survey_policy(const SurveyOptions& options, Survey& survey);
 
 }  // namespace telefork::capture

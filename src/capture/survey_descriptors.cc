@@ -319,9 +319,7 @@ class Sorter {
   std::map<std::string, std::vector<Known>> known_;  // by name, in the kernel's order
 };
 
-}  // namespace
-
-bool is_in_a_call(pid_t pid) {
+bool has_session_socket(pid_t pid) {
   for (int fd : kernel::list_fds(pid)) {
     try {
       if (kernel::read_fd_link(pid, fd).starts_with("socket:") &&
@@ -333,6 +331,13 @@ bool is_in_a_call(pid_t pid) {
     }
   }
   return false;
+}
+
+}  // namespace
+
+bool is_in_a_call(Survey& survey) {
+  if (!survey.in_a_call) survey.in_a_call = has_session_socket(survey.pid);
+  return *survey.in_a_call;
 }
 
 void survey_descriptors(const SurveyOptions& options, Survey& survey) {

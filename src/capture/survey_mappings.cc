@@ -44,7 +44,7 @@ bool may_write(pid_t pid, const Vma& vma) {
 bool is_execute_only(const Vma& vma) { return vma.protection() == PROT_EXEC; }
 
 // Why the memory behind a VMA cannot be captured, whatever it maps; nothing: it can.
-std::optional<Refusal> refuse_by_flags(pid_t pid, const Vma& vma) {
+std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
   struct Pair {
     VmFlag flag;
     Reason reason;
@@ -59,7 +59,7 @@ std::optional<Refusal> refuse_by_flags(pid_t pid, const Vma& vma) {
   for (const Pair& pair : kPairs) {
     if (!vma.has(pair.flag)) continue;
     // What it writes is watched by its keeper.
-    if (pair.flag == VmFlag::kUffdWp && is_in_a_call(pid)) continue;
+    if (pair.flag == VmFlag::kUffdWp && is_in_a_call(survey)) continue;
     return refuse(describe(vma), pair.reason);
   }
   if (!vma.unknown_flags.empty()) {
@@ -215,7 +215,7 @@ void sort_mapping(const SurveyOptions& options, SharedObjects& shared, Mapping& 
     mapping.kind = Kind::VSYSCALL;
     return;
   }
-  if (std::optional<Refusal> refusal = refuse_by_flags(survey.pid, vma)) {
+  if (std::optional<Refusal> refusal = refuse_by_flags(survey, vma)) {
     survey.refusals.push_back(*refusal);
     return;
   }

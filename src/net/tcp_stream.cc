@@ -136,9 +136,10 @@ std::vector<SocketAddress> resolve(const NodeAddress& node) {
 }
 
 void set_up_tcp(int socket, TcpUse use) {
-  if (use != TcpUse::kControl) return;
   constexpr const char* kDoing = "setting up a TCP connection";
+  // Also where much is sent: the last of it would wait for the other end's delayed acknowledgement.
   set_option(socket, IPPROTO_TCP, TCP_NODELAY, 1, kDoing);
+  if (use != TcpUse::kControl) return;
   set_option(socket, SOL_SOCKET, SO_KEEPALIVE, 1, kDoing);
   set_option(socket, IPPROTO_TCP, TCP_KEEPIDLE, kKeepIdle, kDoing);
   set_option(socket, IPPROTO_TCP, TCP_KEEPINTVL, kKeepInterval, kDoing);

@@ -27,7 +27,7 @@ struct SocketAddress {
 std::vector<SocketAddress> resolve(const NodeAddress& node);
 
 enum class TcpUse {
-  kControl,  // small messages, each at once
+  kControl,  // watched by the kernel: a dead machine is noticed
   kBulk,
 };
 

@@ -124,6 +124,7 @@ class Restorer {
   void start_blank_early();
   void start_blank(bool pid_required);
   void warn_of_clocks();
+  void finish_as_this_user();
   pid_t wanted_pid() const;
   bool must_keep_ids() const;
   std::string describe_taken_id() const;

@@ -13,6 +13,7 @@
 #include "restore/restorer.h"
 #include "restore/siginfo.h"
 #include "tracee/memory.h"
+#include "tracee/same_cpu.h"
 
 namespace telefork::restore {
 namespace {
@@ -115,6 +116,7 @@ void Restorer::prepare() {
   if (keep_ids && (threads_.size() > 1 || pid() != wanted_pid())) blank_.reset();
   if (!blank_) start_blank(keep_ids);
   warn_of_clocks();
+  tracee::SameCpu turns(blank_->pid());
   lay_out();
   give_files();
   SyscallProgram program;
@@ -273,6 +275,18 @@ void Restorer::clear_blank(SyscallProgram& program) {
 
 void Restorer::finish() {
   with_context("making the guest's process", [&] { prepare(); });
+  finish_as_this_user();
+  // Who is another user afterwards may not be one whose CPUs this process can choose.
+  with_context("restoring credentials", [&] { restore_credentials(); });
+  with_context("restoring threads", [&] { restore_threads(); });
+  tracee::SameCpu turns(blank_->pid());
+  // A timer may name the thread that it signals.
+  with_context("restoring timers", [&] { restore_timers(); });
+  with_context("restoring limits", [&] { restore_limits(); });
+}
+
+void Restorer::finish_as_this_user() {
+  tracee::SameCpu turns(blank_->pid());
   with_context("restoring memory", [&] {
     SyscallProgram program;
     settle_memory(program);
@@ -284,11 +298,6 @@ void Restorer::finish() {
   with_context("restoring descriptors", [&] { restore_descriptors(); });
   with_context("restoring the process", [&] { restore_settings(); });
   with_context("restoring signals", [&] { restore_signals(); });
-  with_context("restoring credentials", [&] { restore_credentials(); });
-  with_context("restoring threads", [&] { restore_threads(); });
-  // A timer may name the thread that it signals.
-  with_context("restoring timers", [&] { restore_timers(); });
-  with_context("restoring limits", [&] { restore_limits(); });
 }
 
 }  // namespace telefork::restore

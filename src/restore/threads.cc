@@ -18,6 +18,7 @@
 #include "restore/steps.h"
 #include "tracee/machine_state.h"
 #include "tracee/memory.h"
+#include "tracee/same_cpu.h"
 
 namespace telefork::restore {
 namespace {
@@ -120,7 +121,10 @@ void Restorer::restore_threads() {
   TELEFORK_ASSERT(new_pid == old_pid || !must_keep_ids());
   start_other_threads();
   SyscallProgram main = thread_program(first, true);
-  blank_->stub().run(main);
+  {
+    tracee::SameCpu turns(blank_->pid());
+    blank_->stub().run(main);
+  }
   // glibc keeps the thread's id in the thread control block, where clear_child_tid points to.
   if (new_pid != old_pid) {
     tracee::write_object(blank_->pid(), RemotePtr(first.getClearChildTid()), new_pid);

@@ -40,7 +40,8 @@ void ForkSession::tell_snapshot(const Error& error) {
   send_verdict(call_.session_socket().get(), error);
 }
 
-void ForkSession::send_image(const telefork_snapshot& snapshot) {
+void ForkSession::send_image(const telefork_snapshot& snapshot, RegistryEntry& registry,
+                             const SessionInfo& info) {
   const AgentSettings& own = call_.settings();
   protocol::Link& link = call_.link();
   call_.ask_ahead_about_files();
@@ -51,6 +52,8 @@ void ForkSession::send_image(const telefork_snapshot& snapshot) {
   own.steps.reach(Step::kFrozen);
   capture::Survey survey = call_.survey(snapshot_, snapshot);
   call_.announce(Purpose::FORK, snapshot, describe_command(snapshot_));
+  // The node has something to do now, and need not wait for this.
+  registry.update(info);
   own.steps.reach(Step::kAnnounced);
   // It sits in a read: it waits for no signal.
   tracee::Stub::Options stub_options;
@@ -107,31 +110,31 @@ void ForkSession::run(const std::function<void()>& on_started) {
   SourceState state = SourceState::kSending;
   info.state = std::string(state_name(state));
   info.command = describe_command(snapshot_);
-  RegistryEntry registry(settings.registry, info);
+  RegistryEntry registry(settings.registry, {});
   UniqueFd held_socket;  // while it is open the process at home does not end
   try {
     // Until the supervisor sees to it: whoever kills the pid need not wait for the node.
     UniqueFd process = kernel::open_pidfd(snapshot_);
     link.set_interrupt(process.get(), throw_that_it_was_killed);
-    send_image(received->message);
-    protocol::ReceivedMessage ready = link.expect_while_heard(Message::READY);
-    link.set_interrupt(-1, {});
+    send_image(received->message, registry, info);
     UniqueFd in = call_.take_stream(snapshot_, 0);
     UniqueFd out = call_.take_stream(snapshot_, 1);
     UniqueFd err = call_.take_stream(snapshot_, 2);
     UniqueFd complaints = err ? err.duplicate() : UniqueFd();
     proxy::StdioPump pump =
         proxy::StdioPump::at_home(link, std::move(in), std::move(out), std::move(err));
+    protocol::ReceivedMessage ready = link.expect_while_heard(Message::READY);
+    link.set_interrupt(-1, {});
     info.guest_pid = static_cast<pid_t>(ready->getReady().getPid());
     for (auto warning : ready->getReady().getWarnings()) info.warnings.emplace_back(warning);
     state = next_state(state, SourceEvent::kReady);
     info.state = std::string(state_name(state));
-    registry.update(info);
     settings.steps.reach(Step::kGivenUp);
     held_socket = call_.session_socket().duplicate();
     if (kernel::read_stat(snapshot_).state == 'Z') throw_that_it_was_killed();
     link.send([](Message::Builder message) { message.setGo(); });
     link.flush();
+    registry.update(info);
     settings.steps.reach(Step::kGoSent);
     hollow(snapshot_,
            {settings.programs.deputy, received->message.session_fd, call_.session_socket().get(),

@@ -25,7 +25,8 @@ class ForkSession {
   void run(const std::function<void()>& on_started);
 
  private:
-  void send_image(const telefork_snapshot& snapshot);
+  void send_image(const telefork_snapshot& snapshot, RegistryEntry& registry,
+                  const SessionInfo& info);
   void tell_snapshot(const Error& error);
   void fence_off(RegistryEntry& registry);
 

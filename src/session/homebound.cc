@@ -10,6 +10,7 @@
 #include "kernel/pidfd.h"
 #include "kernel/procfs.h"
 #include "session/image_header.h"
+#include "tracee/same_cpu.h"
 #include "tracee/stub.h"
 
 namespace telefork::session {
@@ -62,6 +63,7 @@ void Homebound::make_watch(tracee::Stub& stub) {
 }
 
 void Homebound::watch_writes(tracee::Stub& stub) {
+  tracee::SameCpu turns(stub.thread().tid());
   make_watch(stub);
   if (!watch_) hashes_ = std::make_unique<capture::PageHashes>(guest_, abi_);
   for (const kernel::Vma& vma : kernel::read_maps(guest_)) {

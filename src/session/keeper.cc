@@ -276,6 +276,7 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
       warnings_.push_back(path + " is another C library here than the one in its memory");
     });
     while (restorer_->take(watched)) say_that_we_live();
+    group.kill_leader();
     // The way back takes the same connection.
     if (!returns) link_.close_bulk();
     settings_.steps.reach(Step::kArrived);
@@ -290,7 +291,6 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
   auto finder = homebound_ ? homebound_->change_finder() : protocol::schema::ChangeFinder::NONE;
   info.changes_found_by = change_finder_name(finder);
   info.state = std::string(state_name(state_));
-  registered_.update(info);
   link_.send([&](Message::Builder message) {
     auto ready = message.initReady();
     ready.setPid(static_cast<std::uint32_t>(guest_));
@@ -300,6 +300,7 @@ void Keeper::host(protocol::schema::Prepare::Reader prepare) {
     auto warnings = ready.initWarnings(static_cast<unsigned>(warnings_.size()));
     for (unsigned i = 0; i < warnings.size(); ++i) warnings.set(i, warnings_[i]);
   });
+  registered_.update(info);
   settings_.steps.reach(Step::kReadySent);
   if (!await_go()) return;
   info.state = std::string(state_name(state_));

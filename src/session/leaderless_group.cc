@@ -38,6 +38,8 @@ LeaderlessGroup::LeaderlessGroup(pid_t avoided) : leader_(fork_leader()) {
   throw_errno("making the guest's process group", error);
 }
 
+void LeaderlessGroup::kill_leader() { ::kill(leader_, SIGKILL); }
+
 LeaderlessGroup::~LeaderlessGroup() { end(leader_); }
 
 }  // namespace telefork::session

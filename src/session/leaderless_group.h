@@ -18,6 +18,8 @@ class LeaderlessGroup {
   LeaderlessGroup& operator=(const LeaderlessGroup&) = delete;
 
   pid_t id() const { return leader_; }
+  // When the group has a member: so that the end of this object need not wait for the leader's.
+  void kill_leader();
 
  private:
   pid_t leader_;

@@ -68,11 +68,11 @@ void RunOnSession::run(const std::function<void()>& on_started) {
   info.node = call_.node();
   info.state = std::string(state_name(state_));
   info.command = describe_command(program());
-  registry_.emplace(call_.settings().registry, info);
+  registry_.emplace(call_.settings().registry, SessionInfo());
   try {
     call_.link().set_interrupt(signals_.fd(), [this] { throw_if_killed(); });
-    depart();
-    hand_over();
+    depart(info);
+    hand_over(info);
     call_.link().set_interrupt(-1, {});
     on_started();
     await_end();
@@ -97,7 +97,7 @@ void RunOnSession::throw_if_killed() {
 
 // To the whole image there. The caller sits in its read; anywhere else the result that it is given
 // would be another call's.
-void RunOnSession::depart() {
+void RunOnSession::depart(const SessionInfo& info) {
   const AgentSettings& settings = call_.settings();
   protocol::Link& link = call_.link();
   call_.ask_ahead_about_files();
@@ -118,6 +118,8 @@ void RunOnSession::depart() {
     }
   }
   call_.announce(Header::Purpose::RUN_ON, caller_, describe_command(program()));
+  // The node has something to do now, and need not wait for this.
+  registry_->update(info);
   settings.steps.reach(Step::kAnnounced);
   ParkedProcess::Options options;
   options.caller = caller;
@@ -142,24 +144,26 @@ void RunOnSession::depart() {
   settings.steps.reach(Step::kSent);
 }
 
-void RunOnSession::hand_over() {
+// As little as possible lies between the guest's being ready and its start.
+void RunOnSession::hand_over(SessionInfo& info) {
   const AgentSettings& settings = call_.settings();
   protocol::Link& link = call_.link();
+  pump_.emplace(proxy::StdioPump::at_home(link, call_.take_stream(program(), 0),
+                                          call_.take_stream(program(), 1),
+                                          call_.take_stream(program(), 2)));
+  parked_->look_for_timers();
   protocol::ReceivedMessage ready = link.expect_while_heard(Message::READY);
-  SessionInfo info = registry_->info();
   info.guest_pid = static_cast<pid_t>(ready->getReady().getPid());
   info.changes_found_by = change_finder_name(ready->getReady().getChangeFinder());
   same_user_ = ready->getReady().getSameUser();
   for (auto warning : ready->getReady().getWarnings()) info.warnings.emplace_back(warning);
-  registry_->update(info);
-  pump_.emplace(proxy::StdioPump::at_home(link, call_.take_stream(program(), 0),
-                                          call_.take_stream(program(), 1),
-                                          call_.take_stream(program(), 2)));
-  step(SourceEvent::kReady);
+  state_ = next_state(state_, SourceEvent::kReady);
+  info.state = std::string(state_name(state_));
   parked_->hold_for(settings.lease.home);
   settings.steps.reach(Step::kGivenUp);
   link.send([](Message::Builder message) { message.setGo(); });
   link.flush();
+  registry_->update(info);
   settings.steps.reach(Step::kGoSent);
 }
 

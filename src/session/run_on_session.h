@@ -40,8 +40,8 @@ class RunOnSession {
   pid_t program() const { return call_.program(); }
   void step(SourceEvent event);
   void throw_if_killed();
-  void depart();
-  void hand_over();
+  void depart(const SessionInfo& info);
+  void hand_over(SessionInfo& info);
   void await_end();
   void poll_once();
   void on_message(const protocol::ReceivedMessage& message);

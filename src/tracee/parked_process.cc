@@ -117,6 +117,17 @@ RemotePtr ParkedProcess::write_frame(const ThreadState& state) {
   return at + kSignalFrameStackOffset;
 }
 
+// One that is armed may expire before they are saved.
+void ParkedProcess::look_for_timers() {
+  save_timers();
+  has_no_timers_ = std::none_of(timers_.begin(), timers_.end(), [this](const Timer& timer) {
+    if (timer.posix) return true;
+    timeval left = read_object<itimerval>(pid(), timer.value).it_value;
+    return left.tv_sec != 0 || left.tv_usec != 0;
+  });
+  timers_.clear();
+}
+
 // What they have left is in the stub's pages before they are stopped.
 void ParkedProcess::save_timers() {
   auto add = [this](int number, bool posix) {
@@ -179,7 +190,7 @@ void ParkedProcess::set_lease(std::chrono::nanoseconds lease) {
 // once; and each thread has a way back before it is changed.
 void ParkedProcess::hold_for(std::chrono::nanoseconds lease) {
   TELEFORK_ASSERT(!held());
-  save_timers();
+  if (!has_no_timers_) save_timers();
   lease_ = stub_->allocate(sizeof(timespec));
   set_lease({});
   RemotePtr gate = stub_->allocate(sizeof(std::uint32_t));
@@ -201,7 +212,7 @@ void ParkedProcess::hold_for(std::chrono::nanoseconds lease) {
       disarm.call("stopping an interval timer", SYS_setitimer, {timer.number, zero, timer.value});
     }
   }
-  stub_->run(disarm);
+  if (!timers_.empty()) stub_->run(disarm);
   for (TracedThread& thread : frozen_.threads()) {
     if (thread.tid() != caller()) park(thread);
   }

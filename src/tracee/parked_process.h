@@ -68,6 +68,8 @@ class ParkedProcess {
   FrozenProcess& frozen() { return frozen_; }
   Stub& stub() { return *stub_; }
 
+  // Ahead of hold_for(): whether there is any timer to disarm. The process cannot make one.
+  void look_for_timers();
   // Parks every thread and disarms the timers. Captures that use the stub come before it.
   void hold_for(std::chrono::nanoseconds lease);
   bool held() const { return static_cast<bool>(gate_); }
@@ -157,6 +159,7 @@ class ParkedProcess {
   Parked caller_;
   std::vector<TracedThread> adopted_;
   std::vector<Timer> timers_;
+  bool has_no_timers_ = false;
   SyscallProgram farewell_;
   RemotePtr gate_;   // null until hold_for()
   RemotePtr lease_;  // a timespec

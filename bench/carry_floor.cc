@@ -14,22 +14,18 @@
 // With --whole the start is in it: a fork() of the source as the snapshot, and a receiver that is
 // exec'ed for it; this is what a small process is held against.
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
-#include <string>
 #include <vector>
 
+#include "carry.h"
 #include "measure.h"
 
 extern char** environ;
@@ -37,14 +33,8 @@ extern char** environ;
 namespace telefork::bench {
 namespace {
 
-constexpr std::size_t kPiece = 1024 * 1024;
-constexpr std::size_t kHugePageSize = 2 * 1024 * 1024;
 constexpr int kSendBuffer = 2 * 1024 * 1024;
 constexpr int kReceiverSocket = 3;  // where an exec'ed receiver finds it
-
-std::size_t round_up(std::size_t size) {
-  return (size + kHugePageSize - 1) / kHugePageSize * kHugePageSize;
-}
 
 void send_all(int socket, const std::byte* bytes, std::size_t size) {
   while (size > 0) {
@@ -59,26 +49,15 @@ void receive_all(int socket, void* bytes, std::size_t size) {
   if (recv(socket, bytes, size, MSG_WAITALL) != static_cast<ssize_t>(size)) fail_errno("recv");
 }
 
-std::byte* map_aligned(std::size_t size) {
-  void* at = mmap(nullptr, size + kHugePageSize, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (at == MAP_FAILED) fail_errno("mmap");
-  return reinterpret_cast<std::byte*>(round_up(reinterpret_cast<std::uintptr_t>(at)));
-}
-
 // Receives the size, then the memory, and answers with the time when it was in place.
 void receive(int socket) {
   std::uint64_t size = 0;
   receive_all(socket, &size, sizeof size);
-  std::byte* staging = map_aligned(round_up(size));
-  std::byte* place = map_aligned(round_up(size));
-  if (madvise(staging, round_up(size), MADV_HUGEPAGE) != 0) fail_errno("MADV_HUGEPAGE");
+  Staging staging(size);
   for (std::size_t at = 0; at < size; at += kPiece) {
-    receive_all(socket, staging + at, std::min(kPiece, size - at));
+    receive_all(socket, staging.data() + at, std::min(kPiece, size - at));
   }
-  if (mremap(staging, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
-    fail_errno("mremap");
-  }
+  staging.put_in_place();
   const double done = now();
   if (write(socket, &done, sizeof done) != sizeof done) _exit(1);
   _exit(0);
@@ -124,65 +103,15 @@ pid_t exec_receiver(const SocketPair& sockets) {
   return pid;
 }
 
-// Present, and never shared with a child, which would have every write to it fault.
-std::byte* make_buffer() {
-  std::byte* buffer = map_aligned(kPiece);
-  if (madvise(buffer, kPiece, MADV_DONTFORK) != 0) fail_errno("MADV_DONTFORK");
-  std::memset(buffer, 1, kPiece);
-  return buffer;
-}
-
 void carry(pid_t source, const std::byte* from, std::uint64_t size, int socket) {
   static std::byte* const buffer = make_buffer();
   send_all(socket, reinterpret_cast<const std::byte*>(&size), sizeof size);
   for (std::size_t at = 0; at < size; at += kPiece) {
     const std::size_t piece = std::min<std::size_t>(kPiece, size - at);
-    const iovec here{buffer, piece};
-    const iovec there{const_cast<std::byte*>(from + at), piece};
-    if (process_vm_readv(source, &here, 1, &there, 1, 0) != static_cast<ssize_t>(piece)) {
-      fail_errno("process_vm_readv");
-    }
+    read_piece(source, from + at, buffer, piece);
     send_all(socket, buffer, piece);
   }
 }
-
-void reap(pid_t pid) {
-  int status = 0;
-  if (waitpid(pid, &status, 0) != pid || status != 0) fail("a child failed");
-}
-
-// The source is a child: a process may always read its child's memory.
-class Source {
- public:
-  Source(std::size_t size, Pages pages) {
-    int ready[2];
-    if (pipe2(ready, O_CLOEXEC) != 0) fail_errno("pipe2");
-    pid_ = fork();
-    if (pid_ < 0) fail_errno("fork");
-    if (pid_ == 0) {
-      TouchedMemory memory(size, pages);
-      const std::byte* at = memory.data();
-      if (write(ready[1], &at, sizeof at) != sizeof at) _exit(1);
-      for (;;) pause();
-    }
-    close(ready[1]);
-    if (read(ready[0], &memory_, sizeof memory_) != sizeof memory_) fail("no source");
-    close(ready[0]);
-  }
-  ~Source() {
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-  Source(const Source&) = delete;
-  Source& operator=(const Source&) = delete;
-
-  pid_t pid() const { return pid_; }
-  const std::byte* memory() const { return memory_; }
-
- private:
-  pid_t pid_ = 0;
-  const std::byte* memory_ = nullptr;
-};
 
 double carry_once(const Source& source, std::size_t size) {
   SocketPair sockets;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,11 +29,20 @@ std::byte* map_aligned(std::size_t size) {
 
 }  // namespace
 
+pid_t fork_bound_child() {
+  const pid_t parent = getpid();
+  const pid_t pid = fork();
+  if (pid < 0) fail_errno("fork");
+  if (pid > 0) return pid;
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) fail_errno("PR_SET_PDEATHSIG");
+  if (getppid() != parent) _exit(1);  // it was too late
+  return 0;
+}
+
 Source::Source(std::size_t size, Pages pages) {
   int ready[2];
   if (pipe2(ready, O_CLOEXEC) != 0) fail_errno("pipe2");
-  pid_ = fork();
-  if (pid_ < 0) fail_errno("fork");
+  pid_ = fork_bound_child();
   if (pid_ == 0) {
     TouchedMemory memory(size, pages);
     const std::byte* at = memory.data();

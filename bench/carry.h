@@ -14,6 +14,9 @@ namespace telefork::bench {
 
 constexpr std::size_t kPiece = 1024 * 1024;
 
+// A child that is killed when this process ends, however that happens. 0 in the child.
+pid_t fork_bound_child();
+
 // A child with touched memory: a process may always read its child's memory. Ends with the object.
 class Source {
  public:

@@ -129,8 +129,7 @@ double carry_once(const Source& source, std::size_t size) {
 double carry_whole(TouchedMemory& memory) {
   memory.own_again();
   const double start = now();
-  pid_t snapshot = fork();
-  if (snapshot < 0) fail_errno("fork");
+  pid_t snapshot = fork_bound_child();
   if (snapshot == 0) {
     for (;;) pause();
   }

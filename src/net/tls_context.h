@@ -1,6 +1,6 @@
 // OpenSSL as telefork uses it: TLS 1.3 and nothing older, no tickets, no early data, no chain of
 // certificates. Who is at the other end is told by its public key, or by a secret that both have.
-// Only tls_stream.cc needs this.
+// Only tls_stream.cc needs this, and the floor that it is held against (bench/tls_floor.cc).
 #pragma once
 
 #include <exception>

@@ -1,8 +1,8 @@
 // telefork_fork() beside fork(), in one process and by turns: how long each holds up the parent,
 // and when the child's first instruction runs.
 //
-//     fork_bench --node NODE --size 1M [--pages small|huge] [--trials N] --folder DIR
-//                [--watch PID,PID...]
+//     fork_bench --node NODE --transport NAME --size 1M [--pages small|huge] [--trials N]
+//                --folder DIR [--watch PID,PID...]
 //
 // Before every call all memory is made the parent's own again, so that each fork finds the page
 // tables as a process that has been working leaves them. The first telefork opens the link; it is
@@ -139,7 +139,7 @@ void run(const Arguments& arguments) {
     if (i % 2 != 0) local.add(bench.local());
   }
   Record record("fork");
-  record.text("node", arguments.text("node"));
+  record.text("node", arguments.text("transport"));
   record.text("pages", arguments.text("pages", "small"));
   record.number("size", static_cast<double>(arguments.size("size")));
   record.number("mappings", count_mappings());
@@ -160,6 +160,7 @@ void run(const Arguments& arguments) {
 int main(int argc, char** argv) {
   // What the caller left open could not travel.
   close_range(3, ~0U, 0);
-  telefork::bench::run({argc, argv, {"node", "size", "pages", "trials", "folder", "watch"}});
+  telefork::bench::run(
+      {argc, argv, {"node", "transport", "size", "pages", "trials", "folder", "watch"}});
   return 0;
 }

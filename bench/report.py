@@ -119,8 +119,8 @@ class Report:
         return [r for r in self.records
                 if r["bench"] == bench and all(r.get(k) == v for k, v in fields.items())]
 
-    def timed_forks(self):
-        return [r for r in self.find("fork") if "away_held_ms" in r]
+    def timed_forks(self, node="unix"):
+        return [r for r in self.find("fork", node=node) if "away_held_ms" in r]
 
     def carried(self, kind, record):
         """The floor for the same memory as the record's; None when it was not measured."""

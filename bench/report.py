@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a run of tools/bench has measured: medians, the floors of the same run beside them, and the targets.
 
-    bench/report.py SAMPLES BUILD JSON [--load AVERAGE] [--failed NAME]...
+    bench/report.py SAMPLES BUILD JSON [--load AVERAGE] [--failed NAME]... [--skipped NAME NEED]...
 
 SAMPLES has one JSON object a line, as the benchmarks' programs print them; records of the same kind and
 parameters are put together. The table goes to stdout, the same and all samples to the file JSON.
@@ -276,6 +276,7 @@ def main():
     parser.add_argument("json", type=pathlib.Path)
     parser.add_argument("--load", type=float, help="the load average before the run")
     parser.add_argument("--failed", action="append", default=[])
+    parser.add_argument("--skipped", action="append", default=[], nargs=2, metavar=("NAME", "NEED"))
     arguments = parser.parse_args()
 
     records = [json.loads(line) for line in arguments.samples.read_text().splitlines() if line]
@@ -291,11 +292,15 @@ def main():
     print("medians, where nothing else is said; every floor is of this run")
     for section in report.sections:
         print_section(*section)
+    for name, need in arguments.skipped:
+        print(f"\n{name}: left out; needs: {need}")
     for name in arguments.failed:
         print(f"\n{name}: FAILED")
     arguments.json.write_text(json.dumps(
         {"version": 1, "machine": machine, "build": build, "results": report.results,
-         "failed": arguments.failed, "samples": report.records}, indent=1) + "\n")
+         "failed": arguments.failed,
+         "skipped": [{"name": name, "needs": need} for name, need in arguments.skipped],
+         "samples": report.records}, indent=1) + "\n")
     return 1 if arguments.failed else 0
 
 

@@ -201,6 +201,9 @@ class Report:
         self.add_rates("tls", "tls", "floor_tls", 0.7,
                        " over TLS between machines (floor: read, SSL_write, SSL_read, mremap)",
                        "cipher", "congestion_control")
+        self.add_rates("ssh", "ssh", "floor_scp", 0.7,
+                       " over ssh between machines (floor: scp of a file of that size, login to end)",
+                       "cipher", "login_ms")
 
     def add_memory(self):
         rows = []

@@ -190,6 +190,7 @@ class Report:
                         floor_bytes_per_s=rates[1], ratio=share,
                         ratio_of_medians=floor["median"] / away["median"],
                         target=f">= {least}" if judged else None, met=met,
+                        first_call_ms=r["opening_first_instruction_ms"],
                         **{name: value if isinstance(value, str) else summary(value)
                            for name, value in record.items() if name in told})
         self.section(f"Rate of a whole fork{title}; quartiles",

@@ -101,7 +101,7 @@ void make_file(const std::string& path, std::string_view text) {
 }
 
 bool file_comes(const std::string& path) {
-  constexpr int kPatienceMs = 60'000;
+  constexpr int kPatienceMs = 180'000;
   const int watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
   const std::string folder = path.substr(0, path.rfind('/'));
   bool waiting = inotify_add_watch(watch, folder.c_str(), IN_CREATE | IN_MOVED_TO) >= 0;

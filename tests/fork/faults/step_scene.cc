@@ -88,7 +88,7 @@ void kill_and_await(pid_t pid) {
 
 // Which its parent may wait for then; false when it does not come.
 bool comes_to_its_end(pid_t pid) {
-  constexpr int kPatienceMs = 60'000;
+  constexpr int kPatienceMs = 180'000;
   const int process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
   pollfd ended{process, POLLIN, 0};
   const bool came = poll(&ended, 1, kPatienceMs) == 1;

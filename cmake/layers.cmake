@@ -103,7 +103,7 @@ function(telefork_folder name)
       set(leaks 0)
     endif()
     gtest_discover_tests(${name}_test DISCOVERY_MODE PRE_TEST
-                         PROPERTIES LABELS ${labels} TIMEOUT 120
+                         PROPERTIES LABELS ${labels} TIMEOUT 300
                                     ENVIRONMENT ASAN_OPTIONS=detect_leaks=${leaks})
   endif()
 endfunction()

@@ -437,34 +437,38 @@ int Journey::finish(std::string* said) {
   return status;
 }
 
-void expect_comes_home(const std::function<void(Away&)>& victim) {
-  std::vector<int> own_fds = kernel::list_fds(::getpid());
-  {
-    Journey journey(victim);
-    try {
-      journey.leave();
-      journey.capture_guest();
-      journey.come_home();
-    } catch (const Error& error) {
-      ADD_FAILURE() << error.text();
-      journey.roll_back();
-    }
-    std::string said;
-    int status = journey.finish(&said);
-    EXPECT_EQ(status, 0) << "the victim said: " << said;
+namespace {
+
+void bring_home(Journey& journey, std::uint64_t least_area) {
+  restore::HomecomingSettings settings = journey.settings();
+  settings.least_area = least_area;
+  journey.come_home(std::move(settings));
+}
+
+void expect_comes_home(const std::function<void(Away&)>& victim, std::uint64_t least_area) {
+  Journey journey(victim);
+  try {
+    journey.leave();
+    journey.capture_guest();
+    bring_home(journey, least_area);
+  } catch (const Error& error) {
+    ADD_FAILURE() << error.text();
+    journey.roll_back();
   }
-  EXPECT_EQ(kernel::list_fds(::getpid()), own_fds) << "descriptors of the tracer";
+  std::string said;
+  int status = journey.finish(&said);
+  EXPECT_EQ(status, 0) << "the victim said: " << said;
 }
 
 void expect_stays_away(const std::function<void(Away&)>& victim, const std::string& why,
-                       const std::function<void(Journey&)>& at_home) {
+                       const std::function<void(Journey&)>& at_home, std::uint64_t least_area) {
   Journey journey(victim);
   journey.leave();
   journey.capture_guest();
   if (at_home) at_home(journey);
   std::uint64_t before = journey.checksum();
   try {
-    journey.come_home();
+    bring_home(journey, least_area);
     ADD_FAILURE() << "it came home";
   } catch (const Error& error) {
     EXPECT_NE(error.text().find(why), std::string::npos) << error.text();
@@ -474,6 +478,25 @@ void expect_stays_away(const std::function<void(Away&)>& victim, const std::stri
   std::string said;
   int status = journey.finish(&said);
   EXPECT_EQ(status, 0) << "the victim said: " << said;
+}
+
+}  // namespace
+
+void expect_comes_home(const std::function<void(Away&)>& victim) {
+  std::vector<int> own_fds = kernel::list_fds(::getpid());
+  for (std::uint64_t least_area : kLeastAreas) {
+    SCOPED_TRACE(fmt::format("pages of mappings from {} bytes on wait in it", least_area));
+    expect_comes_home(victim, least_area);
+  }
+  EXPECT_EQ(kernel::list_fds(::getpid()), own_fds) << "descriptors of the tracer";
+}
+
+void expect_stays_away(const std::function<void(Away&)>& victim, const std::string& why,
+                       const std::function<void(Journey&)>& at_home) {
+  for (std::uint64_t least_area : kLeastAreas) {
+    SCOPED_TRACE(fmt::format("pages of mappings from {} bytes on wait in it", least_area));
+    expect_stays_away(victim, why, at_home, least_area);
+  }
 }
 
 }  // namespace telefork::migrate

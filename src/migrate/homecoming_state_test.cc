@@ -89,6 +89,64 @@ TEST(HomecomingMemory, BringsAHeapHomeThatHasShrunk) {
   });
 }
 
+// Alone between its neighbours, so that it is a mapping of its own.
+char* map_large(std::size_t size) {
+  char* at = map(size + 2 * kPageSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS);
+  VERIFY(::mprotect(at + kPageSize, size, PROT_READ | PROT_WRITE) == 0);
+  return at + kPageSize;
+}
+
+std::size_t mappings_within(const char* at, std::size_t size) {
+  auto start = RemotePtr(reinterpret_cast<std::uint64_t>(at));
+  std::size_t count = 0;
+  for (const kernel::Vma& vma : kernel::read_maps(::getpid())) {
+    if (vma.start < start + size && start < vma.end) ++count;
+  }
+  return count;
+}
+
+// Of large mappings all, half or little is new; the rest is what it was.
+TEST(HomecomingMemory, BringsLargeMappingsHome) {
+  constexpr std::size_t kLarge = 20 * 1024 * 1024;
+  constexpr std::size_t kHalf = kLarge / 2;
+  expect_comes_home([](Away& away) {
+    char* rewritten = map_large(kLarge);
+    char* half = map_large(kLarge);
+    char* dropped = map_large(kLarge);
+    char* little = map_large(kLarge);
+    char* read_only = map_large(kLarge);
+    char* sparse = map_large(64 * kLarge);
+    for (char* at : {rewritten, half, dropped, little, read_only}) std::memset(at, 'o', kLarge);
+    VERIFY(::madvise(half, kLarge, MADV_DONTFORK) == 0);
+    VERIFY(::mprotect(read_only, kLarge, PROT_READ) == 0);
+    sparse[0] = 'o';
+    VERIFY(away.leave());
+    std::memset(rewritten, 'n', kLarge);
+    std::memset(half + kPageSize, 'n', kHalf);
+    std::memset(dropped, 'n', kHalf);
+    VERIFY(::madvise(dropped + kHalf, kHalf, MADV_DONTNEED) == 0);
+    for (std::size_t at = 0; at < kLarge; at += 64 * kPageSize) little[at] = 'n';
+    VERIFY(::mprotect(read_only, kLarge, PROT_READ | PROT_WRITE) == 0);
+    std::memset(read_only, 'n', kHalf + kPageSize);
+    VERIFY(::mprotect(read_only, kLarge, PROT_READ) == 0);
+    std::memset(sparse + 32 * kLarge, 'n', kLarge);
+    away.come_home();
+    VERIFY(all(rewritten, kLarge, 'n'));
+    VERIFY(all(half, kPageSize, 'o') && all(half + kPageSize, kHalf, 'n'));
+    VERIFY(all(half + kPageSize + kHalf, kHalf - kPageSize, 'o'));
+    VERIFY(vma_at(half).has(kernel::VmFlag::kDontCopy) && mappings_within(half, kLarge) == 1);
+    VERIFY(all(dropped, kHalf, 'n') && all(dropped + kHalf, kHalf, 0));
+    for (std::size_t at = 0; at < kLarge; at += kPageSize) {
+      VERIFY(little[at] == (at % (64 * kPageSize) == 0 ? 'n' : 'o') && little[at + 1] == 'o');
+    }
+    VERIFY(all(read_only, kHalf + kPageSize, 'n'));
+    VERIFY(all(read_only + kHalf + kPageSize, kHalf - kPageSize, 'o'));
+    VERIFY(vma_at(read_only).protection() == PROT_READ && mappings_within(read_only, kLarge) == 1);
+    VERIFY(sparse[0] == 'o' && all(sparse + 32 * kLarge, kLarge, 'n'));
+    VERIFY(vma_at(sparse).rss_kb <= 2 * kLarge / 1024);
+  });
+}
+
 TEST(HomecomingMemory, BringsChangesOfMappedFilesHome) {
   ScratchFile file(std::string(kSize, 'f'));
   expect_comes_home([&](Away& away) {
@@ -469,15 +527,16 @@ TEST(HomecomingRefusal, NamesALackOfDescriptors) {
 }
 
 TEST(HomecomingRefusal, NamesAFileThatIsNotHere) {
-  auto file = std::make_unique<ScratchFile>("there");
+  ScratchFile file("there");
   expect_stays_away(
-      [path = file->path()](Away& away) {
+      [path = file.path()](Away& away) {
+        UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
         if (!away.leave()) return;
         VERIFY(::open(path.c_str(), O_RDONLY) >= 0);
         away.come_home();
         VERIFY(false);
       },
-      "No such file", [&](Journey&) { file.reset(); });
+      "No such file", [&](Journey&) { ::unlink(file.path().c_str()); });
 }
 
 TEST(HomecomingRefusal, NamesMemoryWhereTheStubLies) {

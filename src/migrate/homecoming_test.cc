@@ -190,7 +190,7 @@ void change_everything(Away& away) {
 // A trip takes a tenth of a second: parked_process_test.cc looks at every call of the flip.
 constexpr long kStride = 5;
 
-TEST(Homecoming, IsInOneOfTwoStatesAtWhateverCallItsTracerDies) {
+void expect_one_of_two_states(std::uint64_t least_area) {
   int news = 0;
   int olds = 0;
   for (long die_at = 0;; die_at += kStride) {
@@ -200,7 +200,9 @@ TEST(Homecoming, IsInOneOfTwoStatesAtWhateverCallItsTracerDies) {
       journey.leave();
       journey.capture_guest();
       tracee::tracer_death() = {.die_at = die_at};
-      journey.come_home();
+      restore::HomecomingSettings settings = journey.settings();
+      settings.least_area = least_area;
+      journey.come_home(std::move(settings));
       ::_exit(0);
     }
     int tracer_status = 0;
@@ -217,6 +219,14 @@ TEST(Homecoming, IsInOneOfTwoStatesAtWhateverCallItsTracerDies) {
   }
   EXPECT_GT(olds, 100 / kStride);
   EXPECT_GT(news, 50 / kStride);
+}
+
+TEST(Homecoming, IsInOneOfTwoStatesAtWhateverCallItsTracerDies) {
+  expect_one_of_two_states(kLeastAreas[0]);
+}
+
+TEST(Homecoming, IsInOneOfTwoStatesAlsoWhenPagesWaitInTheProcess) {
+  expect_one_of_two_states(kLeastAreas[1]);
 }
 
 }  // namespace

@@ -79,7 +79,10 @@ class Journey {
   std::vector<kernel::Vma> home_;
 };
 
-// All of it; the victim must end with 0.
+// Where pages wait: almost all in the memory file, or all that can in the process itself.
+inline constexpr std::uint64_t kLeastAreas[] = {std::uint64_t{1} << 40, kPageSize};
+
+// All of it, with each of them; the victim must end with 0.
 void expect_comes_home(const std::function<void(Away&)>& victim);
 // It is refused by an Error that contains `why`, and everything is as it was.
 void expect_stays_away(const std::function<void(Away&)>& victim, const std::string& why,

@@ -35,6 +35,15 @@ image::schema::Process::Reader Homecoming::process() const {
 }
 
 bool Homecoming::take(image::RecordSource& source) {
+  try {
+    return take_record(source);
+  } catch (const Error&) {
+    take_back();
+    throw;
+  }
+}
+
+bool Homecoming::take_record(image::RecordSource& source) {
   image::Record record = source.next();
   switch (record.type()) {
     case RecordType::kHeader: {
@@ -50,6 +59,7 @@ bool Homecoming::take(image::RecordSource& source) {
       contents_.take(record, source);
       break;
     case RecordType::kVma:
+      if (maps_are_known_) throw Error(Code::kCorrupt, "a mapping behind the first page");
       vma_records_.push_back(std::move(record));
       break;
     case RecordType::kFiles:
@@ -119,12 +129,10 @@ void Homecoming::run(SyscallProgram& program, bool always) {
 }
 
 void Homecoming::prepare() {
-  read_home();
+  if (!maps_are_known_) learn_maps();
+  sort_what_came();
   read_threads();
   check_threads();
-  // Where neither map has anything.
-  place_before_ = parked_.stub().set_place(
-      [this](std::uint64_t size) { return space_.allocate(size, RemotePtr()); });
   with_context("making room for its memory", [&] {
     grow_heap();
     grow_stacks();
@@ -179,9 +187,9 @@ void Homecoming::take_back() {
 
 void Homecoming::apply(std::vector<siginfo_t> signals) {
   undelivered_ = std::move(signals);
-  check();
   SyscallProgram last;
   try {
+    check();
     prepare();
     set_futures();
     build_last_program(last);

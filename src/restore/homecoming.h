@@ -8,7 +8,8 @@
 // The process is the same one: pid, tids, descriptors, vDSO and what the kernel holds pointers to
 // are home's; its memory is changed in place. What the image does not name is as it was.
 //
-//   take()    records are kept, pages go to a memory file
+//   take()    records are kept, pages go to a memory file or, of large mappings, to others of their
+//             size beside them
 //   prepare   reversible, step by step: memory is mapped where home has nothing, or elsewhere, and
 //             filled; what is to be written to in place is made present; files are opened; threads
 //             begun there are made and wait. Whatever can fail does so here. If the tracer dies it
@@ -28,10 +29,12 @@
 
 #include "base/unique_fd.h"
 #include "image/record_source.h"
+#include "kernel/pagemap.h"
 #include "kernel/procfs_maps.h"
 #include "kernel/procfs_state.h"
 #include "restore/address_space.h"
 #include "restore/files.h"
+#include "restore/huge_pages.h"
 #include "restore/map_plan.h"
 #include "tracee/parked_process.h"
 
@@ -47,6 +50,10 @@ struct HomecomingSettings {
   // The guest has been given this user's ids: they must be the same still.
   bool same_user = true;
   std::size_t max_map_count = 65530;  // vm.max_map_count
+  kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  // Of a mapping from this size on the pages wait in the process itself. It costs two programs of
+  // the stub and a look at the page tables, and saves 0.4 s a GB.
+  std::uint64_t least_area = 8 * 1024 * 1024;
   // The memory map with its flags (read_smaps), sorted, as it was when the process left: to read it
   // again costs a walk of all its page tables. Empty: it is read.
   std::vector<kernel::Vma> home;
@@ -58,7 +65,7 @@ class Homecoming {
   Homecoming(const Homecoming&) = delete;
   Homecoming& operator=(const Homecoming&) = delete;
 
-  // One record. False: it was the End.
+  // One record. False: it was the End. After an Error the process is parked as before.
   bool take(image::RecordSource& source);
   // `signals` were taken from the process, and not delivered to the guest: they wait for it with
   // those that waited there. Throws what stands in the way, by name. Code::kGone, and "was killed",
@@ -68,7 +75,18 @@ class Homecoming {
  private:
   struct Run {
     Range range;
-    std::uint64_t offset = 0;  // in the memory file
+    std::uint64_t offset = 0;  // in the memory file; or
+    RemotePtr staged;          // in an area
+  };
+  // In the process: where pages of a large mapping wait, each as far from the start as there.
+  struct Area {
+    Range range;        // of the mapping
+    int flags = 0;      // MAP_*
+    bool huge = false;  // MADV_HUGEPAGE
+    bool huge_allowed = true;
+    RemotePtr at;
+    std::uint64_t bytes = 0;  // that have come
+    bool refused = false;     // the memory file has its pages
   };
   struct Staged {
     const MapPiece* piece;
@@ -96,6 +114,7 @@ class Homecoming {
   image::schema::Process::Reader process() const;
 
   // homecoming.cc
+  bool take_record(image::RecordSource& source);
   void check() const;
   void check_user() const;
   void prepare();
@@ -106,10 +125,24 @@ class Homecoming {
   void run(tracee::SyscallProgram& program, bool always = true);
   void build_last_program(tracee::SyscallProgram& program);
 
-  // homecoming_memory.cc
+  // homecoming_staging.cc
   void take_pages(const image::Record& record, image::RecordSource& source);
+  void choose_areas();
+  bool map_area(Area& area);
+  Area* area_behind(RemotePtr address);
+  bool is_area(const kernel::Vma& vma) const;
+  const Area* area_of(const MapPiece& piece) const;
+  void place_run(Range range);
+  void make_huge_pages(std::span<const Run> runs, std::uint64_t ahead);
+  bool most_has_come(const Area& area) const;
+  void choose_replacements();
+  std::vector<Run> rest_of(const Area& area) const;
+  void add_unmapping_of_areas(tracee::SyscallProgram& program) const;
+
+  // homecoming_memory.cc
+  void learn_maps();
+  void sort_what_came();
   std::vector<kernel::Vma> read_map() const;
-  void read_home();
   void grow_heap();
   void grow_stacks();
   void plan_memory();
@@ -172,8 +205,11 @@ class Homecoming {
   std::vector<Range> dropped_;
   ContentStore contents_;
   UniqueFd pages_;
+  std::vector<Area> areas_;  // sorted
+  HugePages huge_pages_;
   std::uint64_t pages_size_ = 0;
   bool complete_ = false;
+  bool maps_are_known_ = false;
   bool returns_ = false;
   bool same_boot_ = false;  // where it comes from is this machine
   std::vector<siginfo_t> undelivered_;
@@ -190,6 +226,7 @@ class Homecoming {
   tracee::Stub::Place place_before_;
   std::uint64_t brk_ = 0;
   std::vector<Staged> staged_;
+  std::map<const MapPiece*, const Area*> replaced_;
   std::map<const MapPiece*, Range> opened_;  // what the last program has to make writable
   std::set<const MapPiece*> unlocked_;
   std::map<std::uint64_t, std::uint64_t> shared_inodes_;  // by the image's id

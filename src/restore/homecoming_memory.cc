@@ -23,12 +23,7 @@ using tracee::SyscallProgram;
 
 constexpr std::size_t kMaxVectors = 1024;               // IOV_MAX
 constexpr std::uint64_t kMaxRead = 1024 * 1024 * 1024;  // below MAX_RW_COUNT (include/linux/fs.h)
-constexpr std::size_t kBuffer = 1024 * 1024;
 constexpr int kSpareVmas = 16;  // the stub's, and what is split for an instant
-
-Range range_of(image::schema::PageRun::Reader run) {
-  return {RemotePtr(run.getStart()), run.getPages() * kPageSize};
-}
 
 // Empty where they do not meet.
 Range intersect(Range a, Range b) {
@@ -54,23 +49,6 @@ bool is_others(const kernel::Vma& home) {
 
 }  // namespace
 
-void Homecoming::take_pages(const image::Record& record, image::RecordSource& source) {
-  auto pages = record.get<image::schema::Pages>();
-  std::uint64_t offset = pages_size_;
-  for (image::schema::PageRun::Reader run : pages.getRuns()) {
-    runs_.push_back({range_of(run), offset});
-    offset += runs_.back().range.size;
-  }
-  for (image::schema::PageRun::Reader run : pages.getDropped()) dropped_.push_back(range_of(run));
-  std::vector<std::byte> buffer(std::min<std::uint64_t>(record.payload_bytes(), kBuffer));
-  while (source.payload_left() > 0) {
-    auto piece = std::span(buffer).first(std::min<std::uint64_t>(source.payload_left(), kBuffer));
-    source.read_payload(piece);
-    write_fully(pages_, piece, "a memory file");
-  }
-  pages_size_ = offset;
-}
-
 // Nothing of it has run since it left: its flags are what they were, also of what has just grown.
 std::vector<kernel::Vma> Homecoming::read_map() const {
   if (settings_.home.empty()) return kernel::read_smaps(parked_.pid());
@@ -88,20 +66,18 @@ std::vector<kernel::Vma> Homecoming::read_map() const {
       same = known->start == vma.start && known->protection() == vma.protection();
     }
     if (same) vma.flags = known->flags;
-    if (!same && !stub.owns(vma)) return kernel::read_smaps(parked_.pid());
+    if (!same && !stub.owns(vma) && !is_area(vma)) return kernel::read_smaps(parked_.pid());
   }
   return map;
 }
 
-void Homecoming::read_home() {
+// Both maps; from here on there is room where neither has anything.
+void Homecoming::learn_maps() {
+  maps_are_known_ = true;
   home_ = read_map();
   for (const image::Record& record : vma_records_) vmas_.push_back(record.get<Vma>());
   auto by_start = [](const auto& a, const auto& b) { return a.getStart() < b.getStart(); };
   std::sort(vmas_.begin(), vmas_.end(), by_start);
-  std::sort(runs_.begin(), runs_.end(),
-            [](const Run& a, const Run& b) { return a.range.start < b.range.start; });
-  std::sort(dropped_.begin(), dropped_.end(),
-            [](const Range& a, const Range& b) { return a.start < b.start; });
   for (const kernel::Vma& vma : home_) {
     if (!vma.is_vsyscall()) space_.take(vma.start, vma.end);
   }
@@ -110,6 +86,16 @@ void Homecoming::read_home() {
       space_.take(RemotePtr(vma.getStart()), RemotePtr(vma.getEnd()));
     }
   }
+  place_before_ = parked_.stub().set_place(
+      [this](std::uint64_t size) { return space_.allocate(size, RemotePtr()); });
+  choose_areas();
+}
+
+void Homecoming::sort_what_came() {
+  std::sort(runs_.begin(), runs_.end(),
+            [](const Run& a, const Run& b) { return a.range.start < b.range.start; });
+  std::sort(dropped_.begin(), dropped_.end(),
+            [](const Range& a, const Range& b) { return a.start < b.start; });
 }
 
 // The heap grows as the program's own would.
@@ -158,7 +144,11 @@ void Homecoming::plan_memory() {
   tracee::Stub& stub = parked_.stub();
   std::vector<Range> own;
   for (const tracee::Stub::Room& room : stub.rooms()) own.push_back({room.address, room.size});
+  for (const Area& area : areas_) {
+    if (area.at) own.push_back({area.at, area.range.size});
+  }
   pieces_ = plan_map(home_, vmas_, own);
+  choose_replacements();
   shared_inodes_ = match_shared_memory(pieces_);
   std::size_t most = most_vmas(pieces_) + kSpareVmas;
   if (most > settings_.max_map_count) {
@@ -174,7 +164,9 @@ std::vector<Homecoming::Run> Homecoming::runs_in(Range range) const {
   auto next = first_in(runs_, range, [](const Run& run) { return run.range; });
   for (; next != runs_.end() && next->range.start < range.end(); ++next) {
     Range part = intersect(next->range, range);
-    found.push_back({part, next->offset + (part.start - next->range.start)});
+    std::uint64_t skipped = part.start - next->range.start;
+    found.push_back(
+        {part, next->offset + skipped, next->staged ? next->staged + skipped : RemotePtr()});
   }
   return found;
 }
@@ -197,6 +189,10 @@ std::vector<Range> Homecoming::dropped_in(Range range) const {
 void Homecoming::map_pieces() {
   for (const MapPiece& piece : pieces_) {
     if (!piece.is_mapped_anew()) continue;
+    if (auto area = replaced_.find(&piece); area != replaced_.end()) {
+      staged_.push_back({&piece, area->second->at, kWritable});
+      continue;
+    }
     bool moves = piece.kind == MapPiece::Kind::kReplace;
     RemotePtr at = moves ? space_.allocate(piece.range.size, piece.range.start) : piece.range.start;
     reverse_by(SYS_munmap, {at, piece.range.size});
@@ -208,6 +204,7 @@ void Homecoming::map_pieces() {
   tell_reversal();
   SyscallProgram program;
   for (Staged& staged : staged_) {
+    if (replaced_.count(staged.piece) != 0) continue;
     map_piece(staged, program);
     run(program, false);
   }
@@ -275,22 +272,32 @@ void Homecoming::map_piece(Staged& staged, SyscallProgram& program) {
                           map_flags(*piece.image) | MAP_FIXED_NOREPLACE, fd, offset});
 }
 
-// From the memory file, in as few calls as can be.
+// In as few calls as can be.
 void Homecoming::add_pages(const std::vector<Run>& runs, SyscallProgram& program) const {
   std::size_t done = 0;
   while (done < runs.size()) {
-    std::vector<iovec> vectors;
+    std::vector<iovec> to, from;
     std::uint64_t bytes = 0;
-    std::uint64_t offset = runs[done].offset;
-    for (; done < runs.size() && vectors.size() < kMaxVectors; ++done) {
+    const Run& first = runs[done];
+    for (; done < runs.size() && to.size() < kMaxVectors; ++done) {
       const Run& run = runs[done];
-      if (run.offset != offset + bytes || bytes + run.range.size > kMaxRead) break;
-      vectors.push_back({reinterpret_cast<void*>(run.range.start.value()), run.range.size});
+      if (static_cast<bool>(run.staged) != static_cast<bool>(first.staged)) break;
+      if (!run.staged && run.offset != first.offset + bytes) break;
+      if (bytes > 0 && bytes + run.range.size > kMaxRead) break;
+      to.push_back({reinterpret_cast<void*>(run.range.start.value()), run.range.size});
+      from.push_back({reinterpret_cast<void*>(run.staged.value()), run.range.size});
       bytes += run.range.size;
     }
-    program.call_expecting(
-        "putting pages in place", static_cast<std::int64_t>(bytes), SYS_preadv,
-        {pages_fd_, program.bytes(std::as_bytes(std::span(vectors))), vectors.size(), offset, 0});
+    tracee::Data vectors = program.bytes(std::as_bytes(std::span(to)));
+    auto expected = static_cast<std::int64_t>(bytes);
+    if (first.staged) {
+      program.call_expecting("copying pages into place", expected, SYS_process_vm_readv,
+                             {parked_.stub().own_pid(), vectors, to.size(),
+                              program.bytes(std::as_bytes(std::span(from))), from.size(), 0});
+    } else {
+      program.call_expecting("putting pages in place", expected, SYS_preadv,
+                             {pages_fd_, vectors, to.size(), first.offset, 0});
+    }
   }
 }
 
@@ -298,6 +305,11 @@ void Homecoming::fill_staged() {
   SyscallProgram program;
   std::vector<Run> moved;
   for (const Staged& staged : staged_) {
+    if (auto area = replaced_.find(staged.piece); area != replaced_.end()) {
+      add_pages(rest_of(*area->second), program);
+      this->run(program, false);
+      continue;
+    }
     Range range = staged.piece->range;
     if (has_flag(*staged.piece->image, VmFlag::kHugePage)) {
       program.call_any("MADV_HUGEPAGE", SYS_madvise, {staged.at, range.size, MADV_HUGEPAGE});
@@ -369,6 +381,7 @@ void Homecoming::add_memory(SyscallProgram& program) {
                  {piece.range.start, piece.range.size});
   }
   for (const Staged& staged : staged_) add_moved_piece(staged, program);
+  add_unmapping_of_areas(program);
   for (const MapPiece& piece : pieces_) {
     if (piece.kind != MapPiece::Kind::kKeep) continue;
     int protection = opened_.count(&piece) != 0 ? -1 : piece.home->protection();

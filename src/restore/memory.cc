@@ -12,6 +12,7 @@
 #include "kernel/abi.h"
 #include "kernel/procfs_maps.h"
 #include "restore/restorer.h"
+#include "tracee/memory.h"
 
 namespace telefork::restore {
 namespace {
@@ -27,27 +28,6 @@ constexpr std::size_t kMaxVectors = 1024;  // IOV_MAX
 // goes on while the memory is made.
 constexpr std::uint64_t kChunk = 2 * 1024 * 1024;
 static_assert(kChunk % kHugePageSize == 0);
-
-// Fills all of `vectors`, which are addresses in the process, from `bytes`.
-void write_scattered(pid_t pid, std::span<iovec> vectors, std::span<const std::byte> bytes) {
-  while (!vectors.empty()) {
-    iovec local = {const_cast<std::byte*>(bytes.data()), bytes.size()};
-    ssize_t count = ::process_vm_writev(pid, &local, 1, vectors.data(), vectors.size(), 0);
-    if (count <= 0) {
-      throw_errno(fmt::format("writing memory of process {} at {}", pid, vectors[0].iov_base),
-                  count == 0 ? EFAULT : errno);
-    }
-    auto done = static_cast<std::size_t>(count);
-    bytes = bytes.subspan(done);
-    while (!vectors.empty() && done >= vectors[0].iov_len) {
-      done -= vectors[0].iov_len;
-      vectors = vectors.subspan(1);
-    }
-    if (done == 0) continue;
-    vectors[0].iov_base = static_cast<char*>(vectors[0].iov_base) + done;
-    vectors[0].iov_len -= done;
-  }
-}
 
 }  // namespace
 
@@ -100,9 +80,12 @@ std::vector<Restorer::Piece> Restorer::place(Pages::Reader pages, SyscallProgram
     while (at < end) {
       RemotePtr cut(round_down((at + kChunk).value(), kHugePageSize));
       std::uint64_t size = std::min(end, cut) - at;
-      pieces.push_back({at, size, huge_allowed});
+      pieces.push_back({at, size, huge_allowed, 0});
       at = at + size;
     }
+    if (run.getStart() != pages.getRuns()[pages.getRuns().size() - 1].getStart()) continue;
+    std::uint64_t left = mapping.at + mapping.size() - end;
+    pieces.back().ahead = std::min(pages.getAhead(), left / kPageSize) * kPageSize;
   }
   return pieces;
 }
@@ -130,20 +113,10 @@ void Restorer::open_for_pages(Mapping& mapping, SyscallProgram& program) {
 
 // Memory is made present before the guest receives into it: the kernel fills a page that is there
 // ten times as fast as one that it has to make on a fault. process_vm_writev makes pages without a
-// fault, so that only huge ones are worth a step then. Whole huge pages are collapsed from a first
-// small page, which needs no MADV_HUGEPAGE: that flag would stay with the VMA.
+// fault, so that only huge ones are worth a step then.
 void Restorer::populate(std::span<const Piece> pieces, bool only_huge, SyscallProgram& program) {
   for (const Piece& piece : pieces) {
-    RemotePtr huge(round_up(piece.at.value(), kHugePageSize));
-    std::uint64_t end = round_down((piece.at + piece.size).value(), kHugePageSize);
-    if (piece.huge_allowed && huge.value() < end) {
-      for (RemotePtr at = huge; at.value() < end; at = at + kHugePageSize) {
-        program.call("populating memory", SYS_madvise, {at, kPageSize, kernel::kMadvPopulateWrite});
-      }
-      // Where it cannot be had, small pages will do.
-      program.call_any("making huge pages", SYS_madvise,
-                       {huge, end - huge.value(), kernel::kMadvCollapse});
-    }
+    if (piece.huge_allowed) huge_pages_.add(piece.at, piece.size, piece.ahead, program);
     if (only_huge) continue;
     program.call("populating memory", SYS_madvise,
                  {piece.at, piece.size, kernel::kMadvPopulateWrite});
@@ -188,7 +161,7 @@ void Restorer::write_from_here(std::span<const Piece> pieces, image::RecordSourc
     }
     std::span<std::byte> bytes = buffer_->bytes().first(filled);
     source.read_payload(bytes);
-    write_scattered(blank_->pid(), vectors, bytes);
+    tracee::write_scattered(blank_->pid(), vectors, bytes);
   }
 }
 

@@ -12,6 +12,10 @@ using tracee::SyscallProgram;
 
 static_assert(kWritable == (PROT_READ | PROT_WRITE));
 
+Range range_of(image::schema::PageRun::Reader run) {
+  return {RemotePtr(run.getStart()), run.getPages() * kPageSize};
+}
+
 bool has_flag(Vma::Reader vma, VmFlag flag) {
   return (vma.getFlags() & static_cast<std::uint64_t>(flag)) != 0;
 }

@@ -17,6 +17,8 @@ struct Range {
   RemotePtr end() const { return start + size; }
 };
 
+Range range_of(image::schema::PageRun::Reader run);
+
 bool has_flag(image::schema::Vma::Reader vma, kernel::VmFlag flag);
 // Whether pages of it may come with the image.
 bool has_own_pages(image::schema::Vma::Reader vma);

@@ -293,6 +293,7 @@ void RunOnSession::take_home() {
   coming.left_home = left_home_;
   coming.same_user = same_user_;
   coming.max_map_count = kernel::read_max_map_count();
+  coming.pagemap = settings.pagemap;
   coming.home = std::move(map_);
   restore::Homecoming homecoming(*parked_, std::move(coming));
   image::Reader reader(link.record_source(), &link.bulk_source());

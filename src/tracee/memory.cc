@@ -44,4 +44,24 @@ void write_memory(pid_t pid, RemotePtr to, std::span<const std::byte> from) {
   }
 }
 
+void write_scattered(pid_t pid, std::span<iovec> to, std::span<const std::byte> bytes) {
+  while (!to.empty()) {
+    iovec local = {const_cast<std::byte*>(bytes.data()), bytes.size()};
+    ssize_t count = ::process_vm_writev(pid, &local, 1, to.data(), to.size(), 0);
+    if (count <= 0) {
+      throw_errno(fmt::format("writing memory of process {} at {}", pid, to[0].iov_base),
+                  count == 0 ? EFAULT : errno);
+    }
+    auto done = static_cast<std::size_t>(count);
+    bytes = bytes.subspan(done);
+    while (!to.empty() && done >= to[0].iov_len) {
+      done -= to[0].iov_len;
+      to = to.subspan(1);
+    }
+    if (done == 0) continue;
+    to[0].iov_base = static_cast<char*>(to[0].iov_base) + done;
+    to[0].iov_len -= done;
+  }
+}
+
 }  // namespace telefork::tracee

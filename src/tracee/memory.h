@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include "base/remote_ptr.h"
 
@@ -17,6 +18,8 @@ namespace telefork::tracee {
 
 void read_memory(pid_t pid, RemotePtr from, std::span<std::byte> to);
 void write_memory(pid_t pid, RemotePtr to, std::span<const std::byte> from);
+// Fills all of `to`, which are addresses in the process and are changed, from `bytes`.
+void write_scattered(pid_t pid, std::span<iovec> to, std::span<const std::byte> bytes);
 // How much of [from, from + to.size()) could be read before the first page that could not.
 std::size_t try_read_memory(pid_t pid, RemotePtr from, std::span<std::byte> to);
 

@@ -1,0 +1,237 @@
+// Where pages wait that have come home, until all of them are here: those of large anonymous
+// mappings in the process itself, all others in a memory file. What waits in the process is copied
+// once less: it takes the place of the old memory by one mremap(2) where most of it is new.
+#include <algorithm>
+#include <utility>
+
+#include <linux/mempolicy.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "kernel/abi.h"
+#include "kernel/pagemap.h"
+#include "restore/homecoming.h"
+#include "tracee/memory.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::schema::Vma;
+using kernel::VmFlag;
+using tracee::SyscallProgram;
+
+constexpr std::size_t kBuffer = 1024 * 1024;
+constexpr std::size_t kMaxVectors = 1024;  // IOV_MAX
+constexpr std::uint64_t kMostPages = ~std::uint64_t{0} / kPageSize;
+
+// Whether one like it can stand in its place, and nobody can tell: all that a VMA has is in its
+// flags, but for a memory policy, see map_area(). What has a name of the kernel's or the program's
+// is where the kernel looks for it, or is not made anew by its flags.
+bool can_be_replaced(const kernel::Vma& home) {
+  return home.is_anonymous() && home.path.empty() && home.read && !home.has(VmFlag::kGrowsDown) &&
+         !home.has(VmFlag::kLocked) && !home.has(VmFlag::kGuard) && !home.has(VmFlag::kDontExpand);
+}
+
+}  // namespace
+
+// By the first page every VMA is known.
+void Homecoming::choose_areas() {
+  tracee::Stub& stub = parked_.stub();
+  for (Vma::Reader vma : vmas_) {
+    Range range{RemotePtr(vma.getStart()), vma.getEnd() - vma.getStart()};
+    if (vma.getKind() != Vma::Kind::ANONYMOUS || range.size < settings_.least_area) {
+      continue;
+    }
+    auto home = std::partition_point(
+        home_.begin(), home_.end(),
+        [&range](const kernel::Vma& before) { return before.start < range.start; });
+    if (home == home_.end() || home->start != range.start || home->end != range.end()) continue;
+    if (stub.owns(*home) || !can_be_replaced(*home) || has_flag(vma, VmFlag::kLocked)) continue;
+    Area area;
+    area.range = range;
+    area.flags = map_flags(vma);
+    area.huge = has_flag(vma, VmFlag::kHugePage);
+    area.huge_allowed = !has_flag(vma, VmFlag::kNoHugePage);
+    areas_.push_back(area);
+  }
+}
+
+Homecoming::Area* Homecoming::area_behind(RemotePtr address) {
+  auto area = std::partition_point(areas_.begin(), areas_.end(), [address](const Area& before) {
+    return before.range.end() <= address;
+  });
+  return area == areas_.end() ? nullptr : &*area;
+}
+
+bool Homecoming::is_area(const kernel::Vma& vma) const {
+  return std::any_of(areas_.begin(), areas_.end(), [&vma](const Area& area) {
+    return vma.start == area.at && vma.size() == area.range.size;
+  });
+}
+
+const Homecoming::Area* Homecoming::area_of(const MapPiece& piece) const {
+  auto area = std::find_if(areas_.begin(), areas_.end(), [&piece](const Area& candidate) {
+    return candidate.range.start == piece.range.start && candidate.range.size == piece.range.size;
+  });
+  return area == areas_.end() || !area->at || area->refused ? nullptr : &*area;
+}
+
+// False: it is not to be had, in which case the memory file will do.
+bool Homecoming::map_area(Area& area) {
+  RemotePtr at;
+  try {
+    at = space_.allocate(area.range.size, area.range.start);
+  } catch (const Error& error) {
+    if (error.code() != Code::kResources) throw;
+    return false;
+  }
+  reverse_by(SYS_munmap, {at, area.range.size});
+  tell_reversal();
+  SyscallProgram program;
+  // Of the mapping that is there (mbind(2)); ENOSYS: this kernel knows none.
+  tracee::Data policy = program.buffer(sizeof(int));
+  program.call_any("asking for a memory policy", SYS_get_mempolicy,
+                   {policy, 0, 0, area.range.start, MPOL_F_ADDR});
+  program.call_expecting("mapping memory to stage pages in", static_cast<std::int64_t>(at.value()),
+                         SYS_mmap,
+                         {at, area.range.size, kWritable, area.flags | MAP_FIXED_NOREPLACE, -1, 0});
+  if (area.huge)
+    program.call_any("MADV_HUGEPAGE", SYS_madvise, {at, area.range.size, MADV_HUGEPAGE});
+  tracee::ProgramRun run = parked_.stub().try_run(program);
+  if (run.failed() != tracee::kStubDone) return false;
+  area.at = at;
+  return run.object<int>(policy) == MPOL_DEFAULT;
+}
+
+// Where each part of a run is to wait.
+void Homecoming::place_run(Range range) {
+  while (range.size > 0) {
+    Area* area = area_behind(range.start);
+    Run part;
+    part.range = range;
+    if (area != nullptr && area->range.start > range.start) {
+      part.range.size = std::min<std::uint64_t>(range.size, area->range.start - range.start);
+      area = nullptr;
+    } else if (area != nullptr) {
+      part.range.size = std::min<std::uint64_t>(range.size, area->range.end() - range.start);
+      if (!area->at && !area->refused) area->refused = !map_area(*area);
+      if (area->refused) area = nullptr;
+    }
+    if (area != nullptr) {
+      part.staged = area->at + (range.start - area->range.start);
+      area->bytes += part.range.size;
+    } else {
+      part.offset = pages_size_;
+      pages_size_ += part.range.size;
+    }
+    runs_.push_back(part);
+    range = {range.start + part.range.size, range.size - part.range.size};
+  }
+}
+
+// Small ones are made by writing to them.
+void Homecoming::make_huge_pages(std::span<const Run> runs, std::uint64_t ahead) {
+  SyscallProgram program;
+  for (const Run& run : runs) {
+    const Area* area = run.staged ? area_behind(run.range.start) : nullptr;
+    if (area == nullptr || !area->huge_allowed) continue;
+    std::uint64_t left = &run == &runs.back() ? area->range.end() - run.range.end() : 0;
+    huge_pages_.add(run.staged, run.range.size, std::min(ahead * kPageSize, left), program);
+  }
+  run(program);
+}
+
+void Homecoming::take_pages(const image::Record& record, image::RecordSource& source) {
+  if (!maps_are_known_) learn_maps();
+  auto pages = record.get<image::schema::Pages>();
+  for (image::schema::PageRun::Reader run : pages.getDropped()) dropped_.push_back(range_of(run));
+  std::size_t first = runs_.size();
+  for (image::schema::PageRun::Reader run : pages.getRuns()) place_run(range_of(run));
+  auto arriving = std::span(runs_).subspan(first);
+  make_huge_pages(arriving, std::min(pages.getAhead(), kMostPages));
+  std::vector<std::byte> buffer(std::min<std::uint64_t>(record.payload_bytes(), kBuffer));
+  std::vector<iovec> vectors;  // where in the process; none: in the memory file
+  std::size_t filled = 0;
+  auto flush = [&] {
+    auto bytes = std::span(buffer).first(std::exchange(filled, 0));
+    source.read_payload(bytes);
+    if (vectors.empty()) {
+      write_fully(pages_, bytes, "a memory file");
+    } else {
+      tracee::write_scattered(parked_.pid(), vectors, bytes);
+      vectors.clear();
+    }
+  };
+  for (const Run& run : arriving) {
+    if (filled > 0 && vectors.empty() == static_cast<bool>(run.staged)) flush();
+    for (std::uint64_t done = 0; done < run.range.size;) {
+      auto part = std::min<std::uint64_t>(run.range.size - done, buffer.size() - filled);
+      if (run.staged)
+        vectors.push_back({reinterpret_cast<void*>((run.staged + done).value()), part});
+      filled += part;
+      done += part;
+      if (filled == buffer.size() || vectors.size() == kMaxVectors) flush();
+    }
+  }
+  if (filled > 0) flush();
+}
+
+// All of it can take the place of what is there: then the rest is copied from there.
+bool Homecoming::most_has_come(const Area& area) const {
+  kernel::PageMap map(parked_.pid(), settings_.pagemap);
+  std::uint64_t here =
+      kernel::count_pages(map.private_pages(area.range.start, area.range.end())) * kPageSize;
+  return area.bytes >= here / 2;
+}
+
+void Homecoming::choose_replacements() {
+  for (MapPiece& piece : pieces_) {
+    const Area* area = area_of(piece);
+    if (area == nullptr || piece.kind != MapPiece::Kind::kKeep || !most_has_come(*area)) continue;
+    piece.kind = MapPiece::Kind::kReplace;
+    replaced_.emplace(&piece, area);
+  }
+}
+
+// What is neither new nor dropped, from where it is into where it will be.
+std::vector<Homecoming::Run> Homecoming::rest_of(const Area& area) const {
+  kernel::PageMap map(parked_.pid(), settings_.pagemap);
+  std::vector<Range> gone = dropped_in(area.range);
+  for (const Run& run : runs_in(area.range)) gone.push_back(run.range);
+  std::sort(gone.begin(), gone.end(),
+            [](const Range& a, const Range& b) { return a.start < b.start; });
+  std::vector<Run> rest;
+  auto next = gone.begin();
+  for (const kernel::PageRun& here : map.private_pages(area.range.start, area.range.end())) {
+    RemotePtr at = here.start;
+    while (at < here.end()) {
+      while (next != gone.end() && next->end() <= at) ++next;
+      RemotePtr end = next == gone.end() ? here.end() : std::min(here.end(), next->start);
+      if (at < end) {
+        Run run;
+        run.range = {area.at + (at - area.range.start), end - at};
+        run.staged = at;
+        rest.push_back(run);
+        at = end;
+      } else {
+        at = std::min(here.end(), next->end());
+      }
+    }
+  }
+  return rest;
+}
+
+// Those that have not taken anything's place.
+void Homecoming::add_unmapping_of_areas(SyscallProgram& program) const {
+  for (const Area& area : areas_) {
+    bool replaces = std::any_of(replaced_.begin(), replaced_.end(),
+                                [&area](const auto& pair) { return pair.second == &area; });
+    if (!area.at || replaces) continue;
+    program.call("unmapping what pages were staged in", SYS_munmap, {area.at, area.range.size});
+  }
+}
+
+}  // namespace telefork::restore

@@ -62,7 +62,7 @@ static void name_socket(int fd) {
              (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length));
 }
 
-static bool remember(int fd) {
+static bool remember(int fd, pid_t tracer) {
   struct stat now;
   fd = move_high(fd);
   if (fstat(fd, &now) != 0) {
@@ -75,6 +75,7 @@ static bool remember(int fd) {
   name_socket(fd);
   agent.open = true;
   agent.fd = fd;
+  agent.tracer = tracer;
   agent.pid = getpid();
   agent.user = geteuid();
   agent.device = now.st_dev;
@@ -82,12 +83,21 @@ static bool remember(int fd) {
   return true;
 }
 
-// Who listens there: by the kernel, not by the path.
+// Who listens there: by the kernel, not by the path. False where it does not say.
+static bool find_listener(int fd, struct ucred* peer) {
+  socklen_t size = sizeof *peer;
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, peer, &size) == 0;
+}
+
 static bool peer_is_trusted(int fd) {
   struct ucred peer;
-  socklen_t size = sizeof peer;
-  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
-         (peer.uid == 0 || peer.uid == geteuid());
+  return find_listener(fd, &peer) && (peer.uid == 0 || peer.uid == geteuid());
+}
+
+// The telepad, whose child the agent is.
+static pid_t pid_of_listener(int fd) {
+  struct ucred peer;
+  return find_listener(fd, &peer) ? peer.pid : 0;
 }
 
 // A connected socket, the preamble sent; or -1 with errno.
@@ -145,6 +155,7 @@ static int try_default_telepads(void) {
 static bool connect_agent(void) {
   const char* chosen = secure_getenv("TELEFORK_SOCKET");
   int fd = -1;
+  pid_t agent_pid = 0;
   if (chosen != NULL && chosen[0] != '\0') {
     fd = try_telepad(chosen);
     if (fd < 0) {
@@ -154,10 +165,10 @@ static bool connect_agent(void) {
     }
   } else {
     if (chosen == NULL) fd = try_default_telepads();
-    if (fd < 0) fd = tf_start_private_agent();
+    if (fd < 0) fd = tf_start_private_agent(&agent_pid);
     if (fd < 0) return false;
   }
-  return remember(fd);
+  return remember(fd, agent_pid != 0 ? agent_pid : pid_of_listener(fd));
 }
 
 static bool send_request(const struct telefork_agent_request* request) {
@@ -227,7 +238,7 @@ static bool read_reply(struct telefork_agent_reply* reply, const struct tf_go_ah
   return false;
 }
 
-bool tf_ask_agent(struct telefork_agent_request* request, struct tf_go_ahead* go) {
+static bool ask_agent(struct telefork_agent_request* request, struct tf_go_ahead* go) {
   static struct telefork_agent_reply reply;
   for (;;) {
     // An agent acts as the user that the program was when it began.
@@ -238,6 +249,7 @@ bool tf_ask_agent(struct telefork_agent_request* request, struct tf_go_ahead* go
     }
     *go = (struct tf_go_ahead){.session_fd = -1, .agent_fd = agent.fd};
     request->agent_fd = agent.fd;
+    tf_let_trace(agent.tracer);
     if (send_request(request) && receive_reply(&reply, go)) break;
     if (go->session_fd >= 0) close(go->session_fd);
     drop_agent();
@@ -252,4 +264,10 @@ bool tf_ask_agent(struct telefork_agent_request* request, struct tf_go_ahead* go
   }
   go->session_fd = move_high(go->session_fd);
   return true;
+}
+
+bool tf_ask_agent(struct telefork_agent_request* request, struct tf_go_ahead* go) {
+  if (ask_agent(request, go)) return true;
+  tf_let_nobody_trace();
+  return false;
 }

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -28,9 +27,7 @@ static _Noreturn void end_snapshot(const char* node, const char* message) {
 static void travel(const struct tf_go_ahead* go, const char* node, const tf_signals* mask) {
   tf_forget_agent();
   tf_reset_lock();
-  // EINVAL where there is no Yama.
-  if (go->agent_pid > 0) syscall(SYS_prctl, PR_SET_PTRACER, (long)go->agent_pid, 0L, 0L, 0L);
-
+  tf_let_trace(go->agent_pid);
   if (!tf_announce(go, mask)) end_snapshot(node, "the agent ended before it saw the process");
   long n = tf_await_verdict(go);
   if (n == TELEFORK_RESUMED) return;
@@ -55,6 +52,7 @@ static pid_t fork_through_agent(struct telefork_agent_request* request) {
     return 0;
   }
   int error = errno;
+  tf_let_nobody_trace();
   close(go.session_fd);
   tf_restore_signals(&mask);
   if (pid < 0) tf_set_error(TELEFORK_RESOURCES, error, "fork: %s", strerror(error));

@@ -64,6 +64,7 @@ void tf_forget_agent(void);
 struct tf_agent_memory {
   bool open;
   int fd;
+  pid_t tracer;  // the agent, or an ancestor of it; 0 where our pid namespace lacks it
   pid_t pid;
   uid_t user;
   dev_t device;
@@ -72,8 +73,14 @@ struct tf_agent_memory {
 struct tf_agent_memory tf_remember_agent(void);
 void tf_recall_agent(const struct tf_agent_memory* memory);
 
+// tracer.c: Yama lets only a process's ancestors trace it, and whom it names with their descendants
+// (PR_SET_PTRACER). From the request on the agent looks into this process, and later a session
+// process of its does; after the call nobody shall. 0: a process that cannot be named.
+void tf_let_trace(pid_t pid);
+void tf_let_nobody_trace(void);
+
 // private_agent.c: a socket to an agent of our own, or -1 and the error is set.
-int tf_start_private_agent(void);
+int tf_start_private_agent(pid_t* agent);
 
 // helper_path.c: finds an executable of libexec/telefork, under the lock. False: the error is set.
 bool tf_find_agent(char path[4096]);

@@ -28,6 +28,7 @@ struct launch {
   int socket;
   char* stack_top;  // the agent's
   int error;        // of what failed; written by either clone
+  pid_t agent;
 };
 
 // Every descriptor but the socket goes first: the table may be full.
@@ -64,16 +65,17 @@ static int run_launcher(void* argument) {
   struct launch* launch = argument;
   pid_t agent = clone(run_agent, launch->stack_top, CLONE_VM | CLONE_VFORK, launch);
   if (agent < 0) launch->error = errno;
+  launch->agent = agent;
   if (agent > 0 && launch->error != 0) waitpid(agent, NULL, __WALL);
   _exit(0);
 }
 
 // 0, or the errno of what failed.
-static int launch_agent(char* path, int socket) {
+static int launch_agent(char* path, int socket, pid_t* agent) {
   char* stacks = mmap(NULL, 2 * kStackSize, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (stacks == MAP_FAILED) return errno;
-  struct launch launch = {path, socket, stacks + 2 * kStackSize, 0};
+  struct launch launch = {path, socket, stacks + 2 * kStackSize, 0, 0};
   tf_signals mask;
   tf_block_signals(&mask);
   pid_t launcher = clone(run_launcher, stacks + kStackSize, CLONE_VM | CLONE_VFORK, &launch);
@@ -83,10 +85,11 @@ static int launch_agent(char* path, int socket) {
   }
   tf_restore_signals(&mask);
   munmap(stacks, 2 * kStackSize);
+  *agent = launch.agent;
   return launch.error;
 }
 
-int tf_start_private_agent(void) {
+int tf_start_private_agent(pid_t* agent) {
   static char path[4096];
   if (!tf_find_agent(path)) return -1;
   int ends[2];
@@ -97,7 +100,7 @@ int tf_start_private_agent(void) {
   // The agent's end too, so that it knows who asks whenever it begins to listen.
   int on = 1;
   setsockopt(ends[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
-  int error = launch_agent(path, ends[1]);
+  int error = launch_agent(path, ends[1], agent);
   close(ends[1]);
   if (error == 0) return ends[0];
   close(ends[0]);

@@ -12,7 +12,6 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -87,8 +86,7 @@ static int run_through_agent(struct telefork_agent_request* request, void (*f)(v
                              int* cancel_state) {
   struct tf_go_ahead go;
   if (!tf_ask_agent(request, &go)) return -1;
-  // EINVAL where there is no Yama.
-  if (go.agent_pid > 0) syscall(SYS_prctl, PR_SET_PTRACER, (long)go.agent_pid, 0L, 0L, 0L);
+  tf_let_trace(go.agent_pid);
   // No handler of this thread's may run between here and there.
   tf_signals mask;
   tf_block_signals(&mask);
@@ -104,7 +102,7 @@ static int run_through_agent(struct telefork_agent_request* request, void (*f)(v
     result = take_verdict(n);
   }
   close(go.session_fd);
-  if (go.agent_pid > 0) syscall(SYS_prctl, PR_SET_PTRACER, 0L, 0L, 0L, 0L);
+  tf_let_nobody_trace();
   tf_restore_signals(&mask);
   return result;
 }

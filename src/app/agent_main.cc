@@ -13,6 +13,7 @@
 #include "app/settings.h"
 #include "base/error.h"
 #include "kernel/probe.h"
+#include "kernel/yama.h"
 #include "session/agent.h"
 
 int main(int argc, char** argv) {
@@ -53,6 +54,7 @@ int main(int argc, char** argv) {
       settings.registry = registry.empty() ? telefork::app::registry_folder() : registry;
       settings.steps = telefork::app::stop_at_step(stop);
       settings.pagemap = telefork::app::best_pagemap_abi();
+      settings.trace_bar = telefork::kernel::read_trace_bar();
     } catch (const telefork::Error& error) {
       telefork::session::refuse_all(std::move(program), error);
       throw;

@@ -11,6 +11,7 @@
 #include "app/places.h"
 #include "app/settings.h"
 #include "kernel/probe.h"
+#include "kernel/yama.h"
 #include "migrate/save.h"
 #include "session/file_negotiation.h"
 #include "session/node_link.h"
@@ -157,6 +158,7 @@ capture::SurveyOptions Check::survey_options() const {
   capture::SurveyOptions options;
   options.copy_shared = command_.copy_shared;
   options.leave_home = command_.leave_fds;
+  options.trace_bar = kernel::read_trace_bar();
   options.purpose = purpose();
   // It stays, and with it all that it shares.
   if (purpose() == capture::Purpose::kFork) options.sharer = command_.pid;

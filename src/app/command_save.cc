@@ -8,6 +8,7 @@
 #include "app/commands.h"
 #include "app/output.h"
 #include "app/places.h"
+#include "kernel/yama.h"
 #include "migrate/save.h"
 #include "session/signal_fd.h"
 
@@ -32,6 +33,7 @@ int save_command(const SaveCommand& command) {
   settings.embed_files = command.embed_files;
   settings.copy_shared = command.copy_shared;
   settings.pagemap = best_pagemap_abi();
+  settings.trace_bar = kernel::read_trace_bar();
   settings.interrupted = [&] {
     while (signals.try_read()) asked_to_end = true;
     return asked_to_end;

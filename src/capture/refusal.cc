@@ -15,6 +15,7 @@ constexpr char kClose[] = "close it";
 constexpr char kCopyShared[] = "have a copy of it made with --shared=copy";
 constexpr char kCloseDevice[] = "have the program close the device";
 constexpr char kNegotiation[] = "src/session/file_negotiation.cc";
+constexpr char kYama[] = "src/kernel/yama.cc";
 constexpr char kStub[] = "src/tracee/stub.cc";
 
 constexpr std::array kRules = {
@@ -107,6 +108,19 @@ constexpr std::array kRules = {
          "have all threads keep the same"},
     Rule{Reason::kTraced, Part::kProcess, "a debugger attached", "process {} traces it",
          "end that debugger first"},
+    Rule{Reason::kYamaStrangers, Part::kProcess,
+         "any process but one that allows it, for `telefork save`, where Yama's ptrace_scope is 1",
+         "Yama lets only its ancestors trace it (kernel.yama.ptrace_scope is 1)",
+         "ask as root, have it call prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY), or have root set "
+         "that to 0",
+         kYama},
+    Rule{Reason::kYamaUsers, Part::kProcess,
+         "any process of a plain user's, where Yama's ptrace_scope is 2",
+         "Yama lets only root trace (kernel.yama.ptrace_scope is 2)",
+         "ask as root, or have root set that to 1", kYama},
+    Rule{Reason::kYamaEverybody, Part::kProcess, "any process, where Yama's ptrace_scope is 3",
+         "Yama lets nobody trace until the machine starts anew (kernel.yama.ptrace_scope is 3)",
+         "have it start with another setting", kYama},
     Rule{Reason::kChroot, Part::kProcess, "chroot",
          "its root directory is not this machine's (chroot)", ""},
     Rule{Reason::kNamespace, Part::kProcess, "other namespaces than telefork's",

@@ -1,5 +1,6 @@
 #include "capture/survey.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -37,6 +38,28 @@ void survey_signal_return(Survey& survey) {
     survey.refusals.push_back(
         refuse(name_of(survey), Reason::kNoSignalReturn, std::to_string(survey.pid)));
   }
+}
+
+// By the check that ptrace(2) makes (ptrace_may_access), without stopping it.
+bool may_attach(pid_t pid) {
+  return static_cast<bool>(UniqueFd(::open(kernel::mem_path(pid).c_str(), O_RDONLY | O_CLOEXEC)));
+}
+
+// A process that calls names its tracer itself, and the keeper's descends from it.
+std::optional<Reason> find_yama_reason(const SurveyOptions& options, pid_t pid) {
+  using kernel::TraceBar;
+  switch (options.trace_bar) {
+    case TraceBar::kNone:
+      break;
+    case TraceBar::kStrangers:
+      if (options.purpose == Purpose::kSave && !may_attach(pid)) return Reason::kYamaStrangers;
+      break;
+    case TraceBar::kUsers:
+      return Reason::kYamaUsers;
+    case TraceBar::kEverybody:
+      return Reason::kYamaEverybody;
+  }
+  return std::nullopt;
 }
 
 bool is_seen_as(pid_t tid, pid_t own_tid) {
@@ -81,6 +104,8 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     survey.refusals.push_back(
         refuse(process, Reason::kTraced, std::to_string(survey.status.tracer_pid)));
   }
+  std::optional<Reason> forbidden = find_yama_reason(options, survey.pid);
+  if (forbidden) survey.refusals.push_back(refuse(process, *forbidden));
   if (kernel::read_root_link(survey.thread) != kernel::read_root_link(::getpid())) {
     survey.refusals.push_back(refuse(process, Reason::kChroot));
   }
@@ -95,7 +120,8 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     if (!kernel::list_children(survey.pid).empty()) {
       survey.refusals.push_back(refuse(process, Reason::kChildren));
     }
-    survey_signal_return(survey);
+    // It reads memory.
+    if (!forbidden) survey_signal_return(survey);
   }
   if (options.purpose == Purpose::kReturn && !kernel::list_children(survey.pid).empty()) {
     survey.refusals.push_back(refuse(process, Reason::kChildrenThere));

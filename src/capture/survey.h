@@ -22,6 +22,7 @@
 #include "capture/refusal.h"
 #include "image/image.capnp.h"
 #include "kernel/procfs.h"
+#include "kernel/yama.h"
 
 namespace telefork::capture {
 
@@ -38,7 +39,8 @@ struct SurveyOptions {
   bool leave_home = false;   // descriptors that cannot travel become placeholders
   bool copy_shared = false;  // shared memory becomes the copy's own
   bool takes_stdin = false;  // fd 0 is carried from home
-  std::set<int> own_fds;     // telefork's own sockets in the process: no part of it
+  kernel::TraceBar trace_bar = kernel::TraceBar::kNone;  // of who is about to capture it
+  std::set<int> own_fds;  // telefork's own sockets in the process: no part of it
   // Of a guest on its way home: the inodes of the pipes that carry its standard streams, by number.
   std::map<unsigned, std::uint64_t> streams;
   FileTable::FindOriginal originals;

@@ -5,6 +5,7 @@
 #include "kernel/abi.h"
 #include "kernel/probe_tries.h"
 #include "kernel/procfs_system.h"
+#include "kernel/yama.h"
 
 namespace telefork::kernel {
 namespace {
@@ -82,8 +83,24 @@ constexpr auto kEntries = std::to_array<Entry>({
 });
 
 constexpr std::string_view kAnyProcess = "ptrace_of_any_process";
-constexpr std::string_view kAnyProcessLost =
-    "Yama allows to move only processes that telefork started, or that asked for it.";
+
+std::string_view what_is_lost_by(TraceBar bar) {
+  switch (bar) {
+    case TraceBar::kNone:
+      return "";
+    case TraceBar::kStrangers:
+      return "Yama (kernel.yama.ptrace_scope is 1) lets `telefork save` and `check PID` reach only "
+             "what has called prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY): ask as root, or have root "
+             "set it to 0. fork, run_on and run do not mind.";
+    case TraceBar::kUsers:
+      return "Yama (kernel.yama.ptrace_scope is 2) lets only root trace: no process of a plain "
+             "user can be moved from or to this machine. Ask as root, or have root set it to 1.";
+    case TraceBar::kEverybody:
+      return "Yama (kernel.yama.ptrace_scope is 3) lets nobody trace until the machine starts "
+             "anew: nothing can be moved from or to it. Have it start with another setting.";
+  }
+  return "";
+}
 
 void probe_processes(Features& features) {
   features.ptrace = may_open_memory_of_child();
@@ -132,11 +149,6 @@ void probe_capabilities(Features& features) {
   features.ptrace_scope = read_ptrace_scope();
 }
 
-bool may_ptrace_any_process(const Features& features) {
-  if (features.ptrace_scope == 0) return true;
-  return features.sys_ptrace_cap && features.ptrace_scope < 3;
-}
-
 }  // namespace
 
 Features probe_features() {
@@ -153,7 +165,8 @@ std::vector<FeatureReport> describe(const Features& features) {
   std::vector<FeatureReport> reports;
   for (const Entry& entry : kEntries)
     reports.push_back({entry.name, features.*entry.member, entry.what_is_lost});
-  reports.push_back({kAnyProcess, may_ptrace_any_process(features), kAnyProcessLost});
+  TraceBar bar = trace_bar(features.ptrace_scope, features.sys_ptrace_cap);
+  reports.push_back({kAnyProcess, bar == TraceBar::kNone, what_is_lost_by(bar)});
   return reports;
 }
 

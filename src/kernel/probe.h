@@ -62,7 +62,7 @@ struct Features {
   bool sys_admin_cap = false;
   bool sys_resource_cap = false;
   bool net_admin_cap = false;
-  // Yama; see read_ptrace_scope().
+  // See yama.h.
   int ptrace_scope = 0;
 
   bool operator==(const Features&) const = default;

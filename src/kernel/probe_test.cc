@@ -54,19 +54,23 @@ TEST(Describe, HasASentenceForEachFeatureAndNamesItOnce) {
   std::set<std::string_view> names;
   for (const FeatureReport& report : describe(Features{})) {
     EXPECT_TRUE(names.insert(report.name).second) << report.name;
-    EXPECT_TRUE(report.what_is_lost.ends_with('.')) << report.name;
     EXPECT_EQ(report.present, report.name == "ptrace_of_any_process") << report.name;
+    EXPECT_EQ(report.what_is_lost.ends_with('.'), !report.present) << report.name;
   }
 }
 
 TEST(Describe, TellsWhatYamaForbids) {
-  Features features;
-  features.ptrace_scope = 1;
-  EXPECT_FALSE(describe(features).back().present);
-  features.sys_ptrace_cap = true;
-  EXPECT_TRUE(describe(features).back().present);
-  features.ptrace_scope = 3;
-  EXPECT_FALSE(describe(features).back().present);
+  for (int scope : {1, 2, 3}) {
+    Features features;
+    features.ptrace_scope = scope;
+    FeatureReport report = describe(features).back();
+    EXPECT_FALSE(report.present);
+    EXPECT_NE(report.what_is_lost.find("ptrace_scope is " + std::to_string(scope)),
+              std::string_view::npos);
+    EXPECT_TRUE(report.what_is_lost.ends_with('.'));
+    features.sys_ptrace_cap = true;
+    EXPECT_EQ(describe(features).back().present, scope < 3);
+  }
 }
 
 TEST(TrySetFeature, ForcesOneOffByName) {

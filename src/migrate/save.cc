@@ -110,6 +110,7 @@ void Save::settle_files(capture::Survey& survey, const capture::Survey* before) 
 capture::Survey Save::survey(const capture::Survey* before) const {
   capture::SurveyOptions options;
   options.purpose = capture::Purpose::kSave;
+  options.trace_bar = settings_.trace_bar;
   options.copy_shared = settings_.copy_shared;
   capture::Survey survey = survey_by_pid(settings_.pid, options);
   if (survey.refusals.empty()) settle_files(survey, before);

@@ -23,6 +23,7 @@
 #include "image/byte_stream.h"
 #include "image/totals.h"
 #include "kernel/pagemap.h"
+#include "kernel/yama.h"
 #include "tracee/freezer.h"
 
 namespace telefork::migrate {
@@ -35,6 +36,7 @@ struct SaveSettings {
   bool embed_files = false;  // the content of its files travels too
   bool copy_shared = false;
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
   // Asked between pieces; true: give up.
   std::function<bool()> interrupted;
 };

@@ -14,6 +14,8 @@
 #include "abi/deputy.h"
 #include "base/error.h"
 #include "image/writer.h"
+#include "kernel/procfs_task.h"
+#include "kernel/yama.h"
 #include "session/image_header.h"
 #include "session/node_link.h"
 
@@ -49,9 +51,11 @@ tracee::StopWatch watch(pid_t home) {
     return tracee::StopWatch::seize(home);
   } catch (const Error& error) {
     if (error.error() != EPERM) throw;
-    throw Error(Code::kRefused, fmt::format("process {}: telefork itself is being traced, or may "
-                                            "not be; call it without a debugger",
-                                            home));
+    std::string why = kernel::say_bar(kernel::read_trace_bar());
+    if (kernel::read_status(home).tracer_pid != 0 || why.empty()) {
+      why = "telefork itself is being traced, or may not be; call it without a debugger";
+    }
+    throw Error(Code::kRefused, fmt::format("process {}: {}", home, why));
   }
 }
 

@@ -71,6 +71,7 @@ capture::SurveyOptions ProgramCall::survey_options() const {
   capture::SurveyOptions options;
   options.purpose =
       request_.op == TELEFORK_OP_RUN_ON ? capture::Purpose::kRunOn : capture::Purpose::kFork;
+  options.trace_bar = settings_.trace_bar;
   options.leave_home = request_.options.fds == 1;
   options.copy_shared = request_.options.shared == 1;
   options.takes_stdin = request_.options.standard_input == 1;

@@ -17,6 +17,7 @@
 #include "base/unique_fd.h"
 #include "capture/survey.h"
 #include "kernel/probe.h"
+#include "kernel/yama.h"
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
 #include "session/fence.h"
@@ -34,6 +35,7 @@ struct AgentSettings {
   NodeAccess access;
   std::string registry;  // see registry.h; empty: none
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
   Lease lease;
   Steps steps;
 };

@@ -13,6 +13,7 @@
 #include "kernel/abi.h"
 #include "kernel/procfs_maps.h"
 #include "kernel/procfs_task.h"
+#include "kernel/yama.h"
 #include "tracee/memory.h"
 
 namespace telefork::tracee {
@@ -23,10 +24,14 @@ constexpr int kMaxSteps = 100'000;
 
 Error cannot_trace(pid_t pid, const Error& error) {
   pid_t tracer = kernel::read_status(pid).tracer_pid;
-  std::string why = tracer != 0
-                        ? fmt::format("process {} traces it; end that debugger first", tracer)
-                        : "it is another user's, or protected; ask as its user or as root, or have "
-                          "it set PR_SET_DUMPABLE (prctl(2)) to 1";
+  std::string why = kernel::say_bar(kernel::read_trace_bar());
+  if (tracer != 0) {
+    why = fmt::format("process {} traces it; end that debugger first", tracer);
+  } else if (why.empty()) {
+    why =
+        "it is another user's, or protected; ask as its user or as root, or have it set "
+        "PR_SET_DUMPABLE (prctl(2)) to 1";
+  }
   return Error(Code::kRefused, fmt::format("process {} cannot be traced: {}", pid, why),
                error.error());
 }

@@ -10,10 +10,12 @@
 #include "app/output.h"
 #include "app/places.h"
 #include "app/settings.h"
+#include "capture/libc_identity.h"
 #include "kernel/probe.h"
 #include "kernel/yama.h"
 #include "migrate/save.h"
 #include "session/file_negotiation.h"
+#include "session/hosting.h"
 #include "session/node_link.h"
 
 namespace telefork::app {
@@ -103,6 +105,7 @@ class Check {
 
   void check_machine();
   void open();
+  void tell_lacks(std::string_view what, const std::string& why) const;
   capture::Purpose purpose() const;
   capture::SurveyOptions survey_options() const;
   void check_node();
@@ -143,10 +146,21 @@ void Check::open() {
   result_["node"] = machine_json(machine);
   result_["node"]["name"] = command_.node;
   result_["node"]["telefork"] = opened_->reply->getCreator().cStr();
+  auto hosting = opened_->reply->getHosting();
+  result_["node"]["no_processes_because"] = hosting.getProcesses().cStr();
+  result_["node"]["no_kept_ids_because"] = hosting.getIds().cStr();
   if (!command_.json) {
     fmt::print("{}: {} ({})\n", escape(command_.node), describe_machine(machine),
                escape(opened_->reply->getCreator().cStr()));
   }
+  tell_lacks("take in processes", hosting.getProcesses().cStr());
+  tell_lacks("let a process keep its ids, as run_on must", hosting.getIds().cStr());
+}
+
+// Of the node alone no answer but a note: a command can go there.
+void Check::tell_lacks(std::string_view what, const std::string& why) const {
+  if (why.empty() || command_.json || command_.pid != 0) return;
+  fmt::print("  {}   it cannot {}: {}\n", alarming("no", stdout), what, escape(why));
 }
 
 capture::Purpose Check::purpose() const {
@@ -168,6 +182,7 @@ capture::SurveyOptions Check::survey_options() const {
 // What the node refuses of this process, whatever it has.
 void Check::check_node() {
   session::check_user(command_.pid, *opened_);
+  session::check_hosting(*opened_->reply, command_.node, purpose() == capture::Purpose::kRunOn);
   if (purpose() == capture::Purpose::kRunOn) {
     protocol::check_can_return(here_.reader(), opened_->reply->getMachine());
   }
@@ -194,6 +209,10 @@ void Check::survey() {
     result_["file_bytes_to_carry"] = carried;
   }
   capture::throw_refusals(survey.refusals);
+  if (opened_ && purpose() == capture::Purpose::kFork && !session::lets_keep_ids(*opened_->reply) &&
+      !capture::identify_libc(survey).is_glibc) {
+    session::check_hosting(*opened_->reply, command_.node, true);
+  }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "kernel/abi.h"
+#include "kernel/pid_space.h"
 #include "kernel/probe_tries.h"
 #include "kernel/procfs_system.h"
 #include "kernel/yama.h"
@@ -59,7 +60,8 @@ constexpr auto kEntries = std::to_array<Entry>({
      "Memory that is touched for the first time during a live move is found by another scan."},
     {"uffd_move", &Features::uffd_move, "In lazy mode pages are copied into place, not moved."},
     {"user_namespace", &Features::user_namespace,
-     "Without root, arriving processes cannot get their old process numbers."},
+     "Without root, arriving processes cannot get their old process numbers: no run_on and no "
+     "load."},
     {"pid_namespace", &Features::pid_namespace,
      "A process whose numbers are taken here cannot arrive with them: it is refused."},
     {"time_namespace", &Features::time_namespace,
@@ -102,12 +104,31 @@ std::string_view what_is_lost_by(TraceBar bar) {
   return "";
 }
 
+// Of a missing user_namespace: what no setting forbids the kernel or a container does.
+std::string_view what_is_lost_by(UserNamespaceBar bar) {
+  switch (bar) {
+    case UserNamespaceBar::kNone:
+      break;
+    case UserNamespaceBar::kLimit:
+      return "Without root, arriving processes cannot get their old process numbers: no run_on and "
+             "no load. Have root set user.max_user_namespaces, which is 0, to 10000.";
+    case UserNamespaceBar::kDebian:
+      return "Without root, arriving processes cannot get their old process numbers: no run_on and "
+             "no load. Have root set kernel.unprivileged_userns_clone, which is 0, to 1.";
+    case UserNamespaceBar::kAppArmor:
+      return "Without root, arriving processes cannot get their old process numbers: no run_on and "
+             "no load. Have root set kernel.apparmor_restrict_unprivileged_userns, which is 1, to "
+             "0.";
+  }
+  return "";
+}
+
 void probe_processes(Features& features) {
   features.ptrace = may_open_memory_of_child();
   features.process_vm = has_process_vm();
   features.pidfd_getfd = has_pidfd_getfd();
   features.rseq_configuration = has_rseq();
-  features.set_tid = may_set_tid();
+  features.set_tid = may_choose_ids();
   features.mm_map = has_mm_map();
   features.map_exe_fd = may_set_exe();
   features.timer_restore_ids = has_timer_restore_ids();
@@ -134,7 +155,8 @@ void probe_userfaultfd(Features& features) {
 
 void probe_namespaces(Features& features) {
   features.user_namespace = has_user_namespace();
-  features.pid_namespace = has_pid_namespace();
+  features.user_namespace_bar = read_user_namespace_bar();
+  features.pid_namespace = try_pid_namespace() == 0;
   features.time_namespace = has_time_namespace();
   features.network_namespace = has_network_namespace();
   features.tcp_repair = has_tcp_repair();
@@ -163,8 +185,12 @@ Features probe_features() {
 
 std::vector<FeatureReport> describe(const Features& features) {
   std::vector<FeatureReport> reports;
-  for (const Entry& entry : kEntries)
+  for (const Entry& entry : kEntries) {
     reports.push_back({entry.name, features.*entry.member, entry.what_is_lost});
+    bool by_setting = entry.member == &Features::user_namespace &&
+                      features.user_namespace_bar != UserNamespaceBar::kNone;
+    if (by_setting) reports.back().what_is_lost = what_is_lost_by(features.user_namespace_bar);
+  }
   TraceBar bar = trace_bar(features.ptrace_scope, features.sys_ptrace_cap);
   reports.push_back({kAnyProcess, bar == TraceBar::kNone, what_is_lost_by(bar)});
   return reports;

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "kernel/pagemap.h"
+#include "kernel/pid_space.h"
 
 namespace telefork::kernel {
 
@@ -64,6 +65,8 @@ struct Features {
   bool net_admin_cap = false;
   // See yama.h.
   int ptrace_scope = 0;
+  // See pid_space.h.
+  UserNamespaceBar user_namespace_bar = UserNamespaceBar::kNone;
 
   bool operator==(const Features&) const = default;
 };

@@ -175,14 +175,6 @@ bool has_rseq() {
   return ::syscall(SYS_rseq, nullptr, 0, ~0u, 0) == 0 || (errno != ENOSYS && errno != EPERM);
 }
 
-// Asks for this process's own number: permission is checked first (EPERM), then EEXIST.
-bool may_set_tid() {
-  pid_t tid = ::getpid();
-  CloneArgs args{.set_tid = reinterpret_cast<std::uint64_t>(&tid), .set_tid_size = 1};
-  long pid = ::syscall(kNrClone3, &args, sizeof args);
-  return pid < 0 && errno == EEXIST;
-}
-
 bool has_mm_map() {
   PrctlMmMap map = current_mm_map();
   return works_in_child([&map] { return set_mm_map(map); });
@@ -245,7 +237,6 @@ UffdSupport try_userfaultfd() {
 }
 
 bool has_user_namespace() { return unshares(CLONE_NEWUSER); }
-bool has_pid_namespace() { return unshares_somehow(CLONE_NEWPID); }
 // Not in a user namespace: whoever arrives is in none.
 bool has_time_namespace() {
   return works_in_child([] { return enter_time_namespace("monotonic 1 0\n") == 0; });

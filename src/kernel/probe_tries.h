@@ -10,7 +10,6 @@ bool may_open_memory_of_child();
 bool has_process_vm();
 bool has_pidfd_getfd();
 bool has_rseq();
-bool may_set_tid();
 bool has_mm_map();
 bool may_set_exe();
 bool has_timer_restore_ids();
@@ -30,9 +29,8 @@ struct UffdSupport {
 UffdSupport try_userfaultfd();
 
 bool has_user_namespace();
-// Directly, or inside a user namespace.
-bool has_pid_namespace();
 bool has_time_namespace();
+// Directly, or inside a user namespace.
 bool has_network_namespace();
 bool has_tcp_repair();
 

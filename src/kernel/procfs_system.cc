@@ -107,10 +107,15 @@ int read_ptrace_scope() {
   return static_cast<int>(read_setting("/proc/sys/kernel/yama/ptrace_scope", 0) & 3);
 }
 
-bool read_unprivileged_user_namespaces_allowed() {
-  return read_setting("/proc/sys/user/max_user_namespaces", 0) > 0 &&
-         read_setting("/proc/sys/kernel/unprivileged_userns_clone", 1) != 0 &&
-         read_setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 0) == 0;
+// A kernel without the file has no user namespaces.
+std::uint64_t read_max_user_namespaces() {
+  return read_setting("/proc/sys/user/max_user_namespaces", 0);
+}
+bool read_unprivileged_userns_clone() {
+  return read_setting("/proc/sys/kernel/unprivileged_userns_clone", 1) != 0;
+}
+bool read_apparmor_restricts_userns() {
+  return read_setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 0) != 0;
 }
 
 bool read_unprivileged_userfaultfd_allowed() {

@@ -53,8 +53,11 @@ Overcommit read_overcommit();
 // only, 3 nobody; 0 without Yama.
 int read_ptrace_scope();
 
-// What an unprivileged process may do: Debian's and Ubuntu's extra switches, and the limit.
-bool read_unprivileged_user_namespaces_allowed();
+// What an unprivileged process may do: the limit, and Debian's and Ubuntu's own switches, which
+// forbid nothing where they are missing. See pid_space.h.
+std::uint64_t read_max_user_namespaces();
+bool read_unprivileged_userns_clone();
+bool read_apparmor_restricts_userns();
 // vm.unprivileged_userfaultfd: full userfaultfd(2) without CAP_SYS_PTRACE.
 bool read_unprivileged_userfaultfd_allowed();
 

@@ -362,7 +362,9 @@ TEST(System, AnswersOnThisMachine) {
   EXPECT_NO_THROW(read_mmap_min_addr());
   EXPECT_NO_THROW(read_overcommit());
   EXPECT_NO_THROW(read_huge_page_policy());
-  EXPECT_NO_THROW(read_unprivileged_user_namespaces_allowed());
+  EXPECT_NO_THROW(read_max_user_namespaces());
+  EXPECT_NO_THROW(read_unprivileged_userns_clone());
+  EXPECT_NO_THROW(read_apparmor_restricts_userns());
   EXPECT_NO_THROW(read_unprivileged_userfaultfd_allowed());
   EXPECT_GE(read_ptrace_scope(), 0);
 }

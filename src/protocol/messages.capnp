@@ -38,6 +38,13 @@ struct HelloReply {
   joinId @7 :Data;            # where the bulk connection is a TLS of its own: what it begins with,
   joinSecret @8 :Data;        # and what its two ends prove to each other
   user @9 :User;              # of a new session: who the guest will be
+  hosting @10 :Hosting;       # of a new session: what stands in the way of a process there
+}
+
+struct Hosting {
+  # Why not, and what helps, for people; empty: it can.
+  processes @0 :Text;         # come there at all
+  ids @1 :Text;               # keep its process and thread ids
 }
 
 struct User {

@@ -19,6 +19,7 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
+#include "kernel/pid_space.h"
 #include "kernel/time_namespace.h"
 #include "tracee/fd_passing.h"
 
@@ -74,7 +75,7 @@ bool keep_capabilities() {
   char* arguments[] = {const_cast<char*>("telefork-blank"), nullptr};
   char* environment[] = {nullptr};
   Report report{};
-  if (settings.space != nullptr) report.proc_error = PidNamespace::mount_proc();
+  if (settings.space != nullptr) report.proc_error = kernel::mount_own_proc();
   if (!offsets.empty()) report.time_error = kernel::enter_time_namespace(offsets);
   bool own_users = settings.space != nullptr && settings.space->has_users();
   if (own_users && !keep_capabilities()) ::_exit(127);
@@ -134,7 +135,9 @@ Report await_exec(int from, const std::string& program) {
   auto report = try_read_report<Report>(from);
   if (!report) throw Error(Code::kGone, doing + ": it was killed");
   if (report->proc_error != 0) {
-    throw_errno("mounting the /proc of a pid namespace", report->proc_error, Code::kUnsupported);
+    throw Error(Code::kUnsupported, "mounting the /proc of a pid namespace: " +
+                                        kernel::explain_no_pid_namespace(
+                                            report->proc_error, kernel::read_user_namespace_bar()));
   }
   auto error = try_read_report<int>(from);
   if (error) throw_errno(doing, *error, Code::kUnsupported);

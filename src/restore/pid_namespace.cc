@@ -6,14 +6,15 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/sched.h>
 #include <sched.h>
-#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/pid_space.h"
 #include "kernel/procfs.h"
 
 namespace telefork::restore {
@@ -69,8 +70,10 @@ PidNamespace PidNamespace::make(const std::string& init_program) {
     made.init_ = clone_with(CLONE_NEWPID | CLONE_NEWUSER, SIGCHLD, 0);
   }
   if (made.init_ < 0) {
+    int error = errno;
     made.init_ = 0;
-    throw_errno(kMaking, errno, Code::kUnsupported);
+    std::string why = kernel::explain_no_pid_namespace(error, kernel::read_user_namespace_bar());
+    throw Error(Code::kUnsupported, fmt::format("{}: {}", kMaking, why));
   }
   if (made.init_ == 0) {
     ::close(lifeline_write.get());
@@ -147,13 +150,6 @@ pid_t PidNamespace::start(pid_t want, pid_t group) const {
   ::waitpid(starter, nullptr, __WALL);
   errno = answer.error;
   return answer.pid;
-}
-
-int PidNamespace::mount_proc() {
-  bool done = ::unshare(CLONE_NEWNS) == 0 &&
-              ::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0 &&
-              ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) == 0;
-  return done ? 0 : errno;
 }
 
 }  // namespace telefork::restore

@@ -5,7 +5,7 @@
 //     PidNamespace space = PidNamespace::make(init_program);
 //     pid_t pid = space.start(42, group);     // like fork(): 0 in the new process, which is 42
 //     there
-//     ... in it: PidNamespace::mount_proc()
+//     ... in it: kernel::mount_own_proc()
 //
 // The guest is a child of this process like any other; its orphans are its init's, which ends when
 // this object has and no child is left. The destructor kills it at once if release() was not
@@ -32,8 +32,6 @@ class PidNamespace {
   // has the one that is returned. It is in process group `group`, or with 0 in this process's. Less
   // than 0: it could not be made, errno says why; EEXIST: the id is taken.
   pid_t start(pid_t want, pid_t group) const;
-  // In the child: a mount namespace with the /proc of its pid namespace. An errno, or 0.
-  static int mount_proc();
 
   // Of init, as this process sees it: a child to be reaped.
   pid_t init() const { return init_; }

@@ -8,10 +8,12 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "capture/libc_identity.h"
 #include "kernel/pidfd.h"
 #include "migrate/save.h"
 #include "net/address.h"
 #include "session/agent_socket.h"
+#include "session/hosting.h"
 
 namespace telefork::session {
 namespace {
@@ -90,6 +92,7 @@ void ProgramCall::check(const telefork_agent_request& request, pid_t pid) {
   check_mode(request.options.mode);
   open();
   check_user(pid, *opened_);
+  check_hosting(*opened_->reply, node_, request.op == TELEFORK_OP_RUN_ON);
   if (request.op == TELEFORK_OP_RUN_ON) {
     protocol::check_can_return(here_.reader(), opened_->reply->getMachine());
   }
@@ -100,6 +103,10 @@ void ProgramCall::check(const telefork_agent_request& request, pid_t pid) {
   capture::Survey survey = migrate::survey_by_pid(pid, options, std::move(last_survey_));
   if (survey.refusals.empty()) files_.settle(survey, *opened_->link);
   capture::throw_refusals(survey.refusals);
+  // Only of glibc it is known where it keeps them.
+  if (!lets_keep_ids(*opened_->reply) && !capture::identify_libc(survey).is_glibc) {
+    check_hosting(*opened_->reply, node_, true);
+  }
   last_survey_ = std::move(survey);
 }
 

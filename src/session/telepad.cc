@@ -24,6 +24,7 @@
 #include "session/become_user.h"
 #include "session/children.h"
 #include "session/greeting.h"
+#include "session/hosting.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
 #include "session/spawn.h"
@@ -385,6 +386,7 @@ void Telepad::fill_welcome(const Session& session,
   user.setUid(session.user.uid);
   user.setGid(session.user.gid);
   user.setChoosesIds(session.user.uid == 0 && may_set_ids());
+  say_hosting(find_hosting(session.user.uid != ::geteuid()), reply.initHosting());
   if (!session.channel) return;
   std::string_view feature = protocol::kFeatureJoin;
   if (!session.join_id.empty()) {

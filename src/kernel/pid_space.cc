@@ -1,0 +1,98 @@
+#include "kernel/pid_space.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kernel/abi.h"
+#include "kernel/procfs_system.h"
+
+namespace telefork::kernel {
+namespace {
+
+constexpr char kOtherwise[] = ", or use a node whose telepad is root's";
+
+// What the new pid 1 says of its /proc, or the errno of making it.
+int try_pid_namespace(int flags) {
+  // Without an exit signal, as in probe_tries.cc.
+  long pid = ::syscall(SYS_clone, flags, 0, 0, 0, 0);
+  if (pid < 0) return errno;
+  if (pid == 0) ::_exit(mount_own_proc());
+  int status = 0;
+  while (::waitpid(static_cast<pid_t>(pid), &status, __WALL) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : EPERM;
+}
+
+}  // namespace
+
+// Asks for this process's own number: permission is checked first (EPERM), then EEXIST.
+bool may_choose_ids() {
+  pid_t tid = ::getpid();
+  CloneArgs args{.set_tid = reinterpret_cast<std::uint64_t>(&tid), .set_tid_size = 1};
+  long pid = ::syscall(kNrClone3, &args, sizeof args);
+  return pid < 0 && errno == EEXIST;
+}
+
+int try_pid_namespace() {
+  int error = try_pid_namespace(CLONE_NEWPID);
+  return error == EPERM ? try_pid_namespace(CLONE_NEWPID | CLONE_NEWUSER) : error;
+}
+
+int mount_own_proc() {
+  bool done = ::unshare(CLONE_NEWNS) == 0 &&
+              ::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0 &&
+              ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) == 0;
+  return done ? 0 : errno;
+}
+
+UserNamespaceBar user_namespace_bar(std::uint64_t max_user_namespaces, bool unprivileged_clone,
+                                    bool restricted_by_apparmor) {
+  if (max_user_namespaces == 0) return UserNamespaceBar::kLimit;
+  if (!unprivileged_clone) return UserNamespaceBar::kDebian;
+  return restricted_by_apparmor ? UserNamespaceBar::kAppArmor : UserNamespaceBar::kNone;
+}
+
+UserNamespaceBar read_user_namespace_bar() {
+  return user_namespace_bar(read_max_user_namespaces(), read_unprivileged_userns_clone(),
+                            read_apparmor_restricts_userns());
+}
+
+std::string explain_no_pid_namespace(int error, UserNamespaceBar bar) {
+  switch (bar) {
+    case UserNamespaceBar::kLimit:
+      return fmt::format(
+          "user namespaces are switched off here (user.max_user_namespaces is 0); have root set "
+          "that to 10000{}",
+          kOtherwise);
+    case UserNamespaceBar::kDebian:
+      return fmt::format(
+          "user namespaces are for root alone here (kernel.unprivileged_userns_clone is 0); have "
+          "root set that to 1{}",
+          kOtherwise);
+    case UserNamespaceBar::kAppArmor:
+      return fmt::format(
+          "AppArmor lets no plain user have user namespaces here "
+          "(kernel.apparmor_restrict_unprivileged_userns is 1); have root set that to 0{}",
+          kOtherwise);
+    case UserNamespaceBar::kNone:
+      break;
+  }
+  if (error == ENOSPC) {
+    return fmt::format(
+        "there are as many user or pid namespaces as may be here; have root raise "
+        "user.max_user_namespaces and user.max_pid_namespaces{}",
+        kOtherwise);
+  }
+  return fmt::format(
+      "no pid namespace can be made here ({}), as in many containers; have it allowed{}",
+      ::strerrordesc_np(error), kOtherwise);
+}
+
+}  // namespace telefork::kernel

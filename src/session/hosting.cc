@@ -1,0 +1,53 @@
+#include "session/hosting.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "kernel/pid_space.h"
+#include "kernel/procfs_system.h"
+
+namespace telefork::session {
+
+Hosting decide_hosting(kernel::TraceBar keeper_bar, bool chooses_ids,
+                       const std::string& no_namespace) {
+  Hosting hosting;
+  // What it traces are its own children.
+  if (keeper_bar >= kernel::TraceBar::kUsers) hosting.processes = kernel::say_bar(keeper_bar);
+  if (!chooses_ids) hosting.ids = no_namespace;
+  return hosting;
+}
+
+Hosting find_hosting(bool as_other_user) {
+  kernel::TraceBar bar = as_other_user ? kernel::trace_bar(kernel::read_ptrace_scope(), false)
+                                       : kernel::read_trace_bar();
+  bool chooses_ids = kernel::may_choose_ids();
+  std::string no_namespace;
+  if (int error = chooses_ids ? 0 : kernel::try_pid_namespace(); error != 0) {
+    no_namespace = kernel::explain_no_pid_namespace(error, kernel::read_user_namespace_bar());
+  }
+  return decide_hosting(bar, chooses_ids, no_namespace);
+}
+
+void say_hosting(const Hosting& hosting, protocol::schema::Hosting::Builder reply) {
+  reply.setProcesses(hosting.processes);
+  reply.setIds(hosting.ids);
+}
+
+bool lets_keep_ids(const protocol::schema::HelloReply::Reader& reply) {
+  return reply.getHosting().getIds().size() == 0;
+}
+
+void check_hosting(const protocol::schema::HelloReply::Reader& reply, const std::string& node,
+                   bool keeps_ids) {
+  protocol::schema::Hosting::Reader hosting = reply.getHosting();
+  if (hosting.getProcesses().size() != 0) {
+    throw Error(Code::kRefused,
+                fmt::format("no process can come to {}: {}", node, hosting.getProcesses().cStr()));
+  }
+  if (keeps_ids && !lets_keep_ids(reply)) {
+    throw Error(Code::kRefused, fmt::format("the process must keep its ids, and cannot on {}: {}",
+                                            node, hosting.getIds().cStr()));
+  }
+}
+
+}  // namespace telefork::session

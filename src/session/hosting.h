@@ -1,0 +1,37 @@
+// What a node cannot do for a process that wants to come, said in its greeting, so that the process
+// is refused at home before anything of it is frozen.
+//
+//     telepad: say_hosting(find_hosting(as_other_user), reply.initHosting())
+//     home:    check_hosting(*opened.reply, node, keeps_ids)
+//
+// Commands come whatever it says.
+#pragma once
+
+#include <string>
+
+#include "kernel/yama.h"
+#include "protocol/handshake.h"
+
+namespace telefork::session {
+
+// Each a reason with what helps; empty: it can.
+struct Hosting {
+  std::string processes;  // why none can come
+  std::string ids;        // why none can keep its ids
+};
+
+// What the keeper may do. `no_namespace` says why it cannot give a process a pid namespace of its
+// own, and is not looked at where it chooses ids: whether one is taken is seen when it comes.
+Hosting decide_hosting(kernel::TraceBar keeper_bar, bool chooses_ids,
+                       const std::string& no_namespace);
+// Of a keeper that this process is about to start, as itself or as a user who keeps only
+// CAP_CHECKPOINT_RESTORE of what it has (become_user.h).
+Hosting find_hosting(bool as_other_user);
+
+void say_hosting(const Hosting& hosting, protocol::schema::Hosting::Builder reply);
+bool lets_keep_ids(const protocol::schema::HelloReply::Reader& reply);
+// Throws kRefused. A telepad that is too old to say it says nothing against it.
+void check_hosting(const protocol::schema::HelloReply::Reader& reply, const std::string& node,
+                   bool keeps_ids);
+
+}  // namespace telefork::session

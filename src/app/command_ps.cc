@@ -33,6 +33,13 @@ void print_table(const std::vector<Row>& rows) {
 }  // namespace
 
 int ps_command(const PsCommand& command) {
+  if (registry_folder().empty()) {
+    try {
+      make_runtime_folder();
+    } catch (const Error& error) {
+      print_note("note: sessions of this user are not listed: " + error.text());
+    }
+  }
   std::vector<session::SessionInfo> sessions = session::list_sessions(visible_registries());
   if (command.json) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();

@@ -13,15 +13,24 @@
 #include <unistd.h>
 
 #include "kernel/procfs_system.h"
+#include "net/unix_stream.h"
 
 namespace telefork::app {
 namespace {
 
+// su(1) leaves that of another user in the environment.
+bool is_usable(const char* runtime) {
+  struct stat stat;
+  return runtime != nullptr && runtime[0] == '/' && ::stat(runtime, &stat) == 0 &&
+         S_ISDIR(stat.st_mode) && stat.st_uid == ::geteuid() && (stat.st_mode & 022) == 0;
+}
+
+std::string replacement_folder() { return fmt::format("/tmp/telefork-{}", ::geteuid()); }
+
 std::string runtime_folder() {
   if (::geteuid() == 0) return "/run/telefork";
   const char* runtime = ::secure_getenv("XDG_RUNTIME_DIR");
-  if (runtime != nullptr && runtime[0] == '/') return std::string(runtime) + "/telefork";
-  return fmt::format("/tmp/telefork-{}", ::geteuid());
+  return is_usable(runtime) ? std::string(runtime) + "/telefork" : replacement_folder();
 }
 
 // /tmp is everybody's: what is there must be ours.
@@ -48,6 +57,23 @@ std::string telepad_folder() { return ::geteuid() == 0 ? "/etc/telefork" : user_
 
 std::string default_socket() { return runtime_folder() + "/telepad.sock"; }
 
+void make_runtime_folder() {
+  std::string folder = runtime_folder();
+  net::make_socket_directory(default_socket(), ::geteuid() == 0 ? 0666 : 0600);
+  if (::geteuid() == 0 || is_own_folder(folder)) return;
+  throw Error(Code::kRefused,
+              fmt::format("{}: is not a folder of user {}, who alone may enter it; remove it, or "
+                          "set XDG_RUNTIME_DIR to a folder of this user's",
+                          folder, ::geteuid()));
+}
+
+std::string why_replacement_folder() {
+  const char* runtime = ::secure_getenv("XDG_RUNTIME_DIR");
+  if (::geteuid() == 0 || is_usable(runtime)) return "";
+  if (runtime == nullptr || runtime[0] == '\0') return "XDG_RUNTIME_DIR is not set";
+  return fmt::format("XDG_RUNTIME_DIR is {}, which is no folder of user {}", runtime, ::geteuid());
+}
+
 std::string registry_folder() {
   std::string folder = runtime_folder();
   ::mkdir(folder.c_str(), ::geteuid() == 0 ? 0755 : 0700);
@@ -63,6 +89,9 @@ std::vector<std::string> visible_registries() {
   std::vector<std::string> folders = {registry_folder()};
   if (::geteuid() != 0) {
     folders.push_back(fmt::format("{}/{}", user_registries(), ::geteuid()));
+    // Of what was started without an XDG_RUNTIME_DIR.
+    std::string other = replacement_folder();
+    if (other != runtime_folder() && is_own_folder(other)) folders.push_back(other + "/sessions");
     return folders;
   }
   std::error_code missing;

@@ -12,15 +12,21 @@
 
 namespace telefork::app {
 
-// /run/telefork/telepad.sock for root, else below XDG_RUNTIME_DIR, else /tmp/telefork-UID (made
-// 0700 and its owner checked).
+// /run/telefork/telepad.sock for root, else below XDG_RUNTIME_DIR, else, where that is not set or
+// no folder of this user's, in /tmp/telefork-UID.
 std::string default_socket();
+// Makes the folder of default_socket(). Throws kRefused where a plain user's is not his alone:
+// anybody can make one in /tmp.
+void make_runtime_folder();
+// Why a plain user's is not below XDG_RUNTIME_DIR; empty: it is.
+std::string why_replacement_folder();
 // ~/.config/telefork, or in $XDG_CONFIG_HOME: this user's settings, key and known nodes.
 std::string user_folder();
 // Where a telepad of this user has its key and trusted_keys: /etc/telefork for root, else
 // user_folder(), so that a plain user has one key for both.
 std::string telepad_folder();
-// Where sessions of this user are listed; made where it is missing. Empty where it cannot be had.
+// Where sessions of this user are listed; made where it is missing. Empty where it cannot be had,
+// for which make_runtime_folder() throws the reason.
 std::string registry_folder();
 // Where a telepad of root makes one more for each user that it serves, named by the user's id.
 std::string user_registries();

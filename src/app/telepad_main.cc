@@ -11,7 +11,6 @@
 #include "app/places.h"
 #include "app/settings.h"
 #include "base/error.h"
-#include "net/unix_stream.h"
 #include "session/telepad.h"
 
 namespace {
@@ -25,6 +24,13 @@ void take_standard_streams(telefork::session::TelepadSettings& settings) {
   if (!settings.input || !settings.output) telefork::throw_errno("taking stdin and stdout");
   telefork::UniqueFd null = telefork::open_file("/dev/null", O_RDWR);
   for (int fd : {STDIN_FILENO, STDOUT_FILENO}) ::dup2(null.get(), fd);
+}
+
+void make_default_folder() {
+  if (std::string why = telefork::app::why_replacement_folder(); !why.empty()) {
+    spdlog::warn("{}: its socket is {}", why, telefork::app::default_socket());
+  }
+  telefork::app::make_runtime_folder();
 }
 
 int run(int argc, char** argv) {
@@ -80,7 +86,7 @@ int run(int argc, char** argv) {
     // Root's telepad serves everybody, each as himself.
     settings.socket_mode = ::geteuid() == 0 ? 0666 : 0600;
     // Another than its own is the user's to make.
-    if (socket.empty()) telefork::net::make_socket_directory(settings.socket, settings.socket_mode);
+    if (socket.empty()) make_default_folder();
   }
   settings.registry = telefork::app::registry_folder();
   telefork::session::run_telepad(std::move(settings));

@@ -84,8 +84,8 @@ void check_user(pid_t pid, const OpenedNode& node) {
   throw Error(
       Code::kRefused,
       fmt::format("process {} is of user {} and group {}, and {} makes it one of user {} and "
-                  "group {}: a process keeps its ids; ask with a key that stands for its "
-                  "user there (telefork trust KEY --as USER)",
+                  "group {}: a process keeps its ids; ask as its user there (ssh://USER@HOST, or a "
+                  "key that stands for that user: telefork trust KEY --as USER)",
                   pid, here.uids[0], here.gids[0], node.link->node(), there.getUid(),
                   there.getGid()));
 }

@@ -2,6 +2,8 @@
 # Tests once more, for a user who is not root.
 #
 #   plain_user.sh alone  BUILD TEST   everything is that user's own: the agent, the telepad, the keeper
+#   plain_user.sh own    BUILD TEST   the same, and the child is on another machine, at a telepad of that
+#                                     user's
 #   plain_user.sh served BUILD TEST   the agent and the keeper come from root's telepads, which become that
 #                                     user; the child is on another machine, where its pid is free
 set -euo pipefail
@@ -29,6 +31,10 @@ run_with_groups() {
     "$machines_folder/build/$test" --gtest_brief=1 "$@"
 }
 run_as_user() { run_with_groups "$(id -g "$user")" --clear-groups "$@"; }
+# Without those that look for the child among the processes of the parent's machine.
+run_far_as_user() {
+  run_as_user --gtest_filter="-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*${1-}"
+}
 start() {
   machine_start "$1" bash -c 'mount --bind "$1" "$2" && exec "$2/bin/telepad" --quiet' - \
     "$build" "$machines_folder/build"
@@ -38,11 +44,25 @@ start alpha
 if [[ $how == alone ]]; then
   settings+=(TELEFORK_TEST_NODE=local)
   run_as_user
+elif [[ $how == own ]]; then
+  start beta
+  # Each machine's own, by the same name.
+  settings+=(XDG_RUNTIME_DIR=/run/plain)
+  for name in alpha beta; do machine_run "$name" install -d -m 700 -o "$user" /run/plain; done
+  mkfifo "$machines_folder/said"
+  machine_run beta setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups \
+    env "${settings[@]}" "$machines_folder/build/bin/telepad" --socket "$home/run/beta.sock" \
+    >"$machines_folder/said" 2>&1 &
+  exec {said}<"$machines_folder/said"
+  line=""
+  until [[ $line == *listening* ]]; do IFS= read -r -t 60 -u "$said" line; done
+  cat <&"$said" >/dev/null &
+  settings+=(TELEFORK_TEST_NODE=unix:"$home/run/beta.sock")
+  run_far_as_user ':*KeepsItsPidWhereThatIsFree*'  # which only root's telepad may choose
 else
   start beta
   settings+=(TELEFORK_TEST_NODE="$(machine_node beta)" TELEFORK_TEST_SOCKET=/run/telefork/telepad.sock)
   # Those of the process itself count, and not those that the account has.
   run_with_groups 1 --groups=4,24 --gtest_filter='*HasTheIdsOfItsParent*'
-  # Without those that look for the child among the processes of the parent's machine.
-  run_as_user --gtest_filter='-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*'
+  run_far_as_user
 fi

@@ -5,7 +5,6 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <sstream>
@@ -14,11 +13,9 @@
 #include <thread>
 #include <vector>
 
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -27,29 +24,13 @@
 #include <unistd.h>
 
 #include "abi/agent.h"
+#include "library/testing_program.h"
 #include "library/testing_telepad.h"
 #include "telefork/telefork.h"
 #include "telefork/telefork.hpp"
 
+namespace library_test {
 namespace {
-
-std::string read_text(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-int status_of(pid_t pid) {
-  int status = -1;
-  EXPECT_EQ(waitpid(pid, &status, 0), pid);
-  return status;
-}
-
-void expect_no_child() {
-  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
-  EXPECT_EQ(errno, ECHILD);
-}
 
 TEST(TeleforkFork, ReturnsTwiceAndTheParentWaitsAsForAnyChild) {
   FakeTelepad telepad;
@@ -88,8 +69,6 @@ TEST(TeleforkFork, SnapshotSaysWhatTheSessionCannotSee) {
   EXPECT_EQ(sigismember(&after, SIGUSR2), 1);
   EXPECT_EQ(sigismember(&after, SIGUSR1), 0) << "the parent's mask is as it was";
 }
-
-volatile sig_atomic_t handled = 0;
 
 TEST(TeleforkFork, SignalToTheSnapshotWaitsForTheGuestAndRunsNoHandlerBefore) {
   FakeTelepad telepad;
@@ -300,22 +279,6 @@ TEST(TeleforkFork, ThreadsTakeTurns) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(right, std::vector<int>(kThreads, kForks));
   EXPECT_EQ(telepad.accepted, 1);
-}
-
-// On a stack as small as there may be.
-template <class F>
-void call_on_small_stack(F function) {
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  ASSERT_EQ(pthread_attr_setstacksize(&attributes, PTHREAD_STACK_MIN), 0);
-  pthread_t thread;
-  auto run = [](void* argument) -> void* {
-    (*static_cast<F*>(argument))();
-    return nullptr;
-  };
-  ASSERT_EQ(pthread_create(&thread, &attributes, run, &function), 0);
-  pthread_join(thread, nullptr);
-  pthread_attr_destroy(&attributes);
 }
 
 TEST(TeleforkFork, NeedsLittleStack) {
@@ -543,118 +506,5 @@ TEST(TeleforkSkin, RunOnThrowsWhatTheFunctionThrows) {
   EXPECT_THROW(telefork::run_on("node7", [] {}), telefork::Error);
 }
 
-// An empty TELEFORK_SOCKET: no telepad.
-class PrivateAgent : public ::testing::Test {
- protected:
-  PrivateAgent() {
-    setenv("TELEFORK_SOCKET", "", 1);
-    setenv("TELEFORK_AGENT", TELEFORK_TESTING_AGENT, 1);
-  }
-  ~PrivateAgent() override {
-    unsetenv("TELEFORK_SOCKET");
-    unsetenv("TELEFORK_AGENT");
-    // The agent would serve the tests that follow.
-    for (int fd = 64; fd < 1024; ++fd) {
-      struct stat found {};
-      if (fstat(fd, &found) == 0 && S_ISSOCK(found.st_mode)) close(fd);
-    }
-  }
-};
-
-TEST_F(PrivateAgent, HasNothingOfTheProgramAndIsNobodysChild) {
-  signal(SIGUSR2, SIG_IGN);
-  handled = 0;
-  const auto old = signal(SIGCHLD, [](int) { handled = 1; });
-  sigset_t usr1;
-  sigemptyset(&usr1);
-  sigaddset(&usr1, SIGUSR1);
-  sigprocmask(SIG_BLOCK, &usr1, nullptr);
-  const int open_to_all = open("/dev/zero", O_RDONLY);
-  EXPECT_EQ(telefork_fork("node7"), -1);
-  EXPECT_STREQ(telefork_error(), "0=/dev/null 1=/dev/null 2=/dev/null 3=socket own session in /");
-  expect_no_child();
-  EXPECT_EQ(handled, 0) << "a SIGCHLD came";
-  sigset_t mask;
-  sigprocmask(SIG_UNBLOCK, &usr1, &mask);
-  EXPECT_EQ(sigismember(&mask, SIGUSR1), 1);
-  EXPECT_EQ(sigismember(&mask, SIGUSR2), 0);
-  close(open_to_all);
-  signal(SIGCHLD, old);
-  signal(SIGUSR2, SIG_DFL);
-}
-
-TEST_F(PrivateAgent, NeedsLittleStackToStart) {
-  int status = -1;
-  // In a child, which has no socket to an agent yet. First the helper is chosen, then looked for.
-  const pid_t pid = fork();
-  if (pid == 0) {
-    int right = 0;
-    call_on_small_stack([&right] {
-      const bool failed = telefork_fork("node7") == -1;
-      if (failed && std::strstr(telefork_error(), "3=socket") != nullptr) ++right;
-    });
-    unsetenv("TELEFORK_AGENT");
-    const pid_t other = fork();
-    if (other == 0) {
-      call_on_small_stack([&right] {
-        if (telefork_fork("node7") == -1) ++right;
-      });
-      _exit(right);
-    }
-    waitpid(other, &status, 0);
-    _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 99);
-  }
-  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 2);
-}
-
-TEST_F(PrivateAgent, MissingHelperIsAnErrorThatNamesThePathTried) {
-  setenv("TELEFORK_AGENT", "/nowhere/telefork-agent", 1);
-  // In a child, which has no socket to an agent yet.
-  const pid_t pid = fork();
-  if (pid == 0) {
-    const bool failed = telefork_fork("node7") == -1 && errno == ENOENT;
-    _exit(failed &&
-                  std::string(telefork_error()).find("/nowhere/telefork-agent") != std::string::npos
-              ? 0
-              : 1);
-  }
-  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 0);
-}
-
-TEST_F(PrivateAgent, HelperIsLookedForBesideTheLibraryItself) {
-  unsetenv("TELEFORK_AGENT");
-  char folder[] = "/tmp/telefork-test-XXXXXX";
-  ASSERT_NE(mkdtemp(folder), nullptr);
-  const std::string root = folder;
-  for (const char* name : {"/lib", "/lib/x86_64-linux-gnu", "/libexec", "/libexec/telefork"}) {
-    ASSERT_EQ(mkdir((root + name).c_str(), 0755), 0);
-  }
-  const std::string library = root + "/lib/x86_64-linux-gnu/libtelefork.so";
-  std::ofstream(library, std::ios::binary) << read_text(TELEFORK_LIBRARY);
-  void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
-  ASSERT_NE(handle, nullptr) << dlerror();
-  const auto fork_there = reinterpret_cast<pid_t (*)(const char*)>(dlsym(handle, "telefork_fork"));
-  const auto error = reinterpret_cast<const char* (*)()>(dlsym(handle, "telefork_error"));
-  EXPECT_EQ(fork_there("node7"), -1);
-  EXPECT_NE(std::string(error()).find("no helper program: " + root + "/lib/libexec"),
-            std::string::npos)
-      << error();
-  const std::string helper = root + "/libexec/telefork/telefork-agent";
-  ASSERT_EQ(symlink(TELEFORK_TESTING_AGENT, helper.c_str()), 0);
-  EXPECT_EQ(fork_there("node7"), -1);
-  EXPECT_NE(std::string(error()).find("3=socket"), std::string::npos) << error();
-  dlclose(handle);
-  EXPECT_EQ(std::system(("rm -r " + root).c_str()), 0);
-}
-
-TEST_F(PrivateAgent, ProgramThatIsNoAgentIsAnErrorAndLeavesNothing) {
-  setenv("TELEFORK_AGENT", "/bin/true", 1);
-  const pid_t pid = fork();
-  if (pid == 0) {
-    const bool failed = telefork_fork("node7") == -1 && telefork_error_code() == TELEFORK_LOST;
-    _exit(failed && waitpid(-1, nullptr, __WALL) == -1 && errno == ECHILD ? 0 : 1);
-  }
-  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 0);
-}
-
 }  // namespace
+}  // namespace library_test

@@ -79,6 +79,9 @@ void tf_recall_agent(const struct tf_agent_memory* memory);
 void tf_let_trace(pid_t pid);
 void tf_let_nobody_trace(void);
 
+// raw_syscall_*.c: -errno where it fails; errno itself stays as it is.
+long tf_raw_syscall(long number, long a, long b, long c, long d, long e);
+
 // private_agent.c: a socket to an agent of our own, or -1 and the error is set.
 int tf_start_private_agent(pid_t* agent);
 

@@ -9,8 +9,11 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,6 +22,13 @@
 
 namespace library_test {
 namespace {
+
+void close_high_sockets() {
+  for (int fd = 64; fd < 1024; ++fd) {
+    struct stat found {};
+    if (fstat(fd, &found) == 0 && S_ISSOCK(found.st_mode)) close(fd);
+  }
+}
 
 // An empty TELEFORK_SOCKET: no telepad.
 class PrivateAgent : public ::testing::Test {
@@ -31,10 +41,7 @@ class PrivateAgent : public ::testing::Test {
     unsetenv("TELEFORK_SOCKET");
     unsetenv("TELEFORK_AGENT");
     // The agent would serve the tests that follow.
-    for (int fd = 64; fd < 1024; ++fd) {
-      struct stat found {};
-      if (fstat(fd, &found) == 0 && S_ISSOCK(found.st_mode)) close(fd);
-    }
+    close_high_sockets();
   }
 };
 
@@ -58,6 +65,40 @@ TEST_F(PrivateAgent, HasNothingOfTheProgramAndIsNobodysChild) {
   close(open_to_all);
   signal(SIGCHLD, old);
   signal(SIGUSR2, SIG_DFL);
+}
+
+// A process of its own, cloned with `flags`, is to be the one that its orphans go to.
+void expect_no_child_of_a_reaper(unsigned long flags) {
+  const auto pid = static_cast<pid_t>(syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0));
+  ASSERT_GE(pid, 0) << std::strerror(errno);
+  if (pid == 0) {
+    if (flags == 0) prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    handled = 0;
+    signal(SIGCHLD, [](int) { handled = 1; });
+    for (int call = 0; call < 2; ++call) {
+      if (telefork_fork("node7") != -1) _exit(1);
+      if (std::strstr(telefork_error(), "3=socket own session in /") == nullptr) _exit(2);
+      if (waitpid(-1, nullptr, WNOHANG) != -1 || errno != ECHILD) _exit(3);
+      // The agent ends with its socket, and what is left is seen with __WALL alone.
+      close_high_sockets();
+      siginfo_t info{};
+      if (waitid(P_ALL, 0, &info, WEXITED | WNOWAIT | __WALL) != 0) _exit(4);
+      if (waitpid(-1, nullptr, WNOHANG) != -1 || errno != ECHILD) _exit(5);
+    }
+    if (handled != 0) _exit(6);
+    // The next call has taken away what the first had left.
+    if (waitpid(-1, nullptr, __WALL) <= 0 || waitpid(-1, nullptr, __WALL) != -1) _exit(7);
+    _exit(0);
+  }
+  const int status = status_of(pid);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST_F(PrivateAgent, IsNoChildOfASubreaper) { expect_no_child_of_a_reaper(0); }
+
+TEST_F(PrivateAgent, IsNoChildOfPid1) {
+  expect_no_child_of_a_reaper(geteuid() == 0 ? CLONE_NEWPID : CLONE_NEWPID | CLONE_NEWUSER);
 }
 
 TEST_F(PrivateAgent, NeedsLittleStackToStart) {

@@ -124,7 +124,10 @@ class Agent {
       : signals_({SIGCHLD}),
         program_socket_(std::move(program_socket)),
         settings_(settings),
-        program_(net::peer_credentials(program_socket_.get()).pid) {}
+        program_(net::peer_credentials(program_socket_.get()).pid) {
+    // What a session leaves, a private telepad that is about to end, is reaped here.
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  }
 
   void run() {
     while (await_request()) {
@@ -136,7 +139,7 @@ class Agent {
         send_reply(program_socket_.get(), &error, -1);
       }
     }
-    reap_sessions();
+    await_sessions();
   }
 
  private:
@@ -165,6 +168,18 @@ class Agent {
     }
     for (pid_t pid; (pid = ::waitpid(-1, nullptr, WNOHANG)) > 0;) {
       forget_session(settings_.registry, pid);
+    }
+  }
+
+  // The program may live on, and be whom this process's children would go to.
+  void await_sessions() {
+    starting_.reset();
+    ready_.reset();
+    program_socket_.reset();
+    for (;;) {
+      pid_t pid = ::waitpid(-1, nullptr, 0);
+      if (pid < 0 && errno == ECHILD) return;
+      if (pid > 0) forget_session(settings_.registry, pid);
     }
   }
 

@@ -4,7 +4,9 @@
 //   program ==socket==> agent --fork--> session process (ProgramCall), forked ahead of the request
 //                                       with its link open and the program looked at
 //
-// A session lives on by itself when the agent ends, and the agent ends with the program.
+// It ends when the program has closed its end and all sessions have ended; a session lives on by
+// itself when its agent is killed. It is a subreaper: what its sessions leave goes to nobody else,
+// as a program that is one too would find it among its children.
 #pragma once
 
 #include "base/error.h"
@@ -13,10 +15,11 @@
 
 namespace telefork::session {
 
-// Returns when the program has closed its end.
+// Returns when the program has closed its end and the last session has ended.
 void run_agent(UniqueFd program_socket, const AgentSettings& settings);
 
-// Of an agent that cannot work: every request is answered with the reason. Returns as run_agent.
+// Of an agent that cannot work: every request is answered with the reason. Returns when the
+// program has closed its end.
 void refuse_all(UniqueFd program_socket, const Error& why);
 
 }  // namespace telefork::session

@@ -1,9 +1,16 @@
 // Children that exec, fork, and lose their parent.
+#include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <thread>
+#include <vector>
 
 #include <fcntl.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -84,6 +91,46 @@ TEST_P(AFork, LeavesTheChildToGoOnWhenItsParentEnds) {
   EXPECT_TRUE(went_well(outcome));
   EXPECT_EQ(outcome.out, "done\n");
   EXPECT_EQ(access(path("finished").c_str(), F_OK), 0);
+}
+
+// In a program that its orphans go to.
+void require_no_child_but_its_own(const std::string& node) {
+  for (int call = 0; call < 2; ++call) {
+    const pid_t pid = fork_child(node, [] { return 7; });
+    require_equal(waitpid(-1, nullptr, 0), pid);
+    require(waitpid(-1, nullptr, 0) == -1 && errno == ECHILD);
+  }
+  // Its agent's parent, which wait() does not see, is the last to end.
+  syscall(SYS_close_range, 3U, ~0U, 0U);
+  siginfo_t last{};
+  require_equal(waitid(P_ALL, 0, &last, WEXITED | WNOWAIT | __WALL), 0);
+  require(list_descendants(getpid()) == std::vector<pid_t>{last.si_pid});
+  require(waitpid(-1, nullptr, WNOHANG) == -1 && errno == ECHILD);
+}
+
+TEST_P(AFork, GivesASubreaperNoChildrenButItsOwn) {
+  setenv("TELEFORK_SOCKET", "", 1);  // a private agent
+  Outcome outcome = run([this] {
+    require_equal(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), 0);
+    require_no_child_but_its_own(node());
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, GivesPid1NoChildrenButItsOwn) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to make a pid namespace";
+  setenv("TELEFORK_SOCKET", "", 1);  // a private agent
+  Outcome outcome = run([this] {
+    const auto pid =
+        static_cast<pid_t>(syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | SIGCHLD, 0, 0, 0, 0));
+    if (pid == 0) {
+      require_equal(mount("proc", "/proc", "proc", 0, nullptr), 0);
+      require_no_child_but_its_own(node());
+      _exit(0);
+    }
+    require_equal(end_of(pid), exited(0));
+  });
+  EXPECT_TRUE(went_well(outcome));
 }
 
 TEST_P(AFork, EndsTheChildWithItsParentWhereThatWasAskedFor) {

@@ -222,7 +222,11 @@ pid_t start_session(const UniqueFd& talk, F&& run) {
     ::_exit(0);
   }
   ::setsid();
-  ::_exit(run());
+  int code = run();
+  // A private telepad that is about to end would become the child of whoever orphans go to.
+  while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {
+  }
+  ::_exit(code);
 }
 
 // The session process has ended before the command began. By itself it has said why.

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """telefork run: streams, status, signals, its own failures."""
+import ctypes
 import hashlib
 import json
 import os
@@ -337,6 +338,15 @@ class Run(cli.Test):
         self.assertIn(b"No space left on device", done.stderr)
         done = call("run", "--json-file", "/dev/full", "unix:/nowhere/telepad.sock", "true")
         self.assertEqual(done.returncode, 125, done.stderr)
+
+    def test_leaves_a_subreaper_its_session_alone(self):
+        set_subreaper = 36  # PR_SET_CHILD_SUBREAPER
+        self.addCleanup(ctypes.CDLL(None).prctl, set_subreaper, 0, 0, 0, 0)
+        ctypes.CDLL(None).prctl(set_subreaper, 1, 0, 0, 0)
+        self.assertEqual(call("run", "local", "sh", "-c", "exit 5").returncode, 5)
+        self.assertEqual(os.wait()[1], 0)
+        with self.assertRaises(ChildProcessError):
+            os.wait()
 
     def test_leaves_no_process_behind(self):
         # Other tests run beside this one: its own processes have inherited a mark.

@@ -45,6 +45,7 @@ struct FileEntry {
   bool deleted = false;
   bool readable = false;
   bool must_be_same = false;     // open for writing: a copy will not do
+  unsigned access = 0;           // R_OK and W_OK: what it has to be opened for at the destination
   bool by_path = false;          // a directory: nothing more is asked for, or known here
   std::vector<std::byte> hash;   // XXH3-128 of the content; empty until compute_hash()
   std::uint32_t content_id = 0;  // not 0: its content travels in that record

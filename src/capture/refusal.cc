@@ -48,6 +48,11 @@ constexpr std::array kRules = {
          "a file open for writing that is not the same file at the destination",
          "it is open for writing, and the destination does not have this very file",
          "put it on a filesystem that both machines share, or close it", kNegotiation},
+    Rule{Reason::kFileDenied, Part::kFiles,
+         "a file or directory that the user may not open at the destination, and that cannot be "
+         "sent",
+         "the user may not open it anew: {}", "close it, or give that user access to it",
+         kNegotiation},
     Rule{Reason::kFileDiffers, Part::kFiles,
          "a file that is another one at the destination, and cannot be sent",
          "the destination has another file of that name",

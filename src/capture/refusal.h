@@ -41,6 +41,7 @@ enum class Reason {
   kProcFile,
   kOtherFile,
   kNotSameFile,
+  kFileDenied,
   kFileDiffers,
   kNoDirectory,
   kUnreadableFile,

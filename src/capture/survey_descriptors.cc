@@ -150,6 +150,19 @@ std::optional<Reason> why_no_plain_file(pid_t pid, const OpenFile& open) {
   }
 }
 
+// What open(2) asks of a file.
+unsigned access_of(unsigned flags) {
+  if ((flags & O_PATH) != 0) return 0;
+  switch (flags & O_ACCMODE) {
+    case O_RDONLY:
+      return R_OK;
+    case O_WRONLY:
+      return W_OK;
+    default:
+      return R_OK | W_OK;
+  }
+}
+
 Reason why_not(const OpenFile& open) {
   if (S_ISFIFO(open.stat.st_mode)) return Reason::kPipe;
   if (S_ISSOCK(open.stat.st_mode)) return Reason::kSocket;
@@ -296,7 +309,9 @@ class Sorter {
     if (deleted && path.ends_with(" (deleted)")) path.resize(path.size() - 10);
     description.file =
         survey_.files.add(kernel::fd_open_path(survey_.thread, open.fd), path, deleted);
-    if (must_be_same) survey_.files.entries()[*description.file].must_be_same = true;
+    FileEntry& entry = survey_.files.entries()[*description.file];
+    if (must_be_same) entry.must_be_same = true;
+    entry.access |= access_of(description.flags);
     return description;
   }
 

@@ -93,6 +93,7 @@ std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
     } else if (file.stat.st_ino != vma.inode) {
       survey.refusals.push_back(refuse(describe(vma), Reason::kReplacedFile));
     } else {
+      survey.files.entries()[index].access |= R_OK;
       return index;
     }
   } catch (const Error& error) {
@@ -192,6 +193,7 @@ void survey_shared_file(const SurveyOptions& options, SharedObjects& shared, Map
   mapping.file = add_file(vma, survey);
   if (mapping.file && may_write(survey.pid, vma)) {
     survey.files.entries()[*mapping.file].must_be_same = true;
+    survey.files.entries()[*mapping.file].access |= W_OK;
   }
 }
 

@@ -93,6 +93,8 @@ struct Message {
 
 struct CheckFiles {
   files @0 :List(Image.FileRef);
+  access @1 :List(UInt8);     # R_OK and W_OK (access(2)) of what is to be done with each, in their
+                              # order; an older end does not say
 }
 
 struct CheckFilesReply {
@@ -104,6 +106,7 @@ struct FileVerdict {
   hash @1 :Data;              # of `hashed`: XXH3-128 of the file there
   path @2 :Text;              # where it was found
   why @3 :Text;               # of `missing` and `different`: for people
+  denied @4 :Bool;            # of `different`: it is the same file, and may not be opened like that
   enum Verdict {
     same @0;                  # it is the same file (FileIdentity)
     hashed @1;                # there is one of that path and size; compare the hashes

@@ -132,22 +132,35 @@ std::string OpenFiles::why_another(FileRef::Reader ref, const struct stat& stat,
   return stat.st_rdev == ref.getDevice() ? "" : "another device";
 }
 
-FileVerdict OpenFiles::examine(FileRef::Reader ref) {
+FileVerdict OpenFiles::examine(FileRef::Reader ref, int access) {
   FileVerdict verdict;
   std::string path = ref.getPath();
-  // Naming it needs no permission on the file; reading it does.
+  // Naming it needs no permission on the file; opening it does.
   int named = ::open(path.c_str(), O_PATH | O_CLOEXEC);
   if (named < 0) {
     verdict.why = fmt::format("{} there: {}", path, std::strerror(errno));
     return verdict;
   }
   UniqueFd file(named);
+  compare(file, ref, verdict);
+  // Asked, not tried: opening a device may do something.
+  if (verdict.kind == FileVerdict::Kind::kSame && access != 0 &&
+      ::faccessat(file.get(), "", access, AT_EMPTY_PATH | AT_EACCESS) != 0) {
+    verdict.kind = FileVerdict::Kind::kDifferent;
+    verdict.why = fmt::format("{} there: {}", path, std::strerror(errno));
+    verdict.denied = true;
+  }
+  return verdict;
+}
+
+void OpenFiles::compare(const UniqueFd& file, FileRef::Reader ref, FileVerdict& verdict) {
+  std::string path = ref.getPath();
   struct stat stat;
   if (::fstat(file.get(), &stat) != 0) throw_errno("looking at " + path);
   kernel::FileIdentity identity = kernel::identify_file(file.get(), boot_id_);
   if (is_same(identity, decode_identity(ref))) {
     verdict.kind = FileVerdict::Kind::kSame;
-    return verdict;
+    return;
   }
   verdict.kind = FileVerdict::Kind::kDifferent;
   bool regular = S_ISREG(stat.st_mode);
@@ -171,7 +184,6 @@ FileVerdict OpenFiles::examine(FileRef::Reader ref) {
     verdict.kind = FileVerdict::Kind::kHashed;
     verdict.hash = hash_of(readable, identity, path);
   }
-  return verdict;
 }
 
 UniqueFd OpenFiles::open_here(FileRef::Reader ref, int flags) {

@@ -51,6 +51,7 @@ struct FileVerdict {
   Kind kind = Kind::kMissing;
   std::vector<std::byte> hash;  // of kHashed
   std::string why;              // of kMissing and kDifferent, for people
+  bool denied = false;          // of kDifferent: it is the same file, and may not be opened so
 };
 
 // What the files that a guest was given are called at home, by device and inode here.
@@ -72,7 +73,8 @@ class OpenFiles {
   // now is right, as in a child of fork(2). Of an image that was saved the content has to be as it
   // was then.
   explicit OpenFiles(bool live);
-  FileVerdict examine(image::schema::FileRef::Reader ref);
+  // `access`: R_OK and W_OK, what it is to be opened for.
+  FileVerdict examine(image::schema::FileRef::Reader ref, int access);
   // What to map. `writable`: for a shared mapping that is written to.
   UniqueFd open_for_mapping(image::schema::FileRef::Reader ref, const ContentStore& contents,
                             bool writable);
@@ -86,6 +88,7 @@ class OpenFiles {
   const ArrivedFiles& arrived() const { return arrived_; }
 
  private:
+  void compare(const UniqueFd& file, image::schema::FileRef::Reader ref, FileVerdict& verdict);
   UniqueFd open_here(image::schema::FileRef::Reader ref, int flags);
   void verify(image::schema::FileRef::Reader ref, const UniqueFd& file, bool must_be_same);
   // Of a file that the kernel makes up, as of an empty one.

@@ -10,8 +10,11 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/capability.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -74,10 +77,10 @@ class OpenFilesOf : public testing::Test {
 
 TEST_F(OpenFilesOf, TheSameBootAreTheSameDirectoryOnly) {
   FileRef::Builder ref = refer_to(folder_);
-  EXPECT_EQ(files_.examine(ref).kind, Verdict::kSame);
+  EXPECT_EQ(files_.examine(ref, R_OK).kind, Verdict::kSame);
   ref.setPath("/tmp");
-  EXPECT_EQ(files_.examine(ref).kind, Verdict::kDifferent);
-  EXPECT_EQ(files_.examine(ref).why, "/tmp there is another directory");
+  EXPECT_EQ(files_.examine(ref, R_OK).kind, Verdict::kDifferent);
+  EXPECT_EQ(files_.examine(ref, R_OK).why, "/tmp there is another directory");
   try {
     open_as(FileDescription::Kind::DIRECTORY, 0);
     FAIL();
@@ -90,18 +93,18 @@ TEST_F(OpenFilesOf, AnotherBootAreTheDirectoryOfThatPath) {
   FileRef::Builder ref = refer_to(folder_);
   ref.setPath("/tmp");
   ref.getIdentity().setBootId("another boot");
-  EXPECT_EQ(files_.examine(ref).kind, Verdict::kSame);
+  EXPECT_EQ(files_.examine(ref, R_OK).kind, Verdict::kSame);
 }
 
 TEST_F(OpenFilesOf, AWorkingDirectoryAreTheOneOfThatPath) {
   FileRef::Builder ref = refer_to(folder_);
   ref.setByPath(true);
   ref.setPath("/tmp");
-  EXPECT_EQ(files_.examine(ref).kind, Verdict::kSame);
+  EXPECT_EQ(files_.examine(ref, R_OK).kind, Verdict::kSame);
   ref.setPath(folder_ + "/none");
-  EXPECT_EQ(files_.examine(ref).kind, Verdict::kMissing);
+  EXPECT_EQ(files_.examine(ref, R_OK).kind, Verdict::kMissing);
   ref.setPath(folder_ + "/a");
-  EXPECT_EQ(files_.examine(ref).kind, Verdict::kDifferent);
+  EXPECT_EQ(files_.examine(ref, R_OK).kind, Verdict::kDifferent);
 }
 
 TEST_F(OpenFilesOf, ADirectoryKeepThePlaceInIt) {
@@ -126,13 +129,36 @@ TEST_F(OpenFilesOf, ADirectoryElsewhereTellThatItBeginsAnew) {
                                                 ", which it has read in part, begins anew"});
 }
 
+TEST_F(OpenFilesOf, SomebodyElseAreTakenWhereTheyMayBeOpened) {
+  const std::string path = folder_ + "/a";
+  FileRef::Builder ref = refer_to(path);
+  ASSERT_EQ(::chmod(path.c_str(), 0400), 0);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    // Root is to be asked as everybody is.
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct none[2] = {};
+    EXPECT_EQ(::syscall(SYS_capset, &header, none), 0);
+    EXPECT_EQ(files_.examine(ref, 0).kind, Verdict::kSame);
+    EXPECT_EQ(files_.examine(ref, R_OK).kind, Verdict::kSame);
+    FileVerdict verdict = files_.examine(ref, R_OK | W_OK);
+    EXPECT_EQ(verdict.kind, Verdict::kDifferent);
+    EXPECT_TRUE(verdict.denied);
+    EXPECT_EQ(verdict.why, path + " there: Permission denied");
+    ::_exit(HasFailure() ? 1 : 0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(status, 0);
+}
+
 TEST_F(OpenFilesOf, ADeviceAreTheSameDeviceOnly) {
   FileRef::Builder ref = refer_to("/dev/null");
   ref.getIdentity().setBootId("another boot");
-  EXPECT_EQ(files_.examine(ref).kind, Verdict::kSame);
+  EXPECT_EQ(files_.examine(ref, R_OK).kind, Verdict::kSame);
   ref.setDevice(makedev(1, 5));
-  EXPECT_EQ(files_.examine(ref).kind, Verdict::kDifferent);
-  EXPECT_EQ(files_.examine(ref).why, "/dev/null there is another device");
+  EXPECT_EQ(files_.examine(ref, R_OK).kind, Verdict::kDifferent);
+  EXPECT_EQ(files_.examine(ref, R_OK).why, "/dev/null there is another device");
   EXPECT_THROW(open_as(FileDescription::Kind::DEVICE, 0), Error);
 }
 
@@ -144,7 +170,7 @@ TEST_F(OpenFilesOf, AKernelAreToldByTheirPaths) {
     FileRef::Builder ref = refer_to(path);
     ref.getIdentity().setBootId("another boot");
     ref.setSize(65536);
-    FileVerdict verdict = files_.examine(ref);
+    FileVerdict verdict = files_.examine(ref, R_OK);
     EXPECT_EQ(verdict.kind, Verdict::kHashed) << verdict.why;
     EXPECT_EQ(verdict.hash, std::vector<std::byte>(of_nothing.begin(), of_nothing.end()));
     ref.setHash({reinterpret_cast<const kj::byte*>(of_nothing.data()), of_nothing.size()});
@@ -152,7 +178,7 @@ TEST_F(OpenFilesOf, AKernelAreToldByTheirPaths) {
     char byte = 0;
     EXPECT_EQ(::read(file.get(), &byte, 1), 1);
     ref.setPath(folder_ + "/a");
-    EXPECT_EQ(files_.examine(ref).kind, Verdict::kDifferent);
+    EXPECT_EQ(files_.examine(ref, R_OK).kind, Verdict::kDifferent);
   }
 }
 

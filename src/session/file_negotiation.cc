@@ -5,12 +5,14 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "base/error.h"
 
 namespace telefork::session {
 FileNegotiation::Key FileNegotiation::key_of(const capture::FileEntry& entry) {
-  return {entry.identity.device, entry.identity.inode, entry.identity.ctime_ns, entry.path};
+  return {entry.identity.device, entry.identity.inode, entry.identity.ctime_ns, entry.path,
+          entry.access};
 }
 
 FileNegotiation::Answer FileNegotiation::judge(capture::FileTable& files, std::size_t index,
@@ -20,6 +22,14 @@ FileNegotiation::Answer FileNegotiation::judge(capture::FileTable& files, std::s
   capture::FileEntry& entry = files.entries()[index];
   if (verdict.getVerdict() == Verdict::SAME) return Answer::kThere;
   std::string why(verdict.getWhy());
+  const bool can_travel = entry.readable && !kernel::is_made_up(entry.identity.fs_type);
+  if (verdict.getDenied() && (entry.must_be_same || !can_travel)) {
+    refusals.push_back(
+        {fmt::format("{} {}", S_ISDIR(entry.stat.st_mode) ? "directory" : "file", entry.path),
+         fmt::format("the user may not open it anew: {}", why),
+         "close it, or give that user access to it"});
+    return Answer::kRefused;
+  }
   if (S_ISDIR(entry.stat.st_mode)) {
     refusals.push_back({fmt::format("directory {}", entry.path),
                         why.empty() ? "the destination does not have this directory" : why,
@@ -41,7 +51,7 @@ FileNegotiation::Answer FileNegotiation::judge(capture::FileTable& files, std::s
       return Answer::kThere;
     }
   }
-  if (!entry.readable || kernel::is_made_up(entry.identity.fs_type)) {
+  if (!can_travel) {
     refusals.push_back({what, why.empty() ? "the destination has another file of that name" : why,
                         "it cannot be sent: it is no regular file, or may not be read"});
     return Answer::kRefused;
@@ -66,8 +76,13 @@ std::size_t FileNegotiation::count_in_message(const capture::FileTable& files,
 void FileNegotiation::ask(const capture::Survey& survey, std::span<const std::size_t> indices,
                           protocol::Link& link) {
   link.send([&](protocol::schema::Message::Builder message) {
-    auto files = message.initCheckFiles().initFiles(static_cast<unsigned>(indices.size()));
-    for (unsigned i = 0; i < files.size(); ++i) survey.files.fill(indices[i], files[i]);
+    auto request = message.initCheckFiles();
+    auto files = request.initFiles(static_cast<unsigned>(indices.size()));
+    auto access = request.initAccess(files.size());
+    for (unsigned i = 0; i < files.size(); ++i) {
+      survey.files.fill(indices[i], files[i]);
+      access.set(i, static_cast<std::uint8_t>(survey.files.entries()[indices[i]].access));
+    }
   });
 }
 
@@ -146,9 +161,11 @@ void answer_about_files(protocol::schema::CheckFiles::Reader request, restore::O
     auto verdicts = message.initCheckFilesReply().initVerdicts(request.getFiles().size());
     for (unsigned i = 0; i < verdicts.size(); ++i) {
       auto ref = request.getFiles()[i];
-      restore::FileVerdict verdict = files.examine(ref);
+      int access = i < request.getAccess().size() ? request.getAccess()[i] & (R_OK | W_OK) : 0;
+      restore::FileVerdict verdict = files.examine(ref, access);
       verdicts[i].setPath(ref.getPath());
       verdicts[i].setWhy(verdict.why);
+      verdicts[i].setDenied(verdict.denied);
       verdicts[i].setHash(::capnp::Data::Reader(
           reinterpret_cast<const kj::byte*>(verdict.hash.data()), verdict.hash.size()));
       switch (verdict.kind) {

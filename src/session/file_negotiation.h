@@ -32,8 +32,9 @@ class FileNegotiation {
 
  private:
   enum class Answer { kThere, kCarry, kRefused };
-  // Device, inode, ctime, path. Of a working directory only the path is known.
-  using Key = std::tuple<std::uint64_t, std::uint64_t, std::int64_t, std::string>;
+  // Device, inode, ctime, path, what it is opened for. Of a working directory only the path is
+  // known.
+  using Key = std::tuple<std::uint64_t, std::uint64_t, std::int64_t, std::string, unsigned>;
   static Key key_of(const capture::FileEntry& entry);
   static std::size_t count_in_message(const capture::FileTable& files,
                                       std::span<const std::size_t> indices);

@@ -2,10 +2,15 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <thread>
 #include <vector>
 
+#include <fcntl.h>
+#include <linux/capability.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -127,6 +132,71 @@ TEST_P(AForkOfMany, IsRefusedOfAThreadUnderSeccompAndOfNoOther) {
     _exit(0);
   });
   EXPECT_TRUE(went_well(outcome));
+}
+
+// From now on root is as everybody else, and what it starts is too.
+void give_up_root_of_files() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct sets[2] = {};
+  require(syscall(SYS_capget, &header, sets) == 0);
+  for (unsigned capability : {CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH}) {
+    prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+    for (auto* set : {&sets[0].effective, &sets[0].permitted, &sets[0].inheritable}) {
+      *set &= ~(1U << capability);
+    }
+  }
+  require(syscall(SYS_capset, &header, sets) == 0);
+}
+
+// Of three files, one read, one written and one mapped.
+TEST_P(AForkOfMany, IsRefusedForFilesThatItsUserMayNotOpenAnew) {
+  const std::vector<std::string> files = {path("mapped"), path("read"), path("written")};
+  const std::string telefork =
+      std::filesystem::path(telepad_program()).parent_path().string() + "/telefork";
+  Outcome outcome = run([&] {
+    for (const std::string& file : files) make_file(file, "text");
+    const int mapped = open(files[0].c_str(), O_RDONLY);
+    require(mmap(nullptr, 4, PROT_READ, MAP_PRIVATE, mapped, 0) != MAP_FAILED);
+    close(mapped);
+    require(open(files[1].c_str(), O_RDONLY) >= 0 && open(files[2].c_str(), O_WRONLY) >= 0);
+    for (const std::string& file : files) require_equal(chmod(file.c_str(), 0), 0);
+    give_up_root_of_files();
+    const std::vector<std::string> lines = refusals_of_fork(node(), {});
+    require_equal(lines.size(), files.size());
+    std::string all;
+    for (const std::string& line : lines) all += line + "\n";
+    for (const std::string& file : files) {
+      require(all.find("refused: file " + file + ": the user may not open it anew: " + file +
+                       " there: Permission denied; close it") != std::string::npos);
+    }
+    require_no_child();
+    // Of what it keeps in an exec.
+    execl("/bin/sh", "sh", "-c", (telefork + " check $$ " + node() + " 2>&1; echo $?").c_str(),
+          nullptr);
+  });
+  EXPECT_EQ(outcome.end, exited(0));
+  for (const char* name : {"read", "written"}) {
+    EXPECT_NE(outcome.out.find("file " + path(name) + ": the user may not"), std::string::npos)
+        << outcome.out;
+  }
+}
+
+// At home it may be read, and so its content travels.
+TEST_P(AForkOfMany, TakesAFileAlongThatItsUserMayNotOpenThere) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to have more rights here than there";
+  socket_ = path("telepad.sock");
+  start_telepad(give_up_root_of_files);
+  Outcome outcome = run([this] {
+    const std::string file = path("read");
+    make_file(file, "text");
+    const int fd = open(file.c_str(), O_RDONLY);
+    require_equal(chmod(file.c_str(), 0), 0);
+    require_equal(
+        end_of(fork_child("unix:" + socket_, [&] { return read_all(fd) == "text" ? 4 : 5; })),
+        exited(4));
+    close(fd);
+  });
+  EXPECT_EQ(outcome.end, exited(0)) << outcome.err;  // which tells of the lost rights
 }
 
 // By its name, for the flags would cost too much.

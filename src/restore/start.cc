@@ -1,5 +1,6 @@
 // The blank process, and room in its address space for what it will be.
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -25,6 +26,38 @@ using tracee::SyscallProgram;
 constexpr std::size_t kBatch = 128 * 1024;     // a program is run when it has grown so large
 constexpr std::size_t kStubData = 512 * 1024;  // at first; the stub makes more
 constexpr std::size_t kPerThread = 16 * 1024;  // a thread's program and stack
+
+std::string printable(std::string comm) {
+  std::replace(comm.begin(), comm.end(), '\n', '?');
+  return comm;
+}
+
+// " by sleep", the process or thread of that id; empty: there is none.
+std::string describe_holder(pid_t id) {
+  try {
+    kernel::Stat stat = kernel::read_stat(id);
+    return fmt::format(" by {}{}", printable(stat.comm),
+                       stat.state == 'Z' ? ", which has ended and was not waited for" : "");
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    return "";
+  }
+}
+
+// Of an id that no process has: " by the process group of sleep (43)".
+std::string describe_group(pid_t id) {
+  for (pid_t pid : kernel::list_processes()) {
+    try {
+      kernel::Stat stat = kernel::read_stat(pid);
+      if (stat.pgrp != id && stat.session != id) continue;
+      return fmt::format(" by the {} of {} ({})", stat.pgrp == id ? "process group" : "session",
+                         printable(stat.comm), pid);
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+    }
+  }
+  return "";
+}
 
 }  // namespace
 
@@ -136,14 +169,19 @@ bool Restorer::must_keep_ids() const {
 std::string Restorer::describe_taken_id() const {
   for (const image::Record& record : threads_) {
     auto tid = static_cast<pid_t>(record.get<image::schema::Thread>().getTid());
-    try {
-      kernel::Stat stat = kernel::read_stat(tid);
-      std::replace(stat.comm.begin(), stat.comm.end(), '\n', '?');
-      const char* what = record.number() == threads_.front().number() ? "process" : "thread";
-      return fmt::format("{} id {} is taken here by {}{}", what, tid, stat.comm,
-                         stat.state == 'Z' ? ", which has ended and was not waited for" : "");
-    } catch (const Error& error) {
-      if (error.code() != Code::kGone) throw;
+    const char* what = record.number() == threads_.front().number() ? "process" : "thread";
+    std::string holder = describe_holder(tid);
+    if (!holder.empty()) return fmt::format("{} id {} is taken here{}", what, tid, holder);
+    switch (int error = try_id(tid)) {
+      case 0:
+        break;
+      case EEXIST:
+        return fmt::format("{} id {} is taken here{}", what, tid, describe_group(tid));
+      case EPERM:
+      case EINVAL:
+        return fmt::format("{} id {} may not be chosen here by this user", what, tid);
+      default:
+        throw_errno(fmt::format("trying {} id {}", what, tid), error, Code::kResources);
     }
   }
   return "";

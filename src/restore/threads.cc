@@ -2,6 +2,7 @@
 // and given their registers.
 #include <linux/sched.h>
 #include <sched.h>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <map>
@@ -94,7 +95,13 @@ void Restorer::start_other_threads() {
   }
   program.wait_until("waiting for the threads", counter,
                      static_cast<std::uint32_t>(threads_.size() - 1));
-  stub.run(program);
+  try {
+    stub.run(program);
+  } catch (const Error& error) {
+    // Free when the blank process was made (start.cc).
+    if (error.error() != EEXIST) throw;
+    throw Error(Code::kResources, error.text() + "; the id was free until now: try again");
+  }
   for (auto& [own, address] : loaded) {
     std::vector<std::byte> bytes(own.loaded_size());
     tracee::read_memory(blank_->pid(), address, bytes);

@@ -18,6 +18,31 @@ def load(image, *flags, **options):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
+def hold_id(number, begin):
+    """A process of that id begins a group or a session, forks a member and ends -> the member."""
+    tid = ctypes.c_int(number)
+    arguments = (ctypes.c_uint64 * 11)()  # struct clone_args (clone(2))
+    arguments[4], arguments[8], arguments[9] = signal.SIGCHLD, ctypes.addressof(tid), 1
+    there, here = os.pipe()
+    pid = ctypes.CDLL(None, use_errno=True).syscall(435, arguments, ctypes.sizeof(arguments))
+    if pid == 0:
+        begin()
+        member = os.fork()
+        if member == 0:
+            os.closerange(0, 1024)
+            if begin is os.setsid:
+                os.setpgid(0, 0)
+            signal.pause()
+        os.write(here, str(member).encode())
+        os._exit(0)
+    assert pid == number, os.strerror(ctypes.get_errno())
+    os.close(here)
+    with open(there, "rb") as told:
+        member = int(told.read())
+    os.waitpid(pid, 0)
+    return member
+
+
 class SaveAndLoad(cli.Test):
     def finish(self, process, stdin=b"go\n"):
         out, err = process.communicate(stdin, timeout=cli.PATIENCE)
@@ -92,6 +117,22 @@ class SaveAndLoad(cli.Test):
         self.assertEqual((code, report["guest_pid"]), (42, victim.pid))
         self.assertNotEqual(report["pid"], victim.pid)
         self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    if os.geteuid() == 0:  # to choose an id
+        def test_makes_a_pid_namespace_where_a_group_or_a_session_has_an_id(self):
+            for keep in (os.setpgrp, os.setsid):
+                for which in (0, -1):
+                    victim = self.victim(2)
+                    tids = sorted(map(int, os.listdir(f"/proc/{victim.pid}/task")))
+                    image = self.folder / "held.tfi"
+                    self.assertEqual(call("save", victim.pid, image).returncode, 0)
+                    victim.wait_for_death()
+                    holder = hold_id(tids[which], keep)
+                    code, _, err = self.finish(load(image, "--json"))
+                    os.kill(holder, signal.SIGKILL)
+                    report = json.loads(err)
+                    self.assertEqual((code, report["guest_pid"]), (42, victim.pid), err)
+                    self.assertNotEqual(report["pid"], victim.pid)
 
     def test_leaves_the_guest_to_its_init_when_the_loader_is_killed(self):
         victim = self.victim(1)

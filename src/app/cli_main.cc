@@ -269,11 +269,12 @@ int CommandLine::run(std::vector<std::string> arguments) {
   return code;
 }
 
-// Numbers that are free would be given to telefork's own sockets.
+// Numbers that are free would be given to telefork's own sockets. What is there now is as good as
+// closed: EBADF for reading and writing.
 void fill_standard_streams() {
   for (int fd = 0; fd < 3; ++fd) {
     if (::fcntl(fd, F_GETFD) >= 0) continue;
-    [[maybe_unused]] int opened = ::open("/dev/null", O_RDWR);
+    [[maybe_unused]] int opened = ::open("/dev/null", O_PATH);
   }
 }
 

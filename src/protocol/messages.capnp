@@ -124,7 +124,7 @@ struct Prepare {
   detached @4 :Bool;          # no home, no lease
   cpuForce @5 :Bool;
   libcForce @6 :Bool;
-  takesStdin @7 :Bool;        # else stdin is /dev/null
+  takesStdin @7 :Bool;        # else stdin is /dev/null, or closed for a command
   streams @8 :UInt32;         # bit n: stream n of home is open
   leaseStopMs @9 :UInt32;     # silence from home after which the guest is stopped
   leaseKillMs @10 :UInt32;    # and after which it is killed

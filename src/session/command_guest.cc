@@ -96,8 +96,9 @@ void CommandGuest::run_child(int gate) {
   if (opened != 1) ::_exit(kNotFound);
   for (int fd = 0; fd < 3; ++fd) {
     int from = streams_[fd].get();
-    if (from < 0) from = ::open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);
-    if (from == fd) {
+    if (from < 0) {
+      ::close(fd);
+    } else if (from == fd) {
       ::fcntl(fd, F_SETFD, 0);
     } else {
       ::dup2(from, fd);

@@ -14,7 +14,7 @@ namespace telefork::session {
 
 class CommandGuest {
  public:
-  // Its standard streams; an empty one becomes /dev/null.
+  // Its standard streams; an empty one is closed for it, as it is at home.
   explicit CommandGuest(UniqueFd (&streams)[3]);
   // Kills and reaps it, unless it was started.
   ~CommandGuest();

@@ -27,7 +27,11 @@ using protocol::schema::Message;
 
 constexpr auto kDeputyPatience = 10s;
 
-bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
+// An O_PATH descriptor, which cannot be read or written, only keeps a number taken.
+bool is_open(int fd) {
+  int flags = ::fcntl(fd, F_GETFL);
+  return flags >= 0 && (flags & O_PATH) == 0;
+}
 
 // As after `2>&1`: their order is to be kept.
 bool is_one_description(int a, int b) {

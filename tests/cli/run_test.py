@@ -257,6 +257,16 @@ class Run(cli.Test):
                                   capture_output=True, timeout=cli.PATIENCE)
             self.assertEqual((done.returncode, done.stdout, done.stderr), (4, b"", b""), closed)
 
+    def test_closes_for_the_command_what_is_closed_here(self):
+        def run(*command, closed):
+            return subprocess.run([cli.TELEFORK, "run", "local", *command], capture_output=True,
+                                  preexec_fn=lambda: os.close(closed), timeout=cli.PATIENCE)
+        for command, closed in ((["/bin/echo", "lost"], 1), (["cat"], 0)):
+            done = run(*command, closed=closed)
+            self.assertEqual((done.returncode, done.stdout), (1, b""))
+            self.assertIn(b"Bad file descriptor", done.stderr)
+        self.assertEqual(run("sh", "-c", "echo lost >&2", closed=2).returncode, 2)
+
     def test_says_that_output_was_lost(self):
         for limits, file, reason in (("", "/dev/full", b"No space left on device"),
                                      ("ulimit -f 1;", self.folder / "out", b"File too large")):

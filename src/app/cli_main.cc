@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <sstream>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -257,7 +258,9 @@ int CommandLine::run(std::vector<std::string> arguments) {
     app_.parse(std::move(arguments));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {
-      app_.exit(error);
+      std::ostringstream text;
+      app_.exit(error, text, text);
+      write_stdout(text.str());
       finish_stdout();
       return 0;
     }

@@ -57,8 +57,8 @@ class Check {
       result_["exit_code"] = code_;
       print_json(result_);
     } else if (code_ == 0 && command_.pid != 0) {
-      fmt::print("process {} can {}{}\n", command_.pid, able_to(),
-                 command_.node.empty() ? "" : " to " + escape(command_.node));
+      print("process {} can {}{}\n", command_.pid, able_to(),
+            command_.node.empty() ? "" : " to " + escape(command_.node));
     }
     return code_;
   }
@@ -80,6 +80,8 @@ class Check {
   void guard(F&& f) {
     try {
       f();
+    } catch (const StdoutError&) {
+      throw;
     } catch (const Error& error) {
       int code = exit_code(error);
       if (code_ == 0) code_ = code;
@@ -100,7 +102,7 @@ class Check {
   // The answer, and so data.
   void add_refusal(const std::string& line) {
     result_["refused"].push_back(line.substr(std::string_view("refused: ").size()));
-    if (!command_.json) fmt::print("{}\n", escape(line));
+    if (!command_.json) print("{}\n", escape(line));
   }
 
   void check_machine();
@@ -122,16 +124,16 @@ void Check::check_machine() {
   kernel::Features features = kernel::probe_features();
   result_["machine"] = machine_json(here_.reader());
   result_["features"] = ordered_json::array();
-  if (!command_.json) fmt::print("{}\n", describe_machine(here_.reader()));
+  if (!command_.json) print("{}\n", describe_machine(here_.reader()));
   for (const kernel::FeatureReport& report : kernel::describe(features)) {
     result_["features"].push_back({{"name", report.name},
                                    {"present", report.present},
                                    {"what_is_lost", report.present ? "" : report.what_is_lost}});
     if (command_.json) continue;
     if (report.present) {
-      fmt::print("  yes  {}\n", report.name);
+      print("  yes  {}\n", report.name);
     } else {
-      fmt::print("  {}   {}: {}\n", alarming("no", stdout), report.name, report.what_is_lost);
+      print("  {}   {}: {}\n", alarming("no", stdout), report.name, report.what_is_lost);
     }
   }
   // Everything but `run` begins with it.
@@ -150,8 +152,8 @@ void Check::open() {
   result_["node"]["no_processes_because"] = hosting.getProcesses().cStr();
   result_["node"]["no_kept_ids_because"] = hosting.getIds().cStr();
   if (!command_.json) {
-    fmt::print("{}: {} ({})\n", escape(command_.node), describe_machine(machine),
-               escape(opened_->reply->getCreator().cStr()));
+    print("{}: {} ({})\n", escape(command_.node), describe_machine(machine),
+          escape(opened_->reply->getCreator().cStr()));
   }
   tell_lacks("take in processes", hosting.getProcesses().cStr());
   tell_lacks("let a process keep its ids, as run_on must", hosting.getIds().cStr());
@@ -197,7 +199,7 @@ void Check::survey() {
   result_["mappings"] = survey.mappings.size();
   result_["left_home"] = survey.left_home;
   for (const std::string& descriptor : survey.left_home) {
-    if (!command_.json) fmt::print("left at home: {}\n", escape(descriptor));
+    if (!command_.json) print("left at home: {}\n", escape(descriptor));
   }
   if (opened_) {
     session::FileNegotiation files;

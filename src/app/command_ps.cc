@@ -26,7 +26,7 @@ void print_table(const std::vector<Row>& rows) {
     for (std::size_t i = 0; i + 1 < row.size(); ++i) {
       line += fmt::format("{:<{}}  ", row[i], widths[i]);
     }
-    fmt::print("{}{}\n", line, row.back());
+    print("{}{}\n", line, row.back());
   }
 }
 
@@ -66,7 +66,7 @@ int ps_command(const PsCommand& command) {
   print_table(rows);
   for (const session::SessionInfo& info : sessions) {
     for (const std::string& warning : info.warnings) {
-      fmt::print("{}: {}\n", info.pid, escape(warning));
+      print("{}: {}\n", info.pid, escape(warning));
     }
   }
   return 0;

@@ -78,10 +78,10 @@ void print_element(const Tree& tree, int depth);
 
 void print_field(const Tree& tree, int depth) {
   if (is_plain(tree)) {
-    fmt::print("{:{}}{}: {}\n", "", 2 * depth, tree.name, format_scalar(tree));
+    print("{:{}}{}: {}\n", "", 2 * depth, tree.name, format_scalar(tree));
     return;
   }
-  fmt::print("{:{}}{}:\n", "", 2 * depth, tree.name);
+  print("{:{}}{}:\n", "", 2 * depth, tree.name);
   for (const Tree& child : tree.children) {
     if (std::holds_alternative<Tree::List>(tree.value)) {
       print_element(child, depth + 1);
@@ -93,15 +93,15 @@ void print_field(const Tree& tree, int depth) {
 
 void print_element(const Tree& tree, int depth) {
   if (is_plain(tree)) {
-    fmt::print("{:{}}- {}\n", "", 2 * depth, format_scalar(tree));
+    print("{:{}}- {}\n", "", 2 * depth, format_scalar(tree));
   } else if (std::all_of(tree.children.begin(), tree.children.end(), is_plain)) {
     std::string line;
     for (const Tree& child : tree.children) {
       line += fmt::format(" {}={}", child.name, format_scalar(child));
     }
-    fmt::print("{:{}}-{}\n", "", 2 * depth, line);
+    print("{:{}}-{}\n", "", 2 * depth, line);
   } else {
-    fmt::print("{:{}}-\n", "", 2 * depth);
+    print("{:{}}-\n", "", 2 * depth);
     for (const Tree& child : tree.children) print_field(child, depth + 1);
   }
 }
@@ -110,8 +110,8 @@ void print_record(const Tree& record) {
   const Tree* number = record.find("record");
   const Tree* type = record.find("type");
   const auto* name = type == nullptr ? nullptr : std::get_if<std::string>(&type->value);
-  fmt::print("{} {}\n", number == nullptr ? "?" : format_scalar(*number),
-             name == nullptr ? "?" : escape(*name));
+  print("{} {}\n", number == nullptr ? "?" : format_scalar(*number),
+        name == nullptr ? "?" : escape(*name));
   for (const Tree& child : record.children) {
     if (&child != number && &child != type) print_field(child, 1);
   }
@@ -125,23 +125,25 @@ int show_command(const ShowCommand& command) {
   image::Reader reader(source);
   // Record by record: an image may be larger than the memory here.
   bool first = true;
-  if (command.json) fmt::print("{{\"records\":[");
+  if (command.json) print("{{\"records\":[");
   try {
     image::for_each_tree(reader, [&](const Tree& record) {
       if (!command.json) return print_record(record);
-      fmt::print("{}{}", first ? "" : ",",
-                 to_json(record).dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+      print("{}{}", first ? "" : ",",
+            to_json(record).dump(-1, ' ', false, ordered_json::error_handler_t::replace));
       first = false;
     });
-    if (command.json) fmt::print("]}}\n");
+    if (command.json) print("]}}\n");
     return 0;
+  } catch (const StdoutError&) {
+    throw;
   } catch (Error& error) {
     error.add_context(command.file);
     int code = exit_code(error);
     if (command.json) {
       std::string object =
           error_object(error, code).dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-      fmt::print("],{}\n", std::string_view(object).substr(1));
+      print("],{}\n", std::string_view(object).substr(1));
     }
     finish_stdout();
     print_error(error);

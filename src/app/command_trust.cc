@@ -50,7 +50,7 @@ void say(const TrustCommand& command, const std::string& text, const ordered_jso
   if (command.json) {
     print_json(object);
   } else {
-    fmt::print("{}\n", escape(text));
+    print("{}\n", escape(text));
   }
 }
 
@@ -59,7 +59,7 @@ void print_words(const std::vector<std::string>& words) {
   for (const std::string& word : words) {
     if (!word.empty()) line += (line.empty() ? "" : " ") + escape(word);
   }
-  fmt::print("{}\n", line);
+  print("{}\n", line);
 }
 
 class Trust {
@@ -184,7 +184,7 @@ int keygen_command(const KeygenCommand& command) {
   if (command.json) {
     print_json({{"key", identity.key().text()}, {"file", path}});
   } else {
-    fmt::print("{}\n", identity.key().text());
+    print("{}\n", identity.key().text());
   }
   return 0;
 }

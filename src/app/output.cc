@@ -35,6 +35,14 @@ std::size_t printable_prefix(std::string_view text) {
   return overlong || surrogate || control || code > 0x10ffff ? 0 : size;
 }
 
+[[noreturn]] void throw_stdout_errno() {
+  try {
+    throw_errno("writing to stdout");
+  } catch (const Error& error) {
+    throw StdoutError(error);
+  }
+}
+
 }  // namespace
 
 std::string describe(const Error& error) {
@@ -74,16 +82,21 @@ nlohmann::ordered_json error_object(const Error& error, int exit_code) {
        {{"class", code_name(error.code())}, {"exit_code", exit_code}, {"message", error.text()}}}};
 }
 
+void write_stdout(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) throw_stdout_errno();
+}
+
+void finish_stdout() {
+  if (std::fflush(stdout) != 0) throw_stdout_errno();
+}
+
 namespace {
 std::string dump(const nlohmann::ordered_json& object) {
   return object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 }  // namespace
 
-void print_json(const nlohmann::ordered_json& object) {
-  std::string text = dump(object);
-  std::fwrite(text.data(), 1, text.size(), stdout);
-}
+void print_json(const nlohmann::ordered_json& object) { write_stdout(dump(object)); }
 
 void print_json(const nlohmann::ordered_json& object, const UniqueFd& file) {
   std::string text = dump(object);
@@ -130,13 +143,6 @@ std::string alarming(std::string_view text, std::FILE* stream) {
 void ignore_signals_of_writes() {
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGXFSZ, SIG_IGN);
-}
-
-void finish_stdout() {
-  errno = 0;
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-    throw_errno("writing to stdout", errno != 0 ? errno : EIO);
-  }
 }
 
 }  // namespace telefork::app

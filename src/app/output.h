@@ -2,14 +2,18 @@
 // terminal.
 //
 //     stdout   what was asked for; with --json one object (of run and load: on stderr, or in a
-//     file) stderr   everything else: "telefork: unreachable: ...", and refusals as lines of their
-//     own
+//              file)
+//     stderr   everything else: "telefork: unreachable: ...", and refusals as lines of their own
+//
+// Nothing else writes to stdout: what does not arrive there is an Error, and the command fails.
 #pragma once
 
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include <fmt/format.h>
 #include <nlohmann/json_fwd.hpp>
 
 #include "base/error.h"
@@ -25,7 +29,21 @@ void print_note(std::string_view text);
 // {"error": {"class": ..., "exit_code": ..., "message": ...}}
 nlohmann::ordered_json error_object(const Error& error, int exit_code);
 
-// One object and a newline. What is not UTF-8 is replaced. Throws where it cannot be written.
+// What was asked for cannot be told. A type of its own: it is no answer of what a command looks at.
+class StdoutError : public Error {
+ public:
+  explicit StdoutError(const Error& error) : Error(error) {}
+};
+// All that follows throw StdoutError.
+void write_stdout(std::string_view text);
+template <class... T>
+void print(fmt::format_string<T...> format, T&&... arguments) {
+  write_stdout(fmt::format(format, std::forward<T>(arguments)...));
+}
+// Everything has arrived.
+void finish_stdout();
+
+// One object and a newline. What is not UTF-8 is replaced.
 void print_json(const nlohmann::ordered_json& object);
 void print_json(const nlohmann::ordered_json& object, const UniqueFd& file);
 
@@ -38,7 +56,5 @@ std::string alarming(std::string_view text, std::FILE* stream);
 
 // A reader that has gone (SIGPIPE) and a file size limit (SIGXFSZ) are errors of the write.
 void ignore_signals_of_writes();
-// Everything on stdout has arrived, or an Error.
-void finish_stdout();
 
 }  // namespace telefork::app

@@ -31,10 +31,28 @@ class Help(cli.Test):
                           ["ps", "--fly"], ["check", "abc", "local"], ["check", "1", "local", "x"]):
             self.refuses(call(*arguments), 2, "telefork: usage: ")
 
-    def test_tells_that_nobody_reads_its_output(self):
-        with open("/dev/full", "wb") as full:
-            done = subprocess.run([cli.TELEFORK, "check"], stdout=full, stderr=subprocess.PIPE)
-        self.refuses(done, 1, "stdout", "No space left")
+
+class Output(cli.Test):
+    def test_that_cannot_be_written_is_a_failure(self):
+        victim = self.victim(0, 1, __file__)
+        _, image = self.saved(2, 1, __file__)
+        for arguments in (["check"], ["check", "--json"], ["check", "local"], ["check", victim.pid, "local"],
+                          ["show", image], ["show", image, "--json"], ["ps"], ["ps", "--json"],
+                          ["--help"], ["check", "--help"], ["--version"]):
+            command = [cli.TELEFORK, *map(str, arguments)]
+            reader, writer = os.pipe()
+            os.close(reader)
+            with open("/dev/full", "wb") as full, os.fdopen(writer, "wb") as pipe:
+                for stdout, options, reason in (
+                        (full, {}, "out of resources: writing to stdout: No space left on device"),
+                        # As who has SIGPIPE ignored: it would end telefork.
+                        (pipe, {"restore_signals": False}, "lost: writing to stdout: Broken pipe"),
+                        (None, {"preexec_fn": lambda: os.close(1)},
+                         "failed: writing to stdout: Bad file descriptor")):
+                    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, **options)
+                    self.assertEqual((done.returncode, done.stderr),
+                                     (1, f"telefork: {reason}\n".encode()),
+                                     arguments)
 
 
 class Show(cli.Test):

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -83,6 +84,24 @@ pid_t find_thread(const SurveyOptions& options, pid_t pid) {
   return pid;
 }
 
+// Where there is a directory of that very name, the end of the link is a part of it.
+bool is_removed(const std::string& link, pid_t thread) {
+  struct stat open, named;
+  if (!link.ends_with(" (deleted)")) return false;
+  return ::stat(kernel::cwd_path(thread).c_str(), &open) != 0 ||
+         ::stat(link.c_str(), &named) != 0 || open.st_dev != named.st_dev ||
+         open.st_ino != named.st_ino;
+}
+
+void survey_directory(const SurveyOptions& options, Survey& survey) {
+  std::string cwd = kernel::read_cwd_link(survey.thread);
+  if (is_removed(cwd, survey.thread)) {
+    survey.refusals.push_back(refuse(name_of(survey), Reason::kDirectoryRemoved, cwd));
+  } else if (options.purpose != Purpose::kReturn) {
+    survey.files.add_directory(cwd);
+  }
+}
+
 }  // namespace
 
 unsigned Survey::carried_streams() const {
@@ -109,12 +128,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   if (kernel::read_root_link(survey.thread) != kernel::read_root_link(::getpid())) {
     survey.refusals.push_back(refuse(process, Reason::kChroot));
   }
-  std::string cwd = kernel::read_cwd_link(survey.thread);
-  if (cwd.ends_with(" (deleted)")) {
-    survey.refusals.push_back(refuse(process, Reason::kDirectoryRemoved, cwd));
-  } else if (options.purpose != Purpose::kReturn) {
-    survey.files.add_directory(cwd);
-  }
+  survey_directory(options, survey);
   if (options.purpose == Purpose::kSave) {
     if (survey.stat.state == 'T') survey.refusals.push_back(refuse(process, Reason::kStopped));
     if (!kernel::list_children(survey.pid).empty()) {

@@ -164,6 +164,26 @@ class Check(cli.Test):
         for fd in ends:
             os.close(fd)
 
+    def test_knows_a_directory_that_is_only_named_as_if_it_were_gone(self):
+        folder = self.folder / "project (deleted)"
+        folder.mkdir()
+        victim = self.victim(1, cwd=folder)
+        for node in ([], ["local"]):
+            done = call("check", victim.pid, *node)
+            self.assertEqual((done.returncode, done.stderr), (0, b""), done.stdout)
+        image = self.folder / "image.tfi"
+        self.assertEqual(call("save", victim.pid, image).returncode, 0)
+        self.assertIn(f'cwd: "{folder}"'.encode(), call("show", image).stdout)
+        # Another one of the name that the kernel gives to this one, which is gone.
+        gone = self.folder / "gone"
+        gone.mkdir()
+        victim = self.victim(1, cwd=gone)
+        gone.rmdir()
+        (self.folder / "gone (deleted)").mkdir()
+        done = call("check", victim.pid)
+        self.assertEqual(done.returncode, 3)
+        self.assertIn(b"its working directory was removed: ", done.stdout)
+
     def test_foretells_a_node_that_cannot_be_reached(self):
         self.refuses(call("check", "unix:/nowhere/telepad.sock"), 4, "telefork: unreachable: ")
         code, answer = call_json("check", os.getpid(), "unix:/nowhere/telepad.sock")

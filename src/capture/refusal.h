@@ -70,6 +70,7 @@ enum class Reason {
   kChroot,
   kNamespace,
   kDirectoryRemoved,
+  kLongDirectory,
   kProgramFile,
   kForeignProgram,
   kStopped,

@@ -1,5 +1,7 @@
 #include "capture/survey.h"
 
+#include <cerrno>
+
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -94,7 +96,14 @@ bool is_removed(const std::string& link, pid_t thread) {
 }
 
 void survey_directory(const SurveyOptions& options, Survey& survey) {
-  std::string cwd = kernel::read_cwd_link(survey.thread);
+  std::string cwd;
+  try {
+    cwd = kernel::read_cwd_link(survey.thread);
+  } catch (const Error& error) {
+    if (error.error() != ENAMETOOLONG) throw;
+    survey.refusals.push_back(refuse(name_of(survey), Reason::kLongDirectory));
+    return;
+  }
   if (is_removed(cwd, survey.thread)) {
     survey.refusals.push_back(refuse(name_of(survey), Reason::kDirectoryRemoved, cwd));
   } else if (options.purpose != Purpose::kReturn) {

@@ -297,6 +297,20 @@ bool remove_directory() {
   return mkdtemp(path) != nullptr && chdir(path) == 0 && rmdir(path) == 0;
 }
 
+// Where nobody can name it. All of it is removed again: what the kernel would tell is as long.
+bool descend_beyond_path_max() {
+  const std::string name(255, 'd');
+  char top[] = "/tmp/telefork-offence.XXXXXX";
+  int depth = 0;
+  bool well = mkdtemp(top) != nullptr && chdir(top) == 0;
+  for (; well && depth < 20; ++depth) {
+    well = mkdir(name.c_str(), 0700) == 0 && chdir(name.c_str()) == 0;
+  }
+  const int bottom = open(".", O_RDONLY | O_DIRECTORY);
+  for (; depth > 0; --depth) well = chdir("..") == 0 && rmdir(name.c_str()) == 0 && well;
+  return rmdir(top) == 0 && fchdir(bottom) == 0 && close(bottom) == 0 && well;
+}
+
 bool have_a_child() {
   const pid_t parent = getpid();
   const pid_t child = fork();
@@ -402,6 +416,10 @@ const Offence kAll[] = {
     {"dispatch", "", "has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)",
      dispatch_system_calls, "syscall_user_dispatch", false},
     {"removed_directory", "process ", "its working directory was removed: ", remove_directory},
+    {"long_directory", "process ",
+     "the path of its working directory is too long: the kernel does not tell it; have it change "
+     "to another one",
+     descend_beyond_path_max},
     {"chroot", "process ", "its root directory is not this machine's (chroot)", change_root, "root",
      false},
     {"pid_namespace", "process ",

@@ -6,7 +6,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <linux/kcmp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -16,6 +15,7 @@
 #include "image/writer.h"
 #include "kernel/procfs_task.h"
 #include "kernel/yama.h"
+#include "session/description.h"
 #include "session/image_header.h"
 #include "session/node_link.h"
 
@@ -94,7 +94,7 @@ void CommandSession::send_command() {
     prepare.setJoinedOutput(is_one_description(1, 2));
     prepare.setStreams((is_open(1) ? 0b010u : 0u) | (is_open(2) ? 0b100u : 0u));
     prepare.setCpuForce(request_.cpu_force);
-    prepare.setDescription(fmt::format("{}", fmt::join(request_.arguments, " ")));
+    prepare.setDescription(describe_command(request_.arguments));
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
   });
@@ -146,7 +146,7 @@ void CommandSession::run(pid_t home, UniqueFd socket, const std::function<void()
   info.pid = home;
   info.guest_pid = pid_;
   info.node = request_.node.text();
-  info.command = fmt::format("{}", fmt::join(request_.arguments, " "));
+  info.command = describe_command(request_.arguments);
   SourceState state = next_state(SourceState::kSending, SourceEvent::kReady);
   info.state = std::string(state_name(state));
   RegistryEntry registry(settings_.registry, info);

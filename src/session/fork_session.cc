@@ -17,6 +17,7 @@
 #include "migrate/save.h"
 #include "net/address.h"
 #include "session/agent_socket.h"
+#include "session/description.h"
 #include "session/handover.h"
 #include "session/hollow.h"
 #include "session/home.h"

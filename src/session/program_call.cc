@@ -1,6 +1,5 @@
 #include "session/program_call.h"
 
-#include <algorithm>
 #include <cerrno>
 
 #include <fmt/format.h>
@@ -30,13 +29,6 @@ void check_mode(int mode) {
 }
 
 }  // namespace
-
-std::string describe_command(pid_t pid) {
-  std::string line = kernel::read_cmdline(pid);
-  while (!line.empty() && line.back() == '\0') line.pop_back();
-  std::replace(line.begin(), line.end(), '\0', ' ');
-  return line;
-}
 
 bool has_ended(pid_t pid) {
   try {

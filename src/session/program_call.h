@@ -95,7 +95,5 @@ class ProgramCall {
 
 // Whether it is gone, but for what its parent has to reap.
 bool has_ended(pid_t pid);
-// Its arguments, for people.
-std::string describe_command(pid_t pid);
 
 }  // namespace telefork::session

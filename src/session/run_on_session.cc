@@ -17,6 +17,7 @@
 #include "kernel/abi.h"
 #include "restore/homecoming.h"
 #include "session/agent_socket.h"
+#include "session/description.h"
 #include "session/fence.h"
 #include "session/homebound.h"
 #include "session/sent_signal.h"

@@ -267,6 +267,19 @@ class Run(cli.Test):
             self.assertIn(b"Bad file descriptor", done.stderr)
         self.assertEqual(run("sh", "-c", "echo lost >&2", closed=2).returncode, 2)
 
+    def test_carries_as_many_arguments_as_the_kernel_takes(self):
+        words = [letter * 100_000 for letter in "abcdefghijklmnopqr"]
+        script = 'for word; do printf %s "$word"; done; echo $VARIABLE | wc -c; read line'
+        process = start("local", "sh", "-c", script, "sh", *words,
+                        env={**os.environ, "VARIABLE": "v" * 100_000})
+        self.assertEqual(process.stdout.readline().decode(), "".join(words) + "100001\n")
+        _, listed = cli.call_json("ps")
+        mine, = [s for s in listed["sessions"] if s["pid"] == process.pid]
+        self.assertTrue(mine["command"].startswith("sh -c for word"))
+        self.assertTrue(mine["command"].endswith("aaa..."))
+        self.assertLess(len(mine["command"]), 1000)
+        self.assertEqual(self.finish(process, b"\n"), (0, b"", b""))
+
     def test_says_that_output_was_lost(self):
         for limits, file, reason in (("", "/dev/full", b"No space left on device"),
                                      ("ulimit -f 1;", self.folder / "out", b"File too large")):

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <sstream>
 #include <stdexcept>
 #include <thread>
 
@@ -506,6 +507,56 @@ TEST_P(AFork, KeepsTheFloatingPointMode) {
       return one / 3 == up ? 0 : 1;
     });
     require_equal(end_of(pid), exited(0));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// More than a message holds, and nearly as much as the kernel takes.
+constexpr std::size_t kLongLine = 2'000'000;
+
+// From now on the arguments of this process are there; all else is as it was (proc_pid_stat(5)).
+void have_command_line(char* line) {
+  const std::string stat = read_file("/proc/self/stat");
+  std::istringstream rest(stat.substr(stat.rfind(')') + 2));
+  std::vector<std::uint64_t> fields(3);  // there is no first, and two are in front
+  for (std::string field; rest >> field;) fields.push_back(strtoull(field.c_str(), nullptr, 10));
+  prctl_mm_map map{};
+  map.start_code = fields.at(26);
+  map.end_code = fields.at(27);
+  map.start_stack = fields.at(28);
+  map.start_data = fields.at(45);
+  map.end_data = fields.at(46);
+  map.start_brk = fields.at(47);
+  map.brk = reinterpret_cast<std::uint64_t>(sbrk(0));
+  map.env_start = fields.at(50);
+  map.env_end = fields.at(51);
+  map.arg_start = reinterpret_cast<std::uint64_t>(line);
+  map.arg_end = map.arg_start + kLongLine;
+  map.exe_fd = ~0U;
+  require(prctl(PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0) == 0);
+}
+
+TEST_P(AFork, HasACommandLineOfMegabytes) {
+  Outcome outcome = run([this] {
+    void* memory =
+        mmap(nullptr, kLongLine, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(memory != MAP_FAILED);
+    auto* line = static_cast<char*>(memory);
+    std::memset(line, 'w', kLongLine);
+    // No word is longer than exec takes.
+    for (std::size_t end = 100'000; end <= kLongLine; end += 100'000) line[end - 1] = '\0';
+    have_command_line(line);
+    const std::string all = read_file("/proc/self/cmdline");
+    require_equal(all.size(), kLongLine);
+    const pid_t pid = fork_child(node(), [all] {
+      require(read_file("/proc/self/cmdline") == all);
+      raise(SIGSTOP);
+      return 7;
+    });
+    require_equal(status_of(pid, WUNTRACED), std::string("stopped by 19"));
+    require(read_file("/proc/" + std::to_string(pid) + "/cmdline") == all);
+    require(kill(pid, SIGCONT) == 0);
+    require_equal(end_of(pid), exited(7));
   });
   EXPECT_TRUE(went_well(outcome));
 }

@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "session/description.h"
+
 namespace telefork::session {
 namespace {
 
@@ -52,12 +54,28 @@ T make(telefork_abi_magic magic) {
   return object;
 }
 
+// Refusals are a line each. Where not all of them have room, the whole lines that have it, and how
+// many more there are.
+std::string fit_text(const std::string& text, std::size_t room) {
+  constexpr std::size_t kNoteRoom = 80;
+  if (text.size() <= room) return text;
+  std::size_t end = text.rfind('\n', room - kNoteRoom);
+  std::string fitting = text.substr(0, end);
+  if (end == std::string::npos) {
+    end = std::min(text.find('\n'), text.size());
+    fitting = shorten(text.substr(0, end), room - kNoteRoom);
+  }
+  auto left = std::count(text.begin() + static_cast<std::ptrdiff_t>(end), text.end(), '\n');
+  if (left == 0) return fitting;
+  return fmt::format("{}\n... and {} more: telefork check PID tells all", fitting, left);
+}
+
 template <class T>
 void fill_error(T& object, const Error& error) {
   object.code = static_cast<std::int32_t>(error.code());
   object.error = error.error();
-  std::size_t size = std::min(error.text().size(), sizeof(object.message) - 1);
-  std::memcpy(object.message, error.text().data(), size);
+  std::string text = fit_text(error.text(), sizeof(object.message) - 1);
+  std::memcpy(object.message, text.data(), text.size());
 }
 
 }  // namespace

@@ -12,7 +12,8 @@ namespace telefork::session {
 
 // The next request; empty when the program has closed its end. kCorrupt for what is none.
 std::optional<telefork_agent_request> receive_request(int socket);
-// `fd` goes with it where it is not -1.
+// `fd` goes with it where it is not -1. Of an error that is too long for the struct it has whole
+// lines and says how many more there are; send_verdict() too.
 void send_reply(int socket, const Error* error, int fd);
 
 struct ReceivedSnapshot {

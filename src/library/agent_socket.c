@@ -250,7 +250,10 @@ static bool ask_agent(struct telefork_agent_request* request, struct tf_go_ahead
     *go = (struct tf_go_ahead){.session_fd = -1, .agent_fd = agent.fd};
     request->agent_fd = agent.fd;
     tf_let_trace(agent.tracer);
-    if (send_request(request) && receive_reply(&reply, go)) break;
+    // A telepad that can start no agent says why at once, and closes.
+    bool sent = send_request(request);
+    bool closed = !sent && (errno == EPIPE || errno == ECONNRESET);
+    if ((sent || closed) && receive_reply(&reply, go)) break;
     if (go->session_fd >= 0) close(go->session_fd);
     drop_agent();
     // An agent of earlier calls may have ended meanwhile: nothing has happened yet, so ask another.

@@ -109,6 +109,14 @@ void send_reply(int socket, const Error* error, int fd) {
   }
 }
 
+void refuse_request(int socket, const Error& why) noexcept {
+  try {
+    send_reply(socket, &why, -1);
+  } catch (const std::exception&) {
+    // The program is gone.
+  }
+}
+
 std::optional<ReceivedSnapshot> receive_snapshot(int socket) {
   ReceivedSnapshot received{};
   if (!receive_struct(socket, received.message, TELEFORK_MAGIC_SNAPSHOT, &received.pid)) {

@@ -16,6 +16,10 @@ std::optional<telefork_agent_request> receive_request(int socket);
 // lines and says how many more there are; send_verdict() too.
 void send_reply(int socket, const Error* error, int fd);
 
+// The answer to a request that need not have come yet: the connection is closed after it, and
+// libtelefork reads it for all that. Never throws, and never waits on a new connection.
+void refuse_request(int socket, const Error& why) noexcept;
+
 struct ReceivedSnapshot {
   telefork_snapshot message;
   pid_t pid;  // of its sender, by the kernel

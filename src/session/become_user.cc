@@ -19,11 +19,9 @@
 
 namespace telefork::session {
 
-User find_user(uid_t uid) {
+std::optional<User> try_find_user(uid_t uid) {
   const passwd* entry = ::getpwuid(uid);
-  if (entry == nullptr) {
-    throw Error(Code::kRefused, fmt::format("there is no user {} on this machine", uid));
-  }
+  if (entry == nullptr) return std::nullopt;
   User user{uid, entry->pw_gid, {}, entry->pw_name, entry->pw_dir};
   int count = 64;
   user.groups.resize(static_cast<std::size_t>(count));
@@ -32,6 +30,11 @@ User find_user(uid_t uid) {
   }
   user.groups.resize(static_cast<std::size_t>(count));
   return user;
+}
+
+User find_user(uid_t uid) {
+  if (std::optional<User> user = try_find_user(uid)) return *user;
+  throw Error(Code::kRefused, fmt::format("there is no user {} on this machine", uid));
 }
 
 bool may_set_ids() {
@@ -58,8 +61,10 @@ int become_user(const User& user) noexcept {
 std::vector<std::string> environment_of(const User& user, char* const* own) {
   constexpr std::array kPersonal = {"HOME=",   "USER=", "LOGNAME=", "MAIL=",         "XDG_",
                                     "TMPDIR=", "SSH_",  "DISPLAY=", "DBUS_SESSION_", "SHELL="};
-  std::vector<std::string> environment = {"HOME=" + user.home, "USER=" + user.name,
-                                          "LOGNAME=" + user.name};
+  std::vector<std::string> environment;
+  if (!user.name.empty()) {
+    environment = {"HOME=" + user.home, "USER=" + user.name, "LOGNAME=" + user.name};
+  }
   for (char* const* entry = own; *entry != nullptr; ++entry) {
     std::string_view text = *entry;
     if (std::none_of(kPersonal.begin(), kPersonal.end(),

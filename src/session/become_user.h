@@ -17,12 +17,15 @@ struct User {
   std::string home;
 };
 
-// Throws kRefused where there is no such account.
+// Empty where there is no such account.
+std::optional<User> try_find_user(uid_t uid);
+// Throws kRefused then.
 User find_user(uid_t uid);
 // Keeps CAP_CHECKPOINT_RESTORE, which is what it takes to give a restored process its pid. 0 or an
 // errno; system calls only, for use between fork and exec.
 int become_user(const User& user) noexcept;
-// This process's environment, as that user's: what names files of his is his, or is not there.
+// This process's environment, as that user's: what names files of his is his, or is not there. Who
+// has no account has no name and no home.
 std::vector<std::string> environment_of(const User& user, char* const* own);
 
 // Whether this process may make one of any user.

@@ -27,5 +27,12 @@ TEST(EnvironmentOf, NamesThatUsersFilesAndKeepsWhatIsNobodys) {
                                       "LANG=C.UTF-8", "TELEFORK_LEASE_STOP_MS=500", "HOMEBREW=1"));
 }
 
+TEST(EnvironmentOf, HasNoNameAndNoHomeForAUserWithoutAnAccount) {
+  std::string home = "HOME=/root", language = "LANG=C.UTF-8";
+  char* own[] = {home.data(), language.data(), nullptr};
+  EXPECT_THAT(environment_of({54321, 54321, {}, "", ""}, own),
+              ::testing::ElementsAre("LANG=C.UTF-8"));
+}
+
 }  // namespace
 }  // namespace telefork::session

@@ -21,6 +21,7 @@
 #include "net/unix_stream.h"
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
+#include "session/agent_socket.h"
 #include "session/become_user.h"
 #include "session/children.h"
 #include "session/greeting.h"
@@ -308,11 +309,11 @@ void Telepad::serve(Greeting& greeting) {
 // key has those of the account.
 User Telepad::user_of(const Greeting& greeting, int connection) {
   if (greeting.uid == ::geteuid()) return {greeting.uid, ::getegid(), {}, "", ""};
-  User user = find_user(greeting.uid);
-  if (greeting.via == Via::kSocket) {
-    user.gid = net::peer_credentials(connection).gid;
-    user.groups = net::peer_groups(connection);
-  }
+  if (greeting.via != Via::kSocket) return find_user(greeting.uid);
+  // It runs here already: it needs no account, and in containers often has none.
+  User user = try_find_user(greeting.uid).value_or(User{greeting.uid, 0, {}, "", ""});
+  user.gid = net::peer_credentials(connection).gid;
+  user.groups = net::peer_groups(connection);
   return user;
 }
 
@@ -452,9 +453,15 @@ void Telepad::answer_fences() {
 
 void Telepad::start_agent(Greeting& greeting) {
   Spawn what{settings_.programs.agent, {"--fd", "3"}, {greeting.fd.get()}, true, {}};
-  pid_t agent = start_as(user_of(greeting, greeting.fd.get()), what);
-  children_.add_agent(agent);
-  spdlog::info("agent {} for a program of {}", agent, greeting.who);
+  try {
+    pid_t agent = start_as(user_of(greeting, greeting.fd.get()), what);
+    children_.add_agent(agent);
+    spdlog::info("agent {} for a program of {}", agent, greeting.who);
+  } catch (Error& error) {
+    error.add_context("telepad has no agent for it (TELEFORK_SOCKET= does without telepad)");
+    refuse_request(greeting.fd.get(), error);
+    throw;
+  }
 }
 
 void Telepad::reap() {

@@ -48,6 +48,8 @@ class Error : public std::exception {
   const char* what() const noexcept override { return text_.c_str(); }
   const std::string& text() const { return text_; }
 
+  // The same failure, to whoever knows better what can be done about it.
+  void set_code(Code code) { code_ = code; }
   // Puts what was being done further out in front.
   Error& add_context(std::string_view doing);
 

@@ -115,6 +115,26 @@ decltype(auto) naming(const std::string& node, F&& f) {
   }
 }
 
+template <class F>
+decltype(auto) recoding(Code from, Code to, F&& f) {
+  try {
+    return std::forward<F>(f)();
+  } catch (Error& error) {
+    if (error.code() == from) error.set_code(to);
+    throw;
+  }
+}
+// Who has not answered the first hello was not reached, whatever became of the connection.
+template <class F>
+decltype(auto) reaching(F&& f) {
+  return recoding(Code::kLost, Code::kUnreachable, std::forward<F>(f));
+}
+// And who has answered it was.
+template <class F>
+decltype(auto) joining(F&& f) {
+  return recoding(Code::kUnreachable, Code::kLost, std::forward<F>(f));
+}
+
 bool offers(const ReceivedHelloReply& reply, std::string_view feature) {
   for (auto offered : reply->getFeatures()) {
     if (feature == offered.cStr()) return true;
@@ -230,13 +250,14 @@ ReceivedHelloReply say_hello(net::Stream& stream, const std::string& node,
 OpenedLink open_link(const std::string& node, const Connect& connect,
                      const ConnectBulk& connect_bulk, image::schema::Machine::Reader own,
                      const FillHello& fill, net::Deadline deadline) {
-  std::unique_ptr<net::Stream> control = connect();
-  ReceivedHelloReply reply = say_hello(*control, node, own, fill, deadline);
+  std::unique_ptr<net::Stream> control = reaching(connect);
+  ReceivedHelloReply reply =
+      reaching([&] { return say_hello(*control, node, own, fill, deadline); });
   std::unique_ptr<net::Stream> bulk;
   if (connect_bulk && offers(reply, kFeatureTlsJoin)) {
-    bulk = connect_bulk(*reply);
+    bulk = joining([&] { return connect_bulk(*reply); });
   } else if (offers(reply, kFeatureJoin)) {
-    bulk = connect();
+    bulk = joining(connect);
     say_hello(
         *bulk, node, own,
         [&](auto hello) {

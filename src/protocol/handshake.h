@@ -125,7 +125,7 @@ using Connect = std::function<std::unique_ptr<net::Stream>()>;
 using ConnectBulk = std::function<std::unique_ptr<net::Stream>(const schema::HelloReply::Reader&)>;
 // A new session with a node: calls `connect` for the control connection and, where the node offers
 // it, once more for the bulk connection, which joins the session by its token; or `connect_bulk`
-// for one that joins by itself.
+// for one that joins by itself. kUnreachable where the first hello is not answered.
 //
 //     auto opened = open_link(node, [&] { return net::connect_unix(path); }, {}, machine,
 //                             [](auto hello) {}, net::Deadline::in(kHandshakePatience));

@@ -258,6 +258,42 @@ TEST(Handshake, OpensABulkConnectionThatJoinsByItself) {
   EXPECT_TRUE(opened.link->has_bulk_stream());
 }
 
+TEST(Handshake, FindsANodeUnreachableUntilItHasAnswered) {
+  TestMachine here("here");
+  TestMachine there("there");
+  auto bytes = reply_bytes(there, {});
+  for (std::size_t cut = 0; cut < bytes.size(); ++cut) {
+    auto connect = [&]() -> std::unique_ptr<net::Stream> {
+      return std::make_unique<net::FaultyStream>(std::make_unique<MemoryStream>(bytes),
+                                                 net::Faults{.cut_read_after = cut});
+    };
+    EXPECT_EQ(error_of([&] {
+                open_link("node7", connect, {}, here.reader(), {}, Deadline::never());
+              }).code(),
+              Code::kUnreachable);
+  }
+}
+
+TEST(Handshake, HasLostANodeThatDoesNotAnswerAgain) {
+  TestMachine here("here");
+  TestMachine there("there");
+  auto bytes = reply_bytes(
+      there, [](auto reply) { reply.initFeatures(1).set(0, std::string(kFeatureJoin)); });
+  auto ask = [&](const Error* at_join) {
+    int connections = 0;
+    auto connect = [&]() -> std::unique_ptr<net::Stream> {
+      if (++connections == 1) return std::make_unique<MemoryStream>(bytes);
+      if (at_join != nullptr) throw *at_join;
+      return std::make_unique<MemoryStream>();
+    };
+    return error_of([&] { open_link("node7", connect, {}, here.reader(), {}, Deadline::never()); })
+        .code();
+  };
+  const Error unreachable(Code::kUnreachable, "nobody listens");
+  EXPECT_EQ(ask(&unreachable), Code::kLost);
+  EXPECT_EQ(ask(nullptr), Code::kLost);
+}
+
 TEST(Handshake, NamesTheNodeOnce) {
   TestMachine here("here");
   for (std::string name : {"node7", "memory"}) {  // the stream's own is "memory"

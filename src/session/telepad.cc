@@ -402,7 +402,7 @@ void Telepad::serve_join(const protocol::ReceivedHello& hello, net::Stream& stre
                          int connection) {
   auto session = find_session(copy_bytes(hello->getToken()));
   if (session == sessions_.end() || !session->channel || !session->join_id.empty()) {
-    throw Error(Code::kUnauthorised, "there is no session with that token");
+    throw Error(Code::kLost, "there is no session with that token: its keeper has ended");
   }
   protocol::send_hello_reply(stream, machine_.reader(), {},
                              net::Deadline::in(protocol::kHandshakePatience));

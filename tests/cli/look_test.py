@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pty
+import socket
 import subprocess
 import unittest
 
@@ -183,6 +184,17 @@ class Check(cli.Test):
         done = call("check", victim.pid)
         self.assertEqual(done.returncode, 3)
         self.assertIn(b"its working directory was removed: ", done.stdout)
+
+    def test_foretells_a_node_that_hangs_up(self):
+        path = self.folder / "other.sock"
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+            other.listen()
+            asking = subprocess.Popen([cli.TELEFORK, "check", f"unix:{path}"],
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            other.accept()[0].close()
+            _, said = asking.communicate(timeout=cli.PATIENCE)
+        self.assertEqual((asking.returncode, said.startswith(b"telefork: unreachable: ")), (4, True), said)
 
     def test_foretells_a_node_that_cannot_be_reached(self):
         self.refuses(call("check", "unix:/nowhere/telepad.sock"), 4, "telefork: unreachable: ")

@@ -2,6 +2,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 #include <functional>
 
@@ -256,21 +257,45 @@ void change_processor(Bytes& body) {
   require(found);
 }
 
+// There is no event for somebody else's child that is reaped.
+void await_reaped(pid_t pid) {
+  constexpr timespec kPause{0, 2'000'000};
+  for (int tries = 0; kill(pid, 0) == 0; ++tries) {
+    require(tries < 30'000);
+    nanosleep(&kPause, nullptr);
+  }
+}
+
+// It has been started for the session of the greeting, and the bulk connection is to come.
+void kill_keeper(Bytes&) {
+  for (pid_t pid : list_descendants(getppid())) {
+    if (read_file("/proc/" + std::to_string(pid) + "/comm") != "telefork-keeper\n") continue;
+    kill(pid, SIGKILL);
+    await_reaped(pid);
+  }
+}
+
 struct Peer {
   const char* what;
   Change change;
+  telefork_code code;
   std::vector<std::string> parts;  // of the reason
 };
 
 const Peer kPeers[] = {
-    {"another protocol", change_version, {"protocol is version 9 there and 1 here"}},
+    {"another protocol",
+     change_version,
+     TELEFORK_REFUSED,
+     {"protocol is version 9 there and 1 here"}},
     {"another architecture",
      [](Bytes& body) { replace_text(body, "x86_64", "m68000"); },
+     TELEFORK_REFUSED,
      {"architecture", "m68000", "x86_64"}},
-    {"a lesser processor", change_processor, {"its CPU lacks"}},
+    {"a lesser processor", change_processor, TELEFORK_REFUSED, {"its CPU lacks"}},
+    {"a keeper that was killed", kill_keeper, TELEFORK_LOST, {"its keeper has ended"}},
 };
 
-TEST_P(AFork, TellsAPeerThatIsUnlikeUsNothingButItsGreeting) {
+TEST_P(AFork, TellsAPeerThatCannotServeItNothingButItsGreeting) {
   if (telepad_ < 0) {
     socket_ = path("telepad.sock");
     ASSERT_NO_FATAL_FAILURE(start_telepad());
@@ -293,7 +318,7 @@ TEST_P(AFork, TellsAPeerThatIsUnlikeUsNothingButItsGreeting) {
     close(stop[0]);
     Outcome outcome = run([&] {
       require_equal(telefork_fork(("unix:" + other).c_str()), -1);
-      require_equal(telefork_error_code(), static_cast<int>(TELEFORK_REFUSED));
+      require_equal(telefork_error_code(), static_cast<int>(peer.code));
       const std::string reason = telefork_error();
       for (const std::string& part : peer.parts) {
         if (reason.find(part) == std::string::npos) fail_here(reason, Where::current());

@@ -1,8 +1,10 @@
 // What a process has once.
 #include <linux/capability.h>
 #include <linux/securebits.h>
+#include <array>
 #include <cerrno>
 #include <csignal>
+#include <string>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -249,12 +251,22 @@ void Restorer::drop_spare_capabilities(SyscallProgram& program) const {
 
 namespace {
 
+// As getrlimit(2) has them, by their numbers in asm-generic/resource.h.
+std::string limit_name(unsigned resource) {
+  static constexpr std::array kNames = {
+      "CPU",     "FSIZE", "DATA",  "STACK",      "CORE",     "RSS",  "NPROC",  "NOFILE",
+      "MEMLOCK", "AS",    "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"};
+  static_assert(RLIMIT_NOFILE == 7 && RLIMIT_AS == 9 && RLIMIT_RTTIME == 15);
+  if (resource < kNames.size()) return fmt::format("RLIMIT_{}", kNames[resource]);
+  return std::to_string(resource);
+}
+
 // From outside it takes CAP_SYS_RESOURCE where the guest has become another user; then the guest
 // itself does what it may. 0 or an errno.
 int change_limit(Blank& blank, unsigned resource, const rlimit& limit) {
   auto kind = static_cast<__rlimit_resource>(resource);
   if (::prlimit(blank.pid(), kind, &limit, nullptr) == 0) return 0;
-  if (errno != EPERM) throw_errno(fmt::format("restoring limit {}", resource));
+  if (errno != EPERM) throw_errno("restoring limit " + limit_name(resource));
   SyscallProgram program;
   tracee::Result result =
       program.call_any("restoring a limit", SYS_prlimit64, {0, resource, program.object(limit), 0});
@@ -268,7 +280,7 @@ void Restorer::restore_limits() {
   std::vector<tracee::Data> answers;
   for (image::schema::Limit::Reader wanted : process().getLimits()) {
     answers.push_back(program.buffer(sizeof(rlimit)));
-    program.call(fmt::format("reading limit {}", wanted.getResource()), SYS_prlimit64,
+    program.call("reading limit " + limit_name(wanted.getResource()), SYS_prlimit64,
                  {0, wanted.getResource(), 0, answers.back()});
   }
   tracee::ProgramRun run = blank_->stub().run(program);
@@ -282,10 +294,10 @@ void Restorer::restore_limits() {
     limit = {std::min<rlim_t>(limit.rlim_cur, have.rlim_max),
              std::min(limit.rlim_max, have.rlim_max)};
     if (change_limit(*blank_, wanted.getResource(), limit) != 0) {
-      warn(fmt::format("its limit {} could not be restored", wanted.getResource()));
+      warn(fmt::format("its limit {} could not be restored", limit_name(wanted.getResource())));
     } else {
       warn(fmt::format("its hard limit {} is {}, not {}: raising it takes CAP_SYS_RESOURCE",
-                       wanted.getResource(), limit.rlim_max, wanted.getHard()));
+                       limit_name(wanted.getResource()), limit.rlim_max, wanted.getHard()));
     }
   }
 }

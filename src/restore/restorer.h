@@ -62,7 +62,7 @@ struct RestoreSettings {
   bool timers_by_id = true;
   // Where the guest's clocks would jump it gets a time namespace, if this process may make one.
   bool time_namespace = true;
-  // Told what is not as it was, though the guest runs: "its hard limit on open files is 1024".
+  // Told what is not as it was, though the guest runs: "its hard limit RLIMIT_NOFILE is 1024, ...".
   std::function<void(const std::string&)> warn;
   // Whether to tell of the link to the program file too, which only a privileged restorer can set.
   bool tells_of_exe = true;

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -123,7 +124,12 @@ TEST_P(AFork, SaysOnTheProgramsStderrWhatIsNotAsItWas) {
   if (geteuid() != 0) GTEST_SKIP() << "needs: root, to have more here than there";
   if (telepad_ > 0) stop_telepad(SIGTERM);
   socket_ = path("telepad.sock");
-  ASSERT_NO_FATAL_FAILURE(start_telepad([] { require(prctl(PR_CAPBSET_DROP, CAP_MKNOD) == 0); }));
+  ASSERT_NO_FATAL_FAILURE(start_telepad([] {
+    const rlimit little{1000, 1000};
+    require(prctl(PR_CAPBSET_DROP, CAP_MKNOD) == 0);
+    require(prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE) == 0);
+    require(setrlimit(RLIMIT_MSGQUEUE, &little) == 0);
+  }));
   setenv("TELEFORK_SOCKET", "", 1);  // the agent has all of it
   Outcome outcome = run([this] {
     const pid_t pid = fork_child("unix:" + socket_, [] { return 7; });
@@ -132,6 +138,8 @@ TEST_P(AFork, SaysOnTheProgramsStderrWhatIsNotAsItWas) {
   EXPECT_EQ(outcome.end, exited(0));
   EXPECT_TRUE(outcome.err.starts_with("telefork: process ")) << outcome.err;
   EXPECT_NE(outcome.err.find("fewer capabilities"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("its hard limit RLIMIT_MSGQUEUE is 1000, not "), std::string::npos)
+      << outcome.err;
 }
 
 // Another build of the same C library: a copy with another build-id.

@@ -1,6 +1,4 @@
-// The library against agents of the tests' own: what the true agent does with a snapshot is tested
-// where it is made. A guest is played by the snapshot itself, which is sent one zero byte: that is
-// what the end of its read() looks like in the guest.
+// The library's calls, and its socket to the agent.
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>

@@ -1,4 +1,12 @@
-// For tests of the library: a telepad with its agents, played by a thread of the test itself.
+// The library against agents of the tests' own: what the true agent does with a snapshot is tested
+// where it is made. A guest is played by the snapshot itself, which is sent one zero byte: that is
+// what the end of its read() looks like in the guest.
+//
+//     FakeTelepad telepad;                // TELEFORK_SOCKET leads to it as long as it lives
+//     telepad.reply.code = TELEFORK_REFUSED;
+//     EXPECT_EQ(telefork_fork("node7"), -1);
+//
+// It serves in a thread of its own; its fields may be changed while no call is under way.
 #pragma once
 
 #include <cstdlib>
@@ -18,6 +26,8 @@
 
 #include "abi/agent.h"
 #include "telefork/telefork.h"
+
+namespace library_test {
 
 inline constexpr int kPatienceMs = 20000;
 
@@ -153,3 +163,5 @@ class FakeTelepad {
   std::vector<int> connections_;
   std::thread thread_;
 };
+
+}  // namespace library_test

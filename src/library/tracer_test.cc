@@ -17,6 +17,7 @@
 #include "library/testing_telepad.h"
 #include "telefork/telefork.h"
 
+namespace library_test {
 namespace {
 
 struct Naming {
@@ -86,6 +87,7 @@ TEST_F(Tracer, IsNobodyAfterACallThatIsRefused) {
 }
 
 }  // namespace
+}  // namespace library_test
 
 // In place of libc's, for the library too.
 extern "C" long syscall(long number, ...) noexcept {

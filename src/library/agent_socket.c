@@ -3,17 +3,24 @@
 // opened; else it is somebody else's and is left alone.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "library/internal.h"
+
+// As long as a node has to answer a greeting.
+enum { kTakenWithin = 10 };  // seconds
 
 static struct tf_agent_memory agent;
 
@@ -183,6 +190,40 @@ static bool send_request(const struct telefork_agent_request* request) {
   return true;
 }
 
+static long long now_in_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+// Whether there is an answer, or an end, or somebody who has read the request: who lives and works
+// on it is waited for, for as long as it takes. A telepad that is stopped would never read it. Of a
+// private agent, which has no name, only its end is waited for: it is this program's own.
+static bool is_taken(void) {
+  struct sockaddr_un telepad;
+  socklen_t size = sizeof telepad;
+  if (getpeername(agent.fd, (struct sockaddr*)&telepad, &size) != 0 ||
+      size <= offsetof(struct sockaddr_un, sun_path)) {
+    return true;
+  }
+  const long long end = now_in_ms() + 1000LL * kTakenWithin;
+  struct pollfd entry = {agent.fd, POLLIN, 0};
+  for (;;) {
+    const long long left = end - now_in_ms();
+    const int ready = poll(&entry, 1, left > 0 ? (int)left : 0);
+    if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
+    if (left <= 0) break;
+  }
+  int unread = 0;  // of what this end has sent (unix(7), SIOCOUTQ)
+  if (ioctl(agent.fd, SIOCOUTQ, &unread) != 0 || unread == 0) return true;
+  drop_agent();
+  tf_set_error(
+      TELEFORK_UNREACHABLE, ETIMEDOUT,
+      "telepad at %.*s has not read the call for %d s; TELEFORK_SOCKET= does without telepad",
+      (int)(size - offsetof(struct sockaddr_un, sun_path)), telepad.sun_path, kTakenWithin);
+  return false;
+}
+
 static void take_control_data(struct msghdr* message, struct tf_go_ahead* go) {
   for (struct cmsghdr* c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c)) {
     if (c->cmsg_level != SOL_SOCKET) continue;
@@ -253,6 +294,7 @@ static bool ask_agent(struct telefork_agent_request* request, struct tf_go_ahead
     // A telepad that can start no agent says why at once, and closes.
     bool sent = send_request(request);
     bool closed = !sent && (errno == EPIPE || errno == ECONNRESET);
+    if (sent && !is_taken()) return false;
     if ((sent || closed) && receive_reply(&reply, go)) break;
     if (go->session_fd >= 0) close(go->session_fd);
     drop_agent();

@@ -258,6 +258,47 @@ TEST(AgentSocket, RefusesATelepadOfAnotherUser) {
   rmdir(folder);
 }
 
+// A telepad that somebody has stopped: connections are made, and nobody looks at them. An agent
+// that has read its request is waited for for longer than that: until this one has been given up.
+TEST(AgentSocket, IsNotWaitedForWhereNobodyReadsTheRequest) {
+  FakeTelepad living;
+  living.reply.code = TELEFORK_REFUSED;
+  int asked[2], go_on[2];
+  ASSERT_EQ(pipe2(asked, O_CLOEXEC), 0);
+  ASSERT_EQ(pipe2(go_on, O_CLOEXEC), 0);
+  living.on_request = [&] {
+    char byte = 0;
+    EXPECT_EQ(write(asked[1], "", 1), 1);
+    EXPECT_EQ(read(go_on[0], &byte, 1), 1);
+  };
+  const pid_t patient = fork();
+  if (patient == 0) {
+    _exit(telefork_fork("node7") == -1 ? telefork_error_code() : 99);
+  }
+  char byte = 0;
+  EXPECT_EQ(read(asked[0], &byte, 1), 1);
+
+  const std::string path = living.path() + ".stopped";
+  const int stopped = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strcpy(address.sun_path, path.c_str());
+  ASSERT_EQ(bind(stopped, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(listen(stopped, 16), 0);
+  setenv("TELEFORK_SOCKET", path.c_str(), 1);
+  errno = 0;
+  EXPECT_EQ(telefork_fork("node7"), -1);
+  EXPECT_EQ(errno, ETIMEDOUT);
+  EXPECT_EQ(telefork_error_code(), TELEFORK_UNREACHABLE);
+  EXPECT_NE(std::strstr(telefork_error(), path.c_str()), nullptr) << telefork_error();
+  unlink(path.c_str());
+  close(stopped);
+
+  EXPECT_EQ(write(go_on[1], "", 1), 1);
+  EXPECT_EQ(WEXITSTATUS(status_of(patient)), int{TELEFORK_REFUSED});
+  for (const int fd : {asked[0], asked[1], go_on[0], go_on[1]}) close(fd);
+}
+
 TEST(TeleforkFork, ThreadsTakeTurns) {
   FakeTelepad telepad;
   constexpr int kThreads = 4, kForks = 10;

@@ -69,6 +69,8 @@ class FakeTelepad {
     unsetenv("TELEFORK_SOCKET");
   }
 
+  const std::string& path() const { return path_; }
+  std::function<void()> on_request = [] {};  // before the answer
   OnSnapshot on_snapshot = resume;
   telefork_agent_reply reply = make_reply();
   bool hang_up = false;  // instead of the next answer
@@ -123,6 +125,7 @@ class FakeTelepad {
     telefork_agent_request next;
     if (!receive(fd, next)) return drop(fd);
     request = next;
+    on_request();
     if (std::exchange(hang_up, false)) return drop(fd);
     int session[2] = {-1, -1};
     const bool go = reply.code == TELEFORK_OK;

@@ -97,6 +97,7 @@ extern "C" long syscall(long number, ...) noexcept {
   long arguments[6];
   for (long& argument : arguments) argument = va_arg(list, long);
   va_end(list);
+  using library_test::namings;
   if (namings != nullptr && number == SYS_prctl && arguments[0] == PR_SET_PTRACER) {
     const unsigned at = namings->count++;
     if (at < std::size(namings->list)) namings->list[at] = {getpid(), arguments[1]};

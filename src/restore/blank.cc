@@ -88,10 +88,10 @@ bool keep_capabilities() {
   ::_exit(127);
 }
 
-pid_t clone_with_pid(pid_t want, unsigned exit_signal = SIGCHLD) {
+pid_t clone_with_pid(pid_t want) {
   clone_args arguments{};
   pid_t wanted[] = {want};
-  arguments.exit_signal = exit_signal;
+  arguments.exit_signal = SIGCHLD;
   if (want != 0) {
     arguments.set_tid = reinterpret_cast<std::uint64_t>(wanted);
     arguments.set_tid_size = 1;
@@ -145,15 +145,6 @@ Report await_exec(int from, const std::string& program) {
 }
 
 }  // namespace
-
-int try_id(pid_t id) {
-  pid_t pid = clone_with_pid(id, 0);
-  if (pid < 0) return errno;
-  if (pid == 0) ::_exit(0);
-  while (::waitpid(pid, nullptr, __WALL) < 0 && errno == EINTR) {
-  }
-  return 0;
-}
 
 Blank::Blank(pid_t pid, pid_t guest_pid, UniqueFd socket, tracee::TracedThread thread,
              int time_error)

@@ -38,11 +38,6 @@ struct BlankSettings {
   std::optional<kernel::TimeNamespaceOffsets> time_offsets = {};
 };
 
-// Makes a process of that id, which ends at once: 0, or the errno of why there can be none, EEXIST
-// where the id is taken. Only the kernel can tell: it is so too as long as a process group or a
-// session has that number, of which /proc has no entry.
-int try_id(pid_t id);
-
 class Blank {
  public:
   static Blank start(const BlankSettings& settings);

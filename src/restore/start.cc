@@ -13,6 +13,7 @@
 #include "restore/clocks.h"
 #include "restore/restorer.h"
 #include "restore/siginfo.h"
+#include "restore/try_id.h"
 #include "tracee/memory.h"
 #include "tracee/same_cpu.h"
 

@@ -41,9 +41,9 @@ class Worker {
   Worker(const AgentSettings& settings, const std::string& node, pid_t program, int program_socket)
       : node_(node) {
     auto [ours, theirs] = make_socket_pair(SOCK_SEQPACKET);
-    pid_t pid = ::fork();
-    if (pid < 0) throw_errno("starting a session", Code::kResources);
-    if (pid == 0) {
+    pid_ = ::fork();
+    if (pid_ < 0) throw_errno("starting a session", Code::kResources);
+    if (pid_ == 0) {
       ours.reset();
       try {
         serve(settings, node, program, std::move(theirs), program_socket);
@@ -56,6 +56,9 @@ class Worker {
   }
 
   const std::string& node() const { return node_; }
+  pid_t pid() const { return pid_; }
+  // One that was given nothing, and may wait for its node still; not once it was reaped.
+  void end_unused() const { ::kill(pid_, SIGKILL); }
 
   // False: the session ended without an answer to the program.
   bool give(const Order& order) const {
@@ -104,6 +107,7 @@ class Worker {
   }
 
   std::string node_;
+  pid_t pid_ = 0;
   UniqueFd socket_;
 };
 
@@ -168,12 +172,15 @@ class Agent {
     }
     for (pid_t pid; (pid = ::waitpid(-1, nullptr, WNOHANG)) > 0;) {
       forget_session(settings_.registry, pid);
+      if (ready_ && ready_->pid() == pid) ready_.reset();
     }
   }
 
   // The program may live on, and be whom this process's children would go to.
   void await_sessions() {
+    reap_sessions();
     starting_.reset();
+    if (ready_) ready_->end_unused();
     ready_.reset();
     program_socket_.reset();
     for (;;) {

@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
-#include <pwd.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -417,31 +416,6 @@ TEST_P(AForkServedWithout, HearsOfTelepadWhy) {
 INSTANTIATE_TEST_SUITE_P(Its, AForkServedWithout,
                          testing::Values("libexec/telefork/telefork-agent"),
                          [](const auto&) { return "agent"; });
-
-// --- A user of whom the machine knows no more than the number ------------------------------------
-
-constexpr uid_t kNobodyKnows = 54399;
-
-TEST_P(AFork, OfAUserWithoutAnAccountIsServedByTelepad) {
-  if (geteuid() != 0) GTEST_SKIP() << "needs: root, to be another user";
-  ASSERT_EQ(getpwuid(kNobodyKnows), nullptr);
-  if (telepad_ < 0) {
-    socket_ = path("telepad.sock");
-    ASSERT_NO_FATAL_FAILURE(start_telepad());
-  }
-  setenv("TELEFORK_SOCKET", socket_.c_str(), 1);
-  ASSERT_EQ(chmod(path("").c_str(), 0711), 0);
-  for (const std::string& to : {std::string("local"), "unix:" + socket_}) {
-    Outcome outcome = run([&] {
-      require(setresgid(kNobodyKnows, kNobodyKnows, kNobodyKnows) == 0);
-      require(setresuid(kNobodyKnows, kNobodyKnows, kNobodyKnows) == 0);
-      require(prctl(PR_SET_DUMPABLE, 1) == 0);
-      const pid_t pid = fork_child(to, [] { return getuid() == kNobodyKnows ? 7 : 8; });
-      require_equal(end_of(pid), exited(7));
-    });
-    EXPECT_TRUE(went_well(outcome)) << to;
-  }
-}
 
 }  // namespace
 }  // namespace fork_test

@@ -65,4 +65,12 @@ else
   # Those of the process itself count, and not those that the account has.
   run_with_groups 1 --groups=4,24 --gtest_filter='*HasTheIdsOfItsParent*'
   run_far_as_user
+  # One of whom the machines know no more than the number.
+  user=54399
+  if getent passwd "$user"; then exit 1; fi
+  chown "$user" "$home/tmp" "$home/run"
+  some='*HasTheIdsOfItsParent*:*RunsThereAndReturnsHere*'
+  run_with_groups "$user" --clear-groups --gtest_filter="$some"
+  settings+=(TELEFORK_TEST_NODE=local)
+  run_with_groups "$user" --clear-groups --gtest_filter="$some"
 fi

@@ -34,7 +34,6 @@
 #include "kernel/procfs_state.h"
 #include "restore/address_space.h"
 #include "restore/files.h"
-#include "restore/huge_pages.h"
 #include "restore/map_plan.h"
 #include "tracee/parked_process.h"
 
@@ -83,7 +82,6 @@ class Homecoming {
     Range range;        // of the mapping
     int flags = 0;      // MAP_*
     bool huge = false;  // MADV_HUGEPAGE
-    bool huge_allowed = true;
     RemotePtr at;
     std::uint64_t bytes = 0;  // that have come
     bool refused = false;     // the memory file has its pages
@@ -133,7 +131,6 @@ class Homecoming {
   bool is_area(const kernel::Vma& vma) const;
   const Area* area_of(const MapPiece& piece) const;
   void place_run(Range range);
-  void make_huge_pages(std::span<const Run> runs, std::uint64_t ahead);
   bool most_has_come(const Area& area) const;
   void choose_replacements();
   std::vector<Run> rest_of(const Area& area) const;
@@ -206,7 +203,6 @@ class Homecoming {
   ContentStore contents_;
   UniqueFd pages_;
   std::vector<Area> areas_;  // sorted
-  HugePages huge_pages_;
   std::uint64_t pages_size_ = 0;
   bool complete_ = false;
   bool maps_are_known_ = false;

@@ -25,7 +25,6 @@ using tracee::SyscallProgram;
 
 constexpr std::size_t kBuffer = 1024 * 1024;
 constexpr std::size_t kMaxVectors = 1024;  // IOV_MAX
-constexpr std::uint64_t kMostPages = ~std::uint64_t{0} / kPageSize;
 
 // Whether one like it can stand in its place, and nobody can tell: all that a VMA has is in its
 // flags, but for a memory policy, see map_area(). What has a name of the kernel's or the program's
@@ -54,7 +53,6 @@ void Homecoming::choose_areas() {
     area.range = range;
     area.flags = map_flags(vma);
     area.huge = has_flag(vma, VmFlag::kHugePage);
-    area.huge_allowed = !has_flag(vma, VmFlag::kNoHugePage);
     areas_.push_back(area);
   }
 }
@@ -132,18 +130,6 @@ void Homecoming::place_run(Range range) {
   }
 }
 
-// Small ones are made by writing to them.
-void Homecoming::make_huge_pages(std::span<const Run> runs, std::uint64_t ahead) {
-  SyscallProgram program;
-  for (const Run& run : runs) {
-    const Area* area = run.staged ? area_behind(run.range.start) : nullptr;
-    if (area == nullptr || !area->huge_allowed) continue;
-    std::uint64_t left = &run == &runs.back() ? area->range.end() - run.range.end() : 0;
-    huge_pages_.add(run.staged, run.range.size, std::min(ahead * kPageSize, left), program);
-  }
-  run(program);
-}
-
 void Homecoming::take_pages(const image::Record& record, image::RecordSource& source) {
   if (!maps_are_known_) learn_maps();
   auto pages = record.get<image::schema::Pages>();
@@ -151,7 +137,6 @@ void Homecoming::take_pages(const image::Record& record, image::RecordSource& so
   std::size_t first = runs_.size();
   for (image::schema::PageRun::Reader run : pages.getRuns()) place_run(range_of(run));
   auto arriving = std::span(runs_).subspan(first);
-  make_huge_pages(arriving, std::min(pages.getAhead(), kMostPages));
   std::vector<std::byte> buffer(std::min<std::uint64_t>(record.payload_bytes(), kBuffer));
   std::vector<iovec> vectors;  // where in the process; none: in the memory file
   std::size_t filled = 0;

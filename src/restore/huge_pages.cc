@@ -10,8 +10,8 @@
 namespace telefork::restore {
 namespace {
 
-// Made while the sender waits: not so much that it waits long.
-constexpr std::uint64_t kMostAhead = 32 * 1024 * 1024;
+// Made while the sender waits. On an idle machine 32 MB made 1 GB take a third longer than none.
+constexpr std::uint64_t kMostAhead = 0;
 
 }  // namespace
 

@@ -43,7 +43,6 @@ void write_record(PageBatch& batch, image::RecordSink& sink) {
   fill_runs(batch.runs, pages.initRuns(static_cast<unsigned>(batch.runs.size())));
   std::sort(batch.dropped.begin(), batch.dropped.end(),
             [](const PageRun& a, const PageRun& b) { return a.start < b.start; });
-  pages.setAhead(batch.ahead);
   fill_runs(batch.dropped, pages.initDropped(static_cast<unsigned>(batch.dropped.size())));
   sink.begin_payload_record(image::RecordType::kPages, message, batch.used);
   sink.payload(batch.bytes());

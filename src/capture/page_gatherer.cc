@@ -151,7 +151,6 @@ void PageBatch::clear() {
   dropped.clear();
   used = 0;
   pages_read = 0;
-  ahead = 0;
 }
 
 PageGatherer::PageGatherer(pid_t pid, bool shares_pages, bool tells_zeros, const Exchange& exchange)
@@ -172,7 +171,6 @@ void PageGatherer::add(const Mapping& mapping, bool guarded, const std::vector<P
       std::uint64_t size = size_of_next(at, run.end());
       if (size == 0) {
         read_wanted();
-        look_ahead(at, run.end());
         hand_over();
         continue;
       }
@@ -181,9 +179,7 @@ void PageGatherer::add(const Mapping& mapping, bool guarded, const std::vector<P
       at = at + size;
       if (batch_->used + wanted_bytes_ < batch_->size()) continue;
       read_wanted();
-      if (batch_->used <= batch_->size() / 2) continue;
-      look_ahead(at, run.end());
-      hand_over();
+      if (batch_->used > batch_->size() / 2) hand_over();
     }
   }
   read_wanted();
@@ -198,13 +194,6 @@ void PageGatherer::drop(const std::vector<PageRun>& runs) {
 
 void PageGatherer::finish() {
   if (batch_->pages_read > 0 || !batch_->dropped.empty()) hand_over();
-}
-
-// Where [at, end) is the rest of a run.
-void PageGatherer::look_ahead(RemotePtr at, RemotePtr end) {
-  if (!batch_->runs.empty() && batch_->runs.back().end() == at) {
-    batch_->ahead = (end - at) / kPageSize;
-  }
 }
 
 void PageGatherer::hand_over() {

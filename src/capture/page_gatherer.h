@@ -38,7 +38,6 @@ class PageBatch {
   std::vector<kernel::PageRun> dropped;  // in no order
   std::size_t used = 0;                  // bytes: of the runs
   std::uint64_t pages_read = 0;          // the others were zero
-  std::uint64_t ahead = 0;               // pages that follow on the last run
 
  private:
   MappedRegion buffer_;
@@ -69,7 +68,6 @@ class PageGatherer {
   std::uint64_t size_of_next(RemotePtr at, RemotePtr end) const;
   void read_wanted();
   void take(RemotePtr start, std::span<std::byte> bytes);
-  void look_ahead(RemotePtr at, RemotePtr end);
   void hand_over();
 
   std::unique_ptr<MemoryReader> reader_;

@@ -194,8 +194,6 @@ struct Pages {
   # were here, but for those that lost what they held and are zero, or the file's, again.
   runs @0 :List(PageRun);
   dropped @1 :List(PageRun);
-  ahead @2 :UInt64;           # as many pages behind the last run are there too, and follow but for
-                              # those that are zero; 0: not said
 }
 
 struct FreezeMark {

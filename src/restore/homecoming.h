@@ -51,7 +51,7 @@ struct HomecomingSettings {
   std::size_t max_map_count = 65530;  // vm.max_map_count
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   // Of a mapping from this size on the pages wait in the process itself. It costs two programs of
-  // the stub and a look at the page tables, and saves 0.4 s a GB.
+  // the stub and a look at the page tables, and saves a copy of what takes the old memory's place.
   std::uint64_t least_area = 8 * 1024 * 1024;
   // The memory map with its flags (read_smaps), sorted, as it was when the process left: to read it
   // again costs a walk of all its page tables. Empty: it is read.

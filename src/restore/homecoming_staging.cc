@@ -11,7 +11,6 @@
 
 #include "base/error.h"
 #include "base/file_io.h"
-#include "kernel/abi.h"
 #include "kernel/pagemap.h"
 #include "restore/homecoming.h"
 #include "tracee/memory.h"

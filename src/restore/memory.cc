@@ -80,12 +80,9 @@ std::vector<Restorer::Piece> Restorer::place(Pages::Reader pages, SyscallProgram
     while (at < end) {
       RemotePtr cut(round_down((at + kChunk).value(), kHugePageSize));
       std::uint64_t size = std::min(end, cut) - at;
-      pieces.push_back({at, size, huge_allowed, 0});
+      pieces.push_back({at, size, huge_allowed});
       at = at + size;
     }
-    if (run.getStart() != pages.getRuns()[pages.getRuns().size() - 1].getStart()) continue;
-    std::uint64_t left = mapping.at + mapping.size() - end;
-    pieces.back().ahead = std::min(pages.getAhead(), left / kPageSize) * kPageSize;
   }
   return pieces;
 }
@@ -113,10 +110,20 @@ void Restorer::open_for_pages(Mapping& mapping, SyscallProgram& program) {
 
 // Memory is made present before the guest receives into it: the kernel fills a page that is there
 // ten times as fast as one that it has to make on a fault. process_vm_writev makes pages without a
-// fault, so that only huge ones are worth a step then.
+// fault, so that only huge ones are worth a step then. Whole huge pages are collapsed from a first
+// small page, which needs no MADV_HUGEPAGE: that flag would stay with the VMA.
 void Restorer::populate(std::span<const Piece> pieces, bool only_huge, SyscallProgram& program) {
   for (const Piece& piece : pieces) {
-    if (piece.huge_allowed) huge_pages_.add(piece.at, piece.size, piece.ahead, program);
+    RemotePtr huge(round_up(piece.at.value(), kHugePageSize));
+    std::uint64_t end = round_down((piece.at + piece.size).value(), kHugePageSize);
+    if (piece.huge_allowed && huge.value() < end) {
+      for (RemotePtr at = huge; at.value() < end; at = at + kHugePageSize) {
+        program.call("populating memory", SYS_madvise, {at, kPageSize, kernel::kMadvPopulateWrite});
+      }
+      // Where it cannot be had, small pages will do.
+      program.call_any("making huge pages", SYS_madvise,
+                       {huge, end - huge.value(), kernel::kMadvCollapse});
+    }
     if (only_huge) continue;
     program.call("populating memory", SYS_madvise,
                  {piece.at, piece.size, kernel::kMadvPopulateWrite});

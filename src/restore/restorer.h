@@ -37,7 +37,6 @@
 #include "restore/blank.h"
 #include "restore/clocks.h"
 #include "restore/files.h"
-#include "restore/huge_pages.h"
 #include "restore/vma_rules.h"
 
 namespace telefork::restore {
@@ -111,7 +110,6 @@ class Restorer {
     RemotePtr at;
     std::uint64_t size;
     bool huge_allowed;
-    std::uint64_t ahead = 0;  // bytes that follow behind it
   };
   // Shared anonymous memory: one object, mapped once or more.
   struct SharedMemory {
@@ -202,7 +200,6 @@ class Restorer {
   std::vector<std::byte> vdso_code_;
   int bulk_in_blank_ = -1;
   std::unique_ptr<MappedRegion> buffer_;
-  HugePages huge_pages_;
   std::optional<std::uint64_t> permitted_before_;  // capabilities of the blank that change
   std::vector<tracee::TracedThread> other_threads_;
   bool prepared_ = false;

@@ -273,10 +273,11 @@ void await_reaped(pid_t pid) {
   }
 }
 
-// It has been started for the session of the greeting, and the bulk connection is to come.
+// It has been started for the session of the greeting, and the bulk connection is to come. Others
+// of the list may end meanwhile, and then have no name.
 void kill_keeper(Bytes&) {
   for (pid_t pid : list_descendants(getppid())) {
-    if (read_file("/proc/" + std::to_string(pid) + "/comm") != "telefork-keeper\n") continue;
+    if (slurp("/proc/" + std::to_string(pid) + "/comm") != "telefork-keeper\n") continue;
     kill(pid, SIGKILL);
     await_reaped(pid);
   }

@@ -95,7 +95,8 @@ TEST(ImageDamage, RecordsOfALinkThatBreaksAreLostNotCorrupt) {
     BrokenLink link{std::span(records.bytes()).first(n)};
     Reader reader(link, nullptr);
     try {
-      while (reader.next().type() != RecordType::kEnd) reader.payload_taken_elsewhere();
+      while (reader.next().type() != RecordType::kEnd)
+        reader.payload_taken_elsewhere(reader.payload_left());
       FAIL() << "nothing was thrown";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), Code::kLost) << error.text();
@@ -117,7 +118,8 @@ TEST(ImageDamage, FlippedBitsInTheRecordsOfALinkAreNoticed) {
     Reader reader(link, nullptr);
     EXPECT_THROW(
         {
-          while (reader.next().type() != RecordType::kEnd) reader.payload_taken_elsewhere();
+          while (reader.next().type() != RecordType::kEnd)
+            reader.payload_taken_elsewhere(reader.payload_left());
         },
         Error);
     records[n / 8] ^= std::byte(1 << n % 8);

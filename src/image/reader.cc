@@ -104,11 +104,11 @@ void Reader::skip_payload() {
   }
 }
 
-void Reader::payload_taken_elsewhere() {
-  TELEFORK_ASSERT(!payloads_inline());
-  totals_.bytes += payload_left_;
-  payload_left_ = 0;
-  in_payload_ = false;
+void Reader::payload_taken_elsewhere(std::uint64_t bytes) {
+  TELEFORK_ASSERT(!payloads_inline() && bytes <= payload_left_);
+  totals_.bytes += bytes;
+  payload_left_ -= bytes;
+  if (payload_left_ == 0) finish_payload();
 }
 
 void Reader::finish_payload() {

@@ -35,7 +35,7 @@ class Reader : public RecordSource {
   Record next() override;
   void read_payload(std::span<std::byte> bytes) override;
   void skip_payload() override;
-  void payload_taken_elsewhere() override;
+  void payload_taken_elsewhere(std::uint64_t bytes) override;
   std::uint64_t payload_left() const override { return payload_left_; }
 
   // So far; all of it after the End.

@@ -136,7 +136,8 @@ TEST(ImageReader, CountsPayloadsThatAnotherProcessReceives) {
   writer.end();
   MemorySource records(record_sink.bytes());
   Reader reader(records, nullptr);
-  while (reader.next().type() != RecordType::kEnd) reader.payload_taken_elsewhere();
+  while (reader.next().type() != RecordType::kEnd)
+    reader.payload_taken_elsewhere(reader.payload_left());
   EXPECT_EQ(reader.totals().pages, 3u);
   EXPECT_EQ(reader.totals().bytes, writer.totals().bytes);
 }

@@ -9,7 +9,7 @@
 //       }
 //     }
 //
-// A payload is to be dealt with in one of three ways before the next record is asked for; a
+// A payload is to be dealt with in these ways before the next record is asked for; a
 // RecordSource asserts that.
 #pragma once
 
@@ -70,8 +70,9 @@ class RecordSource {
   virtual void read_payload(std::span<std::byte> bytes) = 0;
   // The rest of it is read and thrown away.
   virtual void skip_payload() = 0;
-  // None of it comes through here: another process receives it. It is counted only.
-  virtual void payload_taken_elsewhere() = 0;
+  // The next bytes of it do not come through here: another process has received them. They are
+  // counted only. Not where payloads stand between the records.
+  virtual void payload_taken_elsewhere(std::uint64_t bytes) = 0;
   virtual std::uint64_t payload_left() const = 0;
 };
 

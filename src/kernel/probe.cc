@@ -58,7 +58,10 @@ constexpr auto kEntries = std::to_array<Entry>({
      "Changed pages cannot be tracked while a process runs: no live mode."},
     {"uffd_wp_unpopulated", &Features::uffd_wp_unpopulated,
      "Memory that is touched for the first time during a live move is found by another scan."},
-    {"uffd_move", &Features::uffd_move, "In lazy mode pages are copied into place, not moved."},
+    {"uffd_move", &Features::uffd_move,
+     "Huge pages are collapsed where they arrive, which waits for busy CPUs; in lazy mode pages "
+     "are "
+     "copied into place."},
     {"user_namespace", &Features::user_namespace,
      "Without root, arriving processes cannot get their old process numbers: no run_on and no "
      "load."},

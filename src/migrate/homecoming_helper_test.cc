@@ -4,7 +4,9 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <thread>
 
+#include <capnp/message.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -40,6 +42,54 @@ constexpr int kPatience = 30'000;
 kernel::PageMapAbi best_pagemap() {
   static const kernel::PageMapAbi kAbi = kernel::pagemap_abi(kernel::probe_features());
   return kAbi;
+}
+
+// Raw bytes, as from the bulk stream of a link.
+class SocketSource final : public image::ByteSource {
+ public:
+  explicit SocketSource(int fd) : fd_(fd) {}
+  void read(std::span<std::byte> bytes) override {
+    while (!bytes.empty()) {
+      ssize_t count = ::recv(fd_, bytes.data(), bytes.size(), 0);
+      if (count < 0 && errno == EAGAIN) continue;  // the patience of who has it too
+      if (count <= 0) throw Error(Code::kLost, "the payloads end early");
+      bytes = bytes.subspan(static_cast<std::size_t>(count));
+    }
+  }
+
+ private:
+  int fd_;
+};
+
+void send_all(const UniqueFd& socket, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    ssize_t count = ::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (count <= 0) return;
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+  }
+}
+
+// The records of an image, and its payloads, which stood between them.
+void part(const std::vector<std::byte>& whole, image::ByteSink& records,
+          image::ByteSink& payloads) {
+  image::MemorySource source(whole);
+  image::Reader reader(source);
+  image::Writer writer(records, payloads);
+  for (;;) {
+    image::Record record = reader.next();
+    if (record.type() == RecordType::kEnd) break;
+    ::capnp::MallocMessageBuilder message;
+    message.setRoot(record.fields());
+    if (record.payload_bytes() == 0 && !image::has_payload(record.type())) {
+      writer.write(record.type(), message);
+      continue;
+    }
+    writer.begin_payload_record(record.type(), message, record.payload_bytes());
+    std::vector<std::byte> bytes(record.payload_bytes());
+    reader.read_payload(bytes);
+    writer.payload(bytes);
+  }
+  writer.end();
 }
 
 [[noreturn]] void be_victim(const std::function<void(Away&)>& victim, const UniqueFd (&streams)[3],
@@ -161,26 +211,31 @@ class ChangedPages {
       if (!read_page(guest_, at, there.data())) continue;
       if (keeps && read_page(home_, at, here.data()) && here == there) continue;
       if (!has) {
-        dropped_.push_back(at);
+        append(dropped_, at, at == piece.range.start);
         continue;
       }
-      changed_.push_back(at);
+      append(changed_, at, at == piece.range.start);
       bytes_.insert(bytes_.end(), there.begin(), there.end());
     }
   }
+  // A run is of one mapping.
+  static void append(std::vector<kernel::PageRun>& runs, RemotePtr at, bool begins) {
+    if (begins || runs.empty() || runs.back().end() != at) runs.push_back({at, 0});
+    ++runs.back().pages;
+  }
   template <class Init>
-  void fill(const std::vector<RemotePtr>& pages, const Init& init) {
-    auto runs = init(static_cast<unsigned>(pages.size()));
+  void fill(const std::vector<kernel::PageRun>& from, const Init& init) {
+    auto runs = init(static_cast<unsigned>(from.size()));
     for (unsigned i = 0; i < runs.size(); ++i) {
-      runs[i].setStart(pages[i].value());
-      runs[i].setPages(1);
+      runs[i].setStart(from[i].start.value());
+      runs[i].setPages(from[i].pages);
     }
   }
 
   UniqueFd home_, guest_;
   kernel::PageMap map_;
   std::vector<kernel::Vma> maps_;
-  std::vector<RemotePtr> changed_, dropped_;
+  std::vector<kernel::PageRun> changed_, dropped_;
   std::vector<std::byte> bytes_;
 };
 
@@ -379,6 +434,59 @@ void Journey::come_home(restore::HomecomingSettings settings) {
   parked_.reset();
 }
 
+void Journey::come_home(Way way) {
+  restore::HomecomingSettings coming = settings();
+  coming.least_area = way == Way::kFile ? std::uint64_t{1} << 40 : kPageSize;
+  if (way != Way::kMixed) coming.least_run = kPageSize;
+  coming.moves_pages = way != Way::kProcess;
+  if (way == Way::kReceived || way == Way::kMixed) {
+    come_home_raw(std::move(coming));
+  } else {
+    come_home(std::move(coming));
+  }
+}
+
+void Journey::interrupt_at(std::size_t bytes, std::function<void()> action) {
+  interrupted_at_ = bytes;
+  interruption_ = std::move(action);
+}
+
+void Journey::come_home_raw(restore::HomecomingSettings settings) {
+  image::MemorySink records, payloads;
+  part(image_, records, payloads);
+  auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
+  settings.bulk_fd = ours.get();
+  SocketSource source(ours.get());
+  image::MemorySource record_source(records.bytes());
+  image::Reader reader(record_source, &source);
+  std::thread feeder([&, &socket = theirs] { feed(socket, payloads.bytes()); });
+  // Where it is refused nobody reads the rest.
+  auto end = [&, &socket = ours] {
+    ::shutdown(socket.get(), SHUT_RDWR);
+    feeder.join();
+  };
+  try {
+    restore::Homecoming homecoming(*parked_, std::move(settings));
+    while (homecoming.take(reader)) {
+    }
+    homecoming.apply();
+  } catch (const Error&) {
+    end();
+    throw;
+  }
+  end();
+  parked_.reset();
+}
+
+void Journey::feed(const UniqueFd& socket, std::span<const std::byte> payloads) const {
+  if (interruption_) {
+    send_all(socket, payloads.first(interrupted_at_));
+    payloads = payloads.subspan(interrupted_at_);
+    interruption_();
+  }
+  send_all(socket, payloads);
+}
+
 void Journey::roll_back() {
   end_guest();
   if (parked_) parked_->roll_back({});
@@ -439,18 +547,26 @@ int Journey::finish(std::string* said) {
 
 namespace {
 
-void bring_home(Journey& journey, std::uint64_t least_area) {
-  restore::HomecomingSettings settings = journey.settings();
-  settings.least_area = least_area;
-  journey.come_home(std::move(settings));
+const char* name_of(Way way) {
+  switch (way) {
+    case Way::kFile:
+      return "its pages wait in a file";
+    case Way::kProcess:
+      return "its pages wait in the process";
+    case Way::kReceived:
+      return "the process receives its pages";
+    case Way::kMixed:
+      break;
+  }
+  return "the process receives most of its pages";
 }
 
-void expect_comes_home(const std::function<void(Away&)>& victim, std::uint64_t least_area) {
+void expect_comes_home(const std::function<void(Away&)>& victim, Way way) {
   Journey journey(victim);
   try {
     journey.leave();
     journey.capture_guest();
-    bring_home(journey, least_area);
+    journey.come_home(way);
   } catch (const Error& error) {
     ADD_FAILURE() << error.text();
     journey.roll_back();
@@ -461,14 +577,14 @@ void expect_comes_home(const std::function<void(Away&)>& victim, std::uint64_t l
 }
 
 void expect_stays_away(const std::function<void(Away&)>& victim, const std::string& why,
-                       const std::function<void(Journey&)>& at_home, std::uint64_t least_area) {
+                       const std::function<void(Journey&)>& at_home, Way way) {
   Journey journey(victim);
   journey.leave();
   journey.capture_guest();
   if (at_home) at_home(journey);
   std::uint64_t before = journey.checksum();
   try {
-    bring_home(journey, least_area);
+    journey.come_home(way);
     ADD_FAILURE() << "it came home";
   } catch (const Error& error) {
     EXPECT_NE(error.text().find(why), std::string::npos) << error.text();
@@ -484,18 +600,18 @@ void expect_stays_away(const std::function<void(Away&)>& victim, const std::stri
 
 void expect_comes_home(const std::function<void(Away&)>& victim) {
   std::vector<int> own_fds = kernel::list_fds(::getpid());
-  for (std::uint64_t least_area : kLeastAreas) {
-    SCOPED_TRACE(fmt::format("pages of mappings from {} bytes on wait in it", least_area));
-    expect_comes_home(victim, least_area);
+  for (Way way : kWays) {
+    SCOPED_TRACE(name_of(way));
+    expect_comes_home(victim, way);
   }
   EXPECT_EQ(kernel::list_fds(::getpid()), own_fds) << "descriptors of the tracer";
 }
 
 void expect_stays_away(const std::function<void(Away&)>& victim, const std::string& why,
                        const std::function<void(Journey&)>& at_home) {
-  for (std::uint64_t least_area : kLeastAreas) {
-    SCOPED_TRACE(fmt::format("pages of mappings from {} bytes on wait in it", least_area));
-    expect_stays_away(victim, why, at_home, least_area);
+  for (Way way : kWays) {
+    SCOPED_TRACE(name_of(way));
+    expect_stays_away(victim, why, at_home, way);
   }
 }
 

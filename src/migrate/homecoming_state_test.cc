@@ -7,10 +7,12 @@
 #include <csignal>
 #include <cstring>
 #include <ctime>
+#include <fstream>
 #include <thread>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -20,6 +22,7 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
+#include "kernel/probe.h"
 #include "kernel/procfs.h"
 #include "migrate/homecoming_trip.h"
 
@@ -145,6 +148,71 @@ TEST(HomecomingMemory, BringsLargeMappingsHome) {
     VERIFY(sparse[0] == 'o' && all(sparse + 32 * kLarge, kLarge, 'n'));
     VERIFY(vma_at(sparse).rss_kb <= 2 * kLarge / 1024);
   });
+}
+
+constexpr std::size_t kLargeSize = 20 * 1024 * 1024;
+
+// Those that are whole; kPageIsHuge is of the page tables.
+std::size_t count_huge_pages(const char* at, std::size_t size) {
+  UniqueFd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  std::vector<kernel::PageRegion> regions(size / kPageSize);
+  kernel::PagemapScanArg query;
+  query.size = sizeof(query);
+  query.start = reinterpret_cast<std::uint64_t>(at);
+  query.end = query.start + size;
+  query.vec = reinterpret_cast<std::uint64_t>(regions.data());
+  query.vec_len = regions.size();
+  query.category_mask = query.return_mask = kernel::kPageIsHuge;
+  long count = ::ioctl(pagemap.get(), kernel::kPagemapScan, &query);
+  VERIFY(count >= 0);
+  std::size_t pages = 0;
+  for (long i = 0; i < count; ++i) pages += (regions[i].end - regions[i].start) / kHugePageSize;
+  return pages;
+}
+
+[[noreturn]] void rewrite_a_large_mapping(Away& away) {
+  char* large = map_large(kLargeSize);
+  std::memset(large, 'o', kLargeSize);
+  VERIFY(away.leave());
+  std::memset(large, 'n', kLargeSize);
+  away.come_home();
+  VERIFY(all(large, kLargeSize, 'n') && mappings_within(large, kLargeSize) == 1);
+  kernel::Vma home = vma_at(large);
+  VERIFY(!home.has(kernel::VmFlag::kHugePage) && !home.has(kernel::VmFlag::kUffdWp));
+  // Its first and its last may be parts.
+  ::_exit(count_huge_pages(large, kLargeSize) >= kLargeSize / kHugePageSize - 1 ? 0 : 42);
+}
+
+TEST(HomecomingMemory, IsOfHugePagesWhereItIsWholeThoughItDoesNotAskForThem) {
+  if (!kernel::probe_features().uffd_move) GTEST_SKIP() << "needs: uffd_move";
+  Journey journey(&rewrite_a_large_mapping);
+  journey.leave();
+  journey.capture_guest();
+  journey.come_home(Way::kMixed);
+  std::string said;
+  EXPECT_EQ(journey.finish(&said), 0) << said;
+}
+
+std::string text_of(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// A SIGSTOP ends the system call in which the process receives.
+TEST(HomecomingMemory, ArrivesWholeThoughTheProcessIsStoppedMeanwhile) {
+  Journey journey(&rewrite_a_large_mapping);
+  journey.leave();
+  journey.capture_guest();
+  const std::string call = "/proc/" + std::to_string(journey.pid()) + "/syscall";
+  journey.interrupt_at(kLargeSize / 2 + 1000, [&] {
+    while (text_of(call).rfind(std::to_string(SYS_recvmsg) + " ", 0) != 0) ::sched_yield();
+    ::kill(journey.pid(), SIGSTOP);
+  });
+  journey.come_home(Way::kReceived);
+  ::kill(journey.pid(), SIGCONT);
+  std::string said;
+  journey.finish(&said);
+  EXPECT_EQ(said, "");
 }
 
 TEST(HomecomingMemory, BringsChangesOfMappedFilesHome) {

@@ -190,7 +190,7 @@ void change_everything(Away& away) {
 // A trip takes a tenth of a second: parked_process_test.cc looks at every call of the flip.
 constexpr long kStride = 5;
 
-void expect_one_of_two_states(std::uint64_t least_area) {
+void expect_one_of_two_states(Way way) {
   int news = 0;
   int olds = 0;
   for (long die_at = 0;; die_at += kStride) {
@@ -200,9 +200,7 @@ void expect_one_of_two_states(std::uint64_t least_area) {
       journey.leave();
       journey.capture_guest();
       tracee::tracer_death() = {.die_at = die_at};
-      restore::HomecomingSettings settings = journey.settings();
-      settings.least_area = least_area;
-      journey.come_home(std::move(settings));
+      journey.come_home(way);
       ::_exit(0);
     }
     int tracer_status = 0;
@@ -222,11 +220,15 @@ void expect_one_of_two_states(std::uint64_t least_area) {
 }
 
 TEST(Homecoming, IsInOneOfTwoStatesAtWhateverCallItsTracerDies) {
-  expect_one_of_two_states(kLeastAreas[0]);
+  expect_one_of_two_states(Way::kFile);
 }
 
 TEST(Homecoming, IsInOneOfTwoStatesAlsoWhenPagesWaitInTheProcess) {
-  expect_one_of_two_states(kLeastAreas[1]);
+  expect_one_of_two_states(Way::kProcess);
+}
+
+TEST(Homecoming, IsInOneOfTwoStatesAlsoWhenTheProcessReceivesItsPages) {
+  expect_one_of_two_states(Way::kMixed);
 }
 
 }  // namespace

@@ -35,6 +35,15 @@ class Away {
   void come_home();
 };
 
+// Where pages wait, and who receives them.
+enum class Way {
+  kFile,      // almost all wait in the memory file
+  kProcess,   // all that can wait in the process; written there from here, with no UFFDIO_MOVE
+  kReceived,  // the same, received by the process itself
+  kMixed,     // likewise, but scattered pages wait in the memory file
+};
+inline constexpr Way kWays[] = {Way::kFile, Way::kProcess, Way::kReceived, Way::kMixed};
+
 // The parts of it.
 class Journey {
  public:
@@ -54,7 +63,9 @@ class Journey {
   restore::HomecomingSettings settings() const;
   // Throws what Homecoming throws.
   void come_home(restore::HomecomingSettings settings);
-  void come_home() { come_home(settings()); }
+  void come_home(Way way);
+  // What is done when so many bytes of payloads have been sent, of those that travel raw.
+  void interrupt_at(std::size_t bytes, std::function<void()> action);
   void roll_back();
   // A hash of all memory of its own, the stub aside.
   std::uint64_t checksum() const;
@@ -75,14 +86,16 @@ class Journey {
   pid_t guest_ = 0;
   std::optional<restore::PidNamespace> space_;
   std::optional<restore::ArrivedFiles> arrived_;
+  void come_home_raw(restore::HomecomingSettings settings);
+  void feed(const UniqueFd& socket, std::span<const std::byte> payloads) const;
+
   std::vector<std::byte> image_;
   std::vector<kernel::Vma> home_;
+  std::size_t interrupted_at_ = 0;
+  std::function<void()> interruption_;
 };
 
-// Where pages wait: almost all in the memory file, or all that can in the process itself.
-inline constexpr std::uint64_t kLeastAreas[] = {std::uint64_t{1} << 40, kPageSize};
-
-// All of it, with each of them; the victim must end with 0.
+// All of it, each way; the victim must end with 0.
 void expect_comes_home(const std::function<void(Away&)>& victim);
 // It is refused by an Error that contains `why`, and everything is as it was.
 void expect_stays_away(const std::function<void(Away&)>& victim, const std::string& why,

@@ -29,7 +29,9 @@ class LibcWatch final : public image::RecordSource {
   image::Record next() override;
   void read_payload(std::span<std::byte> bytes) override { source_.read_payload(bytes); }
   void skip_payload() override { source_.skip_payload(); }
-  void payload_taken_elsewhere() override { source_.payload_taken_elsewhere(); }
+  void payload_taken_elsewhere(std::uint64_t bytes) override {
+    source_.payload_taken_elsewhere(bytes);
+  }
   std::uint64_t payload_left() const override { return source_.payload_left(); }
 
  private:

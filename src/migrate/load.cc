@@ -40,7 +40,9 @@ class Checker final : public image::RecordSource {
   }
   void read_payload(std::span<std::byte> bytes) override { records_.read_payload(bytes); }
   void skip_payload() override { records_.skip_payload(); }
-  void payload_taken_elsewhere() override { records_.payload_taken_elsewhere(); }
+  void payload_taken_elsewhere(std::uint64_t bytes) override {
+    records_.payload_taken_elsewhere(bytes);
+  }
   std::uint64_t payload_left() const override { return records_.payload_left(); }
 
  private:

@@ -226,21 +226,31 @@ TEST_F(RoundTripOfMemory, CarriesHugePagesAsHugePages) {
   if (::access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK) != 0) {
     GTEST_SKIP() << "needs: transparent huge pages";
   }
-  expect_survives([](Self& self) {
-    constexpr std::size_t kSize = 16 << 20;
-    char* at = map(kSize);
-    VERIFY(::madvise(at, kSize, MADV_HUGEPAGE) == 0);
-    fill(at, kSize, 5);
-    std::uint64_t before = huge_kb(at);
-    VERIFY(before > 0);
-    self.travel();
-    VERIFY(is_filled(at, kSize, 5));
-    VERIFY(huge_kb(at) >= before);
-    // One VMA in every respect: the program may move and grow it.
-    void* moved = ::mremap(at, kSize, 2 * kSize, MREMAP_MAYMOVE);
-    VERIFY(moved != MAP_FAILED);
-    VERIFY(is_filled(static_cast<char*>(moved), kSize, 5));
-  });
+  for (bool moves : {true, false}) {
+    SCOPED_TRACE(moves ? "moved into place" : "collapsed in place");
+    TripOptions options;
+    options.settings = [=](restore::RestoreSettings& settings) { settings.moves_pages = moves; };
+    expect_survives(
+        [](Self& self) {
+          constexpr std::size_t kSize = 16 << 20;
+          char* at = map(kSize);
+          char* plain = map(kSize);
+          VERIFY(::madvise(at, kSize, MADV_HUGEPAGE) == 0);
+          fill(at, kSize, 5);
+          fill(plain, kSize, 6);
+          std::uint64_t before = huge_kb(at);
+          VERIFY(before > 0);
+          const bool travelled = self.travel();
+          VERIFY(is_filled(at, kSize, 5) && is_filled(plain, kSize, 6));
+          VERIFY(huge_kb(at) >= before && (!travelled || huge_kb(plain) > 0));
+          VERIFY(!vma_at(plain).has(kernel::VmFlag::kHugePage));
+          // One VMA in every respect: the program may move and grow it.
+          void* moved = ::mremap(at, kSize, 2 * kSize, MREMAP_MAYMOVE);
+          VERIFY(moved != MAP_FAILED);
+          VERIFY(is_filled(static_cast<char*>(moved), kSize, 5));
+        },
+        options);
+  }
 }
 
 TEST_F(RoundTripOfMemory, KeepsWhatMadviseSaid) {

@@ -107,6 +107,12 @@ void FdStream::shutdown_write() {
   }
 }
 
+void widen_send_buffer(int fd) {
+  constexpr int kRoom = 2 * 1024 * 1024;
+  if (::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &kRoom, sizeof(kRoom)) == 0) return;
+  static_cast<void>(::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kRoom, sizeof(kRoom)));
+}
+
 std::pair<std::unique_ptr<FdStream>, std::unique_ptr<FdStream>> make_stream_pair() {
   auto [one, other] = make_socket_pair(SOCK_STREAM);
   return {std::make_unique<FdStream>(std::move(one), "one end"),

@@ -51,6 +51,10 @@ class FdStream final : public Stream {
 std::pair<std::unique_ptr<FdStream>, std::unique_ptr<FdStream>> make_stream_pair();
 
 bool is_socket(int fd);
+// Gives a Unix socket room for 2 MB that were sent and not yet received, or for what this user may
+// have (net.core.wmem_max). With the default, 208 KB, who sends large pieces waits for the receiver
+// ten times in each.
+void widen_send_buffer(int fd);
 // One attempt at a descriptor of either kind, as Stream::try_read().
 std::optional<std::size_t> try_read_fd(int fd, Stream::Bytes bytes);
 

@@ -83,7 +83,9 @@ Link::Link(std::string node, std::unique_ptr<net::Stream> control,
       record_sink_(std::make_unique<RecordSink>(*this)),
       record_source_(std::make_unique<RecordSource>(*this)),
       bulk_sink_(std::make_unique<BulkSink>(*this)),
-      bulk_source_(std::make_unique<BulkSource>(*this)) {}
+      bulk_source_(std::make_unique<BulkSource>(*this)) {
+  if (bulk_fd() >= 0) net::widen_send_buffer(bulk_fd());
+}
 
 Link::~Link() = default;
 
@@ -100,6 +102,7 @@ int Link::bulk_fd() const {
 void Link::set_bulk(std::unique_ptr<net::Stream> bulk) {
   TELEFORK_ASSERT(!bulk_ && !bulk_elsewhere_);
   bulk_ = std::move(bulk);
+  if (bulk_fd() >= 0) net::widen_send_buffer(bulk_fd());
 }
 
 void Link::close_bulk() {

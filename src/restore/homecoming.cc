@@ -24,7 +24,7 @@ constexpr std::size_t kBatch = 128 * 1024;  // a program is run when it has grow
 }  // namespace
 
 Homecoming::Homecoming(tracee::ParkedProcess& parked, HomecomingSettings settings)
-    : parked_(parked), settings_(std::move(settings)) {
+    : parked_(parked), settings_(std::move(settings)), huge_(parked.stub(), settings_.moves_pages) {
   int fd = ::memfd_create("telefork-pages", MFD_CLOEXEC);
   if (fd < 0) throw_errno("making a memory file", Code::kResources);
   pages_ = UniqueFd(fd);
@@ -80,6 +80,7 @@ bool Homecoming::take_record(image::RecordSource& source) {
     case RecordType::kFreezeMark:
       break;
     case RecordType::kEnd:
+      end_reception();
       complete_ = true;
       return false;
     default:

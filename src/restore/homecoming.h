@@ -35,6 +35,7 @@
 #include "restore/address_space.h"
 #include "restore/files.h"
 #include "restore/map_plan.h"
+#include "restore/page_reception.h"
 #include "tracee/parked_process.h"
 
 namespace telefork::restore {
@@ -42,6 +43,9 @@ namespace telefork::restore {
 struct HomecomingSettings {
   int our_socket = -1;    // connected to the process's `their_socket`, where nothing is under way
   int their_socket = -1;  // in which the caller's read(2) waits
+  // The socket on which the bytes of pages come raw, if there is one, for the process to receive
+  // from.
+  int bulk_fd = -1;
   // telefork's own in the process, `their_socket` among them: they stay as they are.
   std::set<int> own_fds;
   // Descriptors that have stayed here, for which the guest has placeholders.
@@ -50,9 +54,13 @@ struct HomecomingSettings {
   bool same_user = true;
   std::size_t max_map_count = 65530;  // vm.max_map_count
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  // UFFDIO_MOVE, where the kernel has it. See huge_pages.h.
+  bool moves_pages = true;
   // Of a mapping from this size on the pages wait in the process itself. It costs two programs of
   // the stub and a look at the page tables, and saves a copy of what takes the old memory's place.
   std::uint64_t least_area = 8 * 1024 * 1024;
+  // And of runs of pages that are so long on average: scattered ones lie closer in the memory file.
+  std::uint64_t least_run = 64 * 1024;
   // The memory map with its flags (read_smaps), sorted, as it was when the process left: to read it
   // again costs a walk of all its page tables. Empty: it is read.
   std::vector<kernel::Vma> home;
@@ -79,12 +87,14 @@ class Homecoming {
   };
   // In the process: where pages of a large mapping wait, each as far from the start as there.
   struct Area {
-    Range range;        // of the mapping
-    int flags = 0;      // MAP_*
-    bool huge = false;  // MADV_HUGEPAGE
+    Range range;                // of the mapping
+    int flags = 0;              // MAP_*
+    bool huge = false;          // MADV_HUGEPAGE
+    bool huge_allowed = false;  // without it
     RemotePtr at;
     std::uint64_t bytes = 0;  // that have come
     bool refused = false;     // the memory file has its pages
+    bool has_huge_pages = false;
   };
   struct Staged {
     const MapPiece* piece;
@@ -125,12 +135,19 @@ class Homecoming {
 
   // homecoming_staging.cc
   void take_pages(const image::Record& record, image::RecordSource& source);
+  void take_into_file(std::span<const Run> runs, image::RecordSource& source);
+  void take_into_areas(std::span<const Run> runs, image::RecordSource& source);
+  void get_ready_for_huge_pages(Area& area, tracee::SyscallProgram& program);
+  void receive_in_process(std::vector<PagePiece>& pieces, tracee::SyscallProgram program,
+                          image::RecordSource& source);
+  bool give_bulk();
+  void end_reception();
   void choose_areas();
   bool map_area(Area& area);
   Area* area_behind(RemotePtr address);
   bool is_area(const kernel::Vma& vma) const;
   const Area* area_of(const MapPiece& piece) const;
-  void place_run(Range range);
+  void place_run(Range range, bool in_areas);
   bool most_has_come(const Area& area) const;
   void choose_replacements();
   std::vector<Run> rest_of(const Area& area) const;
@@ -202,6 +219,9 @@ class Homecoming {
   std::vector<Range> dropped_;
   ContentStore contents_;
   UniqueFd pages_;
+  std::vector<std::byte> buffer_;  // of payloads
+  int bulk_there_ = -1;            // its number in the process
+  HugePages huge_;
   std::vector<Area> areas_;  // sorted
   std::uint64_t pages_size_ = 0;
   bool complete_ = false;

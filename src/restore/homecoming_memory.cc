@@ -305,16 +305,16 @@ void Homecoming::fill_staged() {
   SyscallProgram program;
   std::vector<Run> moved;
   for (const Staged& staged : staged_) {
-    if (auto area = replaced_.find(staged.piece); area != replaced_.end()) {
-      add_pages(rest_of(*area->second), program);
-      this->run(program, false);
-      continue;
-    }
     Range range = staged.piece->range;
-    if (has_flag(*staged.piece->image, VmFlag::kHugePage)) {
+    auto area = replaced_.find(staged.piece);
+    if (area != replaced_.end()) {
+      add_pages(rest_of(*area->second), program);
+    } else if (has_flag(*staged.piece->image, VmFlag::kHugePage)) {
       program.call_any("MADV_HUGEPAGE", SYS_madvise, {staged.at, range.size, MADV_HUGEPAGE});
     }
     for (Run run : runs_in(range)) {
+      // It is there already.
+      if (area != replaced_.end() && run.staged) continue;
       run.range.start = staged.at + (run.range.start - range.start);
       program.call("making memory present at " + place_name(range), SYS_madvise,
                    {run.range.start, run.range.size, kernel::kMadvPopulateWrite});

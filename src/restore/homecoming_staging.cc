@@ -1,19 +1,23 @@
 // Where pages wait that have come home, until all of them are here: those of large anonymous
 // mappings in the process itself, all others in a memory file. What waits in the process is copied
-// once less: it takes the place of the old memory by one mremap(2) where most of it is new.
+// less often: the process receives it, where its bytes come raw, and it takes the place of the old
+// memory by one mremap(2) where most of it is new.
 #include <algorithm>
 #include <utility>
 
 #include <linux/mempolicy.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 
 #include "base/error.h"
 #include "base/file_io.h"
 #include "kernel/pagemap.h"
+#include "kernel/procfs_file.h"
+#include "restore/free_numbers.h"
 #include "restore/homecoming.h"
-#include "tracee/memory.h"
+#include "restore/page_reception.h"
+#include "tracee/fd_passing.h"
 
 namespace telefork::restore {
 namespace {
@@ -23,7 +27,6 @@ using kernel::VmFlag;
 using tracee::SyscallProgram;
 
 constexpr std::size_t kBuffer = 1024 * 1024;
-constexpr std::size_t kMaxVectors = 1024;  // IOV_MAX
 
 // Whether one like it can stand in its place, and nobody can tell: all that a VMA has is in its
 // flags, but for a memory policy, see map_area(). What has a name of the kernel's or the program's
@@ -52,6 +55,7 @@ void Homecoming::choose_areas() {
     area.range = range;
     area.flags = map_flags(vma);
     area.huge = has_flag(vma, VmFlag::kHugePage);
+    area.huge_allowed = !area.huge && !has_flag(vma, VmFlag::kNoHugePage);
     areas_.push_back(area);
   }
 }
@@ -104,9 +108,9 @@ bool Homecoming::map_area(Area& area) {
 }
 
 // Where each part of a run is to wait.
-void Homecoming::place_run(Range range) {
+void Homecoming::place_run(Range range, bool in_areas) {
   while (range.size > 0) {
-    Area* area = area_behind(range.start);
+    Area* area = in_areas ? area_behind(range.start) : nullptr;
     Run part;
     part.range = range;
     if (area != nullptr && area->range.start > range.start) {
@@ -134,33 +138,130 @@ void Homecoming::take_pages(const image::Record& record, image::RecordSource& so
   auto pages = record.get<image::schema::Pages>();
   for (image::schema::PageRun::Reader run : pages.getDropped()) dropped_.push_back(range_of(run));
   std::size_t first = runs_.size();
-  for (image::schema::PageRun::Reader run : pages.getRuns()) place_run(range_of(run));
-  auto arriving = std::span(runs_).subspan(first);
-  std::vector<std::byte> buffer(std::min<std::uint64_t>(record.payload_bytes(), kBuffer));
-  std::vector<iovec> vectors;  // where in the process; none: in the memory file
-  std::size_t filled = 0;
-  auto flush = [&] {
-    auto bytes = std::span(buffer).first(std::exchange(filled, 0));
-    source.read_payload(bytes);
-    if (vectors.empty()) {
-      write_fully(pages_, bytes, "a memory file");
-    } else {
-      tracee::write_scattered(parked_.pid(), vectors, bytes);
-      vectors.clear();
-    }
-  };
-  for (const Run& run : arriving) {
-    if (filled > 0 && vectors.empty() == static_cast<bool>(run.staged)) flush();
-    for (std::uint64_t done = 0; done < run.range.size;) {
-      auto part = std::min<std::uint64_t>(run.range.size - done, buffer.size() - filled);
-      if (run.staged)
-        vectors.push_back({reinterpret_cast<void*>((run.staged + done).value()), part});
-      filled += part;
-      done += part;
-      if (filled == buffer.size() || vectors.size() == kMaxVectors) flush();
-    }
+  const bool in_areas = record.payload_bytes() >= pages.getRuns().size() * settings_.least_run;
+  for (image::schema::PageRun::Reader run : pages.getRuns()) place_run(range_of(run), in_areas);
+  buffer_.resize(std::min<std::uint64_t>(record.payload_bytes(), kBuffer));
+  for (auto rest = std::span<const Run>(runs_).subspan(first); !rest.empty();) {
+    bool staged = static_cast<bool>(rest.front().staged);
+    auto end = std::find_if(rest.begin(), rest.end(), [staged](const Run& run) {
+      return static_cast<bool>(run.staged) != staged;
+    });
+    auto part = rest.first(static_cast<std::size_t>(end - rest.begin()));
+    staged ? take_into_areas(part, source) : take_into_file(part, source);
+    rest = rest.subspan(part.size());
   }
-  if (filled > 0) flush();
+}
+
+void Homecoming::take_into_file(std::span<const Run> runs, image::RecordSource& source) {
+  std::uint64_t left = 0;
+  for (const Run& run : runs) left += run.range.size;
+  while (left > 0) {
+    auto bytes = std::span(buffer_).first(std::min<std::uint64_t>(left, buffer_.size()));
+    source.read_payload(bytes);
+    write_fully(pages_, bytes, "a memory file");
+    left -= bytes.size();
+  }
+}
+
+void Homecoming::take_into_areas(std::span<const Run> runs, image::RecordSource& source) {
+  const bool raw = give_bulk();
+  SyscallProgram program;
+  std::vector<PagePiece> pieces;
+  for (const Run& run : runs) {
+    Area& area = *area_behind(run.range.start);
+    pieces.push_back({run.staged, run.range.size, area.huge_allowed});
+    if (pieces.back().has_huge()) get_ready_for_huge_pages(area, program);
+  }
+  if (raw) {
+    receive_in_process(pieces, std::move(program), source);
+  } else {
+    add_population(pieces, huge_, true, program);
+    run(program);
+  }
+  write_pages(parked_.pid(), pieces, source, buffer_);
+}
+
+void Homecoming::get_ready_for_huge_pages(Area& area, SyscallProgram& program) {
+  if (!huge_.ready()) {
+    std::set<int> taken;
+    for (int fd : kernel::list_fds(parked_.pid())) taken.insert(fd);
+    int fd = FreeNumbers(taken).next();
+    RemotePtr scratch = space_.allocate(kHugePageSize, RemotePtr());
+    reverse_by(SYS_munmap, {scratch, kHugePageSize});
+    reverse_by(SYS_close, {fd});
+    tell_reversal();
+    huge_.make_ready(scratch, fd);
+  }
+  if (std::exchange(area.has_huge_pages, true)) return;
+  huge_.add_mapping({area.at, area.range.size}, program);
+}
+
+// Behind what `program` does already. Leaves what it has not received. A SIGSTOP ends its system
+// call early; and what it means that nothing more comes is for this end of the link to say.
+void Homecoming::receive_in_process(std::vector<PagePiece>& pieces, SyscallProgram program,
+                                    image::RecordSource& source) {
+  std::vector<tracee::Result> receptions;
+  std::vector<std::uint64_t> sizes;
+  for (std::span<const PagePiece> rest(pieces); !rest.empty();) {
+    std::span<const PagePiece> chunk = rest.first(count_in_chunk(rest));
+    add_population(chunk, huge_, false, program);
+    receptions.push_back(add_reception(bulk_there_, chunk, program));
+    sizes.push_back(0);
+    for (const PagePiece& piece : chunk) sizes.back() += piece.size;
+    rest = rest.subspan(chunk.size());
+  }
+  tracee::ProgramRun run = parked_.stub().try_run(program);
+  std::uint64_t received = 0;
+  bool stopped_receiving = run.failed() == tracee::kStubDone;
+  for (std::size_t i = 0; i < receptions.size() && receptions[i].step <= run.failed(); ++i) {
+    if (receptions[i].step < run.failed()) {
+      received += sizes[i];
+      continue;
+    }
+    stopped_receiving = true;
+    received += static_cast<std::uint64_t>(std::max<std::int64_t>(run.result(receptions[i]), 0));
+  }
+  if (!stopped_receiving) run.check(program);
+  source.payload_taken_elsewhere(received);
+  auto whole = pieces.begin();
+  while (whole != pieces.end() && whole->size <= received) received -= (whole++)->size;
+  pieces.erase(pieces.begin(), whole);
+  if (received > 0) {
+    pieces.front().at = pieces.front().at + received;
+    pieces.front().size -= received;
+  }
+}
+
+// Into the process, when it is to receive first. False: there is none, or no room for it there.
+bool Homecoming::give_bulk() {
+  if (settings_.bulk_fd < 0 || bulk_there_ >= 0) return bulk_there_ >= 0;
+  // It does not wait where this end may, which looks for other things too meanwhile.
+  constexpr timeval kPatience{1, 0};
+  if (::setsockopt(settings_.bulk_fd, SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof(kPatience)) !=
+      0) {
+    throw_errno("setting a socket's patience");
+  }
+  try {
+    bulk_there_ = tracee::give_fds(parked_.stub(), settings_.our_socket, settings_.their_socket,
+                                   std::span(&settings_.bulk_fd, 1))
+                      .at(0);
+  } catch (const Error& error) {
+    if (error.code() != Code::kResources) throw;
+    settings_.bulk_fd = -1;
+    return false;
+  }
+  reverse_by(SYS_close, {bulk_there_});
+  tell_reversal();
+  return true;
+}
+
+void Homecoming::end_reception() {
+  SyscallProgram program;
+  huge_.add_end(program);
+  if (bulk_there_ >= 0) {
+    program.call("closing the connection to the node", SYS_close, {std::exchange(bulk_there_, -1)});
+  }
+  run(program);
 }
 
 // All of it can take the place of what is there: then the rest is copied from there.

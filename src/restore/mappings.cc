@@ -111,6 +111,7 @@ void Restorer::map_shared(Mapping& mapping, SyscallProgram& program) {
 
 // All pages are in.
 void Restorer::settle_memory(SyscallProgram& program) {
+  huge_->add_end(program);
   for (Mapping& mapping : mappings_) {
     Vma::Reader vma = mapping.vma();
     if (is_kernels_own(vma)) continue;

@@ -37,6 +37,7 @@
 #include "restore/blank.h"
 #include "restore/clocks.h"
 #include "restore/files.h"
+#include "restore/page_reception.h"
 #include "restore/vma_rules.h"
 
 namespace telefork::restore {
@@ -59,6 +60,8 @@ struct RestoreSettings {
   bool live = false;
   // PR_TIMER_CREATE_RESTORE_IDS, where the kernel has it.
   bool timers_by_id = true;
+  // UFFDIO_MOVE, likewise. See huge_pages.h.
+  bool moves_pages = true;
   // Where the guest's clocks would jump it gets a time namespace, if this process may make one.
   bool time_namespace = true;
   // Told what is not as it was, though the guest runs: "its hard limit RLIMIT_NOFILE is 1024, ...".
@@ -103,13 +106,8 @@ class Restorer {
     RemotePtr at;        // where it is now; not at start() while it is kept apart, see mappings.cc
     int protection = 0;  // that it has now
     bool has_first_page = false;
+    bool has_huge_pages = false;
     int file = -1;  // its number in the blank, once it is there
-  };
-  // A part of a run of pages.
-  struct Piece {
-    RemotePtr at;
-    std::uint64_t size;
-    bool huge_allowed;
   };
   // Shared anonymous memory: one object, mapped once or more.
   struct SharedMemory {
@@ -148,12 +146,9 @@ class Restorer {
   // memory.cc
   void take_pages(const image::Record& record, image::RecordSource& source);
   Mapping& mapping_of(RemotePtr address);
-  std::vector<Piece> place(image::schema::Pages::Reader pages, tracee::SyscallProgram& program);
-  static std::size_t count_in_chunk(std::span<const Piece> pieces);
+  std::vector<PagePiece> place(image::schema::Pages::Reader pages, tracee::SyscallProgram& program);
+  void get_ready_for_huge_pages(Mapping& mapping, tracee::SyscallProgram& program);
   void open_for_pages(Mapping& mapping, tracee::SyscallProgram& program);
-  void populate(std::span<const Piece> pieces, bool only_huge, tracee::SyscallProgram& program);
-  void receive_in_blank(std::span<const Piece> pieces, tracee::SyscallProgram& program);
-  void write_from_here(std::span<const Piece> pieces, image::RecordSource& source);
   // process.cc
   void restore_layout();
   std::int64_t try_set_layout(int exe_fd);
@@ -199,6 +194,7 @@ class Restorer {
   std::vector<kernel::Vma> vdso_parts_;  // of the blank, at their parking addresses
   std::vector<std::byte> vdso_code_;
   int bulk_in_blank_ = -1;
+  std::optional<HugePages> huge_;
   std::unique_ptr<MappedRegion> buffer_;
   std::optional<std::uint64_t> permitted_before_;  // capabilities of the blank that change
   std::vector<tracee::TracedThread> other_threads_;

@@ -261,6 +261,7 @@ void Restorer::lay_out() {
   RemotePtr address = space_.allocate(data_size + kHugePageSize, RemotePtr());
   auto place = [this](std::uint64_t size) { return space_.allocate(size, RemotePtr()); };
   blank_->install_stub({address, data_size, place, {}});
+  huge_.emplace(blank_->stub(), settings_.moves_pages);
 }
 
 // The stub makes itself known by a signal that nobody cares for; one that the guest has pending

@@ -290,6 +290,7 @@ void RunOnSession::take_home() {
   restore::HomecomingSettings coming;
   coming.our_socket = call_.session_socket().get();
   coming.their_socket = caller_.session_fd;
+  coming.bulk_fd = link.bulk_fd();
   coming.own_fds = own_fds_;
   coming.left_home = left_home_;
   coming.same_user = same_user_;

@@ -56,6 +56,15 @@ void fail(const std::string& what) {
 
 void fail_errno(const std::string& what) { fail(what + ": " + std::strerror(errno)); }
 
+void touch_free_memory(std::size_t size) {
+  void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) fail_errno("mmap");
+  madvise(at, size, MADV_HUGEPAGE);
+  if (madvise(at, size, MADV_POPULATE_WRITE) != 0) fail_errno("MADV_POPULATE_WRITE");
+  munmap(at, size);
+}
+
 // Aligned by hand, so that huge pages are whole ones.
 TouchedMemory::TouchedMemory(std::size_t size, Pages pages) : size_(size) {
   std::size_t room = size + kHugePageSize;

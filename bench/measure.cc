@@ -57,6 +57,7 @@ void fail(const std::string& what) {
 void fail_errno(const std::string& what) { fail(what + ": " + std::strerror(errno)); }
 
 void touch_free_memory(std::size_t size) {
+  if (size == 0) return;
   void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED) fail_errno("mmap");

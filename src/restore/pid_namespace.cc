@@ -63,10 +63,10 @@ PidNamespace PidNamespace::make(const std::string& init_program) {
   auto [lifeline_read, lifeline_write] = make_pipe();
   auto [report_read, report_write] = make_pipe();
   PidNamespace made;
-  bool users = false;
+  made.init_program_ = init_program;
   made.init_ = clone_with(CLONE_NEWPID, SIGCHLD, 0);
   if (made.init_ < 0 && errno == EPERM) {
-    users = true;
+    made.own_users_ = true;
     made.init_ = clone_with(CLONE_NEWPID | CLONE_NEWUSER, SIGCHLD, 0);
   }
   if (made.init_ < 0) {
@@ -80,22 +80,27 @@ PidNamespace PidNamespace::make(const std::string& init_program) {
     become_init(init_program, lifeline_read.get(), report_write.get());
   }
   made.lifeline_ = std::move(lifeline_write);
-  report_write.reset();
+  made.report_ = std::move(report_read);
+  return made;
+}
+
+void PidNamespace::await_init() {
+  if (!report_) return;
   int error = 0;
   ssize_t count;
   do {
-    count = ::read(report_read.get(), &error, sizeof(error));
+    count = ::read(report_.get(), &error, sizeof(error));
   } while (count < 0 && errno == EINTR);
-  if (count == sizeof(error)) throw_errno("starting " + init_program, error, Code::kUnsupported);
+  report_.reset();
+  if (count == sizeof(error)) throw_errno("starting " + init_program_, error, Code::kUnsupported);
   // Only now it may be looked at by its user: a keeper is not dumpable, nor is a copy of it, nor is
   // init once it goes on.
-  made.pids_ = kernel::open_namespace(made.init_, "pid");
-  if (users) {
-    made.users_ = kernel::open_namespace(made.init_, "user");
-    kernel::map_single_user(made.init_, ::geteuid(), ::getegid());
+  pids_ = kernel::open_namespace(init_, "pid");
+  if (own_users_) {
+    users_ = kernel::open_namespace(init_, "user");
+    kernel::map_single_user(init_, ::geteuid(), ::getegid());
   }
-  if (::write(made.lifeline_.get(), "", 1) != 1) throw_errno(kMaking);
-  return made;
+  if (::write(lifeline_.get(), "", 1) != 1) throw_errno(kMaking);
 }
 
 PidNamespace::PidNamespace(PidNamespace&& other) noexcept { *this = std::move(other); }
@@ -104,6 +109,9 @@ PidNamespace& PidNamespace::operator=(PidNamespace&& other) noexcept {
   if (this == &other) return *this;
   end();
   init_ = std::exchange(other.init_, 0);
+  init_program_ = std::move(other.init_program_);
+  report_ = std::move(other.report_);
+  own_users_ = other.own_users_;
   lifeline_ = std::move(other.lifeline_);
   pids_ = std::move(other.pids_);
   users_ = std::move(other.users_);

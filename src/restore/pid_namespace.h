@@ -2,7 +2,9 @@
 // with an init, and with a /proc that the guest alone sees. Who may not make one otherwise makes it
 // in a user namespace that maps nobody but its own user and group.
 //
-//     PidNamespace space = PidNamespace::make(init_program);
+//     PidNamespace space = PidNamespace::make(init_program);   // its init begins to run
+//     ...                                                      // a millisecond
+//     space.await_init();
 //     pid_t pid = space.start(42, group);     // like fork(): 0 in the new process, which is 42
 //     there
 //     ... in it: kernel::mount_own_proc()
@@ -24,6 +26,8 @@ class PidNamespace {
  public:
   // Throws kUnsupported where none can be made, with the reason.
   static PidNamespace make(const std::string& init_program);
+  // The same. Does nothing when it has been called before.
+  void await_init();
   PidNamespace(PidNamespace&& other) noexcept;
   PidNamespace& operator=(PidNamespace&& other) noexcept;
   ~PidNamespace();
@@ -44,9 +48,12 @@ class PidNamespace {
   void end();
 
   pid_t init_ = 0;
+  std::string init_program_;
   UniqueFd lifeline_;
-  UniqueFd pids_;   // both for setns(2)
-  UniqueFd users_;  // empty: it is this process's own
+  UniqueFd report_;  // until await_init()
+  UniqueFd pids_;    // both for setns(2)
+  UniqueFd users_;   // empty: it is this process's own
+  bool own_users_ = false;
   bool released_ = false;
 };
 

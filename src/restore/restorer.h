@@ -127,6 +127,8 @@ class Restorer {
   bool must_keep_ids() const;
   std::string describe_taken_id() const;
   void make_namespace(const std::string& why);
+  // Throws that they cannot be kept, where it throws.
+  void refuse_ids(const std::function<void()>& what_may_fail) const;
   void lay_out();
   void keep_stop_signal_free();
   void give_files();
@@ -188,7 +190,8 @@ class Restorer {
 
   AddressSpace space_;
   std::optional<PidNamespace> space_of_pids_;  // lives longer than the blank
-  std::optional<ClockChange> clocks_;          // where they would jump
+  std::string why_namespace_;
+  std::optional<ClockChange> clocks_;  // where they would jump
   std::unique_ptr<Blank> blank_;
   std::vector<kernel::Vma> blank_maps_;  // as it was born
   std::vector<kernel::Vma> vdso_parts_;  // of the blank, at their parking addresses

@@ -60,10 +60,22 @@ std::string describe_group(pid_t id) {
   return "";
 }
 
+std::string describe_taken(const char* what, pid_t id, const std::string& holder) {
+  return fmt::format("{} id {} is taken here{}", what, id, holder);
+}
+
 }  // namespace
 
+// While the source still looks at the process it is known already whether its pid is to be had.
 Restorer::Restorer(RestoreSettings settings)
-    : settings_(std::move(settings)), open_files_(settings_.live) {}
+    : settings_(std::move(settings)), open_files_(settings_.live) {
+  const BlankSettings& blank = settings_.blank;
+  if (!blank.pid_required || blank.want_pid == 0) return;
+  std::string holder = describe_holder(blank.want_pid);
+  if (holder.empty()) return;
+  with_context("making the guest's process",
+               [&] { make_namespace(describe_taken("process", blank.want_pid, holder)); });
+}
 
 Restorer::~Restorer() {
   // They end with the blank, which is killed.
@@ -172,7 +184,7 @@ std::string Restorer::describe_taken_id() const {
     auto tid = static_cast<pid_t>(record.get<image::schema::Thread>().getTid());
     const char* what = record.number() == threads_.front().number() ? "process" : "thread";
     std::string holder = describe_holder(tid);
-    if (!holder.empty()) return fmt::format("{} id {} is taken here{}", what, tid, holder);
+    if (!holder.empty()) return describe_taken(what, tid, holder);
     switch (int error = try_id(tid)) {
       case 0:
         break;
@@ -192,11 +204,16 @@ void Restorer::make_namespace(const std::string& why) {
   if (settings_.init_program.empty()) {
     throw Error(Code::kRefused, why + ", and the process must keep its ids");
   }
+  why_namespace_ = why;
+  refuse_ids([&] { space_of_pids_ = PidNamespace::make(settings_.init_program); });
+}
+
+void Restorer::refuse_ids(const std::function<void()>& what_may_fail) const {
   try {
-    space_of_pids_ = PidNamespace::make(settings_.init_program);
+    what_may_fail();
   } catch (const Error& error) {
-    throw Error(Code::kRefused,
-                fmt::format("{}, and the process must keep its ids: {}", why, error.text()));
+    throw Error(Code::kRefused, fmt::format("{}, and the process must keep its ids: {}",
+                                            why_namespace_, error.text()));
   }
 }
 
@@ -219,8 +236,9 @@ void Restorer::start_blank(bool pid_required) {
   if (process().hasClocks()) clocks_ = plan_clocks(process().getClocks(), read_host_clocks());
   if (clocks_ && settings_.time_namespace) settings.time_offsets = clocks_->offsets;
   auto start = [&] { return std::make_unique<Blank>(Blank::start(settings)); };
-  std::string taken = settings.pid_required ? describe_taken_id() : "";
-  if (taken.empty()) {
+  std::string taken;
+  if (settings.pid_required && !space_of_pids_) taken = describe_taken_id();
+  if (taken.empty() && !space_of_pids_) {
     try {
       blank_ = start();
     } catch (const Error& error) {
@@ -229,7 +247,8 @@ void Restorer::start_blank(bool pid_required) {
     }
   }
   if (!blank_) {
-    make_namespace(taken);
+    if (!space_of_pids_) make_namespace(taken);
+    refuse_ids([&] { space_of_pids_->await_init(); });
     settings.space = &*space_of_pids_;
     blank_ = start();
   }

@@ -168,9 +168,11 @@ Blank::~Blank() {
   if (pid_ == 0) return;
   if (stub_) stub_->abandon();
   thread_.forget();
-  ::kill(pid_, SIGKILL);
+  kill();
   ::waitpid(pid_, nullptr, __WALL);
 }
+
+void Blank::kill() { ::kill(pid_, SIGKILL); }
 
 Blank Blank::start(const BlankSettings& settings) {
   auto [ours, theirs] = make_socket_pair(SOCK_SEQPACKET);

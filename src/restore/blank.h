@@ -60,6 +60,9 @@ class Blank {
   // The socket's number in the blank.
   static constexpr int kSocket = 3;
 
+  // With all that has become of it. Whoever traces other threads of it waits for them before this
+  // object goes, which waits for the whole.
+  void kill();
   // It is a guest now: neither killed nor reaped by this object any more.
   void release() { pid_ = 0; }
 

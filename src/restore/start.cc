@@ -78,8 +78,9 @@ Restorer::Restorer(RestoreSettings settings)
 }
 
 Restorer::~Restorer() {
-  // They end with the blank, which is killed.
-  for (tracee::TracedThread& thread : other_threads_) thread.forget();
+  // The blank's end is told when theirs were seen.
+  if (!other_threads_.empty()) blank_->kill();
+  other_threads_.clear();
 }
 
 image::schema::Process::Reader Restorer::process() const {

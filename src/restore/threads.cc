@@ -139,6 +139,7 @@ void Restorer::restore_threads() {
   auto warn_function = [this](const std::string& text) { warn(text); };
   restore_scheduling(blank_->pid(), first, warn_function);
   std::map<pid_t, pid_t> tids = threads_as_seen_here();
+  blank_->thread().set_leads(tids.size() > 1);
   for (std::size_t i = 1; i < threads_.size(); ++i) {
     pid_t tid = tids.at(static_cast<pid_t>(threads_[i].get<Thread>().getTid()));
     other_threads_.push_back(tracee::TracedThread::seize(tid, PTRACE_O_EXITKILL));

@@ -55,6 +55,7 @@ bool FrozenProcess::seize_new_threads(std::uint64_t options) {
     if (std::any_of(threads_.begin(), threads_.end(), same)) continue;
     try {
       TracedThread thread = TracedThread::seize(tid, options);
+      thread.set_leads(tid == pid_);
       thread.request_stop();
       threads_.push_back(std::move(thread));
     } catch (const Error& error) {
@@ -138,11 +139,16 @@ TracedThread& FrozenProcess::thread_seen_as(pid_t own_tid) {
   throw Error(Code::kGone, fmt::format("thread {} of process {} has ended", own_tid, pid_));
 }
 
+// The leader after the others: of one that was killed the end is told when theirs were seen.
 void FrozenProcess::thaw(pid_t last) {
+  std::partition(threads_.begin(), threads_.end(),
+                 [this](const TracedThread& thread) { return thread.tid() == pid_; });
   std::optional<TracedThread> kept;
   for (TracedThread& thread : threads_) {
-    if (thread.tid() == last) kept.emplace(std::move(thread));
+    if (thread.tid() == last && last != pid_) kept.emplace(std::move(thread));
   }
+  while (threads_.size() > 1) threads_.pop_back();
+  if (kept && !leader().try_detach()) kept.reset();
   threads_.clear();
 }
 
@@ -152,12 +158,15 @@ void FrozenProcess::kill() {
 }
 
 void FrozenProcess::await_end() {
-  // The leader's end is told when all others have ended.
-  std::reverse(threads_.begin(), threads_.end());
-  for (TracedThread& thread : threads_) {
-    while (thread.attached() && !thread.wait().ended()) thread.resume(PTRACE_CONT);
+  for (; !threads_.empty(); threads_.pop_back()) {
+    TracedThread& thread = threads_.back();
+    thread.set_leads(false);
+    try {
+      while (thread.attached() && !thread.wait().ended()) thread.resume(PTRACE_CONT);
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+    }
   }
-  threads_.clear();
 }
 
 FrozenProcess FrozenProcess::freeze(pid_t pid, std::uint64_t options) {
@@ -170,6 +179,7 @@ FrozenProcess FrozenProcess::freeze(pid_t pid, std::uint64_t options) {
               return (a.tid() != pid) < (b.tid() != pid) ||
                      ((a.tid() != pid) == (b.tid() != pid) && a.tid() < b.tid());
             });
+  frozen.leader().set_leads(frozen.threads_.size() > 1);
   frozen.step_out_of_vdso();
   frozen.abort_restartable_sequences();
   return frozen;

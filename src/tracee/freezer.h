@@ -29,6 +29,7 @@ class FrozenProcess {
   static FrozenProcess freeze(pid_t pid, std::uint64_t options);
 
   FrozenProcess(FrozenProcess&&) = default;
+  ~FrozenProcess() { thaw(); }
   FrozenProcess& operator=(FrozenProcess&&) = delete;
 
   pid_t pid() const { return pid_; }
@@ -37,6 +38,8 @@ class FrozenProcess {
   TracedThread& leader() { return threads_.front(); }
   // By its id as the process itself sees it; kGone where there is none.
   TracedThread& thread_seen_as(pid_t own_tid);
+  // For who traces threads of it besides: the leader's end is told when theirs were seen.
+  void expect_more_threads() { leader().set_leads(true); }
   // `last` is let go when all others are: what it does may begin with another tracer.
   void thaw(pid_t last = 0);
   // Ends the process with SIGKILL and waits until it is gone, as far as a tracer sees it: a zombie

@@ -56,8 +56,7 @@ void add_queueing(SyscallProgram& program, const siginfo_t& info, pid_t pid, pid
 
 ParkedProcess::ParkedProcess(FrozenProcess frozen, const Options& options)
     : frozen_(std::move(frozen)), options_(options) {
-  // The kernel tells of a leader's end only when those of all other threads were seen, so that
-  // whoever waits for it alone might wait for ever.
+  // So that whoever looks at the leader alone sees that it is killed.
   frozen_.leader().set_options(PTRACE_O_TRACEEXIT);
   TracedThread& caller = thread(options.caller);
   std::uint64_t per_thread = kThreadStack + kThreadFrame + caller.xstate().size();
@@ -77,6 +76,7 @@ ParkedProcess::~ParkedProcess() {
   } catch (const Error& error) {
     // It has ended, or is beyond help.
     forget();
+    adopted_.clear();
     if (error.code() == Code::kGone) frozen_.await_end();
   }
 }
@@ -334,6 +334,7 @@ void ParkedProcess::adopt(TracedThread thread, RemotePtr program) {
   parked.state = read_thread_state(thread);
   parked_.push_back(std::move(parked));
   adopted_.push_back(std::move(thread));
+  frozen_.expect_more_threads();
 }
 
 // Their StubPrograms say that they end behind the gate; without one they do so at once.
@@ -394,7 +395,9 @@ void ParkedProcess::commit(SyscallProgram program) {
     stub_->try_run_last(program).check(program);
   } catch (Error& error) {
     forget();
-    frozen_.kill();
+    ::kill(pid(), SIGKILL);
+    adopted_.clear();
+    frozen_.await_end();
     throw error.add_context(fmt::format("process {} was killed, half changed", pid()));
   }
   leave();
@@ -408,6 +411,7 @@ void ParkedProcess::end(int status) {
   // At the entry of that call; what it does from there on it does for all threads.
   TracedThread& leaving = stub_->thread();
   if (!leaving.wait().ended()) leaving.resume(PTRACE_CONT);
+  adopted_.clear();
   frozen_.await_end();
 }
 

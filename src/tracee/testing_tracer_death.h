@@ -5,8 +5,11 @@
 //     if (tracer == 0) {
 //       tracer_death() = {.die_at = 7};
 //       ...
+//
+// Or has the tracee killed right after it, by as many signals as are said.
 #pragma once
 
+#include <cerrno>
 #include <csignal>
 
 #include <sys/ptrace.h>
@@ -18,7 +21,8 @@ namespace telefork::tracee {
 struct TracerDeath {
   long die_at = -1;
   long calls = 0;
-  long resumes = 0;  // by which the tracee runs on
+  long resumes = 0;         // by which the tracee runs on
+  int kills_of_tracee = 0;  // 0: it is the tracer who dies
 };
 
 inline TracerDeath& tracer_death() {
@@ -28,7 +32,13 @@ inline TracerDeath& tracer_death() {
 
 inline void count_tracer_call() {
   TracerDeath& death = tracer_death();
-  if (death.calls++ == death.die_at) ::raise(SIGKILL);
+  if (death.calls++ == death.die_at && death.kills_of_tracee == 0) ::raise(SIGKILL);
+}
+
+inline void count_tracer_return(pid_t tracee) {
+  TracerDeath& death = tracer_death();
+  if (death.calls != death.die_at + 1) return;
+  for (int i = 0; i < death.kills_of_tracee; ++i) ::kill(tracee, SIGKILL);
 }
 
 }  // namespace telefork::tracee
@@ -40,7 +50,11 @@ long __real_ptrace(unsigned request, pid_t pid, void* address, void* data);
   if (request == PTRACE_CONT || request == PTRACE_SYSCALL || request == PTRACE_SINGLESTEP) {
     ++telefork::tracee::tracer_death().resumes;
   }
-  return __real_ptrace(request, pid, address, data);
+  long result = __real_ptrace(request, pid, address, data);
+  int error = errno;
+  telefork::tracee::count_tracer_return(pid);
+  errno = error;
+  return result;
 }
 ssize_t __real_process_vm_writev(pid_t, const iovec*, unsigned long, const iovec*, unsigned long,
                                  unsigned long);
@@ -50,6 +64,10 @@ ssize_t __real_process_vm_writev(pid_t, const iovec*, unsigned long, const iovec
                                                       unsigned long remote_count,
                                                       unsigned long flags) {
   telefork::tracee::count_tracer_call();
-  return __real_process_vm_writev(pid, local, local_count, remote, remote_count, flags);
+  ssize_t result = __real_process_vm_writev(pid, local, local_count, remote, remote_count, flags);
+  int error = errno;
+  telefork::tracee::count_tracer_return(pid);
+  errno = error;
+  return result;
 }
 }

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "kernel/abi.h"
 #include "kernel/procfs_task.h"
+#include "tracee/change_wait.h"
 
 namespace telefork::tracee {
 namespace {
@@ -73,21 +74,26 @@ TracedThread TracedThread::seize(pid_t tid, std::uint64_t options) {
 TracedThread::TracedThread(TracedThread&& other) noexcept
     : tid_(std::exchange(other.tid_, 0)),
       stopped_(std::exchange(other.stopped_, false)),
-      group_stop_(std::exchange(other.group_stop_, false)) {}
+      group_stop_(std::exchange(other.group_stop_, false)),
+      leads_(std::exchange(other.leads_, false)) {}
 
 TracedThread& TracedThread::operator=(TracedThread&& other) noexcept {
   std::swap(tid_, other.tid_);
   std::swap(stopped_, other.stopped_);
   std::swap(group_stop_, other.group_stop_);
+  std::swap(leads_, other.leads_);
   return *this;
 }
 
 TracedThread::~TracedThread() {
+  // Where it has ended meanwhile there is nothing to stop, nor to detach from.
   try {
     if (attached() && !stopped_) interrupt();
+  } catch (const Error&) {
+  }
+  try {
     detach();
   } catch (const Error&) {
-    // It has ended meanwhile: there is nothing left to detach from.
   }
 }
 
@@ -103,6 +109,13 @@ WaitStatus TracedThread::note(int status) {
 }
 
 WaitStatus TracedThread::wait() {
+  if (leads_) {
+    ChangeWait changes;
+    for (;;) {
+      if (std::optional<WaitStatus> status = try_wait()) return *status;
+      changes.await();
+    }
+  }
   int status = 0;
   pid_t waited;
   do {
@@ -112,12 +125,19 @@ WaitStatus TracedThread::wait() {
   return note(status);
 }
 
-std::optional<WaitStatus> TracedThread::try_wait() {
+std::optional<WaitStatus> TracedThread::ask_kernel() {
   int status = 0;
   pid_t waited = ::waitpid(tid_, &status, __WALL | __WNOTHREAD | WNOHANG);
   if (waited < 0) throw_errno(fmt::format("waiting for thread {}", tid_), Code::kGone);
   if (waited == 0) return std::nullopt;
   return note(status);
+}
+
+std::optional<WaitStatus> TracedThread::try_wait() {
+  std::optional<WaitStatus> status = ask_kernel();
+  if (status || !leads_ || kernel::read_stat(tid_).state != 'Z') return status;
+  // As of one that stops for its end.
+  return WaitStatus(PTRACE_EVENT_EXIT << 16 | SIGTRAP << 8 | 0x7f);
 }
 
 void TracedThread::request_stop() {
@@ -128,6 +148,9 @@ void TracedThread::await_stop() {
   pid_t tid = tid_;
   for (;;) {
     WaitStatus status = wait();
+    if (status.ended()) {
+      throw Error(Code::kGone, fmt::format("thread {} {}", tid, status.describe()));
+    }
     switch (status.kind()) {
       case WaitStatus::Kind::kGroupStop:
         group_stop_ = true;
@@ -135,9 +158,6 @@ void TracedThread::await_stop() {
       case WaitStatus::Kind::kEventStop:
         group_stop_ = false;
         return;
-      case WaitStatus::Kind::kExited:
-      case WaitStatus::Kind::kKilled:
-        throw Error(Code::kGone, fmt::format("thread {} {}", tid, status.describe()));
       case WaitStatus::Kind::kSignalDelivery:
         resume(PTRACE_CONT, status.signal());
         break;
@@ -172,7 +192,7 @@ void TracedThread::run_into_system_call(long number) {
 void TracedThread::resume(int request, int signal) {
   // One that was killed meanwhile may have come to its last stop (PTRACE_O_TRACEEXIT), from which
   // it would go on without a word.
-  if (std::optional<WaitStatus> status = stopped_ ? try_wait() : std::nullopt) {
+  if (std::optional<WaitStatus> status = stopped_ ? ask_kernel() : std::nullopt) {
     if (status->ended()) {
       throw Error(Code::kGone, fmt::format("thread {} {}", tid_, status->describe()));
     }
@@ -294,11 +314,32 @@ unsigned long TracedThread::event_message() const {
   return message;
 }
 
-void TracedThread::detach() {
-  if (!attached()) return;
-  pid_t tid = std::exchange(tid_, 0);
+bool TracedThread::try_detach() {
+  if (::ptrace(PTRACE_DETACH, tid_, 0, 0) != 0) {
+    if (errno == ESRCH) return false;
+    throw_errno(fmt::format("detaching from thread {}", tid_));
+  }
+  forget();
+  return true;
+}
+
+void TracedThread::see_end() {
   stopped_ = false;
-  call_ptrace(PTRACE_DETACH, tid, 0, nullptr, "detaching from");
+  try {
+    while (attached() && !wait().ended()) try_detach();
+    // Where others of its group live on, it cannot be reaped yet.
+    if (attached()) ask_kernel();
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+  }
+  forget();
+}
+
+void TracedThread::detach() {
+  if (!attached() || try_detach()) return;
+  pid_t tid = tid_;
+  see_end();
+  throw Error(Code::kGone, fmt::format("thread {} has ended", tid));
 }
 
 }  // namespace telefork::tracee

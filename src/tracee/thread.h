@@ -92,18 +92,30 @@ class TracedThread {
   void set_options(std::uint64_t options);
   unsigned long event_message() const;
 
-  // Lets it go on untraced. No effect when it is not attached.
+  // Lets it go on untraced. No effect when it is not attached. One that was killed in its stop is
+  // waited for first, so that it is no zombie of this process.
   void detach();
+  // The same, but false where it was killed in its stop: its end is still to be waited for.
+  bool try_detach();
   // For a thread that has ended or that another takes over.
   void forget() { tid_ = 0; }
+
+  // Whether it is a leader and others of its group may be traced too. Of such a one the kernel
+  // tells the end only when theirs were seen (kernel/exit.c, delay_group_leader): what waits for it
+  // alone would wait for ever. With this it has ended as soon as it is a zombie, and is reaped by
+  // detach(), if those of the others were by then.
+  void set_leads(bool leads) { leads_ = leads; }
 
  private:
   explicit TracedThread(pid_t tid) : tid_(tid) {}
   WaitStatus note(int status);
+  std::optional<WaitStatus> ask_kernel();
+  void see_end();
 
   pid_t tid_ = 0;
   bool stopped_ = false;
   bool group_stop_ = false;
+  bool leads_ = false;
 };
 
 }  // namespace telefork::tracee

@@ -100,6 +100,8 @@ constexpr std::array kRules = {
 
     Rule{Reason::kNoProcess, Part::kProcess, "no process",
          "there is no such process, or it has ended", ""},
+    Rule{Reason::kThreadsId, Part::kProcess, "the id of a thread in the place of its process's",
+         "it is a thread of process {}", "name the process"},
     Rule{Reason::kNotPermitted, Part::kProcess, "a process that one may not look at",
          "it is another user's, or protected",
          "ask as its user or as root, or have it set PR_SET_DUMPABLE (prctl(2)) to 1"},

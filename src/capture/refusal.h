@@ -60,6 +60,7 @@ enum class Reason {
   kReplacedFile,
   kMappedFile,
   kNoProcess,
+  kThreadsId,
   kNotPermitted,
   kSeccomp,
   kThreadDiffers,

@@ -162,6 +162,11 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   survey.thread = find_thread(options, pid);
   survey.status = kernel::read_status(survey.thread);
   survey.status.name = survey.stat.comm;  // the process's, whatever the thread is called
+  if (survey.status.tgid != pid) {
+    survey.refusals.push_back(
+        refuse(std::to_string(pid), Reason::kThreadsId, std::to_string(survey.status.tgid)));
+    return survey;
+  }
   if (survey.stat.state == 'Z') {
     if (kernel::list_threads(pid).size() < 2) {
       throw Error(Code::kGone, fmt::format("process {} has ended", pid));

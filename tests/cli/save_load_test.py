@@ -322,6 +322,16 @@ class SaveAndLoad(cli.Test):
         self.refuses(call("save", "abc", self.folder / "x"), 2, "telefork: usage: ")
         self.refuses(call("save", 0, self.folder / "x"), 2, "telefork: usage: ")
 
+    def test_refuses_the_id_of_a_thread(self):
+        victim = self.victim(2, 0)
+        thread = max(map(int, os.listdir(f"/proc/{victim.pid}/task")))
+        text = f"refused: {thread}: it is a thread of process {victim.pid}; name the process\n"
+        self.refuses(call("save", thread, self.folder / "x"), 3, text)
+        checked = call("check", thread)
+        self.assertEqual((checked.returncode, checked.stdout), (3, text.encode()))
+        self.assertEqual(list(self.folder.iterdir()), [])
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
     def undone(self, victim, done):
         """The save failed after the freeze: no file, and the process runs on."""
         self.assertEqual(done.returncode, 75, done.stderr)

@@ -113,6 +113,10 @@ constexpr std::array kRules = {
          "its own, other than for a fork",
          "it does not have the first thread's {}, which cannot be restored yet",
          "have all threads keep the same"},
+    Rule{Reason::kSharer, Part::kProcess,
+         "memory, descriptors or directories that another process has too (clone(2), vfork(2)), "
+         "other than for a fork",
+         "it shares its {}, which would stay", "end that one first"},
     Rule{Reason::kTraced, Part::kProcess, "a debugger attached", "process {} traces it",
          "end that debugger first"},
     Rule{Reason::kYamaStrangers, Part::kProcess,

@@ -64,6 +64,7 @@ enum class Reason {
   kNotPermitted,
   kSeccomp,
   kThreadDiffers,
+  kSharer,
   kTraced,
   kYamaStrangers,
   kYamaUsers,

@@ -178,6 +178,7 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   }
   survey_policy(options, survey);
   survey_threads(options, survey);
+  survey_sharers(options, survey);
   survey_mappings(options, earlier, survey);
   survey_descriptors(options, survey);
   return survey;

@@ -108,6 +108,10 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier = 
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey);
 void survey_descriptors(const SurveyOptions& options, Survey& survey);
 void survey_threads(const SurveyOptions& options, Survey& survey);
+// Other processes that were cloned to have its memory, descriptors or directories. kcmp(2) with
+// every process takes 1 us each; not in a quick survey. Those that this user may not look at are
+// passed over, and all where the kernel has no kcmp(2).
+void survey_sharers(const SurveyOptions& options, Survey& survey);
 // Reads the descriptors of the process once.
 bool is_in_a_call(Survey& survey);
 void survey_policy(const SurveyOptions& options, Survey& survey);

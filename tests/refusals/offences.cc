@@ -320,6 +320,21 @@ bool have_a_child() {
   for (;;) pause();
 }
 
+int stay_in_its_memory(void*) {
+  syscall(SYS_close_range, 0U, ~0U, 0U);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  for (;;) pause();
+}
+
+// No child: a sibling, which ends with the parent of both.
+bool share_its_memory() {
+  constexpr std::size_t kStack = 16 * kPage;
+  void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (stack == MAP_FAILED) return false;
+  char* top = static_cast<char*>(stack) + kStack;
+  return clone(stay_in_its_memory, top, CLONE_VM | CLONE_PARENT | SIGCHLD, nullptr) > 0;
+}
+
 pthread_t the_leader;
 
 void* outlive(void* done) {
@@ -429,6 +444,8 @@ const Offence kAll[] = {
      "it has children, and a process cannot be saved with its children yet; save it when they have "
      "ended",
      have_a_child, "", false},
+    {"memory_of_two", "process ", "it shares its memory with process ", share_its_memory, "",
+     false},
     {"shared_memory", "mapping ",
      "memory shared with processes that stay cannot move; have a copy of it made with "
      "--shared=copy",

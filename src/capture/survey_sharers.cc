@@ -1,0 +1,66 @@
+#include <cerrno>
+#include <map>
+
+#include <fmt/format.h>
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "capture/survey.h"
+
+namespace telefork::capture {
+namespace {
+
+constexpr struct {
+  int type;
+  const char* name;
+} kParts[] = {
+    {KCMP_VM, "memory"},
+    {KCMP_FILES, "descriptors"},
+    {KCMP_FS, "directories and umask"},
+};
+
+// The launcher of a private agent stays in the memory of the program that made it, and leaves it
+// alone (library/private_agent.c).
+bool is_launcher(pid_t pid) {
+  try {
+    return kernel::read_comm(pid, pid) == "telefork-agent";
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone && error.error() != ENOENT) throw;
+    return true;  // it has ended
+  }
+}
+
+// Empty too of one that has ended meanwhile, or is another user's.
+std::string shared_parts(pid_t pid, pid_t other) {
+  std::string list;
+  for (const auto& part : kParts) {
+    long order = ::syscall(SYS_kcmp, pid, other, part.type, 0, 0);
+    if (order < 0) return list;
+    if (order == 0) list += (list.empty() ? "" : ", ") + std::string(part.name);
+  }
+  return list;
+}
+
+}  // namespace
+
+void survey_sharers(const SurveyOptions& options, Survey& survey) {
+  const bool stays_whole = options.purpose == Purpose::kFork;  // it has copies
+  const bool seen_as_children = options.purpose == Purpose::kReturn;
+  if (stays_whole || seen_as_children || options.quick) return;
+  std::map<std::string, std::vector<pid_t>> sharers;
+  for (pid_t other : kernel::list_processes()) {
+    if (other == survey.pid) continue;
+    std::string parts = shared_parts(survey.pid, other);
+    if (!parts.empty() && !is_launcher(other)) sharers[parts].push_back(other);
+  }
+  for (const auto& [parts, pids] : sharers) {
+    std::string others = pids.size() == 1 ? "" : fmt::format(" and {} more", pids.size() - 1);
+    survey.refusals.push_back(
+        refuse(fmt::format("process {} ({})", survey.pid, survey.status.name), Reason::kSharer,
+               fmt::format("{} with process {}{}", parts, pids.front(), others)));
+  }
+}
+
+}  // namespace telefork::capture

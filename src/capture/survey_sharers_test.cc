@@ -1,0 +1,111 @@
+#include <sched.h>
+#include <csignal>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "capture/survey.h"
+
+namespace telefork::capture {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+int wait_for_ever(void* name) {
+  if (name != nullptr) ::prctl(PR_SET_NAME, name);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  for (;;) ::pause();
+}
+
+// A process that has cloned another one with these flags.
+class SharingProcess {
+ public:
+  explicit SharingProcess(int flags, const char* name = nullptr) {
+    auto [from, to] = make_pipe();
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      constexpr std::size_t kStack = 65536;
+      void* stack = ::mmap(nullptr, kStack, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+      pid_t sharer = ::clone(wait_for_ever, static_cast<char*>(stack) + kStack, flags | SIGCHLD,
+                             const_cast<char*>(name));
+      if (::write(to.get(), &sharer, sizeof(sharer)) != sizeof(sharer)) ::_exit(1);
+      for (;;) ::pause();
+    }
+    EXPECT_EQ(::read(from.get(), &sharer_, sizeof(sharer_)), ssize_t{sizeof(sharer_)});
+  }
+  SharingProcess(const SharingProcess&) = delete;
+  SharingProcess& operator=(const SharingProcess&) = delete;
+  ~SharingProcess() {
+    ::kill(sharer_, SIGKILL);
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+
+  std::string sharer() const { return std::to_string(sharer_); }
+  pid_t sharer_pid() const { return sharer_; }
+
+  std::vector<std::string> refusals(Purpose purpose, bool quick = false) const {
+    Survey survey;
+    survey.pid = pid_;
+    survey.status = kernel::read_status(pid_);
+    SurveyOptions options;
+    options.purpose = purpose;
+    options.quick = quick;
+    survey_sharers(options, survey);
+    std::vector<std::string> lines;
+    for (const Refusal& refusal : survey.refusals) lines.push_back(refusal.text());
+    return lines;
+  }
+
+ private:
+  pid_t pid_ = -1;
+  pid_t sharer_ = 0;
+};
+
+TEST(SurveyOfSharers, FindsNothingWhereAChildHasCopies) {
+  EXPECT_THAT(SharingProcess(0).refusals(Purpose::kSave), IsEmpty());
+}
+
+TEST(SurveyOfSharers, NamesAProcessInTheSameMemory) {
+  SharingProcess process(CLONE_VM);
+  auto line = HasSubstr("it shares its memory with process " + process.sharer() +
+                        ", which would stay; end that one first");
+  EXPECT_THAT(process.refusals(Purpose::kSave), ElementsAre(line));
+  EXPECT_THAT(process.refusals(Purpose::kRunOn), ElementsAre(line));
+}
+
+TEST(SurveyOfSharers, NamesAProcessWithTheSameDescriptorsOrDirectories) {
+  EXPECT_THAT(SharingProcess(CLONE_FILES).refusals(Purpose::kSave),
+              ElementsAre(HasSubstr("its descriptors with process ")));
+  EXPECT_THAT(SharingProcess(CLONE_FS).refusals(Purpose::kSave),
+              ElementsAre(HasSubstr("its directories and umask with process ")));
+  EXPECT_THAT(SharingProcess(CLONE_VM | CLONE_FILES).refusals(Purpose::kSave),
+              ElementsAre(HasSubstr("its memory, descriptors with process ")));
+}
+
+TEST(SurveyOfSharers, LeavesAForkAndAQuickLookAlone) {
+  SharingProcess process(CLONE_VM);
+  EXPECT_THAT(process.refusals(Purpose::kFork), IsEmpty());
+  EXPECT_THAT(process.refusals(Purpose::kRunOn, true), IsEmpty());
+}
+
+TEST(SurveyOfSharers, PassesOverTheLauncherOfAPrivateAgent) {
+  SharingProcess process(CLONE_VM, "telefork-agent");
+  while (kernel::read_comm(process.sharer_pid(), process.sharer_pid()) != "telefork-agent") {
+    ::sched_yield();
+  }
+  EXPECT_THAT(process.refusals(Purpose::kRunOn), IsEmpty());
+}
+
+}  // namespace
+}  // namespace telefork::capture

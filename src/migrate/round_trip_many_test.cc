@@ -6,11 +6,13 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/capability.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/error.h"
 #include "kernel/procfs.h"
 #include "migrate/homecoming_trip.h"
 #include "migrate/round_trip.h"
@@ -104,6 +106,50 @@ TEST_F(RoundTripOfMany, KeepsThousandsOfDescriptors) {
     fds.pop_back();
     verify_files(fds);
   });
+}
+
+// As a plain user's keeper has it.
+void live_with_descriptors(rlim_t count) {
+  const rlimit limit{count, count};
+  EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct sets[2] = {};
+  EXPECT_EQ(::syscall(SYS_capget, &header, sets), 0);
+  sets[CAP_SYS_RESOURCE / 32].effective &= ~(1U << (CAP_SYS_RESOURCE % 32));
+  EXPECT_EQ(::syscall(SYS_capset, &header, sets), 0);
+}
+
+TEST_F(RoundTripOfMany, KeepsAllDescriptorsThatTheLimitOfItsNewHomeAllows) {
+  constexpr int kLimit = 64;
+  TripOptions options;
+  options.on_the_way = [] { live_with_descriptors(kLimit); };
+  options.compare = false;  // the hard limit is another one
+  expect_survives(
+      [](Self& self) {
+        std::vector<int> fds = open_files(kLimit - 8);
+        VERIFY(fds.back() < kLimit);
+        self.travel();
+        verify_files(fds);
+      },
+      options);
+}
+
+TEST_F(RoundTripOfMany, NamesTheLimitThatADescriptorIsBeyond) {
+  Traveller traveller([](Self& self) {
+    VERIFY(::dup2(STDIN_FILENO, 100) == 100);
+    self.travel();
+  });
+  TripOptions options;
+  traveller.save(options);
+  live_with_descriptors(64);
+  try {
+    traveller.load(options);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kResources);
+    EXPECT_EQ(error.text(),
+              "restoring descriptors: there is no descriptor 100 here (limit nofile is 64)");
+  }
 }
 
 TEST_F(RoundTripOfMany, KeepsThousandsOfPendingSignals) {

@@ -1,12 +1,15 @@
 // Open files at the numbers that the program knows them by.
+#include <algorithm>
+#include <limits>
 #include <set>
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "base/error.h"
-#include "restore/free_numbers.h"
+#include "restore/descriptor_plan.h"
 #include "restore/restorer.h"
 
 namespace telefork::restore {
@@ -15,33 +18,45 @@ namespace {
 using image::schema::FileDescription;
 using tracee::SyscallProgram;
 
+constexpr rlim_t kRoom = 16;  // beyond its own: the way in, and what changes places
+
+// As many of its files are open in the keeper too: it may have the same limit, and has more open.
+std::size_t files_at_once() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) throw_errno("reading the limit of descriptors");
+  return std::clamp<std::size_t>(limit.rlim_cur / 8, 4, 253);
+}
+
+void add_step(const NumberStep& step, SyscallProgram& program) {
+  switch (step.kind) {
+    case NumberStep::Kind::kCopy:
+      program.call_expecting(fmt::format("restoring fd {}", step.to), step.to, SYS_dup3,
+                             {step.from, step.to, step.close_on_exec ? O_CLOEXEC : 0});
+      break;
+    case NumberStep::Kind::kClose:
+      program.call("closing a parked descriptor", SYS_close, {step.from});
+      break;
+    case NumberStep::Kind::kKeepOnExec:
+      program.call(fmt::format("restoring fd {}", step.from), SYS_fcntl, {step.from, F_SETFD, 0});
+      break;
+  }
+}
+
 }  // namespace
 
-void Restorer::restore_descriptors() {
-  if (!files_) throw Error(Code::kCorrupt, "the image lacks its descriptors");
-  auto files = files_->get<image::schema::Files>();
-  auto descriptions = files.getDescriptions();
-
-  std::vector<UniqueFd> opened;
-  std::vector<int> numbers;
-  for (FileDescription::Reader description : descriptions) {
-    if (description.getKind() == FileDescription::Kind::STDIO) {
-      if (description.getStream() > 2) throw Error(Code::kCorrupt, "no such standard stream");
-      const UniqueFd& stream = settings_.streams[description.getStream()];
-      opened.push_back(
-          stream ? stream.duplicate()
-                 : open_file("/dev/null", description.getStream() == 0 ? O_RDONLY : O_WRONLY));
-    } else {
-      opened.push_back(open_files_.open_description(
-          description, contents_, [this](const std::string& text) { warn(text); }));
-    }
-    numbers.push_back(opened.back().get());
+UniqueFd Restorer::open_description(FileDescription::Reader description) {
+  if (description.getKind() != FileDescription::Kind::STDIO) {
+    return open_files_.open_description(description, contents_,
+                                        [this](const std::string& text) { warn(text); });
   }
+  if (description.getStream() > 2) throw Error(Code::kCorrupt, "no such standard stream");
+  const UniqueFd& stream = settings_.streams[description.getStream()];
+  if (stream) return stream.duplicate();
+  return open_file("/dev/null", description.getStream() == 0 ? O_RDONLY : O_WRONLY);
+}
 
-  const bool has_session = settings_.session_number >= 0;
-  if (has_session) numbers.push_back(settings_.session_socket.get());
-
-  // What came for the mappings is mapped by now.
+// What came for the mappings is mapped by now.
+void Restorer::close_mapped_files() {
   SyscallProgram program;
   std::set<int> mapped;
   for (const Mapping& mapping : mappings_) {
@@ -49,47 +64,82 @@ void Restorer::restore_descriptors() {
   }
   if (bulk_in_blank_ >= 0) mapped.insert(bulk_in_blank_);
   for (int fd : mapped) program.call("closing a mapped file", SYS_close, {fd});
-  if (!program.empty()) blank_->stub().run(program);
+  run_if_large(program, true);
+}
 
-  std::vector<int> given = blank_->give_fds(numbers);
-  program = SyscallProgram();
-  program.call("closing the way in", SYS_close, {Blank::kSocket});
+// The blank's own may be lower than the numbers that the program had; it is restored later. -> how
+// many numbers it has.
+int Restorer::make_room_for_descriptors(const std::vector<WantedNumber>& wanted) {
+  rlim_t need = 0;
+  for (const WantedNumber& one : wanted) {
+    need = std::max(need, static_cast<rlim_t>(one.number) + 1);
+  }
+  rlimit limit{};
+  if (::prlimit(blank_->pid(), RLIMIT_NOFILE, nullptr, &limit) != 0) {
+    throw_errno("reading the limit of descriptors");
+  }
+  if (limit.rlim_cur < need + kRoom) {
+    rlimit wider{need + kRoom, std::max(limit.rlim_max, need + kRoom)};
+    if (::prlimit(blank_->pid(), RLIMIT_NOFILE, &wider, nullptr) == 0) limit = wider;
+  }
+  if (limit.rlim_cur < need) {
+    throw Error(Code::kResources, fmt::format("there is no descriptor {} here (limit nofile is {})",
+                                              need - 1, limit.rlim_cur));
+  }
+  return static_cast<int>(std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<int>::max()));
+}
 
-  std::set<int> targets;
+std::vector<WantedNumber> Restorer::wanted_numbers() const {
+  auto files = files_->get<image::schema::Files>();
+  std::vector<WantedNumber> wanted;
+  std::set<int> numbers;
   for (image::schema::Descriptor::Reader descriptor : files.getDescriptors()) {
-    if (descriptor.getDescription() >= descriptions.size()) {
+    if (descriptor.getDescription() >= files.getDescriptions().size()) {
       throw Error(Code::kCorrupt, "a descriptor names a file that is not in the image");
     }
-    targets.insert(static_cast<int>(descriptor.getFd()));
-  }
-  if (has_session && !targets.insert(settings_.session_number).second) {
-    throw Error(Code::kCorrupt, "the session socket has the number of another descriptor");
-  }
-  std::set<int> taken = targets;
-  taken.insert(given.begin(), given.end());
-  FreeNumbers free(taken);
-  std::vector<int> parked = given;
-  for (int& number : parked) {
-    if (targets.count(number) == 0) continue;
-    int to = free.next();
-    program.call("parking a descriptor", SYS_dup3, {number, to, O_CLOEXEC});
-    program.call("parking a descriptor", SYS_close, {number});
-    number = to;
-    run_if_large(program);
-  }
-  for (image::schema::Descriptor::Reader descriptor : files.getDescriptors()) {
     auto fd = static_cast<int>(descriptor.getFd());
-    program.call_expecting(
-        fmt::format("restoring fd {}", fd), fd, SYS_dup3,
-        {parked[descriptor.getDescription()], fd, descriptor.getCloseOnExec() ? O_CLOEXEC : 0});
-    run_if_large(program);
+    if (fd < 0 || !numbers.insert(fd).second) {
+      throw Error(Code::kCorrupt, "a descriptor has no number of its own");
+    }
+    wanted.push_back({fd, descriptor.getDescription(), descriptor.getCloseOnExec()});
   }
-  if (has_session) {
-    program.call_expecting("restoring the session socket", settings_.session_number, SYS_dup3,
-                           {parked.back(), settings_.session_number, O_CLOEXEC});
+  if (settings_.session_number >= 0) {
+    if (!numbers.insert(settings_.session_number).second) {
+      throw Error(Code::kCorrupt, "the session socket has the number of another descriptor");
+    }
+    wanted.push_back({settings_.session_number, files.getDescriptions().size(), true});
   }
-  for (int number : parked) {
-    program.call("closing a parked descriptor", SYS_close, {number});
+  return wanted;
+}
+
+void Restorer::restore_descriptors() {
+  if (!files_) throw Error(Code::kCorrupt, "the image lacks its descriptors");
+  const std::vector<WantedNumber> wanted = wanted_numbers();
+  close_mapped_files();
+  const int limit = make_room_for_descriptors(wanted);
+
+  const std::size_t at_once = files_at_once();
+  std::vector<int> given;
+  std::vector<UniqueFd> opened;
+  auto give = [&] {
+    std::vector<int> numbers;
+    for (const UniqueFd& file : opened) numbers.push_back(file.get());
+    std::vector<int> there = blank_->give_fds(numbers);
+    given.insert(given.end(), there.begin(), there.end());
+    opened.clear();
+  };
+  for (FileDescription::Reader description :
+       files_->get<image::schema::Files>().getDescriptions()) {
+    opened.push_back(open_description(description));
+    if (opened.size() >= at_once) give();
+  }
+  if (settings_.session_number >= 0) opened.push_back(settings_.session_socket.duplicate());
+  give();
+
+  SyscallProgram program;
+  program.call("closing the way in", SYS_close, {Blank::kSocket});
+  for (const NumberStep& step : plan_numbers(std::move(given), wanted, limit)) {
+    add_step(step, program);
     run_if_large(program);
   }
   run_if_large(program, true);

@@ -36,6 +36,7 @@
 #include "restore/address_space.h"
 #include "restore/blank.h"
 #include "restore/clocks.h"
+#include "restore/descriptor_plan.h"
 #include "restore/files.h"
 #include "restore/page_reception.h"
 #include "restore/vma_rules.h"
@@ -160,6 +161,10 @@ class Restorer {
   void restore_limits();
   // descriptors.cc
   void restore_descriptors();
+  std::vector<WantedNumber> wanted_numbers() const;
+  void close_mapped_files();
+  int make_room_for_descriptors(const std::vector<WantedNumber>& wanted);
+  UniqueFd open_description(image::schema::FileDescription::Reader description);
   // signals.cc, timers.cc
   void restore_signals();
   using TimerList = ::capnp::List<image::schema::PosixTimer>::Reader;

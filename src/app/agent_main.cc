@@ -1,5 +1,4 @@
 // telefork-agent: the tracer on the source's side, one a program. See session/agent.h.
-#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <optional>
@@ -17,8 +16,7 @@
 #include "session/agent.h"
 
 int main(int argc, char** argv) {
-  ::signal(SIGPIPE, SIG_IGN);
-  ::signal(SIGXFSZ, SIG_IGN);
+  telefork::app::ignore_signals_of_writes();
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   telefork::app::raise_own_limits();
   int fd = -1;

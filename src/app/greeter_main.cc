@@ -1,5 +1,4 @@
 // telefork-greeter: started by telepad, one a TCP connection. See session/greeter.h.
-#include <csignal>
 #include <cstdio>
 
 #include <sys/prctl.h>
@@ -10,7 +9,7 @@
 #include "session/greeter.h"
 
 int main(int argc, char** argv) {
-  ::signal(SIGPIPE, SIG_IGN);
+  telefork::app::ignore_signals_of_writes();
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   int socket = -1;
   int telepad = -1;

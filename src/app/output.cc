@@ -1,7 +1,6 @@
 #include "app/output.h"
 
 #include <cerrno>
-#include <csignal>
 #include <cstdlib>
 
 #include <fmt/format.h>
@@ -138,11 +137,6 @@ std::string alarming(std::string_view text, std::FILE* stream) {
   bool plain = no_color != nullptr && no_color[0] != '\0';
   if (plain || ::isatty(::fileno(stream)) == 0) return std::string(text);
   return fmt::format("\x1b[1;31m{}\x1b[0m", text);
-}
-
-void ignore_signals_of_writes() {
-  ::signal(SIGPIPE, SIG_IGN);
-  ::signal(SIGXFSZ, SIG_IGN);
 }
 
 }  // namespace telefork::app

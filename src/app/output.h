@@ -54,7 +54,4 @@ std::string format_bytes(std::uint64_t bytes);
 // `text` in bold red, where `stream` is a terminal and NO_COLOR is not set.
 std::string alarming(std::string_view text, std::FILE* stream);
 
-// A reader that has gone (SIGPIPE) and a file size limit (SIGXFSZ) are errors of the write.
-void ignore_signals_of_writes();
-
 }  // namespace telefork::app

@@ -113,6 +113,11 @@ int exit_code(const Error& error) {
   }
 }
 
+void ignore_signals_of_writes() {
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);
+}
+
 void raise_own_limits() {
   for (auto resource : {RLIMIT_NOFILE, RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_STACK,
                         RLIMIT_AS, RLIMIT_RSS}) {

@@ -1,5 +1,4 @@
 // telepad: the daemon of a node. See session/telepad.h.
-#include <csignal>
 #include <cstdio>
 
 #include <fcntl.h>
@@ -96,7 +95,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  ::signal(SIGPIPE, SIG_IGN);
+  telefork::app::ignore_signals_of_writes();
   spdlog::set_default_logger(spdlog::stderr_logger_st("telepad"));
   spdlog::set_pattern("telepad: %v");
   try {

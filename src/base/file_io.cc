@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -47,11 +48,21 @@ void read_fully(const UniqueFd& file, std::span<std::byte> bytes, const std::str
   }
 }
 
+void throw_write_errno(const std::string& name) {
+  const int error = errno;
+  rlimit limit{};
+  if (error == EFBIG && ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+    throw_errno(fmt::format("writing {} (limit fsize is {})", name, limit.rlim_cur), error,
+                Code::kResources);
+  }
+  throw_errno("writing " + name, error);
+}
+
 void write_fully(const UniqueFd& file, std::span<const std::byte> bytes, const std::string& name) {
   while (!bytes.empty()) {
     ssize_t count = ::write(file.get(), bytes.data(), bytes.size());
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) throw_errno("writing " + name);
+    if (count < 0) throw_write_errno(name);
     bytes = bytes.subspan(static_cast<std::size_t>(count));
   }
 }

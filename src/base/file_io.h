@@ -20,7 +20,11 @@ void read_in_pieces(const UniqueFd& file, std::uint64_t size, const std::string&
 // read_in_pieces().
 void read_fully(const UniqueFd& file, std::span<std::byte> bytes, const std::string& name);
 
-// Writes all of it; the Error of a full disk is kResources.
+// The Error of a write(2) that failed just now: that of a full disk, or of a limit, which is named,
+// is kResources. The process ignores SIGXFSZ.
+[[noreturn]] void throw_write_errno(const std::string& name);
+
+// Writes all of it.
 void write_fully(const UniqueFd& file, std::span<const std::byte> bytes, const std::string& name);
 
 }  // namespace telefork

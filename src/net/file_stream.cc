@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/file_io.h"
 
 namespace telefork::net {
 namespace {
@@ -85,7 +86,7 @@ void FileSink::write(std::span<const std::byte> bytes) {
       wait_for_room();
       continue;
     }
-    if (count < 0) throw_errno("writing " + path_);
+    if (count < 0) throw_write_errno(path_);
     bytes = bytes.subspan(static_cast<std::size_t>(count));
   }
 }

@@ -1,8 +1,8 @@
 #include "proxy/stdio.h"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
+#include <memory>
 
 #include <fmt/format.h>
 #include <poll.h>
@@ -40,8 +40,9 @@ void StdioSender::on_ready(std::span<const pollfd> entries) {
 
 void StdioSender::read_once() {
   if (!fd_ || paused_ || window_ == 0) return;
-  std::array<std::byte, kReadSize> buffer;
-  SharedFd::Result result = fd_.try_read(std::span(buffer).first(std::min(buffer.size(), window_)));
+  // Not on the stack, which a program's limit may have made smaller.
+  auto buffer = std::make_unique_for_overwrite<std::byte[]>(kReadSize);
+  SharedFd::Result result = fd_.try_read({buffer.get(), std::min(kReadSize, window_)});
   // A terminal that hung up says EIO; for the reader that is an end like any other.
   if (result.error != 0 || result.count == 0) return end();
   if (!result.count) {
@@ -54,7 +55,7 @@ void StdioSender::read_once() {
   link_->send([&](Message::Builder message) {
     auto data = message.initStdioData();
     data.setStream(stream_);
-    data.setData({reinterpret_cast<const kj::byte*>(buffer.data()), count});
+    data.setData({reinterpret_cast<const kj::byte*>(buffer.get()), count});
   });
 }
 

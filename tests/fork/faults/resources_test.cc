@@ -143,6 +143,43 @@ TEST_P(AForkInNeed, SaysThatTheDestinationHasTooLittleAddressSpace) {
   expect_that_it_works_now();  // the same telepad, a smaller program
 }
 
+// What travels lies in a memory file there, for which the limit counts too.
+TEST_P(AForkInNeed, SaysThatTheDestinationMayMakeNoFileSoLarge) {
+  start_telepad([] { set_limit(RLIMIT_FSIZE, 10'000); });
+  expect_refused(run_attempt([&] {
+                   make_file(path("content"), std::string(100'000, 'x'));
+                   const int fd = open(path("content").c_str(), O_RDONLY);
+                   require(mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE, fd, 0) != MAP_FAILED);
+                   require(unlink(path("content").c_str()) == 0 && close(fd) == 0);
+                 }),
+                 "writing a memory file (limit fsize is 10000): File too large");
+  expect_that_it_works_now();
+}
+
+TEST_P(AForkInNeed, WorksWhereNoFileMayGrow) {
+  const Outcome outcome = run([] {
+    set_limit(RLIMIT_FSIZE, 0);
+    const pid_t pid = telefork_fork("local");
+    if (pid == 0) {
+      struct sigaction action {};
+      sigaction(SIGXFSZ, nullptr, &action);
+      _exit(action.sa_handler == SIG_DFL ? 7 : 8);
+    }
+    write_all(1, pid < 0 ? telefork_error() : end_of(pid));
+  });
+  EXPECT_EQ(outcome.out, exited(7)) << outcome.err;
+}
+
+TEST_P(AForkInNeed, WorksOnASmallStack) {
+  const Outcome outcome = run([] {
+    set_limit(RLIMIT_STACK, 64 * 1024);
+    const pid_t pid = telefork_fork("local");
+    if (pid == 0) _exit(7);
+    write_all(1, pid < 0 ? telefork_error() : end_of(pid));
+  });
+  EXPECT_EQ(outcome.out, exited(7)) << outcome.err;
+}
+
 TEST_P(AForkInNeed, SurvivesTheKernelsKillForWantOfMemory) {
   const ControlGroup group("memory");
   if (!group.set({"memory.limit_in_bytes", "memory.max"}, "100000000")) {

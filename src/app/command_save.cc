@@ -38,6 +38,7 @@ int save_command(const SaveCommand& command) {
     while (signals.try_read()) asked_to_end = true;
     return asked_to_end;
   };
+  settings.interrupt_fd = signals.fd();
   migrate::Save save(std::move(settings));
   try {
     migrate::SaveReport report = save.run();

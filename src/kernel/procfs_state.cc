@@ -92,6 +92,8 @@ std::string read_comm(pid_t pid, pid_t tid) {
   return comm;
 }
 
+std::string read_wchan(pid_t tid) { return read_proc_file(tid, "wchan"); }
+
 std::vector<PosixTimer> parse_timers(std::string_view text, std::string_view what) {
   std::vector<PosixTimer> timers;
   TextScanner scanner(text, what);

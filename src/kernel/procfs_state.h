@@ -28,6 +28,8 @@ std::string read_cmdline(pid_t pid);
 std::string read_environ_block(pid_t pid);
 // Without the final newline.
 std::string read_comm(pid_t pid, pid_t tid);
+// The kernel function that a thread sleeps in; "0" where it runs or one may not know.
+std::string read_wchan(pid_t tid);
 
 // A timer made by timer_create(2).
 struct PosixTimer {

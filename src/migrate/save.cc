@@ -135,6 +135,21 @@ image::Totals Save::write_image(const capture::Survey& survey, tracee::FrozenPro
   return writer.totals();
 }
 
+tracee::FrozenProcess Save::freeze() {
+  tracee::Patience patience{tracee::FrozenProcess::kLimit};
+  if (settings_.interrupted) {
+    patience.interrupt_fd = settings_.interrupt_fd;
+    patience.interrupted = settings_.interrupted;
+  }
+  try {
+    return tracee::FrozenProcess::freeze(settings_.pid, 0, patience);
+  } catch (const Error& error) {
+    // Others of its threads stood still by then.
+    frozen_ = error.code() == Code::kFailed;
+    throw;
+  }
+}
+
 SaveReport Save::run() {
   auto start = Clock::now();
   SaveReport report;
@@ -146,7 +161,7 @@ SaveReport Save::run() {
   give_way();
 
   auto freeze_start = Clock::now();
-  tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(settings_.pid, 0);
+  tracee::FrozenProcess frozen = freeze();
   frozen_ = true;
   try {
     capture::Survey now = survey(&before);

@@ -39,6 +39,7 @@ struct SaveSettings {
   kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
   // Asked between pieces; true: give up.
   std::function<bool()> interrupted;
+  int interrupt_fd = -1;  // readable: `interrupted` is to be asked
 };
 
 struct SaveReport {
@@ -61,6 +62,7 @@ class Save {
   image::Totals write_image(const capture::Survey& survey, tracee::FrozenProcess& frozen,
                             image::ByteSink& file) const;
   void give_way() const;
+  tracee::FrozenProcess freeze();
 
   SaveSettings settings_;
   bool frozen_ = false;

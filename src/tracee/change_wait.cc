@@ -1,6 +1,7 @@
 #include "tracee/change_wait.h"
 
 #include <cerrno>
+#include <utility>
 
 #include <poll.h>
 #include <sys/signalfd.h>
@@ -10,7 +11,7 @@
 
 namespace telefork::tracee {
 
-ChangeWait::ChangeWait() {
+ChangeWait::ChangeWait(Patience patience) : patience_(std::move(patience)) {
   sigset_t changes;
   ::sigemptyset(&changes);
   ::sigaddset(&changes, SIGCHLD);
@@ -24,11 +25,19 @@ ChangeWait::~ChangeWait() {
   ::pthread_sigmask(SIG_SETMASK, &mask_before_, nullptr);
 }
 
-void ChangeWait::await() {
-  pollfd entries[] = {{fd_.get(), POLLIN, 0}};
-  if (::poll(entries, 1, -1) < 0 && errno != EINTR) throw_errno("waiting for a traced process");
+bool ChangeWait::await() {
+  int left = -1;
+  if (patience_.limit) {
+    auto passed = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start_);
+    if (passed >= *patience_.limit) return false;
+    left = static_cast<int>((*patience_.limit - passed).count());
+  }
+  pollfd entries[] = {{fd_.get(), POLLIN, 0}, {patience_.interrupt_fd, POLLIN, 0}};
+  if (::poll(entries, 2, left) < 0 && errno != EINTR) throw_errno("waiting for a traced process");
   signalfd_siginfo info;
   while (::read(fd_.get(), &info, sizeof(info)) > 0) taken_ = true;
+  interrupted_ = entries[1].revents != 0 && patience_.interrupted();
+  return !interrupted_;
 }
 
 }  // namespace telefork::tracee

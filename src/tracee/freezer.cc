@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "kernel/abi.h"
 #include "kernel/procfs_maps.h"
+#include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
 #include "kernel/yama.h"
 #include "tracee/memory.h"
@@ -48,7 +49,22 @@ bool has_ended(pid_t tid) {
 
 }  // namespace
 
-bool FrozenProcess::seize_new_threads(std::uint64_t options) {
+[[noreturn]] void FrozenProcess::give_up(pid_t tid, const ChangeWait& changes) {
+  Error error(Code::kFailed, fmt::format("interrupted while stopping process {}", pid_));
+  if (!changes.interrupted()) {
+    error =
+        Error(Code::kFailed,
+              fmt::format("thread {} of process {} does not stop: it waits in the kernel (state "
+                          "{}, {})",
+                          tid, pid_, kernel::read_stat(tid).state, kernel::read_wchan(tid)));
+  }
+  for (TracedThread& thread : threads_) {
+    if (!thread.stopped()) thread.give_up_stop();
+  }
+  throw error;
+}
+
+bool FrozenProcess::seize_new_threads(std::uint64_t options, ChangeWait& changes) {
   std::size_t known = threads_.size();
   for (pid_t tid : kernel::list_threads(pid_)) {
     auto same = [tid](const TracedThread& thread) { return thread.tid() == tid; };
@@ -67,7 +83,8 @@ bool FrozenProcess::seize_new_threads(std::uint64_t options) {
   }
   for (std::size_t i = known; i < threads_.size(); ++i) {
     try {
-      threads_[i].await_stop();
+      pid_t tid = threads_[i].tid();
+      if (!threads_[i].await_stop(changes)) give_up(tid, changes);
     } catch (const Error& error) {
       if (error.code() != Code::kGone || threads_[i].tid() == pid_) throw;
     }
@@ -169,9 +186,10 @@ void FrozenProcess::await_end() {
   }
 }
 
-FrozenProcess FrozenProcess::freeze(pid_t pid, std::uint64_t options) {
+FrozenProcess FrozenProcess::freeze(pid_t pid, std::uint64_t options, const Patience& patience) {
   FrozenProcess frozen(pid);
-  while (frozen.seize_new_threads(options)) {
+  ChangeWait changes(patience);
+  while (frozen.seize_new_threads(options, changes)) {
   }
   if (frozen.threads_.empty()) throw Error(Code::kGone, fmt::format("process {} has ended", pid));
   std::sort(frozen.threads_.begin(), frozen.threads_.end(),

@@ -13,20 +13,30 @@
 // If the tracer dies, the kernel lets every thread go on.
 #pragma once
 
+#include <chrono>
 #include <vector>
 
 #include <sys/types.h>
 
 #include "base/remote_ptr.h"
+#include "tracee/change_wait.h"
 #include "tracee/thread.h"
 
 namespace telefork::tracee {
 
 class FrozenProcess {
  public:
+  // How long a thread may take to stop. One that computes or sleeps does at once; one that waits
+  // for a device or a server of files, for the exec of a child of vfork(2), or in a frozen cgroup
+  // of version 1 does not before that is over.
+  static constexpr std::chrono::milliseconds kLimit{10'000};
+
   // `options` are PTRACE_O_*. kGone where the process has ended; kRefused where it cannot be
-  // traced, with the reason (a debugger, another user's).
-  static FrozenProcess freeze(pid_t pid, std::uint64_t options);
+  // traced, with the reason (a debugger, another user's); kFailed where one of its threads does not
+  // stop for so long, or where that is interrupted: then all others run on, and that one does at
+  // the latest when the tracer ends.
+  static FrozenProcess freeze(pid_t pid, std::uint64_t options,
+                              const Patience& patience = {kLimit});
 
   FrozenProcess(FrozenProcess&&) = default;
   ~FrozenProcess() { thaw(); }
@@ -50,7 +60,8 @@ class FrozenProcess {
 
  private:
   explicit FrozenProcess(pid_t pid) : pid_(pid) {}
-  bool seize_new_threads(std::uint64_t options);
+  bool seize_new_threads(std::uint64_t options, ChangeWait& changes);
+  [[noreturn]] void give_up(pid_t tid, const ChangeWait& changes);
   void step_out_of_vdso();
   void abort_restartable_sequences();
 

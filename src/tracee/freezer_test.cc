@@ -3,9 +3,12 @@
 #include <atomic>
 #include <csignal>
 #include <ctime>
+#include <new>
+#include <string>
 #include <thread>
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -107,6 +110,78 @@ TEST(Freezer, SaysThatADebuggerIsInTheWay) {
   }
   ::kill(debugger, SIGKILL);
   ::waitpid(debugger, nullptr, 0);
+}
+
+// A thread waits for the exec or the end of its child of vfork(2), uninterruptibly; another one
+// counts. The child ends when it can read from `release`.
+void wait_for_vfork(int ready, int release, std::atomic<unsigned>& turns) {
+  std::thread waiting([&] {
+    if (::vfork() == 0) {
+      char byte;
+      static_cast<void>(!::write(ready, "", 1));
+      static_cast<void>(!::read(release, &byte, 1));
+      ::_exit(0);
+    }
+  });
+  waiting.detach();
+  for (;;) ++turns;
+}
+
+TEST(Freezer, LetsAllGoOnWhenAThreadDoesNotStop) {
+  auto [release_read, release_write] = make_pipe();
+  void* page = ::mmap(nullptr, sizeof(std::atomic<unsigned>), PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(page, MAP_FAILED);
+  auto& turns = *new (page) std::atomic<unsigned>(0);
+  Child child([&](int ready) { wait_for_vfork(ready, release_read.get(), turns); });
+  // What it could not stop is let go by its end.
+  pid_t tracer = ::fork();
+  if (tracer == 0) {
+    try {
+      FrozenProcess::freeze(child.pid(), 0, {std::chrono::milliseconds(50)});
+    } catch (const Error& error) {
+      ::_exit(error.text().find("does not stop: it waits in the kernel (state D, ") !=
+                      std::string::npos
+                  ? 42
+                  : 2);
+    }
+    ::_exit(1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(tracer, &status, 0), tracer);
+  EXPECT_EQ(WEXITSTATUS(status), 42);
+  for (unsigned before = turns; turns == before;) std::this_thread::yield();
+  tell(release_write.get());
+  // The thread that waited goes on to its end.
+  while (kernel::list_threads(child.pid()).size() > 1) std::this_thread::yield();
+  FrozenProcess frozen = FrozenProcess::freeze(child.pid(), 0);
+  EXPECT_EQ(frozen.threads().size(), 1U);
+}
+
+TEST(Freezer, IsInterruptedWhileAThreadDoesNotStop) {
+  auto [release_read, release_write] = make_pipe();
+  std::atomic<unsigned> turns{0};
+  Child child([&](int ready) { wait_for_vfork(ready, release_read.get(), turns); });
+  auto [interrupt_read, interrupt_write] = make_pipe();
+  tell(interrupt_write.get());
+  pid_t tracer = ::fork();
+  if (tracer == 0) {
+    bool asked = false;
+    Patience patience{.interrupt_fd = interrupt_read.get(), .interrupted = [&] {
+                        asked = true;
+                        return true;
+                      }};
+    try {
+      FrozenProcess::freeze(child.pid(), 0, patience);
+    } catch (const Error& error) {
+      ::_exit(asked && error.text().find("interrupted") != std::string::npos ? 42 : 2);
+    }
+    ::_exit(1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(tracer, &status, 0), tracer);
+  EXPECT_EQ(WEXITSTATUS(status), 42);
+  tell(release_write.get());
 }
 
 TEST(Freezer, KeepsAStoppedProcessStopped) {

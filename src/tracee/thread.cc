@@ -12,7 +12,6 @@
 #include "base/error.h"
 #include "kernel/abi.h"
 #include "kernel/procfs_task.h"
-#include "tracee/change_wait.h"
 
 namespace telefork::tracee {
 namespace {
@@ -144,27 +143,48 @@ void TracedThread::request_stop() {
   call_ptrace(PTRACE_INTERRUPT, tid_, 0, nullptr, "interrupting");
 }
 
+// Of one that is to stop: whether it has. What comes first is let pass.
+bool TracedThread::is_at_stop(pid_t tid, const WaitStatus& status) {
+  if (status.ended()) {
+    throw Error(Code::kGone, fmt::format("thread {} {}", tid, status.describe()));
+  }
+  switch (status.kind()) {
+    case WaitStatus::Kind::kGroupStop:
+      group_stop_ = true;
+      return true;
+    case WaitStatus::Kind::kEventStop:
+      group_stop_ = false;
+      return true;
+    case WaitStatus::Kind::kSignalDelivery:
+      resume(PTRACE_CONT, status.signal());
+      return false;
+    default:
+      resume(PTRACE_CONT);
+      return false;
+  }
+}
+
 void TracedThread::await_stop() {
   pid_t tid = tid_;
-  for (;;) {
-    WaitStatus status = wait();
-    if (status.ended()) {
-      throw Error(Code::kGone, fmt::format("thread {} {}", tid, status.describe()));
-    }
-    switch (status.kind()) {
-      case WaitStatus::Kind::kGroupStop:
-        group_stop_ = true;
-        return;
-      case WaitStatus::Kind::kEventStop:
-        group_stop_ = false;
-        return;
-      case WaitStatus::Kind::kSignalDelivery:
-        resume(PTRACE_CONT, status.signal());
-        break;
-      default:
-        resume(PTRACE_CONT);
-    }
+  while (!is_at_stop(tid, wait())) {
   }
+}
+
+bool TracedThread::await_stop(ChangeWait& changes) {
+  pid_t tid = tid_;
+  for (;;) {
+    std::optional<WaitStatus> status = try_wait();
+    if (status && is_at_stop(tid, *status)) return true;
+    if (!status && !changes.await()) return false;
+  }
+}
+
+void TracedThread::give_up_stop() {
+  std::optional<WaitStatus> status = try_wait();
+  if (!status) return forget();
+  if (status->kind() != WaitStatus::Kind::kSignalDelivery) return;
+  static_cast<void>(::ptrace(PTRACE_DETACH, tid_, 0, status->signal()));
+  forget();
 }
 
 void TracedThread::interrupt() {

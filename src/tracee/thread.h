@@ -18,6 +18,7 @@
 #include <sys/types.h>
 
 #include "base/remote_ptr.h"
+#include "tracee/change_wait.h"
 #include "tracee/registers.h"
 #include "tracee/wait_status.h"
 
@@ -48,6 +49,11 @@ class TracedThread {
   // The two halves of it, to stop many threads in the time of one.
   void request_stop();
   void await_stop();
+  // The same with patience: false when it is at its end.
+  bool await_stop(ChangeWait& changes);
+  // Gives up a request. One that has not stopped yet stays traced: PTRACE_DETACH needs a stop. When
+  // the tracer ends the kernel lets it go on as if nothing had been asked of it.
+  void give_up_stop();
 
   // Of a thread stopped by interrupt(): lets it go on until it is stopped inside the system call
   // `number`, in which it is known to end up.
@@ -109,6 +115,7 @@ class TracedThread {
  private:
   explicit TracedThread(pid_t tid) : tid_(tid) {}
   WaitStatus note(int status);
+  bool is_at_stop(pid_t tid, const WaitStatus& status);
   std::optional<WaitStatus> ask_kernel();
   void see_end();
 

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Save and load once more, for a user who is not root. Usage: plain_user.sh BUILD VICTIM
+# Save and load once more, for a user who is not root. Usage: plain_user.sh BUILD VICTIM UNSTOPPABLE
 set -euo pipefail
-build=$1 victim=$2
+build=$1 victim=$2 unstoppable=$3
 here=$(dirname "$0")
 source "$here/../../tools/machines.sh"
 machines_for_test
@@ -20,4 +20,5 @@ machine_run alpha setpriv --reuid nobody --regid "$(id -g nobody)" --clear-group
   XDG_RUNTIME_DIR="$machines_folder/tmp" PYTHONDONTWRITEBYTECODE=1 \
   TELEFORK_BIN="$machines_folder/build/bin" \
   TELEFORK_VICTIM="$machines_folder/build/${victim#"$build"/}" \
+  TELEFORK_UNSTOPPABLE="$machines_folder/build/${unstoppable#"$build"/}" \
   /usr/bin/python3 "$machines_folder/tests/save_load_test.py" 2>&1 | cat  # its stderr is no file of root's

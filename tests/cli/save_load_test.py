@@ -428,6 +428,26 @@ class SaveAndLoad(cli.Test):
         self.assertIn(b"interrupted", err)
         self.undone(victim, subprocess.CompletedProcess([], save.returncode, out, err))
 
+    def test_can_be_interrupted_while_a_thread_does_not_stop(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            with self.subTest(number), subprocess.Popen(
+                    [os.environ["TELEFORK_UNSTOPPABLE"]], stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE) as victim:
+                victim.stdout.readline()
+                save = subprocess.Popen(
+                    [cli.TELEFORK, "save", str(victim.pid), str(self.folder / "x")],
+                    stderr=subprocess.PIPE)
+                status = pathlib.Path(f"/proc/{victim.pid}/status")
+                cli.wait_until(lambda: f"TracerPid:\t{save.pid}\n" in status.read_text())
+                save.send_signal(number)
+                _, err = save.communicate(timeout=cli.PATIENCE)
+                self.assertEqual(save.returncode, 75, err)
+                self.assertIn(b"interrupted", err)
+                self.assertIn(f"process {victim.pid} runs on".encode(), err)
+                self.assertEqual(list(self.folder.iterdir()), [])
+                victim.communicate(b"\n", timeout=cli.PATIENCE)
+                self.assertEqual(victim.returncode, 42)
+
     def test_lets_the_process_go_when_it_is_killed_itself(self):
         victim = self.victim(2, 64)
         fifo = self.folder / "fifo"

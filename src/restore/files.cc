@@ -55,8 +55,29 @@ bool is_of_size(const kernel::FileIdentity& identity, FileRef::Reader ref) {
   return identity.size == ref.getSize();
 }
 
+bool has_changed(const kernel::FileIdentity& now, const kernel::FileIdentity& then) {
+  if (kernel::is_made_up(now.fs_type)) return false;
+  return now.size != then.size || now.mtime_ns != then.mtime_ns;
+}
+
 [[noreturn]] void refuse(FileRef::Reader ref, const std::string& why) {
   throw Error(Code::kRefused, fmt::format("file {}: {}", ref.getPath().cStr(), why));
+}
+
+// As touch -d takes it.
+std::string format_time(std::int64_t nanoseconds) {
+  return fmt::format("@{}.{:09}", nanoseconds / 1'000'000'000, nanoseconds % 1'000'000'000);
+}
+
+// The program would go on writing where it was, over what somebody else wrote.
+[[noreturn]] void refuse_changed(FileRef::Reader ref, const kernel::FileIdentity& now,
+                                 const kernel::FileIdentity& then) {
+  refuse(ref, fmt::format("it was open for writing, and has been changed since it was saved ({} "
+                          "bytes, modified at {}; now {} bytes, {}); give it the content of then, "
+                          "and, as for one that will do as it is, that size and time: truncate -s "
+                          "{}, then touch -d {}",
+                          then.size, format_time(then.mtime_ns), now.size,
+                          format_time(now.mtime_ns), then.size, format_time(then.mtime_ns)));
 }
 
 }  // namespace
@@ -190,7 +211,7 @@ UniqueFd OpenFiles::open_here(FileRef::Reader ref, int flags) {
   return open_file(std::string(ref.getPath()), flags | O_NOCTTY);
 }
 
-void OpenFiles::verify(FileRef::Reader ref, const UniqueFd& file, bool must_be_same) {
+void OpenFiles::verify(FileRef::Reader ref, const UniqueFd& file, Use use) {
   kernel::FileIdentity identity = kernel::identify_file(file.get(), boot_id_);
   struct stat stat;
   if (::fstat(file.get(), &stat) != 0) throw_errno("looking at " + std::string(ref.getPath()));
@@ -202,19 +223,34 @@ void OpenFiles::verify(FileRef::Reader ref, const UniqueFd& file, bool must_be_s
   }
   kernel::FileIdentity wanted = decode_identity(ref);
   if (is_same(identity, wanted)) return;
-  if (must_be_same) {
-    if (kernel::same_file_whatever_its_content(identity, wanted)) return;
-    refuse(ref, "it is open for writing there, and the file here is not known to be the same one");
+  if (use != Use::kRead) {
+    if (!kernel::same_file_whatever_its_content(identity, wanted)) {
+      refuse(ref,
+             "it is open for writing there, and the file here is not known to be the same one");
+    }
+    const bool grew = use == Use::kAppend && identity.size >= wanted.size;
+    if (!grew && has_changed(identity, wanted)) refuse_changed(ref, identity, wanted);
+    return;
   }
   if (!is_of_size(identity, ref)) {
     refuse(ref, fmt::format("it has {} bytes here, {} there", identity.size, ref.getSize()));
   }
   auto hash = ref.getHash();
+  // As of one that it has open for writing too.
+  if (hash.size() == 0 && kernel::same_file_whatever_its_content(identity, wanted) &&
+      !has_changed(identity, wanted)) {
+    return;
+  }
   if (hash.size() == 0) refuse(ref, "it is another file here, and its content was not compared");
   const std::vector<std::byte>& mine = hash_of(file, identity, std::string(ref.getPath()));
   if (hash.size() != mine.size() || std::memcmp(hash.begin(), mine.data(), mine.size()) != 0) {
     refuse(ref, "its content differs from the one there");
   }
+}
+
+OpenFiles::Use OpenFiles::use_of(unsigned flags) {
+  if ((flags & O_ACCMODE) == O_RDONLY) return Use::kRead;
+  return (flags & O_APPEND) != 0 ? Use::kAppend : Use::kWrite;
 }
 
 UniqueFd OpenFiles::open_for_mapping(FileRef::Reader ref, const ContentStore& contents,
@@ -224,7 +260,7 @@ UniqueFd OpenFiles::open_for_mapping(FileRef::Reader ref, const ContentStore& co
     file = contents.get(ref.getContentId()).duplicate();
   } else {
     file = open_here(ref, writable ? O_RDWR : O_RDONLY);
-    verify(ref, file, writable);
+    verify(ref, file, writable ? Use::kWrite : Use::kRead);
   }
   arrived_.note(file, ref);
   return file;
@@ -249,12 +285,12 @@ UniqueFd OpenFiles::open_description(FileDescription::Reader description,
                          static_cast<int>(flags));
       } else {
         file = open_here(ref, static_cast<int>(flags));
-        verify(ref, file, (flags & O_ACCMODE) != O_RDONLY);
+        verify(ref, file, use_of(flags));
       }
       break;
     default:
       file = open_here(ref, static_cast<int>(flags));
-      verify(ref, file, false);
+      verify(ref, file, Use::kRead);
   }
   arrived_.note(file, ref);
   if (description.getKind() == FileDescription::Kind::DEVICE || (flags & O_PATH) != 0) return file;

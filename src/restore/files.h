@@ -71,7 +71,8 @@ class OpenFiles {
  public:
   // `live`: the process is frozen elsewhere right now, and of the very file whatever it holds by
   // now is right, as in a child of fork(2). Of an image that was saved the content has to be as it
-  // was then.
+  // was then; of a file open for writing, which nobody compares, size and time are asked, and one
+  // that is only appended to may have grown.
   explicit OpenFiles(bool live);
   // `access`: R_OK and W_OK, what it is to be opened for.
   FileVerdict examine(image::schema::FileRef::Reader ref, int access);
@@ -90,7 +91,9 @@ class OpenFiles {
  private:
   void compare(const UniqueFd& file, image::schema::FileRef::Reader ref, FileVerdict& verdict);
   UniqueFd open_here(image::schema::FileRef::Reader ref, int flags);
-  void verify(image::schema::FileRef::Reader ref, const UniqueFd& file, bool must_be_same);
+  enum class Use { kRead, kWrite, kAppend };
+  static Use use_of(unsigned flags);
+  void verify(image::schema::FileRef::Reader ref, const UniqueFd& file, Use use);
   // Of a file that the kernel makes up, as of an empty one.
   const std::vector<std::byte>& hash_of(const UniqueFd& file, const kernel::FileIdentity& identity,
                                         const std::string& path);

@@ -182,6 +182,79 @@ TEST_F(OpenFilesOf, AKernelAreToldByTheirPaths) {
   }
 }
 
+class SavedFile : public OpenFilesOf {
+ protected:
+  // As it is now.
+  void save() {
+    kernel::FileIdentity found = kernel::identify_file(open_file(path_, O_PATH).get());
+    FileRef::Builder ref = refer_to(path_);
+    ref.setSize(found.size);
+    ref.getIdentity().setMtime(found.mtime_ns);
+    ref.getIdentity().setCtime(found.ctime_ns);
+    ref.getIdentity().setFsId(found.fs_id);
+  }
+  void append(const std::string& text) const { std::ofstream(path_, std::ios::app) << text; }
+  std::string load(unsigned flags, bool live = false) {
+    OpenFiles files(live);
+    auto description = message_->getRoot<FileDescription>();
+    description.setKind(FileDescription::Kind::REGULAR);
+    description.setFlags(flags);
+    try {
+      files.open_description(description, contents_, {});
+      return "";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::kRefused);
+      return error.text();
+    }
+  }
+  const std::string path_ = folder_ + "/a";
+};
+
+TEST_F(SavedFile, IsOpenedForWritingWhileItIsAsItWas) {
+  append("text");
+  save();
+  ASSERT_EQ(::chmod(path_.c_str(), 0640), 0);  // its ctime
+  for (unsigned flags : {O_RDONLY, O_WRONLY, O_RDWR, O_RDWR | O_APPEND}) {
+    EXPECT_EQ(load(flags), "") << flags;
+  }
+}
+
+TEST_F(SavedFile, IsRefusedWhereItWasChangedSince) {
+  append("text");
+  save();
+  append("more");
+  for (unsigned flags : {O_WRONLY, O_RDWR}) {
+    EXPECT_TRUE(load(flags).starts_with("file " + path_ +
+                                        ": it was open for writing, and has been changed since it "
+                                        "was saved (4 bytes, modified at @"))
+        << load(flags);
+  }
+  EXPECT_EQ(load(O_RDWR, true), "");  // as of a child of fork(2)
+}
+
+TEST_F(SavedFile, MayHaveGrownWhereItIsAppendedTo) {
+  append("text");
+  save();
+  append("more");
+  EXPECT_EQ(load(O_WRONLY | O_APPEND), "");
+  ASSERT_EQ(::truncate(path_.c_str(), 3), 0);
+  EXPECT_NE(load(O_WRONLY | O_APPEND), "");
+}
+
+TEST_F(SavedFile, IsTakenAgainWithItsSizeAndTime) {
+  append("text");
+  save();
+  struct stat then {};
+  ASSERT_EQ(::stat(path_.c_str(), &then), 0);
+  append("more");
+  ASSERT_EQ(::truncate(path_.c_str(), 4), 0);
+  EXPECT_NE(load(O_RDWR), "");
+  const timespec times[2] = {then.st_atim, then.st_mtim};
+  ASSERT_EQ(::utimensat(AT_FDCWD, path_.c_str(), times, 0), 0);
+  EXPECT_EQ(load(O_RDWR), "");
+  EXPECT_EQ(load(O_RDONLY), "");
+}
+
 TEST_F(OpenFilesOf, ThingsLeftAtHomeLeadNowhere) {
   refer_to("/");
   UniqueFd left = open_as(FileDescription::Kind::LEFT_HOME, 0);

@@ -279,6 +279,28 @@ class SaveAndLoad(cli.Test):
         self.refuses(call("load", image), 125, "refused: ", str(copy))
         self.assertFalse(os.path.exists(f"/proc/{process.pid}"))
 
+    def test_does_not_write_over_what_others_have_written_since(self):
+        file = self.folder / "file"
+        file.write_text("12345")
+        script = f"exec 3<>{file}; head -c 2 <&3 >/dev/null; echo ready; read line; echo ab >&3"
+        process = subprocess.Popen(["dash", "-c", script], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE)
+        process.stdout.readline()
+        image = self.folder / "image.tfi"
+        self.assertEqual(call("save", process.pid, image).returncode, 0)
+        process.communicate()
+        with open(file, "a") as other:
+            other.write("67")
+        done = call("load", image)
+        self.refuses(done, 125, f"refused: restoring descriptors: file {file}: it was open for "
+                     "writing, and has been changed since it was saved (5 bytes, ")
+        self.assertEqual(file.read_text(), "1234567")
+        remedy = re.search(rb"truncate -s \d+, then touch -d @[0-9.]+", done.stderr)[0].decode()
+        for command in remedy.split(", then "):
+            subprocess.run([*command.split(), file], check=True)
+        self.assertEqual(self.finish(load(image))[0], 0)
+        self.assertEqual(file.read_text(), "12ab\n")
+
     if os.geteuid() == 0:  # to mount another one
         def test_refuses_another_c_library_unless_it_is_forced(self):
             pid, image = self.saved(2, flags=("--embed-files",))

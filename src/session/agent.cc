@@ -78,23 +78,33 @@ class Worker {
 
  private:
   // In the session process. The link is opened before the order comes; what fails then is tried
-  // again, and told, when it does.
+  // again, and told, when it does; a call that waited for a node that does not answer does not wait
+  // twice.
   static void serve(const AgentSettings& settings, const std::string& node, pid_t program,
                     UniqueFd orders, int program_socket) {
     ProgramCall call(settings, node);
     // A node that does not answer must not keep it here when its agent has ended.
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    std::optional<Error> unreachable;
     try {
       call.get_ready_for(program);
-    } catch (const Error&) {
-      // The program has not asked for anything yet.
+    } catch (const Error& error) {
+      // Unless it has meanwhile the program has not asked for anything yet.
+      pollfd asked{orders.get(), POLLIN, 0};
+      bool has_waited = error.code() == Code::kUnreachable && ::poll(&asked, 1, 0) > 0;
+      if (has_waited) unreachable = error;
     }
     ::prctl(PR_SET_PDEATHSIG, 0);
     Order order;
     if (::recv(orders.get(), &order, sizeof(order), 0) != static_cast<ssize_t>(sizeof(order))) {
       return;
     }
-    bool go_ahead = call.answer(order.request, order.pid, program_socket);
+    bool go_ahead = false;
+    if (unreachable) {
+      send_reply(program_socket, &*unreachable, -1);
+    } else {
+      go_ahead = call.answer(order.request, order.pid, program_socket);
+    }
     [[maybe_unused]] ssize_t told = ::send(orders.get(), "", 1, MSG_NOSIGNAL);
     ::close(program_socket);
     if (!go_ahead) return;

@@ -1,4 +1,5 @@
 // Nothing left at either end: a reason, and the next fork works once there is room again.
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
@@ -135,6 +136,21 @@ TEST_P(AForkInNeed, IsNotKeptWaitingByConnectionsThatSayNothing) {
   EXPECT_NE(slurp(path("telepad.log")).find("others need its place"), std::string::npos);
   EXPECT_EQ(slurp(path("telepad.log")).find("Too many open files"), std::string::npos);
   for (int connection : silent) close(connection);
+}
+
+TEST_P(AForkInNeed, WaitsOnceForATelepadThatIsStopped) {
+  start_telepad();
+  kill(telepad_, SIGSTOP);
+  const Outcome outcome = run([&] {
+    const auto start = std::chrono::steady_clock::now();
+    require_equal(telefork_fork(there_.c_str()), -1);
+    require_equal(telefork_error_code(), static_cast<int>(TELEFORK_UNREACHABLE));
+    const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - start;
+    require(waited.count() > 9 && waited.count() < 19);  // 10 s (docs/limits.md)
+  });
+  kill(telepad_, SIGCONT);
+  EXPECT_TRUE(went_well(outcome));
+  expect_that_it_works_now();
 }
 
 TEST_P(AForkInNeed, SaysThatTheDestinationHasTooLittleAddressSpace) {

@@ -9,6 +9,12 @@ trap 'rm -rf "$scratch"' EXIT
 
 "$cmake" --install "$build" --prefix "$scratch/first" >"$scratch/install.log" ||
   { cat "$scratch/install.log"; exit 1; }
+# What README.md has built for it builds all of it: nothing is taken that another target has made.
+inputs=$(ninja -C "$build" -t inputs telefork_programs)
+(cd "$scratch/first" && find bin lib* -type f ! -name '*.cmake' ! -name '*.pc') | while read -r file; do
+  grep -q "/\?${file##*/}\$" <<<"$inputs" ||
+    { echo "$file is installed, and telefork_programs does not build it"; exit 1; }
+done
 # A tree that still points to where it was installed first would show it now.
 mv "$scratch/first" "$scratch/prefix"
 prefix=$scratch/prefix

@@ -5,9 +5,11 @@
 
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "base/error.h"
 #include "kernel/proc_file.h"
+#include "kernel/procfs_file.h"
 #include "kernel/text_scanner.h"
 
 namespace telefork::kernel {
@@ -194,12 +196,31 @@ std::vector<Vma> parse_smaps(std::string_view text, std::string_view what) {
   return vmas;
 }
 
+namespace {
+
+// Where there is such a file by the whole name the end of it is no mark.
+std::vector<Vma> with_true_names(pid_t pid, std::vector<Vma> vmas) {
+  for (Vma& vma : vmas) {
+    if (!vma.deleted || vma.path.starts_with("/memfd:")) continue;
+    const std::string name = vma.path + std::string(kDeleted);
+    struct stat named {};
+    if (::stat((root_path(pid) + name).c_str(), &named) != 0 || named.st_ino != vma.inode) continue;
+    vma.path = name;
+    vma.deleted = false;
+  }
+  return vmas;
+}
+
+}  // namespace
+
 std::vector<Vma> read_maps(pid_t pid) {
-  return parse_maps(read_proc_file(pid, "maps"), fmt::format("maps of {}", pid));
+  return with_true_names(pid,
+                         parse_maps(read_proc_file(pid, "maps"), fmt::format("maps of {}", pid)));
 }
 
 std::vector<Vma> read_smaps(pid_t pid) {
-  return parse_smaps(read_proc_file(pid, "smaps"), fmt::format("smaps of {}", pid));
+  return with_true_names(
+      pid, parse_smaps(read_proc_file(pid, "smaps"), fmt::format("smaps of {}", pid)));
 }
 
 }  // namespace telefork::kernel

@@ -9,8 +9,8 @@
 //
 // Two things in these texts are ambiguous, and no parser can help it: a newline in a path is
 // written \012 while a backslash is not escaped, and " (deleted)" may be the end of a file's true
-// name. Whoever must be sure compares (device, inode) with a stat of what was opened, or opens
-// map_files_path().
+// name, which read_maps() and read_smaps() find by the inode. Whoever must be sure compares
+// (device, inode) with a stat of what was opened, or opens map_files_path().
 #pragma once
 
 #include <cstdint>

@@ -2,12 +2,14 @@
 
 #include <random>
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/unique_fd.h"
 #include "kernel/procfs_file.h"
 #include "kernel/test_child.h"
 
@@ -53,6 +55,25 @@ TEST(Maps, ParsesAPathWithSpacesAndDeleted) {
   EXPECT_EQ(vmas[0].path, "/tmp/a b  c");
   EXPECT_TRUE(vmas[0].deleted);
   EXPECT_TRUE(vmas[0].shared);
+}
+
+TEST(Maps, KnowAFileWhoseNameEndsLikeThatOfADeletedOne) {
+  const std::string path = testing::TempDir() + "telefork-maps (deleted)";
+  UniqueFd file = open_file(path, O_RDWR | O_CREAT, 0600);
+  ASSERT_EQ(::ftruncate(file.get(), 4096), 0);
+  void* memory = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, file.get(), 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  for (auto read : {read_maps, read_smaps}) {
+    std::vector<Vma> vmas = read(::getpid());
+    ASSERT_NE(find(vmas, memory), nullptr);
+    EXPECT_EQ(find(vmas, memory)->path, path);
+    EXPECT_FALSE(find(vmas, memory)->deleted);
+  }
+  ASSERT_EQ(::unlink(path.c_str()), 0);
+  std::vector<Vma> vmas = read_maps(::getpid());
+  EXPECT_EQ(find(vmas, memory)->path, path);
+  EXPECT_TRUE(find(vmas, memory)->deleted);
+  ::munmap(memory, 4096);
 }
 
 TEST(Maps, UndoesTheEscapeOfANewlineButKeepsABackslash) {

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <iterator>
+#include <string>
+#include <vector>
 
 #include <fmt/format.h>
 #include <sys/prctl.h>
@@ -71,6 +74,23 @@ OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& h
   return {std::move(opened.link), std::move(opened.reply), std::move(connector)};
 }
 
+namespace {
+
+// "user 0, 65534 and group 0": each once, of real, effective, saved and of the filesystem.
+template <class Ids>
+std::string list_ids(const Ids& ids) {
+  std::vector<std::uint32_t> listed;
+  std::string text;
+  for (std::uint32_t id : ids) {
+    if (std::find(listed.begin(), listed.end(), id) != listed.end()) continue;
+    text += fmt::format("{}{}", listed.empty() ? "" : ", ", id);
+    listed.push_back(id);
+  }
+  return text;
+}
+
+}  // namespace
+
 void check_user(pid_t pid, const OpenedNode& node) {
   if (!node.reply->hasUser()) return;  // its telepad is too old to say
   protocol::schema::User::Reader there = node.reply->getUser();
@@ -81,13 +101,17 @@ void check_user(pid_t pid, const OpenedNode& node) {
                        [id](std::uint32_t own) { return own == id; });
   };
   if (all_are(here.uids, there.getUid()) && all_are(here.gids, there.getGid())) return;
-  throw Error(
-      Code::kRefused,
-      fmt::format("process {} is of user {} and group {}, and {} makes it one of user {} and "
-                  "group {}: a process keeps its ids; ask as its user there (ssh://USER@HOST, or a "
-                  "key that stands for that user: telefork trust KEY --as USER)",
-                  pid, here.uids[0], here.gids[0], node.link->node(), there.getUid(),
-                  there.getGid()));
+  const bool several = !all_are(here.uids, here.uids[0]) || !all_are(here.gids, here.gids[0]);
+  const char* remedy =
+      several ? "have it set real, effective and saved ids alike (setresuid(2)), or ask a telepad "
+                "of root"
+              : "ask as its user there (ssh://USER@HOST, or a key that stands for that user: "
+                "telefork trust KEY --as USER)";
+  throw Error(Code::kRefused,
+              fmt::format("process {} is of user {} and group {}, and {} makes it one of user {} "
+                          "and group {}: a process keeps its ids; {}",
+                          pid, list_ids(here.uids), list_ids(here.gids), node.link->node(),
+                          there.getUid(), there.getGid(), remedy));
 }
 
 }  // namespace telefork::session

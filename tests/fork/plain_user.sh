@@ -44,6 +44,22 @@ start alpha
 if [[ $how == alone ]]; then
   settings+=(TELEFORK_TEST_NODE=local)
   run_as_user
+  # An id that is unlike the others is named, and not those that are alike.
+  said=$(machine_run alpha env "${settings[@]}" python3 -c '
+import ctypes, os, sys
+library = ctypes.CDLL("libtelefork.so")
+library.telefork_error.restype = ctypes.c_char_p
+os.setgroups([])
+os.setresgid(*[int(sys.argv[2])] * 3)
+os.setresuid(int(sys.argv[1]), int(sys.argv[1]), 0)
+for fd in range(3, 64):
+    try: os.close(fd)
+    except OSError: pass
+assert library.telefork_fork(b"local") == -1
+print(library.telefork_error().decode())' "$(id -u "$user")" "$(id -g "$user")")
+  [[ $said == *"is of user $(id -u "$user"), 0 and group $(id -g "$user"), and local makes it one of user "* ]] ||
+    { echo "said: $said"; exit 1; }
+  [[ $said == *"real, effective and saved ids alike"* ]]
 elif [[ $how == own ]]; then
   start beta
   # Each machine's own, by the same name.

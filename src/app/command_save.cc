@@ -17,6 +17,28 @@ namespace {
 
 constexpr int kUndone = 75;
 
+// The process is saved, and has ended: not to be able to say so where it was asked for is no reason
+// to say nothing.
+void tell(const migrate::SaveReport& report, const SaveCommand& command) {
+  std::string line = fmt::format("process {} is saved in {}: {}, frozen for {:.0f} ms{}",
+                                 command.pid, command.file, format_bytes(report.totals.bytes),
+                                 report.freeze_ms, command.keep ? "; it runs on" : "");
+  if (!command.json) return print_note(line);
+  try {
+    print_json({{"pid", command.pid},
+                {"file", command.file},
+                {"kept", command.keep},
+                {"bytes_written", report.totals.bytes},
+                {"pages_written", report.totals.pages},
+                {"freeze_ms", report.freeze_ms},
+                {"total_ms", report.total_ms}});
+    finish_stdout();
+  } catch (const StdoutError&) {
+    print_note(line);
+    throw;
+  }
+}
+
 }  // namespace
 
 int save_command(const SaveCommand& command) {
@@ -42,20 +64,10 @@ int save_command(const SaveCommand& command) {
   migrate::Save save(std::move(settings));
   try {
     migrate::SaveReport report = save.run();
-    if (command.json) {
-      print_json({{"pid", command.pid},
-                  {"file", command.file},
-                  {"kept", command.keep},
-                  {"bytes_written", report.totals.bytes},
-                  {"pages_written", report.totals.pages},
-                  {"freeze_ms", report.freeze_ms},
-                  {"total_ms", report.total_ms}});
-    } else {
-      print_note(fmt::format("process {} is saved in {}: {}, frozen for {:.0f} ms{}", command.pid,
-                             command.file, format_bytes(report.totals.bytes), report.freeze_ms,
-                             command.keep ? "; it runs on" : ""));
-    }
+    tell(report, command);
     return 0;
+  } catch (const StdoutError&) {
+    throw;
   } catch (const Error& error) {
     int code = save.freeze_undone() ? kUndone : exit_code(error);
     if (command.json) print_json(error_object(error, code));

@@ -367,6 +367,18 @@ class SaveAndLoad(cli.Test):
         self.assertIn(b"No space left", done.stderr)
         self.undone(victim, done)
 
+    def test_says_on_stderr_that_it_is_saved_where_stdout_does_not_take_it(self):
+        victim = self.victim(0, 1)
+        image = self.folder / "image.tfi"
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([cli.TELEFORK, "save", "--json", str(victim.pid), image],
+                                  stdout=full, stderr=subprocess.PIPE, timeout=cli.PATIENCE)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"telefork: process {victim.pid} is saved in {image}: ".encode(), done.stderr)
+        self.assertIn(b"writing to stdout: No space left on device", done.stderr)
+        victim.wait_for_death()
+        self.assertEqual(self.finish(load(image))[0], 42)
+
     def test_does_not_lose_the_process_in_the_null_device(self):
         victim = self.victim(1)
         self.refuses(call("save", victim.pid, "/dev/null"), 2, "/dev/null keeps nothing", "--keep")

@@ -62,6 +62,7 @@ enum class Reason {
   kNoProcess,
   kThreadsId,
   kNotPermitted,
+  kForeignProc,
   kSeccomp,
   kThreadDiffers,
   kSharer,

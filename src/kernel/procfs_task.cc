@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <string>
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -282,6 +283,15 @@ std::vector<pid_t> list_processes() { return list_numbers("/proc"); }
 std::uint64_t own_pid_namespace() {
   struct stat status;
   return ::stat("/proc/self/ns/pid", &status) == 0 ? status.st_ino : 0;
+}
+
+bool has_own_proc() {
+  char target[16] = {};
+  ssize_t size = ::readlink("/proc/self", target, sizeof(target) - 1);
+  // A namespace further in does not know this process at all.
+  struct stat self {};
+  if (size < 0) return ::lstat("/proc/self", &self) != 0;
+  return target == std::to_string(::getpid());
 }
 
 }  // namespace telefork::kernel

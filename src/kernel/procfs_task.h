@@ -102,6 +102,9 @@ bool is_alive(ProcessId id);
 
 // The inode of the calling process's pid namespace (namespaces(7)); 0 where there is no /proc.
 std::uint64_t own_pid_namespace();
+// Whether /proc is that of the calling process's pid namespace, and so knows processes by the
+// numbers that the kernel tells here; true where there is none.
+bool has_own_proc();
 
 // In ascending order; the first need not be the leader.
 std::vector<pid_t> list_threads(pid_t pid);

@@ -61,6 +61,10 @@ void refuse_what_keeps_nothing(const std::string& path) {
 
 capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
                               capture::Survey earlier) {
+  if (!kernel::has_own_proc()) {
+    capture::throw_refusals(
+        {capture::refuse(fmt::format("process {}", pid), capture::Reason::kForeignProc)});
+  }
   try {
     return capture::survey_process(pid, options, std::move(earlier));
   } catch (const Error& error) {

@@ -226,6 +226,19 @@ class Check(cli.Test):
             self.assertIn(b"\x1b", on_terminal(NO_COLOR=""))
 
 
+@unittest.skipIf(os.geteuid() != 0, "told of root")
+class InAPidNamespace(cli.Test):
+    def test_says_that_proc_is_of_another_one(self):
+        for command in ("check", "1"), ("save", "1", self.folder / "image.tfi"):
+            done = subprocess.run(["unshare", "-pf", cli.TELEFORK, *command], capture_output=True,
+                                  timeout=cli.PATIENCE)
+            self.assertEqual(done.returncode, 3)
+            self.assertEqual((done.stdout + done.stderr).decode(),
+                             "refused: process 1: /proc here is that of another pid namespace, which "
+                             "does not know it by this number; mount the right one (mount -t proc "
+                             "proc /proc, or unshare --mount-proc)\n")
+
+
 class Ps(cli.Test):
     def test_lists_nothing_as_an_empty_list(self):
         code, answer = call_json("ps")

@@ -16,7 +16,7 @@
 #include "session/agent.h"
 
 int main(int argc, char** argv) {
-  telefork::app::ignore_signals_of_writes();
+  telefork::app::set_own_signals();
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   telefork::app::raise_own_limits();
   int fd = -1;

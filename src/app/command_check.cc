@@ -220,7 +220,7 @@ void Check::survey() {
 }  // namespace
 
 int check_command(const CheckCommand& command) {
-  ignore_signals_of_writes();
+  set_own_signals();
   raise_own_limits();
   return Check(command).run();
 }

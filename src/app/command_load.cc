@@ -51,7 +51,7 @@ void let_go_of_streams() {
 }  // namespace
 
 int load_command(const LoadCommand& command) {
-  ignore_signals_of_writes();
+  set_own_signals();
   raise_own_limits();
   UniqueFd json;
   try {

@@ -253,7 +253,7 @@ int run_command(const RunCommand& given) {
   }
   net::parse_node(command.node);
   command.ignored_signals = ignored_at_start();
-  ignore_signals_of_writes();
+  set_own_signals();
   raise_own_limits();
   session::Programs programs = session::find_programs();
   UniqueFd json;

@@ -44,7 +44,7 @@ void tell(const migrate::SaveReport& report, const SaveCommand& command) {
 int save_command(const SaveCommand& command) {
   // Not the default: that would end this process in the middle.
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
-  ignore_signals_of_writes();
+  set_own_signals();
   raise_own_limits();
   bool asked_to_end = false;
   migrate::SaveSettings settings;

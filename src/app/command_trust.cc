@@ -163,13 +163,13 @@ void Trust::remove() {
 }  // namespace
 
 int trust_command(const TrustCommand& command) {
-  ignore_signals_of_writes();
+  set_own_signals();
   Trust(command).run();
   return 0;
 }
 
 int keygen_command(const KeygenCommand& command) {
-  ignore_signals_of_writes();
+  set_own_signals();
   Folders folders(command.keys);
   const std::string& folder = command.telepad ? folders.serving : folders.own;
   std::string path = net::Identity::key_path(folder);

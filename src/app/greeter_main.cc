@@ -9,7 +9,7 @@
 #include "session/greeter.h"
 
 int main(int argc, char** argv) {
-  telefork::app::ignore_signals_of_writes();
+  telefork::app::set_own_signals();
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   int socket = -1;
   int telepad = -1;

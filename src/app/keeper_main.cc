@@ -25,7 +25,7 @@ void ignore_signals_of_children() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  telefork::app::ignore_signals_of_writes();
+  telefork::app::set_own_signals();
   ignore_signals_of_children();
   // It holds a session's secrets, and what its guest leaves behind must come to it.
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);

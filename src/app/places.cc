@@ -113,9 +113,10 @@ int exit_code(const Error& error) {
   }
 }
 
-void ignore_signals_of_writes() {
+void set_own_signals() {
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGXFSZ, SIG_IGN);
+  ::signal(SIGCHLD, SIG_DFL);
 }
 
 void raise_own_limits() {

@@ -36,9 +36,10 @@ std::vector<std::string> visible_registries();
 // 2, 3, 4 and 5 where the code says so, 75 never, else 1.
 int exit_code(const Error& error);
 
-// A reader that has gone (SIGPIPE) and a file size limit (SIGXFSZ) are errors of the write. For
-// every program, at its start; whoever it starts is given other actions.
-void ignore_signals_of_writes();
+// A reader that has gone (SIGPIPE) and a file size limit (SIGXFSZ) are errors of the write; ends of
+// children are told (SIGCHLD), though the program may have been started with that signal ignored.
+// For every program, at its start; whoever it starts is given other actions.
+void set_own_signals();
 
 // Soft limits to hard limits: telefork's processes work for a program, and its limits are not meant
 // for them (a batch system's time of CPU, a guest with more descriptors).

@@ -95,7 +95,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  telefork::app::ignore_signals_of_writes();
+  telefork::app::set_own_signals();
   spdlog::set_default_logger(spdlog::stderr_logger_st("telepad"));
   spdlog::set_pattern("telepad: %v");
   try {

@@ -11,6 +11,7 @@
 // only have noticed that nobody takes any more.
 #pragma once
 
+#include <signal.h>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -35,11 +36,14 @@ class Conveyor {
   // The other side, and whoever sets it up.
   void give_back(T empty) { put(empty_, std::move(empty)); }
 
-  // `fill` in a thread of its own, `use` here, for each that was handed over, in that order.
-  // Returns when both are through.
+  // `fill` in a thread of its own, which gets no signals, `use` here, for each that was handed
+  // over, in that order. Returns when both are through.
   template <class Fill, class Use>
   void run(Fill fill, Use use) {
     std::exception_ptr failure;
+    sigset_t all, before;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
     std::thread filler([&] {
       try {
         fill();
@@ -50,6 +54,7 @@ class Conveyor {
       }
       end(full_);
     });
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     try {
       while (std::optional<T> full = take(full_)) use(std::move(*full));
     } catch (...) {

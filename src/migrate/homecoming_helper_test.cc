@@ -459,7 +459,12 @@ void Journey::come_home_raw(restore::HomecomingSettings settings) {
   SocketSource source(ours.get());
   image::MemorySource record_source(records.bytes());
   image::Reader reader(record_source, &source);
+  // Who waits for a traced leader takes the SIGCHLDs of the whole process.
+  sigset_t all, before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
   std::thread feeder([&, &socket = theirs] { feed(socket, payloads.bytes()); });
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   // Where it is refused nobody reads the rest.
   auto end = [&, &socket = ours] {
     ::shutdown(socket.get(), SHUT_RDWR);

@@ -186,6 +186,16 @@ class SaveAndLoad(cli.Test):
         self.assertEqual(victim.finish(), (42, b"pass\n"))
         self.assertEqual(self.finish(load(image)), (42, b"pass\n", b""))
 
+    def test_works_where_it_is_not_told_of_children(self):
+        victim = self.victim(4, 8, __file__)
+        image = self.folder / "image.tfi"
+        ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}
+        saved = subprocess.run([cli.TELEFORK, "save", str(victim.pid), str(image)],
+                               capture_output=True, timeout=cli.PATIENCE, **ignoring)
+        self.assertEqual(saved.returncode, 0, saved.stderr)
+        victim.wait_for_death()
+        self.assertEqual(self.finish(load(image, **ignoring)), (42, b"pass\n", b""))
+
     def test_reports_as_json(self):
         victim = self.victim(1, 4)
         image = self.folder / "image.tfi"

@@ -133,7 +133,7 @@ TEST(Freezer, LetsAllGoOnWhenAThreadDoesNotStop) {
                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(page, MAP_FAILED);
   auto& turns = *new (page) std::atomic<unsigned>(0);
-  Child child([&](int ready) { wait_for_vfork(ready, release_read.get(), turns); });
+  Child child([&, &read = release_read](int ready) { wait_for_vfork(ready, read.get(), turns); });
   // What it could not stop is let go by its end.
   pid_t tracer = ::fork();
   if (tracer == 0) {
@@ -161,7 +161,7 @@ TEST(Freezer, LetsAllGoOnWhenAThreadDoesNotStop) {
 TEST(Freezer, IsInterruptedWhileAThreadDoesNotStop) {
   auto [release_read, release_write] = make_pipe();
   std::atomic<unsigned> turns{0};
-  Child child([&](int ready) { wait_for_vfork(ready, release_read.get(), turns); });
+  Child child([&, &read = release_read](int ready) { wait_for_vfork(ready, read.get(), turns); });
   auto [interrupt_read, interrupt_write] = make_pipe();
   tell(interrupt_write.get());
   pid_t tracer = ::fork();

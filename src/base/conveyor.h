@@ -11,8 +11,8 @@
 // only have noticed that nobody takes any more.
 #pragma once
 
-#include <signal.h>
 #include <condition_variable>
+#include <csignal>
 #include <deque>
 #include <exception>
 #include <mutex>

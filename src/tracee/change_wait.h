@@ -10,8 +10,8 @@
 // first look. Owned by the thread that made it.
 #pragma once
 
-#include <signal.h>
 #include <chrono>
+#include <csignal>
 #include <functional>
 #include <optional>
 

@@ -181,6 +181,10 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   survey_sharers(options, survey);
   survey_mappings(options, earlier, survey);
   survey_descriptors(options, survey);
+  // What has no memory any more seems to lack all sorts of things.
+  if (!survey.refusals.empty() && kernel::read_maps(pid).empty()) {
+    throw Error(Code::kGone, fmt::format("process {} has ended", pid));
+  }
   return survey;
 }
 

@@ -7,7 +7,9 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 
+#include "base/error.h"
 #include "capture/capture.h"
+#include "kernel/procfs.h"
 
 namespace telefork::capture {
 namespace {
@@ -29,6 +31,16 @@ unsigned notify_number(const kernel::PosixTimer& timer) {
   if (timer.notify == kernel::PosixTimer::Notify::kNone) base = SIGEV_NONE;
   if (timer.notify == kernel::PosixTimer::Notify::kThread) base = SIGEV_THREAD;
   return timer.to_thread ? base | SIGEV_THREAD_ID : base;
+}
+
+// The thread's id as its process knows it, which may live in a pid namespace of its own.
+std::uint32_t own_tid_of(pid_t target) {
+  try {
+    return static_cast<std::uint32_t>(kernel::read_status(target).ns_pids.back());
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    return static_cast<std::uint32_t>(target);  // it has ended
+  }
 }
 
 }  // namespace
@@ -136,7 +148,7 @@ void Capture::write_timers(image::RecordSink& sink) {
     list[i].setNotify(notify_number(timer));
     list[i].setSignal(static_cast<std::uint32_t>(timer.signal));
     list[i].setValue(timer.value);
-    list[i].setTid(timer.to_thread ? static_cast<std::uint32_t>(timer.target) : 0);
+    list[i].setTid(timer.to_thread && timer.target > 0 ? own_tid_of(timer.target) : 0);
     list[i].setRemaining(remaining(values.posix[i], is_of_processor(timer.clock_id)));
     list[i].setInterval(nanoseconds(values.posix[i].it_interval));
   }

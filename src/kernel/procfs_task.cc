@@ -140,6 +140,17 @@ void take_pids(Status& status, std::string_view value, std::string_view what) {
   status.*member = numbers<pid_t>(value, what);
 }
 
+// "3/95000"
+void take_signal_queue(Status& status, std::string_view value, std::string_view what) {
+  value = trim(value);
+  std::size_t slash = value.find('/');
+  if (slash == std::string_view::npos) {
+    throw Error(Code::kCorrupt, fmt::format("{}: no limit of signals", what));
+  }
+  status.queued_signals = TextScanner(value.substr(0, slash), what).decimal();
+  status.most_signals = TextScanner(value.substr(slash + 1), what).decimal();
+}
+
 void take_umask(Status& status, std::string_view value, std::string_view what) {
   status.umask = static_cast<unsigned>(TextScanner(trim(value), what).octal() & 0777);
   status.has_umask = true;
@@ -173,6 +184,7 @@ const StatusField kStatusFields[] = {
     {"NSpid", take_pids<&Status::ns_pids>},
     {"NSpgid", take_pids<&Status::ns_pgids>},
     {"NSsid", take_pids<&Status::ns_sids>},
+    {"SigQ", take_signal_queue},
     {"SigPnd", take_mask<&Status::thread_pending>},
     {"ShdPnd", take_mask<&Status::shared_pending>},
     {"SigBlk", take_mask<&Status::blocked>},

@@ -72,6 +72,8 @@ struct Status {
   std::vector<pid_t> ns_pids;
   std::vector<pid_t> ns_pgids;
   std::vector<pid_t> ns_sids;
+  std::uint64_t queued_signals = 0;  // SigQ: of its user
+  std::uint64_t most_signals = 0;    // SigQ: its own limit of them
   std::uint64_t thread_pending = 0;  // SigPnd
   std::uint64_t shared_pending = 0;  // ShdPnd
   std::uint64_t blocked = 0;         // SigBlk

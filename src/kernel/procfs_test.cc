@@ -91,7 +91,7 @@ TEST(ParseStatus, TakesSignalsIdsAndNamespaces) {
   Status status = parse_status(
       "Name:\ta\\nb\\\\c\nUmask:\t0027\nState:\tS (sleeping)\nTgid:\t10\nPid:\t11\nPPid:\t1\n"
       "TracerPid:\t7\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t27 4294967294 \nNSpid:\t11\t3\n"
-      "Threads:\t2\nSigPnd:\t0000000000000001\nShdPnd:\t0000000000000002\n"
+      "Threads:\t2\nSigQ:\t3/95000\nSigPnd:\t0000000000000001\nShdPnd:\t0000000000000002\n"
       "SigBlk:\t8000000000000000\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000000200\n"
       "CapEff:\t000001fffeffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n"
       "VmRSS:\t    1672 kB\nSomething_new:\twhatever\n");
@@ -105,6 +105,8 @@ TEST(ParseStatus, TakesSignalsIdsAndNamespaces) {
   EXPECT_THAT(status.gids, ElementsAre(5, 6, 7, 8));
   EXPECT_THAT(status.groups, ElementsAre(27, 4294967294u));
   EXPECT_THAT(status.ns_pids, ElementsAre(11, 3));
+  EXPECT_EQ(status.queued_signals, 3u);
+  EXPECT_EQ(status.most_signals, 95000u);
   EXPECT_EQ(status.thread_pending, 1u);
   EXPECT_EQ(status.shared_pending, 2u);
   EXPECT_EQ(status.blocked, 1ull << 63);

@@ -287,6 +287,23 @@ TEST(HomecomingMemory, BringsSharedMemoryHome) {
   });
 }
 
+TEST(HomecomingMemory, BringsSharedMemoryHomeThatWasOpenedAndMovedThere) {
+  expect_comes_home([](Away& away) {
+    char* shared = map_shared();
+    shared[0] = 'o';
+    char* target = map_private();
+    VERIFY(::mprotect(shared, kSize, PROT_READ) == 0);
+    VERIFY(away.leave());
+    VERIFY(::mprotect(shared, kSize, PROT_READ | PROT_WRITE) == 0);
+    VERIFY(::mremap(shared, kSize, kSize, MREMAP_MAYMOVE | MREMAP_FIXED, target) == target);
+    target[kPageSize] = 'n';
+    away.come_home();
+    VERIFY(target[0] == 'o' && target[kPageSize] == 'n');
+    target[0] = 'w';
+    VERIFY(vma_at(target).shared);
+  });
+}
+
 TEST(HomecomingMemory, KeepsAdviceReservationsAndLocks) {
   expect_comes_home([](Away& away) {
     char* locked = map_private();
@@ -498,6 +515,63 @@ TEST(HomecomingSignals, BringsTimersHome) {
     std::vector<kernel::PosixTimer> timers = kernel::read_timers(::getpid());
     VERIFY(timers.size() == 2);
   });
+}
+
+// Which name threads by ids: those of its own pid namespace.
+TEST(HomecomingSignals, BringsTimersOfThreadsHome) {
+  expect_comes_home([](Away& away) {
+    sigevent event{};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = SIGUSR1;
+    event._sigev_un._tid = ::gettid();
+    timer_t kept = nullptr, made = nullptr, of_processor = nullptr, of_begun = nullptr;
+    VERIFY(::timer_create(CLOCK_MONOTONIC, &event, &kept) == 0);
+    VERIFY(away.leave());
+    VERIFY(::timer_create(CLOCK_MONOTONIC, &event, &made) == 0);
+    std::atomic<bool> go{false};
+    std::atomic<pid_t> begun_tid{0};
+    std::thread begun([&] {
+      begun_tid = ::gettid();
+      while (!go) std::this_thread::yield();
+    });
+    while (begun_tid == 0) std::this_thread::yield();
+    clockid_t clock = 0;
+    VERIFY(::pthread_getcpuclockid(begun.native_handle(), &clock) == 0);
+    VERIFY(::timer_create(clock, nullptr, &of_processor) == 0);
+    event._sigev_un._tid = begun_tid;
+    VERIFY(::timer_create(CLOCK_MONOTONIC, &event, &of_begun) == 0);
+    away.come_home();
+    itimerspec left{};
+    for (timer_t timer : {kept, made, of_processor, of_begun}) {
+      VERIFY(::timer_gettime(timer, &left) == 0);
+    }
+    std::vector<kernel::PosixTimer> timers = kernel::read_timers(::getpid());
+    VERIFY(timers.size() == 4);
+    VERIFY(std::count_if(timers.begin(), timers.end(), [](const kernel::PosixTimer& timer) {
+             return timer.to_thread && timer.target == ::gettid();
+           }) == 2);
+    go = true;
+    begun.join();
+  });
+}
+
+TEST(HomecomingSignals, StaysAwayWhereFewerSignalsMayBePending) {
+  expect_stays_away(
+      [](Away& away) {
+        sigset_t set;
+        ::sigemptyset(&set);
+        ::sigaddset(&set, SIGRTMIN);
+        VERIFY(::sigprocmask(SIG_BLOCK, &set, nullptr) == 0);
+        if (!away.leave()) ::_exit(0);
+        for (int i = 0; i < 20; ++i) VERIFY(::sigqueue(::getpid(), SIGRTMIN, {}) == 0);
+        away.come_home();
+        ::_exit(1);
+      },
+      "limit sigpending",
+      [](Journey& journey) {
+        rlimit limit{10, 10};
+        ASSERT_EQ(::prlimit(journey.pid(), RLIMIT_SIGPENDING, &limit, nullptr), 0);
+      });
 }
 
 thread_local int t_number = 1;

@@ -152,7 +152,10 @@ void Homecoming::prepare() {
     begin_threads();
     release_rseq();
   });
-  plan_timers();
+  with_context("bringing its timers and signals home", [&] {
+    plan_timers();
+    check_room_for_signals();
+  });
   SyscallProgram permissions;
   add_permissions(process(), permissions);
   run(permissions);

@@ -138,8 +138,6 @@ class Homecoming {
   void take_into_file(std::span<const Run> runs, image::RecordSource& source);
   void take_into_areas(std::span<const Run> runs, image::RecordSource& source);
   void get_ready_for_huge_pages(Area& area, tracee::SyscallProgram& program);
-  void receive_in_process(std::vector<PagePiece>& pieces, tracee::SyscallProgram program,
-                          image::RecordSource& source);
   bool give_bulk();
   void end_reception();
   void choose_areas();
@@ -202,6 +200,10 @@ class Homecoming {
   void set_futures();
   bool is_same_timer(const kernel::PosixTimer& here, image::schema::PosixTimer::Reader there) const;
   void plan_timers();
+  void make_timers();
+  void add_making(image::schema::PosixTimer::Reader timer, tracee::SyscallProgram& program) const;
+  int clock_at_home(int clock) const;
+  void check_room_for_signals() const;
   void add_timers(tracee::SyscallProgram& program) const;
 
   tracee::ParkedProcess& parked_;

@@ -262,6 +262,9 @@ void Homecoming::map_piece(Staged& staged, SyscallProgram& program) {
     RemotePtr from = find_shared(piece, program);
     program.call_expecting(name, expected, SYS_mremap,
                            {from, 0, piece.range.size, MREMAP_MAYMOVE | MREMAP_FIXED, staged.at});
+    // It has the protection of what it is a copy of.
+    program.call("opening memory at " + place_name(piece.range), SYS_mprotect,
+                 {staged.at, piece.range.size, staged.protection});
     return;
   }
   auto file = mapped_files_.find(&piece);

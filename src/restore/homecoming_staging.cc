@@ -173,7 +173,10 @@ void Homecoming::take_into_areas(std::span<const Run> runs, image::RecordSource&
     if (pieces.back().has_huge()) get_ready_for_huge_pages(area, program);
   }
   if (raw) {
-    receive_in_process(pieces, std::move(program), source);
+    std::uint64_t received =
+        receive_pages(parked_.stub(), std::move(program), bulk_there_, pieces, huge_);
+    source.payload_taken_elsewhere(received);
+    pieces = drop_first(std::move(pieces), received);
   } else {
     add_population(pieces, huge_, true, program);
     run(program);
@@ -194,42 +197,6 @@ void Homecoming::get_ready_for_huge_pages(Area& area, SyscallProgram& program) {
   }
   if (std::exchange(area.has_huge_pages, true)) return;
   huge_.add_mapping({area.at, area.range.size}, program);
-}
-
-// Behind what `program` does already. Leaves what it has not received. A SIGSTOP ends its system
-// call early; and what it means that nothing more comes is for this end of the link to say.
-void Homecoming::receive_in_process(std::vector<PagePiece>& pieces, SyscallProgram program,
-                                    image::RecordSource& source) {
-  std::vector<tracee::Result> receptions;
-  std::vector<std::uint64_t> sizes;
-  for (std::span<const PagePiece> rest(pieces); !rest.empty();) {
-    std::span<const PagePiece> chunk = rest.first(count_in_chunk(rest));
-    add_population(chunk, huge_, false, program);
-    receptions.push_back(add_reception(bulk_there_, chunk, program));
-    sizes.push_back(0);
-    for (const PagePiece& piece : chunk) sizes.back() += piece.size;
-    rest = rest.subspan(chunk.size());
-  }
-  tracee::ProgramRun run = parked_.stub().try_run(program);
-  std::uint64_t received = 0;
-  bool stopped_receiving = run.failed() == tracee::kStubDone;
-  for (std::size_t i = 0; i < receptions.size() && receptions[i].step <= run.failed(); ++i) {
-    if (receptions[i].step < run.failed()) {
-      received += sizes[i];
-      continue;
-    }
-    stopped_receiving = true;
-    received += static_cast<std::uint64_t>(std::max<std::int64_t>(run.result(receptions[i]), 0));
-  }
-  if (!stopped_receiving) run.check(program);
-  source.payload_taken_elsewhere(received);
-  auto whole = pieces.begin();
-  while (whole != pieces.end() && whole->size <= received) received -= (whole++)->size;
-  pieces.erase(pieces.begin(), whole);
-  if (received > 0) {
-    pieces.front().at = pieces.front().at + received;
-    pieces.front().size -= received;
-  }
 }
 
 // Into the process, when it is to receive first. False: there is none, or no room for it there.

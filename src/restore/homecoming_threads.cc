@@ -21,6 +21,7 @@ using image::schema::Thread;
 using tracee::SyscallProgram;
 
 constexpr std::uint64_t kThreadStack = 8192;
+constexpr int kFirstRealTime = 32;           // the kernel's SIGRTMIN
 constexpr std::size_t kRobustListHead = 24;  // struct robust_list_head
 
 void add_rseq(const tracee::TracedThread::RseqArea& area, unsigned flags, SyscallProgram& program) {
@@ -231,10 +232,85 @@ void Homecoming::plan_timers() {
   SyscallProgram program;
   program.call("asking for timers by their ids", SYS_prctl,
                {kernel::kPrTimerCreateRestoreIds, kernel::kPrTimerCreateRestoreIdsGet, 0, 0, 0});
-  if (parked_.stub().try_run(program).failed() == tracee::kStubDone) return;
-  throw Error(Code::kUnsupported,
-              fmt::format("timer {} was made there, and cannot get its number before Linux 6.15",
-                          *new_timers_.begin()));
+  if (parked_.stub().try_run(program).failed() != tracee::kStubDone) {
+    throw Error(Code::kUnsupported,
+                fmt::format("timer {} was made there, and cannot get its number before Linux 6.15",
+                            *new_timers_.begin()));
+  }
+  make_timers();
+}
+
+namespace {
+
+void add_timers_by_id(bool on, SyscallProgram& program) {
+  program.call(
+      "asking for timers by their ids", SYS_prctl,
+      {kernel::kPrTimerCreateRestoreIds,
+       on ? kernel::kPrTimerCreateRestoreIdsOn : kernel::kPrTimerCreateRestoreIdsOff, 0, 0, 0});
+}
+
+}  // namespace
+
+// Those whose number is free, disarmed. The others only when the old ones are gone: they are of the
+// same kind, but for whom they tell.
+void Homecoming::make_timers() {
+  std::set<std::uint32_t> made;
+  SyscallProgram program;
+  add_timers_by_id(true, program);
+  reverse_by(SYS_prctl,
+             {kernel::kPrTimerCreateRestoreIds, kernel::kPrTimerCreateRestoreIdsOff, 0, 0, 0});
+  for (PosixTimer::Reader timer : timers_->get<image::schema::Timers>().getPosix()) {
+    auto id = static_cast<int>(timer.getId());
+    if (new_timers_.count(timer.getId()) == 0) continue;
+    if (std::find(old_timers_.begin(), old_timers_.end(), id) != old_timers_.end()) continue;
+    reverse_by(SYS_timer_delete, {id});
+    add_making(timer, program);
+    made.insert(timer.getId());
+  }
+  add_timers_by_id(false, program);
+  tell_reversal();
+  run(program);
+  for (std::uint32_t id : made) new_timers_.erase(id);
+}
+
+void Homecoming::add_making(PosixTimer::Reader timer, SyscallProgram& program) const {
+  sigevent event = event_of(timer);
+  if (timer.getTid() != 0) event._sigev_un._tid = own_tid_of(timer.getTid());
+  program.call(timer_name(timer), SYS_timer_create,
+               {clock_at_home(timer.getClock()), program.object(event),
+                program.object(static_cast<int>(timer.getId()))});
+}
+
+// The clock of a thread's processor time has its id within: MAKE_THREAD_CPUCLOCK in
+// include/linux/posix-timers.h.
+int Homecoming::clock_at_home(int clock) const {
+  constexpr int kOfThread = 4;
+  constexpr int kKind = 7;
+  constexpr int kOfFile = 3;
+  if (clock >= 0 || (clock & kOfThread) == 0 || (clock & kKind) == kOfFile) return clock;
+  auto tid = static_cast<std::uint32_t>(~(clock >> 3));
+  return static_cast<int>(~static_cast<unsigned>(own_tid_of(tid)) << 3) | (clock & kKind);
+}
+
+// They are queued when it cannot be taken back any more. Of a signal that is no real-time one only
+// the siginfo needs room (kernel/signal.c, __send_signal_locked).
+void Homecoming::check_room_for_signals() const {
+  std::uint64_t coming = 0;
+  auto count = [&coming](int signal) { coming += signal >= kFirstRealTime ? 1 : 0; };
+  auto count_all = [&](::capnp::List<::capnp::Data>::Reader pending) {
+    for (::capnp::Data::Reader bytes : pending) count(decode_siginfo(bytes).si_signo);
+  };
+  for (const siginfo_t& info : undelivered_) count(info.si_signo);
+  count_all(signals_->get<image::schema::Signals>().getPending());
+  for (const image::Record& thread : threads_) count_all(thread.get<Thread>().getPending());
+  if (coming == 0) return;
+  kernel::Status here = kernel::read_status(parked_.pid());
+  if (here.queued_signals + coming <= here.most_signals) return;
+  throw Error(
+      Code::kResources,
+      fmt::format("{} signals are pending for it, and its user may have {} more here "
+                  "(limit sigpending)",
+                  coming, here.most_signals - std::min(here.most_signals, here.queued_signals)));
 }
 
 void Homecoming::add_timers(SyscallProgram& program) const {
@@ -242,21 +318,11 @@ void Homecoming::add_timers(SyscallProgram& program) const {
   for (int id : old_timers_) {
     program.call("deleting a timer", SYS_timer_delete, {id});
   }
-  auto by_id = [&](unsigned long on) {
-    if (new_timers_.empty()) return;
-    program.call("asking for timers by their ids", SYS_prctl,
-                 {kernel::kPrTimerCreateRestoreIds, on, 0, 0, 0});
-  };
-  by_id(kernel::kPrTimerCreateRestoreIdsOn);
+  if (!new_timers_.empty()) add_timers_by_id(true, program);
   for (PosixTimer::Reader timer : timers.getPosix()) {
-    if (new_timers_.count(timer.getId()) == 0) continue;
-    sigevent event = event_of(timer);
-    if (timer.getTid() != 0) event._sigev_un._tid = own_tid_of(timer.getTid());
-    program.call(
-        timer_name(timer), SYS_timer_create,
-        {timer.getClock(), program.object(event), program.object(static_cast<int>(timer.getId()))});
+    if (new_timers_.count(timer.getId()) != 0) add_making(timer, program);
   }
-  by_id(kernel::kPrTimerCreateRestoreIdsOff);
+  if (!new_timers_.empty()) add_timers_by_id(false, program);
   for (PosixTimer::Reader timer : timers.getPosix()) add_arming(timer, program);
   for (image::schema::IntervalTimer::Reader timer : timers.getIntervals()) {
     if (timer.getValue() != 0) add_arming(timer, program);

@@ -40,22 +40,16 @@ void Restorer::take_pages(const image::Record& record, image::RecordSource& sour
     SyscallProgram program;
     std::vector<PagePiece> pieces = place(pages, program);
     if (bulk_in_blank_ >= 0) {
-      // A chunk's memory is made while the one before it is on its way.
-      for (std::span<const PagePiece> rest(pieces); !rest.empty();) {
-        std::span<const PagePiece> chunk = rest.first(count_in_chunk(rest));
-        add_population(chunk, *huge_, false, program);
-        add_reception(bulk_in_blank_, chunk, program);
-        run_if_large(program);
-        rest = rest.subspan(chunk.size());
-      }
-      run_if_large(program, true);
-      source.payload_taken_elsewhere(record.payload_bytes());
+      std::uint64_t received =
+          receive_pages(blank_->stub(), std::move(program), bulk_in_blank_, pieces, *huge_);
+      source.payload_taken_elsewhere(received);
+      pieces = drop_first(std::move(pieces), received);
     } else {
       add_population(pieces, *huge_, true, program);
       run_if_large(program, true);
-      if (!buffer_) buffer_ = std::make_unique<MappedRegion>(kBuffer);
-      write_pages(blank_->pid(), pieces, source, buffer_->bytes());
     }
+    if (!buffer_) buffer_ = std::make_unique<MappedRegion>(kBuffer);
+    write_pages(blank_->pid(), pieces, source, buffer_->bytes());
   });
 }
 

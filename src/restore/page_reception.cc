@@ -20,8 +20,7 @@ iovec vector_of(RemotePtr at, std::uint64_t size) {
   return {reinterpret_cast<void*>(at.value()), size};
 }
 
-}  // namespace
-
+// Of the first pieces; never more than one system call takes.
 std::size_t count_in_chunk(std::span<const PagePiece> pieces) {
   std::size_t count = 0;
   for (std::uint64_t bytes = 0; count < pieces.size(); ++count) {
@@ -30,6 +29,32 @@ std::size_t count_in_chunk(std::span<const PagePiece> pieces) {
   }
   return std::min(count, kMaxVectors);
 }
+
+// Fails where fewer bytes came; its result tells how many.
+struct Reception {
+  tracee::Result result;
+  std::uint64_t bytes;
+};
+
+Reception add_reception(int bulk, std::span<const PagePiece> pieces,
+                        tracee::SyscallProgram& program) {
+  std::vector<iovec> vectors;
+  std::uint64_t bytes = 0;
+  for (const PagePiece& piece : pieces) {
+    vectors.push_back(vector_of(piece.at, piece.size));
+    bytes += piece.size;
+  }
+  tracee::Data vector_data = program.bytes(std::as_bytes(std::span(vectors)));
+  msghdr message{};
+  message.msg_iovlen = vectors.size();
+  tracee::Data message_data = program.object(message);
+  program.point(message_data + offsetof(msghdr, msg_iov), vector_data);
+  return {program.call_expecting("receiving pages", static_cast<std::int64_t>(bytes), SYS_recvmsg,
+                                 {bulk, message_data, MSG_WAITALL}),
+          bytes};
+}
+
+}  // namespace
 
 void add_population(std::span<const PagePiece> pieces, const HugePages& huge, bool only_huge,
                     tracee::SyscallProgram& program) {
@@ -45,21 +70,39 @@ void add_population(std::span<const PagePiece> pieces, const HugePages& huge, bo
   }
 }
 
-tracee::Result add_reception(int bulk, std::span<const PagePiece> pieces,
-                             tracee::SyscallProgram& program) {
-  std::vector<iovec> vectors;
-  std::uint64_t bytes = 0;
-  for (const PagePiece& piece : pieces) {
-    vectors.push_back(vector_of(piece.at, piece.size));
-    bytes += piece.size;
+std::uint64_t receive_pages(tracee::Stub& stub, tracee::SyscallProgram program, int bulk,
+                            std::span<const PagePiece> pieces, const HugePages& huge) {
+  std::vector<Reception> receptions;
+  // A chunk's memory is made while the one before it is on its way.
+  for (std::span<const PagePiece> rest = pieces; !rest.empty();) {
+    std::span<const PagePiece> chunk = rest.first(count_in_chunk(rest));
+    add_population(chunk, huge, false, program);
+    receptions.push_back(add_reception(bulk, chunk, program));
+    rest = rest.subspan(chunk.size());
   }
-  tracee::Data vector_data = program.bytes(std::as_bytes(std::span(vectors)));
-  msghdr message{};
-  message.msg_iovlen = vectors.size();
-  tracee::Data message_data = program.object(message);
-  program.point(message_data + offsetof(msghdr, msg_iov), vector_data);
-  return program.call_expecting("receiving pages", static_cast<std::int64_t>(bytes), SYS_recvmsg,
-                                {bulk, message_data, MSG_WAITALL});
+  tracee::ProgramRun run = stub.try_run(program);
+  std::uint64_t received = 0;
+  for (const Reception& one : receptions) {
+    if (one.result.step > run.failed()) break;
+    if (one.result.step == run.failed()) {
+      return received +
+             static_cast<std::uint64_t>(std::max<std::int64_t>(run.result(one.result), 0));
+    }
+    received += one.bytes;
+  }
+  run.check(program);
+  return received;
+}
+
+std::vector<PagePiece> drop_first(std::vector<PagePiece> pieces, std::uint64_t bytes) {
+  auto whole = pieces.begin();
+  while (whole != pieces.end() && whole->size <= bytes) bytes -= (whole++)->size;
+  pieces.erase(pieces.begin(), whole);
+  if (bytes > 0) {
+    pieces.front().at = pieces.front().at + bytes;
+    pieces.front().size -= bytes;
+  }
+  return pieces;
 }
 
 // In pieces of the buffer, each written by one call to all runs that it covers.

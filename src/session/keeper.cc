@@ -192,9 +192,9 @@ void Keeper::attach_bulk() {
     link_.set_bulk(net::TlsStream::accept(std::move(bulk), settings_.node, secret, deadline));
     return;
   }
-  // A source that stalls must not hold the blank process, and with it this one, for ever.
-  timeval patience{std::chrono::ceil<std::chrono::seconds>(lease_.kill).count(), 0};
-  ::setsockopt(bulk.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  // The blank process does not wait where this one may, which looks for other things too meanwhile.
+  constexpr timeval kPatience{1, 0};
+  ::setsockopt(bulk.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof(kPatience));
   link_.set_bulk(std::make_unique<net::FdStream>(std::move(bulk), settings_.node));
 }
 

@@ -2,7 +2,6 @@
 
 #include <cerrno>
 #include <charconv>
-#include <chrono>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -22,7 +21,6 @@ namespace {
 constexpr int kKeepIdle = 60;  // seconds
 constexpr int kKeepInterval = 10;
 constexpr int kKeepTries = 3;
-constexpr auto kNear = std::chrono::milliseconds(5);  // a round trip
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
 
@@ -111,20 +109,6 @@ void set_option(int socket, int level, int option, int value, const char* doing)
   if (::setsockopt(socket, level, option, &value, sizeof(value)) != 0) throw_errno(doing);
 }
 
-// The connection has just been made, so that what is known is the handshake's round trip.
-bool is_near(int socket) {
-  tcp_info info{};
-  socklen_t size = sizeof(info);
-  return ::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 && info.tcpi_rtt != 0 &&
-         info.tcpi_rtt < std::chrono::microseconds(kNear).count();
-}
-
-// A kernel without it, or a system that does not allow it, keeps its own.
-void choose_cubic(int socket) {
-  constexpr std::string_view kName = "cubic";
-  static_cast<void>(::setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, kName.data(), kName.size()));
-}
-
 }  // namespace
 
 std::string SocketAddress::text() const {
@@ -155,10 +139,7 @@ void set_up_tcp(int socket, TcpUse use) {
   constexpr const char* kDoing = "setting up a TCP connection";
   // Also where much is sent: the last of it would wait for the other end's delayed acknowledgement.
   set_option(socket, IPPROTO_TCP, TCP_NODELAY, 1, kDoing);
-  if (use == TcpUse::kBulk) {
-    if (is_near(socket)) choose_cubic(socket);
-    return;
-  }
+  if (use != TcpUse::kControl) return;
   set_option(socket, SOL_SOCKET, SO_KEEPALIVE, 1, kDoing);
   set_option(socket, IPPROTO_TCP, TCP_KEEPIDLE, kKeepIdle, kDoing);
   set_option(socket, IPPROTO_TCP, TCP_KEEPINTVL, kKeepInterval, kDoing);

@@ -28,8 +28,6 @@ std::vector<SocketAddress> resolve(const NodeAddress& node);
 
 enum class TcpUse {
   kControl,  // watched by the kernel: a dead machine is noticed
-  // On a path of less than 5 ms it has cubic, whatever the system prefers: bbr, which is better on
-  // long ones, paces itself to a third of what a fast and near network could do.
   kBulk,
 };
 
@@ -40,7 +38,6 @@ struct TcpConnection {
 // To the first address that answers; kUnreachable with the last one's reason. `name` is for it.
 TcpConnection connect_tcp(const std::vector<SocketAddress>& addresses, const std::string& name,
                           TcpUse use, Deadline deadline);
-// For a connection that was made just now, at either end.
 void set_up_tcp(int socket, TcpUse use);
 
 class TcpListener {

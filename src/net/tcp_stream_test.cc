@@ -1,7 +1,6 @@
 #include "net/tcp_stream.h"
 
 #include <cerrno>
-#include <fstream>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -70,19 +69,6 @@ TEST(Tcp, SendsAtOnceAndNoticesADeadMachine) {
   auto bulk = connect_tcp(resolve(node), "n", TcpUse::kBulk, Deadline::in(10s));
   EXPECT_EQ(option(bulk.socket.get(), IPPROTO_TCP, TCP_NODELAY), 1);
   EXPECT_EQ(option(bulk.socket.get(), SOL_SOCKET, SO_KEEPALIVE), 0);
-}
-
-TEST(Tcp, HasCubicWhereMuchIsSentAndTheWayIsShort) {
-  std::ifstream available("/proc/sys/net/ipv4/tcp_available_congestion_control");
-  const std::string names{std::istreambuf_iterator<char>(available), {}};
-  if (names.find("cubic") == std::string::npos) GTEST_SKIP() << "needs: cubic";
-  TcpListener listener = listen_tcp("127.0.0.1:0");
-  NodeAddress node = address_of(listener);
-  auto bulk = connect_tcp(resolve(node), "n", TcpUse::kBulk, Deadline::in(10s));
-  char name[16] = {};
-  socklen_t size = sizeof(name);
-  ASSERT_EQ(::getsockopt(bulk.socket.get(), IPPROTO_TCP, TCP_CONGESTION, name, &size), 0);
-  EXPECT_STREQ(name, "cubic");
 }
 
 TEST(Tcp, NamesTheNodeThatDoesNotAnswer) {

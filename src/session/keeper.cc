@@ -25,7 +25,6 @@
 #include "migrate/libc_watch.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
-#include "net/tcp_stream.h"
 #include "net/tls_stream.h"
 #include "protocol/handshake.h"
 #include "protocol/link.h"
@@ -188,7 +187,6 @@ void Keeper::attach_bulk() {
   UniqueFd bulk = std::move(received.fds[0]);
   if (settings_.bulk_first) {
     if (received.bytes != secret.size()) throw Error(Code::kCorrupt, "a secret of a wrong length");
-    net::set_up_tcp(bulk.get(), net::TcpUse::kBulk);
     link_.set_bulk(net::TlsStream::accept(std::move(bulk), settings_.node, secret, deadline));
     return;
   }

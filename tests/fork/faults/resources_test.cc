@@ -3,7 +3,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -138,24 +137,13 @@ TEST_P(AForkInNeed, IsNotKeptWaitingByConnectionsThatSayNothing) {
   for (int connection : silent) close(connection);
 }
 
-// Its end and that of every connection that it has not taken: proc(5), /proc/net/unix.
-std::ptrdiff_t count_sockets(const std::string& path) {
-  std::istringstream sockets(slurp("/proc/net/unix"));
-  std::ptrdiff_t count = 0;
-  for (std::string line; std::getline(sockets, line);) count += line.ends_with(" " + path) ? 1 : 0;
-  return count;
-}
-
-TEST_P(AForkInNeed, AsksOnceATelepadThatIsStopped) {
+TEST_P(AForkInNeed, CannotReachATelepadThatIsStopped) {
   start_telepad();
   kill(telepad_, SIGSTOP);
-  const std::ptrdiff_t before = count_sockets(socket_);
-  ASSERT_GE(before, 1);
   const Outcome outcome = run([&] {
     require_equal(telefork_fork(there_.c_str()), -1);
     require_equal(telefork_error_code(), static_cast<int>(TELEFORK_UNREACHABLE));
   });
-  EXPECT_EQ(count_sockets(socket_), before + 1);
   kill(telepad_, SIGCONT);
   EXPECT_TRUE(went_well(outcome));
   expect_that_it_works_now();

@@ -43,6 +43,11 @@ void survey_signal_return(Survey& survey) {
   }
 }
 
+bool has_memory(pid_t pid) {
+  kernel::Status status = kernel::read_status(pid);
+  return status.resident_kb + status.swap_kb > 0;
+}
+
 // By the check that ptrace(2) makes (ptrace_may_access), without stopping it.
 bool may_attach(pid_t pid) {
   return static_cast<bool>(UniqueFd(::open(kernel::mem_path(pid).c_str(), O_RDONLY | O_CLOEXEC)));
@@ -182,7 +187,7 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   survey_mappings(options, earlier, survey);
   survey_descriptors(options, survey);
   // What has no memory any more seems to lack all sorts of things.
-  if (!survey.refusals.empty() && kernel::read_maps(pid).empty()) {
+  if (!survey.refusals.empty() && !has_memory(pid)) {
     throw Error(Code::kGone, fmt::format("process {} has ended", pid));
   }
   return survey;

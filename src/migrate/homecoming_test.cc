@@ -188,12 +188,10 @@ void change_everything(Away& away) {
 }
 
 // A trip takes a tenth of a second: parked_process_test.cc looks at every call of the flip.
-constexpr long kStride = 5;
-
-void expect_one_of_two_states(Way way) {
+void expect_one_of_two_states(Way way, long stride) {
   int news = 0;
   int olds = 0;
-  for (long die_at = 0;; die_at += kStride) {
+  for (long die_at = 0;; die_at += stride) {
     Journey journey(&change_everything);
     pid_t tracer = ::fork();
     if (tracer == 0) {
@@ -215,20 +213,20 @@ void expect_one_of_two_states(Way way) {
     ++(end == kNew ? news : olds);
     if (WIFEXITED(tracer_status)) break;
   }
-  EXPECT_GT(olds, 100 / kStride);
-  EXPECT_GT(news, 50 / kStride);
+  EXPECT_GT(olds, 100 / stride);
+  EXPECT_GT(news, 50 / stride);
 }
 
 TEST(Homecoming, IsInOneOfTwoStatesAtWhateverCallItsTracerDies) {
-  expect_one_of_two_states(Way::kFile);
+  expect_one_of_two_states(Way::kFile, 7);
 }
 
 TEST(Homecoming, IsInOneOfTwoStatesAlsoWhenPagesWaitInTheProcess) {
-  expect_one_of_two_states(Way::kProcess);
+  expect_one_of_two_states(Way::kProcess, 13);
 }
 
 TEST(Homecoming, IsInOneOfTwoStatesAlsoWhenTheProcessReceivesItsPages) {
-  expect_one_of_two_states(Way::kMixed);
+  expect_one_of_two_states(Way::kMixed, 13);
 }
 
 }  // namespace

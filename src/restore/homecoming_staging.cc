@@ -13,8 +13,6 @@
 #include "base/error.h"
 #include "base/file_io.h"
 #include "kernel/pagemap.h"
-#include "kernel/procfs_file.h"
-#include "restore/free_numbers.h"
 #include "restore/homecoming.h"
 #include "restore/page_reception.h"
 #include "tracee/fd_passing.h"
@@ -186,9 +184,7 @@ void Homecoming::take_into_areas(std::span<const Run> runs, image::RecordSource&
 
 void Homecoming::get_ready_for_huge_pages(Area& area, SyscallProgram& program) {
   if (!huge_.ready()) {
-    std::set<int> taken;
-    for (int fd : kernel::list_fds(parked_.pid())) taken.insert(fd);
-    int fd = FreeNumbers(taken).next();
+    int fd = huge_.lowest_free_fd();
     RemotePtr scratch = space_.allocate(kHugePageSize, RemotePtr());
     reverse_by(SYS_munmap, {scratch, kHugePageSize});
     reverse_by(SYS_close, {fd});

@@ -1,6 +1,7 @@
 #include "restore/huge_pages.h"
 
 #include <utility>
+#include <vector>
 
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -8,11 +9,18 @@
 #include "base/error.h"
 #include "kernel/abi.h"
 #include "kernel/page_move.h"
+#include "kernel/procfs_file.h"
+#include "restore/free_numbers.h"
 
 namespace telefork::restore {
 
 using tracee::Result;
 using tracee::SyscallProgram;
+
+int HugePages::lowest_free_fd() const {
+  std::vector<int> open = kernel::list_fds(stub_.pid());
+  return FreeNumbers({open.begin(), open.end()}).next();
+}
 
 void HugePages::make_ready(RemotePtr scratch, int fd) {
   TELEFORK_ASSERT(!ready_ && scratch.value() % kHugePageSize == 0);

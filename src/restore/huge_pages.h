@@ -30,6 +30,8 @@ class HugePages {
   // `fd`, if any. To be taken back by the caller if its tracer dies.
   void make_ready(RemotePtr scratch, int fd);
   bool ready() const { return ready_; }
+  // What `fd` has to be.
+  int lowest_free_fd() const;
 
   void add_mapping(Range range, tracee::SyscallProgram& program) const;
   // One at `at`, in memory that was told of and can be written to, where no page is yet.

@@ -1,6 +1,5 @@
 // Pages into the guest's memory, which mappings.cc has mapped.
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -8,9 +7,7 @@
 #include <sys/syscall.h>
 
 #include "base/error.h"
-#include "kernel/procfs_file.h"
 #include "kernel/procfs_maps.h"
-#include "restore/free_numbers.h"
 #include "restore/restorer.h"
 
 namespace telefork::restore {
@@ -80,9 +77,7 @@ std::vector<PagePiece> Restorer::place(Pages::Reader pages, SyscallProgram& prog
 
 void Restorer::get_ready_for_huge_pages(Mapping& mapping, SyscallProgram& program) {
   if (!huge_->ready()) {
-    std::set<int> taken;
-    for (int fd : kernel::list_fds(blank_->pid())) taken.insert(fd);
-    huge_->make_ready(space_.allocate(kHugePageSize, RemotePtr()), FreeNumbers(taken).next());
+    huge_->make_ready(space_.allocate(kHugePageSize, RemotePtr()), huge_->lowest_free_fd());
   }
   if (std::exchange(mapping.has_huge_pages, true)) return;
   huge_->add_mapping({mapping.at, mapping.size()}, program);

@@ -1,5 +1,6 @@
 #include "kernel/procfs_maps.h"
 
+#include <algorithm>
 #include <array>
 #include <limits>
 
@@ -92,7 +93,10 @@ void append_vma(std::vector<Vma>& vmas, Vma vma, const TextScanner& scanner) {
   if (vma.start >= vma.end) scanner.fail("a VMA that is not empty before this");
   if (vma.start.value() % kPageSize != 0 || vma.end.value() % kPageSize != 0)
     scanner.fail("a VMA of whole pages before this");
-  if (!vmas.empty() && vma.start < vmas.back().end) scanner.fail("VMAs in order before this");
+  if (!vmas.empty() && vma.end <= vmas.back().end) scanner.fail("VMAs in order before this");
+  // The kernel went on from the end of the last one, which has grown or been merged since then.
+  while (!vmas.empty() && vmas.back().start >= vma.start) vmas.pop_back();
+  if (!vmas.empty()) vmas.back().end = std::min(vmas.back().end, vma.start);
   if (vmas.size() == kMaxVmas) scanner.fail(fmt::format("at most {} VMAs", kMaxVmas));
   vmas.push_back(std::move(vma));
 }

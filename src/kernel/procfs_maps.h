@@ -3,9 +3,11 @@
 //     for (const Vma& vma : read_smaps(pid))
 //       if (vma.is_anonymous() && vma.has(VmFlag::kLocked)) ...
 //
-// Both are one consistent list only while the process is stopped: the kernel gives the text in
-// pieces of a page, between which a running process may map and unmap. smaps costs 1.3-3.7 us a
-// VMA (it walks the page tables), maps a fraction of that.
+// Both are one consistent list only while the process is stopped: the kernel locks a VMA at a time
+// (since 6.17, before it a page of text), between which a running process may map and unmap. What
+// it shows is then each VMA as it was or as it became; where that is two that overlap, as after a
+// merge, the later one counts, and the earlier is cut or left out. smaps costs 1.3-3.7 us a VMA
+// (it walks the page tables), maps a fraction of that.
 //
 // Two things in these texts are ambiguous, and no parser can help it: a newline in a path is
 // written \012 while a backslash is not escaped, and " (deleted)" may be the end of a file's true
@@ -118,7 +120,7 @@ struct Vma {
 std::string_view vm_flag_name(VmFlag flag);
 
 // `what` is named in errors. At most kMaxVmas; more is Code::kCorrupt, as is text that is not a
-// map, a VMA that is empty or not aligned, or one that starts before the last one ended.
+// map, a VMA that is empty or not aligned, or one that ends where the last one did or before.
 constexpr std::size_t kMaxVmas = std::size_t{1} << 20;
 std::vector<Vma> parse_maps(std::string_view text, std::string_view what = "maps");
 std::vector<Vma> parse_smaps(std::string_view text, std::string_view what = "smaps");

@@ -1,6 +1,7 @@
 #include "kernel/procfs_maps.h"
 
 #include <random>
+#include <thread>
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -115,8 +116,38 @@ TEST(Maps, RefusesGarbageAsCorrupt) {
        {"hello", "1000", "1000-", "1000-2000", "1000-2000 rwxq 0 0:0 0\n",
         "2000-1000 rw-p 0 0:0 0\n", "1000-1000 rw-p 0 0:0 0\n", "1001-2000 rw-p 0 0:0 0\n",
         "11111111111111111-2000 rw-p 0 0:0 0\n", "1000-2000 rw-p 0 1ffffffff:0 0\n",
-        "1000-3000 rw-p 0 0:0 0\n2000-4000 rw-p 0 0:0 0\n", "1000-2000 rw-p 0 0:0 -1\n", "\n"})
+        "1000-3000 rw-p 0 0:0 0\n2000-3000 rw-p 0 0:0 0\n", "1000-2000 rw-p 0 0:0 -1\n", "\n"})
     EXPECT_EQ(code_of(text, parse_maps), Code::kCorrupt) << text;
+}
+
+TEST(Maps, TakeTheLaterOfTwoThatOverlap) {
+  auto vmas = parse_maps(
+      "1000-3000 rw-p 0 0:0 0 a\n3000-4000 r--p 0 0:0 0 b\n4000-6000 rw-p 0 0:0 0 c\n"
+      "2000-8000 rw-p 0 0:0 0 d\n");
+  ASSERT_EQ(vmas.size(), 2u);
+  EXPECT_EQ(vmas[0].end.value(), 0x2000u);
+  EXPECT_EQ(vmas[1].start.value(), 0x2000u);
+  EXPECT_EQ(vmas[1].end.value(), 0x8000u);
+  EXPECT_EQ(vmas[1].path, "d");
+}
+
+TEST(Maps, OfAProcessThatSplitsAndMergesAreInOrder) {
+  TestChild child([] {
+    std::thread([] {
+      constexpr std::size_t kPages = 256;
+      void* memory =
+          ::mmap(nullptr, kPages * kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      for (std::size_t page = 0;; page = (page + 1) % kPages) {
+        ::mprotect(static_cast<char*>(memory) + page * kPageSize, kPageSize, PROT_NONE);
+        if (page == kPages - 1) ::mprotect(memory, kPages * kPageSize, PROT_READ);
+      }
+    }).detach();
+  });
+  ASSERT_TRUE(child.ready());
+  for (int round = 0; round < 500; ++round) {
+    std::vector<Vma> vmas = read_maps(child.pid());
+    for (std::size_t i = 1; i < vmas.size(); ++i) ASSERT_LE(vmas[i - 1].end, vmas[i].start);
+  }
 }
 
 TEST(Smaps, ParsesFlagsAndSizes) {

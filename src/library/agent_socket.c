@@ -49,7 +49,8 @@ static int move_high(int fd) {
   struct rlimit limit;
   rlim_t numbers = 1024;
   if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < numbers) numbers = limit.rlim_cur;
-  for (int lowest = (int)numbers - 64; lowest > fd; lowest /= 2) {
+  rlim_t room = numbers < 256 ? numbers / 4 : 64;  // for others that want to lie high
+  for (int lowest = (int)(numbers - room); lowest > fd; lowest /= 2) {
     int high = fcntl(fd, F_DUPFD_CLOEXEC, lowest);
     if (high < 0) continue;
     close(fd);

@@ -285,7 +285,7 @@ TEST_F(RoundTripOfMemory, KeepsWhatMadviseSaid) {
 }
 
 TEST_F(RoundTripOfMemory, KeepsMemoryLocked) {
-  expect_survives([](Self& self) {
+  TripReport report = expect_survives([](Self& self) {
     char* locked = map(8 * kPage);
     char* later = map(8 * kPage);
     char* unlocked = map(8 * kPage);
@@ -295,14 +295,20 @@ TEST_F(RoundTripOfMemory, KeepsMemoryLocked) {
     VERIFY(::munlock(unlocked, 8 * kPage) == 0);
     fill(locked, kPage, 2);
     fill(later, kPage, 3);
+    char* none = map(8 * kPage, PROT_NONE);
+    // It is locked by then.
+    VERIFY(::mlock(none, 8 * kPage) != 0 && errno == ENOMEM);
     self.travel();
     VERIFY(vma_at(locked).has(kernel::VmFlag::kLocked));
+    VERIFY(vma_at(none).has(kernel::VmFlag::kLocked));
+    VERIFY(!vma_at(none).has(kernel::VmFlag::kLockOnFault));
     VERIFY(vma_at(locked).locked_kb == 32);
     VERIFY(vma_at(later).has(kernel::VmFlag::kLockOnFault));
     VERIFY(vma_at(later).rss_kb == 4);
     VERIFY(!vma_at(unlocked).has(kernel::VmFlag::kLocked));
     VERIFY(is_filled(locked, kPage, 2) && is_filled(later, kPage, 3));
   });
+  EXPECT_TRUE(report.warnings.empty());
 }
 
 TEST_F(RoundTripOfMemory, KeepsMemoryWithoutReserve) {

@@ -57,6 +57,16 @@ void refuse_what_keeps_nothing(const std::string& path) {
   }
 }
 
+// The image takes the place of what was there, which the process could then not be loaded without.
+void refuse_what_the_process_uses(const std::string& path, const capture::Survey& survey) {
+  struct stat stat {};
+  if (::stat(path.c_str(), &stat) != 0 || !S_ISREG(stat.st_mode)) return;
+  for (const capture::FileEntry& entry : survey.files.entries()) {
+    if (entry.stat.st_dev != stat.st_dev || entry.stat.st_ino != stat.st_ino) continue;
+    throw Error(Code::kUsage, fmt::format("{} is a file that process {} uses", path, survey.pid));
+  }
+}
+
 }  // namespace
 
 capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
@@ -160,6 +170,7 @@ SaveReport Save::run() {
   if (settings_.path.empty()) throw Error(Code::kUsage, "the file has no name");
   if (!settings_.keep) refuse_what_keeps_nothing(settings_.path);
   capture::Survey before = survey(nullptr);
+  refuse_what_the_process_uses(settings_.path, before);
   net::FileSink file(settings_.path, [this] { give_way(); });
   protocol::FileByteSink sink(file);
   give_way();

@@ -159,15 +159,21 @@ void Restorer::lock_these(std::span<const Mapping* const> mappings) {
   SyscallProgram program;
   std::vector<Result> results;
   for (const Mapping* mapping : mappings) {
-    int flags = has_flag(mapping->vma(), VmFlag::kLockOnFault) ? MLOCK_ONFAULT : 0;
-    results.push_back(
-        program.call_any("locking memory", SYS_mlock2, {mapping->start(), mapping->size(), flags}));
+    auto lock = [&](int flags) {
+      return program.call_any("locking memory", SYS_mlock2,
+                              {mapping->start(), mapping->size(), flags});
+    };
+    // Guard pages and memory without access cannot be made present, which mlock2 says after it has
+    // locked them, in the words in which it says that it may not lock so much.
+    bool stays_absent =
+        mapping->vma().getGuardRuns().size() > 0 || mapping->vma().getProtection() == PROT_NONE;
+    bool on_fault = has_flag(mapping->vma(), VmFlag::kLockOnFault);
+    results.push_back(lock(on_fault || stays_absent ? MLOCK_ONFAULT : 0));
+    if (stays_absent && !on_fault) lock(0);
   }
   tracee::ProgramRun run = blank_->stub().run(program);
   for (std::size_t i = 0; i < mappings.size(); ++i) {
-    // Guard pages cannot be made present, which mlock2 says after it has locked the rest.
-    bool guarded = mappings[i]->vma().getGuardRuns().size() > 0;
-    if (guarded || run.result(results[i]) == 0) continue;
+    if (run.result(results[i]) == 0) continue;
     warn(fmt::format("its memory at {} is not locked: this user may lock less (limit memlock)",
                      place_name(mappings[i]->vma())));
   }

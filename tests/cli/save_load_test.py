@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import unittest
@@ -396,6 +397,22 @@ class SaveAndLoad(cli.Test):
         self.refuses(call("save", victim.pid, ""), 2, "no name")
         self.assertEqual(call("save", "--keep", victim.pid, "/dev/null").returncode, 0)
         self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_does_not_take_the_place_of_a_file_of_the_process(self):
+        program = self.folder / "sleep"
+        shutil.copy("/bin/sleep", program)
+        data = self.folder / "data"
+        data.write_bytes(b"mine")
+        with open(data, "rb") as opened, subprocess.Popen([program, "1000"], stdin=opened) as own:
+            try:
+                for file in (program, data):
+                    for options in ([], ["--keep"]):
+                        done = call("save", *options, own.pid, file)
+                        self.refuses(done, 2, f"{file} is a file that process {own.pid} uses")
+                self.assertEqual(data.read_bytes(), b"mine")
+                self.assertIsNone(own.poll())
+            finally:
+                own.kill()
 
     def test_refuses_a_stopped_process(self):
         victim = self.victim(1)

@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -229,6 +230,26 @@ TEST_P(ACall, BringsFilePositionsDirectoryAndUmaskHome) {
     char* folder = getcwd(nullptr, 0);
     require_equal(std::string(folder), path("folder"));
     require_equal(umask(022), 077U);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, BringsDescriptorsHomeWhereFewAreAllowed) {
+  Outcome outcome = run([this] {
+    constexpr int kOpened = 20;
+    rlimit few{64, 64};
+    require(setrlimit(RLIMIT_NOFILE, &few) == 0);
+    int fds[kOpened];
+    call_on(node(), [&] {
+      for (int& fd : fds) fd = open("/etc/passwd", O_RDONLY);
+    });
+    for (int fd : fds) {
+      struct stat here {};
+      struct stat there {};
+      require(fstat(fd, &there) == 0 && stat("/etc/passwd", &here) == 0);
+      require_equal(there.st_ino, here.st_ino);
+      close(fd);
+    }
   });
   EXPECT_TRUE(went_well(outcome));
 }

@@ -97,6 +97,16 @@ std::uint64_t read_pid_max() { return read_setting("/proc/sys/kernel/pid_max", 3
 std::uint64_t read_max_map_count() { return read_setting("/proc/sys/vm/max_map_count", 65530); }
 std::uint64_t read_mmap_min_addr() { return read_setting("/proc/sys/vm/mmap_min_addr", 0); }
 
+std::uint64_t read_out_of_memory_kills() {
+  const std::string text = try_read_system_file("/proc/vmstat");
+  TextScanner scanner(text, "vmstat");
+  while (!scanner.at_end()) {
+    if (scanner.try_skip("oom_kill ")) return scanner.decimal();
+    scanner.rest_of_line();
+  }
+  return 0;
+}
+
 Overcommit read_overcommit() {
   std::uint64_t value = read_setting("/proc/sys/vm/overcommit_memory", 0);
   if (value > 2) throw Error(Code::kUnsupported, fmt::format("vm.overcommit_memory={}", value));

@@ -46,6 +46,10 @@ std::uint64_t read_pid_max();
 std::uint64_t read_max_map_count();
 std::uint64_t read_mmap_min_addr();
 
+// How many processes the kernel has killed since boot for want of memory, of a cgroup or of the
+// machine (proc(5), /proc/vmstat); 0 before Linux 4.13.
+std::uint64_t read_out_of_memory_kills();
+
 enum class Overcommit { kHeuristic = 0, kAlways = 1, kNever = 2 };
 Overcommit read_overcommit();
 

@@ -21,6 +21,7 @@
 
 #include "base/error.h"
 #include "image/reader.h"
+#include "kernel/procfs_system.h"
 #include "kernel/procfs_task.h"
 #include "migrate/libc_watch.h"
 #include "net/fd_passing.h"
@@ -82,7 +83,7 @@ class Keeper {
       serve();
     } catch (const Error& error) {
       kill_descendants();
-      link_.fail(error);
+      link_.fail(with_cause_of_death(error));
     }
     kill_descendants();
     // Of agents that the guest had here.
@@ -91,6 +92,7 @@ class Keeper {
 
  private:
   void serve();
+  Error with_cause_of_death(const Error& error) const;
   void attach_bulk();
   void await_bulk();
   void host(protocol::schema::Prepare::Reader prepare);
@@ -123,6 +125,7 @@ class Keeper {
   restore::OpenFiles files_{true};
   DestinationState state_ = DestinationState::kReceiving;
   Lease lease_;
+  std::uint64_t memory_kills_before_ = kernel::read_out_of_memory_kills();
 
   // The keeper's ends of the guest's pipes, and the guest's.
   UniqueFd guest_streams_[3];
@@ -162,6 +165,13 @@ void Keeper::serve() {
         protocol::throw_unexpected(message, "prepare");
     }
   }
+}
+
+Error Keeper::with_cause_of_death(const Error& error) const {
+  if (error.code() != Code::kGone) return error;
+  if (kernel::read_out_of_memory_kills() == memory_kills_before_) return error;
+  return {Code::kResources,
+          error.text() + ": meanwhile the kernel there has killed for want of memory"};
 }
 
 // Home may be gone before it comes.

@@ -199,7 +199,7 @@ TEST_P(AForkInNeed, SurvivesTheKernelsKillForWantOfMemory) {
   }
   group.set({"memory.memsw.limit_in_bytes"}, "100000000");
   start_telepad([&] { group.enter(); });
-  expect_refused(run_attempt([] { fill_memory(300); }), "");
+  expect_refused(run_attempt([] { fill_memory(300); }), "for want of memory");
   stop_telepad(SIGKILL);  // the kernel may have chosen it
   EXPECT_TRUE(all_processes_end());
   expect_that_it_works_now();

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
@@ -248,6 +249,29 @@ TEST_F(RoundTripOfMemory, CarriesHugePagesAsHugePages) {
           void* moved = ::mremap(at, kSize, 2 * kSize, MREMAP_MAYMOVE);
           VERIFY(moved != MAP_FAILED);
           VERIFY(is_filled(static_cast<char*>(moved), kSize, 5));
+        },
+        options);
+  }
+}
+
+TEST_F(RoundTripOfMemory, MakesNoHugePagesForAProcessThatWantsNone) {
+  for (bool moves : {true, false}) {
+    SCOPED_TRACE(moves);
+    TripOptions options;
+    options.settings = [=](restore::RestoreSettings& settings) { settings.moves_pages = moves; };
+    expect_survives(
+        [](Self& self) {
+          constexpr std::size_t kSize = 16 << 20;
+          VERIFY(::prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0);
+          char* at = map(kSize);
+          char* plain = map(kSize);
+          VERIFY(::madvise(at, kSize, MADV_HUGEPAGE) == 0);
+          fill(at, kSize, 5);
+          fill(plain, kSize, 6);
+          self.travel();
+          VERIFY(is_filled(at, kSize, 5) && is_filled(plain, kSize, 6));
+          VERIFY(huge_kb(at) == 0 && huge_kb(plain) == 0);
+          VERIFY(::prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1);
         },
         options);
   }

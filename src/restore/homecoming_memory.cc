@@ -73,6 +73,7 @@ std::vector<kernel::Vma> Homecoming::read_map() const {
 
 // Both maps; from here on there is room where neither has anything.
 void Homecoming::learn_maps() {
+  if (!process_) throw Error(Code::kCorrupt, "the image lacks its process");
   maps_are_known_ = true;
   home_ = read_map();
   for (const image::Record& record : vma_records_) vmas_.push_back(record.get<Vma>());

@@ -53,7 +53,7 @@ void Homecoming::choose_areas() {
     area.range = range;
     area.flags = map_flags(vma);
     area.huge = has_flag(vma, VmFlag::kHugePage);
-    area.huge_allowed = !area.huge && !has_flag(vma, VmFlag::kNoHugePage);
+    area.huge_allowed = !area.huge && may_have_huge_pages(vma, process().getThpDisable());
     areas_.push_back(area);
   }
 }

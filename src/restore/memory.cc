@@ -59,9 +59,7 @@ std::vector<PagePiece> Restorer::place(Pages::Reader pages, SyscallProgram& prog
     open_for_pages(mapping, program);
     if (start == mapping.start()) mapping.has_first_page = true;
     Vma::Reader vma = mapping.vma();
-    bool huge_allowed =
-        !has_flag(vma, VmFlag::kNoHugePage) &&
-        (vma.getKind() == Vma::Kind::ANONYMOUS || vma.getKind() == Vma::Kind::STACK);
+    bool huge_allowed = may_have_huge_pages(vma, process().getThpDisable());
     RemotePtr at = mapping.at + (start - mapping.start());
     RemotePtr end = at + run.getPages() * kPageSize;
     while (at < end) {

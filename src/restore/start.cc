@@ -13,6 +13,7 @@
 #include "restore/clocks.h"
 #include "restore/restorer.h"
 #include "restore/siginfo.h"
+#include "restore/steps.h"
 #include "restore/try_id.h"
 #include "tracee/memory.h"
 #include "tracee/same_cpu.h"
@@ -169,6 +170,7 @@ void Restorer::prepare() {
   SyscallProgram program;
   move_vdso_aside(program);
   clear_blank(program);
+  if (process().getThpDisable() != 0) add_thp_setting(process(), program);
   blank_->stub().run(program);
   map_memory();
 }

@@ -51,6 +51,11 @@ tracee::ThreadState decode_thread_state(Thread::Reader thread) {
   return state;
 }
 
+void add_thp_setting(image::schema::Process::Reader p, SyscallProgram& program) {
+  program.call("restoring THP_DISABLE", SYS_prctl,
+               {PR_SET_THP_DISABLE, p.getThpDisable() & 1, p.getThpDisable() & ~1u, 0, 0});
+}
+
 void add_process_settings(image::schema::Process::Reader p, SyscallProgram& program) {
   program.call("restoring the umask", SYS_umask, {p.getUmask()});
   program.call("restoring the personality", SYS_personality, {p.getPersonality()});
@@ -58,8 +63,7 @@ void add_process_settings(image::schema::Process::Reader p, SyscallProgram& prog
                {PR_SET_CHILD_SUBREAPER, p.getChildSubreaper() ? 1 : 0, 0, 0, 0});
   program.call("restoring keepcaps", SYS_prctl,
                {PR_SET_KEEPCAPS, p.getKeepCaps() ? 1 : 0, 0, 0, 0});
-  program.call("restoring THP_DISABLE", SYS_prctl,
-               {PR_SET_THP_DISABLE, p.getThpDisable() & 1, p.getThpDisable() & ~1u, 0, 0});
+  add_thp_setting(p, program);
   if (p.getMemoryMerge()) {
     program.call("restoring MEMORY_MERGE", SYS_prctl, {kernel::kPrSetMemoryMerge, 1, 0, 0, 0});
   }

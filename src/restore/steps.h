@@ -18,6 +18,8 @@ void copy_exactly(::capnp::Data::Reader from, void* to, std::size_t size, const 
 tracee::ThreadState decode_thread_state(image::schema::Thread::Reader thread);
 
 // What a process has once, its files and ids aside.
+// Before memory is mapped: it decides what pages that gets.
+void add_thp_setting(image::schema::Process::Reader process, tracee::SyscallProgram& program);
 void add_process_settings(image::schema::Process::Reader process, tracee::SyscallProgram& program);
 // Before any thread is given its xstate; not to be taken back.
 void add_permissions(image::schema::Process::Reader process, tracee::SyscallProgram& program);

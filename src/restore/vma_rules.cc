@@ -66,6 +66,12 @@ std::string place_name(Vma::Reader vma) {
 }
 
 // A kernel without huge pages or KSM has nothing to advise.
+bool may_have_huge_pages(Vma::Reader vma, std::uint32_t thp_disable) {
+  if (has_flag(vma, VmFlag::kNoHugePage)) return false;
+  if (vma.getKind() != Vma::Kind::ANONYMOUS && vma.getKind() != Vma::Kind::STACK) return false;
+  return thp_disable == 0 || ((thp_disable & 2) != 0 && has_flag(vma, VmFlag::kHugePage));
+}
+
 void add_advice(Vma::Reader vma, std::uint64_t had, Range range, SyscallProgram& program) {
   struct Rule {
     VmFlag flag;

@@ -33,6 +33,9 @@ constexpr int kWritable = 0x1 | 0x2;  // PROT_READ | PROT_WRITE
 // "0x1000-0x3000"
 std::string place_name(image::schema::Vma::Reader vma);
 std::string place_name(Range range);
+// Whether pages that lie together may become huge ones. `thp_disable`: as PR_GET_THP_DISABLE has
+// it, of which bit 1 (PR_THP_DISABLE_EXCEPT_ADVISED) leaves memory that asks for them alone.
+bool may_have_huge_pages(image::schema::Vma::Reader vma, std::uint32_t thp_disable);
 // What has to be said of memory that has the flags `had`, for it to have those of `vma`.
 void add_advice(image::schema::Vma::Reader vma, std::uint64_t had, Range range,
                 tracee::SyscallProgram& program);

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -21,6 +22,8 @@ namespace {
 constexpr int kKeepIdle = 60;  // seconds
 constexpr int kKeepInterval = 10;
 constexpr int kKeepTries = 3;
+constexpr auto kNear = std::chrono::milliseconds(5);  // a round trip
+constexpr std::size_t kLongestName = 16;              // TCP_CA_NAME_MAX
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
 
@@ -109,6 +112,33 @@ void set_option(int socket, int level, int option, int value, const char* doing)
   if (::setsockopt(socket, level, option, &value, sizeof(value)) != 0) throw_errno(doing);
 }
 
+// A kernel that lacks it, or a system that does not allow it, keeps its own.
+void choose_congestion_control(int socket, std::string_view name) {
+  static_cast<void>(::setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, name.data(),
+                                 static_cast<socklen_t>(name.size())));
+}
+
+// What a new socket has; empty where that cannot be told.
+std::string read_congestion_control() {
+  char name[kLongestName] = {};
+  socklen_t size = sizeof(name);
+  UniqueFd fresh(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (::getsockopt(fresh.get(), IPPROTO_TCP, TCP_CONGESTION, name, &size) != 0) return {};
+  return {name, ::strnlen(name, sizeof(name))};
+}
+
+// From the beginning: whoever begins with bbr is paced for as long as it lives, also under another
+// (SK_PACING_NEEDED in net/core/sock.c is never taken back).
+void begin_with_cubic(int socket) { choose_congestion_control(socket, "cubic"); }
+
+// Nothing was sent yet, so that what is known is the handshake's round trip.
+bool is_near(int socket) {
+  tcp_info info{};
+  socklen_t size = sizeof(info);
+  return ::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 && info.tcpi_rtt != 0 &&
+         info.tcpi_rtt < std::chrono::microseconds(kNear).count();
+}
+
 }  // namespace
 
 std::string SocketAddress::text() const {
@@ -139,6 +169,7 @@ void set_up_tcp(int socket, TcpUse use) {
   constexpr const char* kDoing = "setting up a TCP connection";
   // Also where much is sent: the last of it would wait for the other end's delayed acknowledgement.
   set_option(socket, IPPROTO_TCP, TCP_NODELAY, 1, kDoing);
+  if (!is_near(socket)) choose_congestion_control(socket, read_congestion_control());
   if (use != TcpUse::kControl) return;
   set_option(socket, SOL_SOCKET, SO_KEEPALIVE, 1, kDoing);
   set_option(socket, IPPROTO_TCP, TCP_KEEPIDLE, kKeepIdle, kDoing);
@@ -153,6 +184,7 @@ TcpConnection connect_tcp(const std::vector<SocketAddress>& addresses, const std
   for (const SocketAddress& address : addresses) {
     UniqueFd socket = make_socket(address);
     last = address.text();
+    if (use == TcpUse::kBulk) begin_with_cubic(socket.get());
     error = try_connect(socket.get(), address, deadline);
     if (error != 0) continue;
     set_up_tcp(socket.get(), use);
@@ -211,6 +243,7 @@ TcpListener listen_tcp(std::string_view where) {
   listener.address_ = to_address(chosen->ai_addr, chosen->ai_addrlen);
   listener.fd_ = make_socket(listener.address_);
   std::string doing = fmt::format("listening on {}", where);
+  begin_with_cubic(listener.fd());
   set_option(listener.fd(), SOL_SOCKET, SO_REUSEADDR, 1, doing.c_str());
   if (chosen->ai_family == AF_INET6) {
     set_option(listener.fd(), IPPROTO_IPV6, IPV6_V6ONLY, 0, doing.c_str());

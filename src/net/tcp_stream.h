@@ -28,6 +28,9 @@ std::vector<SocketAddress> resolve(const NodeAddress& node);
 
 enum class TcpUse {
   kControl,  // watched by the kernel: a dead machine is noticed
+  // On a path of less than 5 ms it has cubic, whatever the system prefers: bbr, which is better on
+  // long ones, paces itself to a part of what a fast and near network could do. What was accepted
+  // has it too, of which nobody knows yet what it is for.
   kBulk,
 };
 
@@ -38,6 +41,7 @@ struct TcpConnection {
 // To the first address that answers; kUnreachable with the last one's reason. `name` is for it.
 TcpConnection connect_tcp(const std::vector<SocketAddress>& addresses, const std::string& name,
                           TcpUse use, Deadline deadline);
+// For a connection that was made just now: by connect_tcp(), which calls it, or with a listener.
 void set_up_tcp(int socket, TcpUse use);
 
 class TcpListener {

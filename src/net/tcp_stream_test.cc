@@ -1,6 +1,7 @@
 #include "net/tcp_stream.h"
 
 #include <cerrno>
+#include <fstream>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -69,6 +70,29 @@ TEST(Tcp, SendsAtOnceAndNoticesADeadMachine) {
   auto bulk = connect_tcp(resolve(node), "n", TcpUse::kBulk, Deadline::in(10s));
   EXPECT_EQ(option(bulk.socket.get(), IPPROTO_TCP, TCP_NODELAY), 1);
   EXPECT_EQ(option(bulk.socket.get(), SOL_SOCKET, SO_KEEPALIVE), 0);
+}
+
+std::string congestion_control(int socket) {
+  char name[16] = {};
+  socklen_t size = sizeof(name);
+  EXPECT_EQ(::getsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, name, &size), 0);
+  return name;
+}
+
+TEST(Tcp, HasCubicAtBothEndsWhereMuchIsSentAndTheWayIsShort) {
+  std::ifstream available("/proc/sys/net/ipv4/tcp_available_congestion_control");
+  const std::string names{std::istreambuf_iterator<char>(available), {}};
+  if (names.find("cubic") == std::string::npos) GTEST_SKIP() << "needs: cubic";
+  TcpListener listener = listen_tcp("127.0.0.1:0");
+  NodeAddress node = address_of(listener);
+  auto bulk = connect_tcp(resolve(node), "n", TcpUse::kBulk, Deadline::in(10s));
+  EXPECT_EQ(congestion_control(bulk.socket.get()), "cubic");
+  UniqueFd accepted = accept_one(listener);
+  set_up_tcp(accepted.get(), TcpUse::kControl);
+  EXPECT_EQ(congestion_control(accepted.get()), "cubic");
+  UniqueFd fresh(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  auto control = connect_tcp(resolve(node), "n", TcpUse::kControl, Deadline::in(10s));
+  EXPECT_EQ(congestion_control(control.socket.get()), congestion_control(fresh.get()));
 }
 
 TEST(Tcp, NamesTheNodeThatDoesNotAnswer) {

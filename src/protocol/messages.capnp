@@ -64,9 +64,10 @@ struct Message {
   # One control message.
   union {
     nothing @0 :Void;         # never sent: a message that nobody filled in
-    # Source to destination, before anything is frozen.
+    # Source to destination; checkFiles as often as need be, until the streams are told.
     checkFiles @1 :CheckFiles;
     prepare @3 :Prepare;
+    streams @20 :Streams;
     # The hand-over. The destination restores, says ready and waits for go.
     ready @4 :Ready;
     go @5 :Void;
@@ -116,7 +117,8 @@ struct FileVerdict {
 }
 
 struct Prepare {
-  # What the destination has to know before the first record.
+  # What the destination has to know to make a process for the guest, while the source still looks
+  # at the one that comes.
   purpose @0 :Image.Header.Purpose;
   wantPid @1 :UInt32;         # 0: any
   pidRequired @2 :Bool;       # another pid is a refusal
@@ -124,14 +126,18 @@ struct Prepare {
   detached @4 :Bool;          # no home, no lease
   cpuForce @5 :Bool;
   libcForce @6 :Bool;
-  takesStdin @7 :Bool;        # else stdin is /dev/null, or closed for a command
-  streams @8 :UInt32;         # bit n: stream n of home is open
-  leaseStopMs @9 :UInt32;     # silence from home after which the guest is stopped
-  leaseKillMs @10 :UInt32;    # and after which it is killed
-  description @11 :Text;      # for `telefork ps`: the program and its arguments
-  sessionFd @12 :UInt32;      # of a run_on: the number of the session socket in the program
-  joinedOutput @13 :Bool;     # stdout and stderr are one open file description
-  caller @14 :UInt32;         # of a run_on: the thread that called it, as the program sees it
+  leaseStopMs @7 :UInt32;     # silence from home after which the guest is stopped
+  leaseKillMs @8 :UInt32;     # and after which it is killed
+  description @9 :Text;       # for `telefork ps`: the program and its arguments
+  sessionFd @10 :UInt32;      # of a run_on: the number of the session socket in the program
+  caller @11 :UInt32;         # of a run_on: the thread that called it, as the program sees it
+}
+
+struct Streams {
+  # What becomes of the guest's standard streams. The records follow.
+  takesStdin @0 :Bool;        # else stdin is /dev/null, or closed for a command
+  open @1 :UInt32;            # bit n: stream n of home is open
+  joinedOutput @2 :Bool;      # stdout and stderr are one open file description
 }
 
 struct Ready {

@@ -20,7 +20,6 @@
 #include "base/error.h"
 #include "kernel/abi.h"
 #include "kernel/pid_space.h"
-#include "kernel/time_namespace.h"
 #include "tracee/fd_passing.h"
 
 namespace telefork::restore {
@@ -30,7 +29,6 @@ namespace {
 // the pipe.
 struct Report {
   int proc_error;  // of its own /proc, or 0; with one it has ended
-  int time_error;  // of its time namespace, or 0
 };
 constexpr int kReport = Blank::kSocket + 1;
 
@@ -53,8 +51,8 @@ bool keep_capabilities() {
 }
 
 // In the child, between clone and exec: nothing but system calls.
-[[noreturn]] void become_blank(const BlankSettings& settings, std::string_view offsets,
-                               pid_t keeper, int socket, int report_to) {
+[[noreturn]] void become_blank(const BlankSettings& settings, pid_t keeper, int socket,
+                               int report_to) {
   // Until it is traced, when PTRACE_O_EXITKILL takes over; thread_program() ends it.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   // From within another pid namespace it is not to be seen.
@@ -76,7 +74,6 @@ bool keep_capabilities() {
   char* environment[] = {nullptr};
   Report report{};
   if (settings.space != nullptr) report.proc_error = kernel::mount_own_proc();
-  if (!offsets.empty()) report.time_error = kernel::enter_time_namespace(offsets);
   bool own_users = settings.space != nullptr && settings.space->has_users();
   if (own_users && !keep_capabilities()) ::_exit(127);
   if (::write(kReport, &report, sizeof(report)) != sizeof(report) || report.proc_error != 0) {
@@ -130,7 +127,7 @@ std::optional<T> try_read_report(int from) {
   return report;
 }
 
-Report await_exec(int from, const std::string& program) {
+void await_exec(int from, const std::string& program) {
   const std::string doing = "starting " + program + " as the guest's process";
   auto report = try_read_report<Report>(from);
   if (!report) throw Error(Code::kGone, doing + ": it was killed");
@@ -141,26 +138,19 @@ Report await_exec(int from, const std::string& program) {
   }
   auto error = try_read_report<int>(from);
   if (error) throw_errno(doing, *error, Code::kUnsupported);
-  return *report;
 }
 
 }  // namespace
 
-Blank::Blank(pid_t pid, pid_t guest_pid, UniqueFd socket, tracee::TracedThread thread,
-             int time_error)
-    : pid_(pid),
-      guest_pid_(guest_pid),
-      socket_(std::move(socket)),
-      thread_(std::move(thread)),
-      time_error_(time_error) {}
+Blank::Blank(pid_t pid, pid_t guest_pid, UniqueFd socket, tracee::TracedThread thread)
+    : pid_(pid), guest_pid_(guest_pid), socket_(std::move(socket)), thread_(std::move(thread)) {}
 
 Blank::Blank(Blank&& other) noexcept
     : pid_(std::exchange(other.pid_, 0)),
       guest_pid_(other.guest_pid_),
       socket_(std::move(other.socket_)),
       thread_(std::move(other.thread_)),
-      stub_(std::move(other.stub_)),
-      time_error_(other.time_error_) {
+      stub_(std::move(other.stub_)) {
   TELEFORK_ASSERT(stub_ == nullptr);  // it refers to the thread object that moves
 }
 
@@ -177,12 +167,10 @@ void Blank::kill() { ::kill(pid_, SIGKILL); }
 Blank Blank::start(const BlankSettings& settings) {
   auto [ours, theirs] = make_socket_pair(SOCK_SEQPACKET);
   auto [report_read, report_write] = make_pipe();
-  const std::string offsets =
-      settings.time_offsets ? kernel::format_timens_offsets(*settings.time_offsets) : "";
   pid_t keeper = ::getpid();
   pid_t pid = clone_blank(settings);
   if (pid < 0) throw_errno("making a process for the guest", Code::kResources);
-  if (pid == 0) become_blank(settings, offsets, keeper, theirs.get(), report_write.get());
+  if (pid == 0) become_blank(settings, keeper, theirs.get(), report_write.get());
   report_write.reset();
 
   struct Reaper {
@@ -195,13 +183,13 @@ Blank Blank::start(const BlankSettings& settings) {
   } reaper{pid};
   // Only the exec makes it dumpable, as the keeper is not; nobody else may seize it as a plain
   // user.
-  Report report = await_exec(report_read.get(), settings.program);
+  await_exec(report_read.get(), settings.program);
   tracee::TracedThread thread = tracee::TracedThread::seize(pid, PTRACE_O_EXITKILL);
   thread.request_stop();
   thread.await_stop();
   reaper.pid = 0;
   pid_t guest_pid = settings.space == nullptr ? pid : settings.want_pid;
-  return Blank(pid, guest_pid, std::move(ours), std::move(thread), report.time_error);
+  return Blank(pid, guest_pid, std::move(ours), std::move(thread));
 }
 
 void Blank::install_stub(const tracee::Stub::Options& options) {

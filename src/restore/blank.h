@@ -12,7 +12,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,7 +19,6 @@
 #include <sys/types.h>
 
 #include "base/unique_fd.h"
-#include "kernel/procfs_state.h"
 #include "restore/pid_namespace.h"
 #include "tracee/stub.h"
 #include "tracee/thread.h"
@@ -34,8 +32,6 @@ struct BlankSettings {
   pid_t process_group = 0;    // to join; 0: one of its own
   // Where it is to be, with `want_pid` as it is seen there; null: where this process is.
   const PidNamespace* space = nullptr;
-  // Of a time namespace to be made for it; empty: it has this process's.
-  std::optional<kernel::TimeNamespaceOffsets> time_offsets = {};
 };
 
 class Blank {
@@ -50,8 +46,6 @@ class Blank {
   pid_t guest_pid() const { return guest_pid_; }
   tracee::TracedThread& thread() { return thread_; }
   tracee::Stub& stub() { return *stub_; }
-  // Why it has not got its time namespace, an errno; 0: it has, or none was wanted.
-  int time_error() const { return time_error_; }
   bool has_stub() const { return stub_ != nullptr; }
   void install_stub(const tracee::Stub::Options& options);
 
@@ -67,14 +61,13 @@ class Blank {
   void release() { pid_ = 0; }
 
  private:
-  Blank(pid_t pid, pid_t guest_pid, UniqueFd socket, tracee::TracedThread thread, int time_error);
+  Blank(pid_t pid, pid_t guest_pid, UniqueFd socket, tracee::TracedThread thread);
 
   pid_t pid_;
   pid_t guest_pid_;
   UniqueFd socket_;
   tracee::TracedThread thread_;
   std::unique_ptr<tracee::Stub> stub_;
-  int time_error_ = 0;
 };
 
 }  // namespace telefork::restore

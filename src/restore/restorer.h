@@ -12,11 +12,12 @@
 //   file contents    memory files of the keeper    finish(), mapped or opened like any file
 //   pages            the guest's memory            as they come
 //
-// With the process record the blank process is made. When the last thread's has come it is cleared,
-// and the guest's memory is mapped, writable, at its addresses. It is filled by the blank itself
-// from the bulk connection where the bytes come raw (`bulk_fd`), else by this process; finish()
-// gives it its protection, advice, guards and locks. Until release() the guest dies with this
-// process; the destructor kills it.
+// The blank process is made as soon as it is known which pid it is to have (`blank.want_pid`), or
+// with the process record. When the last thread's has come it is cleared, and the guest's memory is
+// mapped, writable, at its addresses. It is filled by the blank itself from the bulk connection
+// where the bytes come raw (`bulk_fd`), else by this process; finish() gives it its protection,
+// advice, guards and locks. Until release() the guest dies with this process; the destructor kills
+// it.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +51,7 @@ struct RestoreSettings {
   std::string init_program;
   // The descriptor to receive pages from, raw, in their order; -1: they come through the source.
   int bulk_fd = -1;
-  // What the guest's standard streams become; an empty one is /dev/null.
+  // What the guest's standard streams become; an empty one is /dev/null. See set_streams().
   UniqueFd streams[3];
   // A descriptor that is no part of the image, and the number that the guest knows it by.
   UniqueFd session_socket;
@@ -78,6 +79,8 @@ class Restorer {
   Restorer(const Restorer&) = delete;
   Restorer& operator=(const Restorer&) = delete;
 
+  // For who learns only later what they are: before the first record.
+  void set_streams(UniqueFd (&&streams)[3]);
   // One record. False: it was the End. Throws what cannot be restored here, by name.
   bool take(image::RecordSource& source);
   void finish();
@@ -122,11 +125,12 @@ class Restorer {
   void prepare();
   void start_blank_early();
   void start_blank(bool pid_required);
-  void warn_of_clocks();
+  bool blank_has_ids() const;
+  void set_clocks();
   void finish_as_this_user();
   pid_t wanted_pid() const;
   bool must_keep_ids() const;
-  std::string describe_taken_id() const;
+  std::string describe_taken_id(bool of_process) const;
   void make_namespace(const std::string& why);
   // Throws that they cannot be kept, where it throws.
   void refuse_ids(const std::function<void()>& what_may_fail) const;
@@ -196,7 +200,6 @@ class Restorer {
   AddressSpace space_;
   std::optional<PidNamespace> space_of_pids_;  // lives longer than the blank
   std::string why_namespace_;
-  std::optional<ClockChange> clocks_;  // where they would jump
   std::unique_ptr<Blank> blank_;
   std::vector<kernel::Vma> blank_maps_;  // as it was born
   std::vector<kernel::Vma> vdso_parts_;  // of the blank, at their parking addresses

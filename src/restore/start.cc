@@ -3,12 +3,15 @@
 #include <cerrno>
 #include <cstring>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "base/error.h"
+#include "kernel/abi.h"
 #include "kernel/procfs_maps.h"
+#include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
 #include "restore/clocks.h"
 #include "restore/restorer.h"
@@ -23,6 +26,7 @@ namespace {
 
 using image::RecordType;
 using image::schema::Vma;
+using tracee::Result;
 using tracee::SyscallProgram;
 
 constexpr std::size_t kBatch = 128 * 1024;     // a program is run when it has grown so large
@@ -65,17 +69,49 @@ std::string describe_taken(const char* what, pid_t id, const std::string& holder
   return fmt::format("{} id {} is taken here{}", what, id, holder);
 }
 
+// The blank enters it by itself: unshare(2) makes it for the children alone, and its offsets can be
+// set until the first process is in it. 0, or an errno: EPERM without CAP_SYS_ADMIN and
+// CAP_SYS_TIME, ERANGE where a clock would be negative; then its clocks are the machine's.
+int enter_time_namespace(const kernel::TimeNamespaceOffsets& offsets, tracee::Stub& stub) {
+  const std::string text = kernel::format_timens_offsets(offsets);
+  SyscallProgram program;
+  program.call("making a time namespace", SYS_unshare, {kernel::kCloneNewTime});
+  Result file = program.call("opening its offsets", SYS_openat,
+                             {AT_FDCWD, program.text("/proc/self/timens_offsets"), O_WRONLY, 0});
+  // Whatever comes of it the file is closed.
+  Result written =
+      program.call_any("setting its offsets", SYS_write, {file, program.text(text), text.size()});
+  program.call("closing its offsets", SYS_close, {file});
+  tracee::ProgramRun run = stub.try_run(program);
+  if (run.failed() != tracee::kStubDone) return static_cast<int>(-run.result({run.failed()}));
+  if (run.result(written) < 0) return static_cast<int>(-run.result(written));
+  SyscallProgram entering;
+  Result space =
+      entering.call("opening its time namespace", SYS_openat,
+                    {AT_FDCWD, entering.text("/proc/self/ns/time_for_children"), O_RDONLY, 0});
+  Result entered = entering.call_any("entering it", SYS_setns, {space, kernel::kCloneNewTime});
+  entering.call("closing it", SYS_close, {space});
+  tracee::ProgramRun last = stub.try_run(entering);
+  if (last.failed() != tracee::kStubDone) return static_cast<int>(-last.result({last.failed()}));
+  return static_cast<int>(-last.result(entered));
+}
+
 }  // namespace
 
-// While the source still looks at the process it is known already whether its pid is to be had.
+// While the source still looks at the process it is known already which pid it is to have.
 Restorer::Restorer(RestoreSettings settings)
     : settings_(std::move(settings)), open_files_(settings_.live) {
   const BlankSettings& blank = settings_.blank;
-  if (!blank.pid_required || blank.want_pid == 0) return;
-  std::string holder = describe_holder(blank.want_pid);
-  if (holder.empty()) return;
-  with_context("making the guest's process",
-               [&] { make_namespace(describe_taken("process", blank.want_pid, holder)); });
+  if (blank.want_pid == 0) return;
+  with_context("making the guest's process", [&] {
+    std::string holder = blank.pid_required ? describe_holder(blank.want_pid) : "";
+    if (!holder.empty()) make_namespace(describe_taken("process", blank.want_pid, holder));
+    start_blank(blank.pid_required);
+  });
+}
+
+void Restorer::set_streams(UniqueFd (&&streams)[3]) {
+  std::move(std::begin(streams), std::end(streams), settings_.streams);
 }
 
 Restorer::~Restorer() {
@@ -161,11 +197,11 @@ void Restorer::prepare() {
             [](const Mapping& a, const Mapping& b) { return a.start() < b.start(); });
   check_guard_pages();
   bool keep_ids = must_keep_ids();
-  if (keep_ids && (threads_.size() > 1 || pid() != wanted_pid())) blank_.reset();
+  if (keep_ids && blank_ && !blank_has_ids()) blank_.reset();
   if (!blank_) start_blank(keep_ids);
-  warn_of_clocks();
   tracee::SameCpu turns(blank_->pid());
   lay_out();
+  set_clocks();
   give_files();
   SyscallProgram program;
   move_vdso_aside(program);
@@ -181,11 +217,20 @@ bool Restorer::must_keep_ids() const {
          threads_.front().get<image::schema::Thread>().getClearChildTid() == 0;
 }
 
-// "process id 42 is taken here by sleep", of the first such id; empty: all are free.
-std::string Restorer::describe_taken_id() const {
+// Those of its threads too.
+bool Restorer::blank_has_ids() const {
+  if (guest_pid() != wanted_pid()) return false;
+  return space_of_pids_ || describe_taken_id(false).empty();
+}
+
+// "process id 42 is taken here by sleep", of the first such id; empty: all are free. `of_process`:
+// its pid counts, which else it has.
+std::string Restorer::describe_taken_id(bool of_process) const {
   for (const image::Record& record : threads_) {
     auto tid = static_cast<pid_t>(record.get<image::schema::Thread>().getTid());
-    const char* what = record.number() == threads_.front().number() ? "process" : "thread";
+    const bool is_first = record.number() == threads_.front().number();
+    if (is_first && !of_process) continue;
+    const char* what = is_first ? "process" : "thread";
     std::string holder = describe_holder(tid);
     if (!holder.empty()) return describe_taken(what, tid, holder);
     switch (int error = try_id(tid)) {
@@ -227,7 +272,7 @@ pid_t Restorer::wanted_pid() const {
 
 // While the rest of the image is on its way. Most often it may have any pid.
 void Restorer::start_blank_early() {
-  if (settings_.blank.pid_required || !process().getGlibc()) return;
+  if (blank_ || settings_.blank.pid_required || !process().getGlibc()) return;
   with_context("making the guest's process", [&] { start_blank(false); });
 }
 
@@ -235,12 +280,9 @@ void Restorer::start_blank(bool pid_required) {
   BlankSettings settings = settings_.blank;
   settings.want_pid = wanted_pid();
   settings.pid_required = pid_required;
-  // An older image does not tell its clocks.
-  if (process().hasClocks()) clocks_ = plan_clocks(process().getClocks(), read_host_clocks());
-  if (clocks_ && settings_.time_namespace) settings.time_offsets = clocks_->offsets;
   auto start = [&] { return std::make_unique<Blank>(Blank::start(settings)); };
   std::string taken;
-  if (settings.pid_required && !space_of_pids_) taken = describe_taken_id();
+  if (settings.pid_required && !space_of_pids_) taken = describe_taken_id(true);
   if (taken.empty() && !space_of_pids_) {
     try {
       blank_ = start();
@@ -257,13 +299,19 @@ void Restorer::start_blank(bool pid_required) {
   }
 }
 
-void Restorer::warn_of_clocks() {
-  if (!clocks_ || (settings_.time_namespace && blank_->time_error() == 0)) return;
-  const char* why = "to make a time namespace for it takes CAP_SYS_ADMIN and CAP_SYS_TIME";
-  warn(fmt::format("{}: {}{}", describe_jump(*clocks_), why,
-                   blank_->time_error() == 0
-                       ? ""
-                       : fmt::format(" ({})", ::strerrordesc_np(blank_->time_error()))));
+void Restorer::set_clocks() {
+  // An older image does not tell its clocks.
+  if (!process().hasClocks()) return;
+  std::optional<ClockChange> change = plan_clocks(process().getClocks(), read_host_clocks());
+  if (!change) return;
+  int error = 0;
+  if (settings_.time_namespace) {
+    error = enter_time_namespace(change->offsets, blank_->stub());
+    if (error == 0) return;
+  }
+  warn(fmt::format("{}: to make a time namespace for it takes CAP_SYS_ADMIN and CAP_SYS_TIME{}",
+                   describe_jump(*change),
+                   error == 0 ? "" : fmt::format(" ({})", ::strerrordesc_np(error))));
 }
 
 void Restorer::lay_out() {

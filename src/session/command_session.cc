@@ -90,13 +90,16 @@ void CommandSession::send_command() {
   link.send([&](Message::Builder message) {
     auto prepare = message.initPrepare();
     prepare.setPurpose(image::schema::Header::Purpose::EXEC);
-    prepare.setTakesStdin(is_open(0));
-    prepare.setJoinedOutput(is_one_description(1, 2));
-    prepare.setStreams((is_open(1) ? 0b010u : 0u) | (is_open(2) ? 0b100u : 0u));
     prepare.setCpuForce(request_.cpu_force);
     prepare.setDescription(describe_command(request_.arguments));
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
+  });
+  link.send([](Message::Builder message) {
+    auto streams = message.initStreams();
+    streams.setTakesStdin(is_open(0));
+    streams.setJoinedOutput(is_one_description(1, 2));
+    streams.setOpen((is_open(1) ? 0b010u : 0u) | (is_open(2) ? 0b100u : 0u));
   });
   image::Writer writer(link.record_sink(), link.bulk_sink());
   write_header(image::schema::Header::Purpose::EXEC, here_.reader(), writer);

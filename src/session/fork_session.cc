@@ -46,16 +46,17 @@ void ForkSession::send_image(const telefork_snapshot& snapshot, RegistryEntry& r
   const AgentSettings& own = call_.settings();
   protocol::Link& link = call_.link();
   call_.ask_ahead_about_files();
+  call_.announce(Purpose::FORK, snapshot, info.command);
+  own.steps.reach(Step::kAnnounced);
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(snapshot_, 0);
   // It may have been stopped between its message and the read that it waits in; anywhere else the
   // result that the guest is given would be another call's.
   frozen.leader().run_into_system_call(SYS_read);
   own.steps.reach(Step::kFrozen);
   capture::Survey survey = call_.survey(snapshot_, snapshot);
-  call_.announce(Purpose::FORK, snapshot, describe_command(snapshot_));
+  call_.tell_streams();
   // The node has something to do now, and need not wait for this.
   registry.update(info);
-  own.steps.reach(Step::kAnnounced);
   // It sits in a read: it waits for no signal.
   tracee::Stub::Options stub_options;
   stub_options.awaited_signals = 0;

@@ -48,6 +48,7 @@ namespace telefork::session {
 namespace {
 
 using namespace std::chrono_literals;
+using Purpose = image::schema::Header::Purpose;
 using protocol::ReceivedMessage;
 using protocol::schema::Message;
 
@@ -95,11 +96,14 @@ class Keeper {
   Error with_cause_of_death(const Error& error) const;
   void attach_bulk();
   void await_bulk();
-  void host(protocol::schema::Prepare::Reader prepare);
-  void receive_image(image::Reader& reader);
-  void make_streams(protocol::schema::Prepare::Reader prepare);
-  void make_session(protocol::schema::Prepare::Reader prepare, restore::RestoreSettings& settings);
-  void get_ready_to_return(int session_number);
+  protocol::schema::Prepare::Reader task() const { return (*task_)->getPrepare(); }
+  bool returns() const { return task().getPurpose() == Purpose::RUN_ON; }
+  void prepare();
+  void host();
+  void receive_process(image::Reader& reader);
+  void make_streams(protocol::schema::Streams::Reader streams);
+  void make_session(restore::RestoreSettings& settings);
+  void get_ready_to_return();
   void on_session_message();
   void on_late_message(const ReceivedMessage& message);
   void drain_output();
@@ -126,6 +130,9 @@ class Keeper {
   DestinationState state_ = DestinationState::kReceiving;
   Lease lease_;
   std::uint64_t memory_kills_before_ = kernel::read_out_of_memory_kills();
+
+  std::optional<ReceivedMessage> task_;   // what it was told to prepare
+  std::optional<LeaderlessGroup> group_;  // until the guest is in it
 
   // The keeper's ends of the guest's pipes, and the guest's.
   UniqueFd guest_streams_[3];
@@ -157,7 +164,14 @@ void Keeper::serve() {
         answer_about_files(message->getCheckFiles(), files_, link_);
         break;
       case Message::PREPARE:
-        host(message->getPrepare());
+        if (task_) protocol::throw_unexpected(message, "streams");
+        task_ = std::move(message);
+        prepare();
+        break;
+      case Message::STREAMS:
+        if (!task_) protocol::throw_unexpected(message, "prepare");
+        make_streams(message->getStreams());
+        host();
         return;
       case Message::ABORT:
         return;
@@ -206,35 +220,34 @@ void Keeper::attach_bulk() {
   link_.set_bulk(std::make_unique<net::FdStream>(std::move(bulk), settings_.node));
 }
 
-void Keeper::make_streams(protocol::schema::Prepare::Reader prepare) {
-  if (prepare.getTakesStdin()) {
+void Keeper::make_streams(protocol::schema::Streams::Reader streams) {
+  if (streams.getTakesStdin()) {
     auto [read_end, write_end] = make_pipe();
     guest_streams_[0] = std::move(read_end);
     own_streams_[0] = std::move(write_end);
   }
   for (unsigned stream : {1u, 2u}) {
-    if (stream == 2 && prepare.getJoinedOutput() && guest_streams_[1]) {
+    if (stream == 2 && streams.getJoinedOutput() && guest_streams_[1]) {
       guest_streams_[2] = guest_streams_[1].duplicate();
       continue;
     }
-    if ((prepare.getStreams() & (1u << stream)) == 0) continue;
+    if ((streams.getOpen() & (1u << stream)) == 0) continue;
     auto [read_end, write_end] = make_pipe();
     guest_streams_[stream] = std::move(write_end);
     own_streams_[stream] = std::move(read_end);
   }
 }
 
-void Keeper::make_session(protocol::schema::Prepare::Reader prepare,
-                          restore::RestoreSettings& settings) {
+void Keeper::make_session(restore::RestoreSettings& settings) {
   auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
   ask_for_credentials(ours.get());
   name_session_socket(theirs.get());
   session_socket_ = std::move(ours);
   settings.session_socket = std::move(theirs);
-  settings.session_number = static_cast<int>(prepare.getSessionFd());
+  settings.session_number = static_cast<int>(task().getSessionFd());
 }
 
-void Keeper::get_ready_to_return(int session_number) {
+void Keeper::get_ready_to_return() {
   std::map<unsigned, std::uint64_t> streams;
   for (unsigned stream = 0; stream < 3; ++stream) {
     struct stat status;
@@ -242,57 +255,65 @@ void Keeper::get_ready_to_return(int session_number) {
     if (::fstat(own_streams_[stream].get(), &status) != 0) throw_errno("looking at a pipe");
     streams[stream] = status.st_ino;
   }
-  homebound_.emplace(guest_, session_number, std::move(streams), restorer_->arrived_files(),
-                     settings_.pagemap);
+  homebound_.emplace(guest_, static_cast<int>(task().getSessionFd()), std::move(streams),
+                     restorer_->arrived_files(), settings_.pagemap);
   homebound_->watch_writes(restorer_->stub());
 }
 
-void Keeper::host(protocol::schema::Prepare::Reader prepare) {
+// The source looks at the process that comes meanwhile.
+void Keeper::prepare() {
   settings_.steps.reach(Step::kExpecting);
-  if (prepare.getLeaseStopMs() != 0)
-    lease_.stop = std::chrono::milliseconds(prepare.getLeaseStopMs());
-  if (prepare.getLeaseKillMs() != 0)
-    lease_.kill = std::chrono::milliseconds(prepare.getLeaseKillMs());
+  if (task().getLeaseStopMs() != 0)
+    lease_.stop = std::chrono::milliseconds(task().getLeaseStopMs());
+  if (task().getLeaseKillMs() != 0)
+    lease_.kill = std::chrono::milliseconds(task().getLeaseKillMs());
   link_.set_patience(lease_.kill);
   attach_bulk();
-  make_streams(prepare);
+  if (task().getPurpose() == Purpose::EXEC) return;
+  restore::RestoreSettings settings;
+  auto want_pid = static_cast<pid_t>(task().getWantPid());
+  group_.emplace(want_pid);
+  settings.blank = {settings_.programs.blank, want_pid, task().getPidRequired(), group_->id()};
+  settings.init_program = settings_.programs.init;
+  settings.bulk_fd = link_.bulk_fd();
+  if (returns()) make_session(settings);
+  settings.live = true;
+  settings.last_released = static_cast<pid_t>(task().getCaller());
+  settings.tells_of_exe = false;  // docs/limits.md does, of every plain user
+  settings.warn = [this](const std::string& text) { warnings_.push_back(text); };
+  restorer_ = std::make_unique<restore::Restorer>(std::move(settings));
+}
+
+void Keeper::receive_process(image::Reader& reader) {
+  restorer_->set_streams(std::move(guest_streams_));
+  migrate::LibcWatch watched(reader, [this](const std::string& path) {
+    warnings_.push_back(path + " is another C library here than the one in its memory");
+  });
+  while (restorer_->take(watched)) say_that_we_live();
+  group_->kill_leader();
+  // The way back takes the same connection.
+  if (!returns()) link_.close_bulk();
+  settings_.steps.reach(Step::kArrived);
+  restorer_->finish();
+  group_.reset();
+  guest_ = restorer_->pid();
+  if (returns()) get_ready_to_return();
+}
+
+void Keeper::host() {
   SessionInfo info;
   info.role = "guest";
   info.node = settings_.node;
-  info.command = std::string(prepare.getDescription());
+  info.command = std::string(task().getDescription());
   info.state = std::string(state_name(state_));
 
   image::Reader reader(link_.record_source(), &link_.bulk_source());
-  if (prepare.getPurpose() == image::schema::Header::Purpose::EXEC) {
+  if (restorer_) {
+    receive_process(reader);
+  } else {
     command_ = std::make_unique<CommandGuest>(guest_streams_);
     command_->receive(reader);
     guest_ = command_->pid();
-  } else {
-    restore::RestoreSettings settings;
-    auto want_pid = static_cast<pid_t>(prepare.getWantPid());
-    LeaderlessGroup group(want_pid);
-    settings.blank = {settings_.programs.blank, want_pid, prepare.getPidRequired(), group.id()};
-    settings.init_program = settings_.programs.init;
-    settings.bulk_fd = link_.bulk_fd();
-    const bool returns = prepare.getPurpose() == image::schema::Header::Purpose::RUN_ON;
-    if (returns) make_session(prepare, settings);
-    for (int i = 0; i < 3; ++i) settings.streams[i] = std::move(guest_streams_[i]);
-    settings.live = true;
-    settings.last_released = static_cast<pid_t>(prepare.getCaller());
-    settings.tells_of_exe = false;  // docs/limits.md does, of every plain user
-    settings.warn = [this](const std::string& text) { warnings_.push_back(text); };
-    restorer_ = std::make_unique<restore::Restorer>(std::move(settings));
-    migrate::LibcWatch watched(reader, [this](const std::string& path) {
-      warnings_.push_back(path + " is another C library here than the one in its memory");
-    });
-    while (restorer_->take(watched)) say_that_we_live();
-    group.kill_leader();
-    // The way back takes the same connection.
-    if (!returns) link_.close_bulk();
-    settings_.steps.reach(Step::kArrived);
-    restorer_->finish();
-    guest_ = restorer_->pid();
-    if (returns) get_ready_to_return(static_cast<int>(prepare.getSessionFd()));
   }
   step(DestinationEvent::kWhole);
   settings_.steps.reach(Step::kWhole);

@@ -153,16 +153,22 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
   link().send([&](Message::Builder message) {
     auto prepare = message.initPrepare();
     prepare.setPurpose(purpose);
-    prepare.setTakesStdin((streams_ & 0b001U) != 0);
-    prepare.setStreams(streams_ & 0b110U);
+    prepare.setWantPid(static_cast<std::uint32_t>(caller.pid));
     prepare.setDescription(description);
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
     if (purpose != image::schema::Header::Purpose::RUN_ON) return;
-    prepare.setWantPid(static_cast<std::uint32_t>(caller.pid));
     prepare.setPidRequired(true);
     prepare.setSessionFd(static_cast<std::uint32_t>(caller.session_fd));
     prepare.setCaller(static_cast<std::uint32_t>(caller.tid));
+  });
+}
+
+void ProgramCall::tell_streams() {
+  link().send([&](Message::Builder message) {
+    auto streams = message.initStreams();
+    streams.setTakesStdin((streams_ & 0b001U) != 0);
+    streams.setOpen(streams_ & 0b110U);
   });
 }
 

@@ -71,9 +71,11 @@ class ProgramCall {
   capture::Survey survey(pid_t pid, const telefork_snapshot& caller);
   // A standard stream of `pid`, which was surveyed; empty where that is none, or is not carried.
   UniqueFd take_stream(pid_t pid, int number) const;
-  // What the keeper and the image are told first, after the survey.
+  // What the keeper is told first, so that it can make a process meanwhile.
   void announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,
                 const std::string& description);
+  // After the survey, ahead of the records.
+  void tell_streams();
 
  private:
   // Where it is not open, or not any more. Throws what is in the way.

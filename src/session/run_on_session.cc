@@ -102,6 +102,8 @@ void RunOnSession::depart(const SessionInfo& info) {
   const AgentSettings& settings = call_.settings();
   protocol::Link& link = call_.link();
   call_.ask_ahead_about_files();
+  call_.announce(Header::Purpose::RUN_ON, caller_, info.command);
+  settings.steps.reach(Step::kAnnounced);
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(program(), 0);
   tracee::TracedThread& thread = frozen.thread_seen_as(caller_.tid);
   thread.run_into_system_call(SYS_read);
@@ -118,10 +120,9 @@ void RunOnSession::depart(const SessionInfo& info) {
       left_home_.insert(descriptor.fd);
     }
   }
-  call_.announce(Header::Purpose::RUN_ON, caller_, describe_command(program()));
+  call_.tell_streams();
   // The node has something to do now, and need not wait for this.
   registry_->update(info);
-  settings.steps.reach(Step::kAnnounced);
   ParkedProcess::Options options;
   options.caller = caller;
   options.awaited_signals = caller_.signal_mask;

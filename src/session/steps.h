@@ -16,8 +16,8 @@ enum class Step {
   kAsked,      // the program's request came
   kChecked,    // nothing is in the way; the program still waits for its answer
   kForked,     // the snapshot is there
-  kFrozen,     // it is stopped
   kAnnounced,  // the destination was told what comes
+  kFrozen,     // it is stopped
   kDescribed,  // all but its pages was sent
   kSent,       // all of it was
   kGivenUp,    // the destination is ready; go was not sent
@@ -53,8 +53,8 @@ inline constexpr StepName kStepNames[] = {
     {Step::kAsked, "asked"},
     {Step::kChecked, "checked"},
     {Step::kForked, "forked"},
-    {Step::kFrozen, "frozen"},
     {Step::kAnnounced, "announced"},
+    {Step::kFrozen, "frozen"},
     {Step::kDescribed, "described"},
     {Step::kSent, "sent"},
     {Step::kGivenUp, "given_up"},

@@ -137,7 +137,8 @@ void Capture::gather_pages(const PageGatherer::Exchange& exchange) {
     bool shared = mapping.kind == Vma::Kind::SHARED_ANONYMOUS;
     gatherer.add(mapping, !guards_of(i).empty(),
                  shared ? kernel::shared_pages(survey_.pid, mapping.vma)
-                        : map.private_pages(mapping.vma.start, mapping.vma.end));
+                        : map.private_pages(mapping.vma.start, mapping.vma.end,
+                                            kernel::PageMap::kind_of(mapping.vma)));
   }
   gatherer.finish();
 }

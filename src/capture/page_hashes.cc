@@ -27,7 +27,8 @@ PageHashes::PageHashes(pid_t pid, kernel::PageMapAbi abi)
 std::vector<PageHashes::Page> PageHashes::read_pages(const kernel::Vma& vma) const {
   std::vector<Page> pages;
   auto buffer = std::make_unique<std::byte[]>(kBuffer);
-  for (const kernel::PageRun& run : map_.private_pages(vma.start, vma.end)) {
+  for (const kernel::PageRun& run :
+       map_.private_pages(vma.start, vma.end, kernel::PageMap::kind_of(vma))) {
     for (RemotePtr at = run.start; at < run.end();) {
       std::size_t size = std::min<std::uint64_t>(kBuffer, run.end() - at);
       ssize_t count = ::pread(memory_.get(), buffer.get(), size, static_cast<off_t>(at.value()));

@@ -93,17 +93,17 @@ void append_run(std::vector<PageRun>& runs, PageRun run) {
 
 PageMap::PageMap(pid_t pid, PageMapAbi abi) : pid_(pid), abi_(abi), fd_(open_pagemap(pid)) {}
 
-std::vector<PageRun> PageMap::private_pages(RemotePtr start, RemotePtr end) const {
+std::vector<PageRun> PageMap::private_pages(RemotePtr start, RemotePtr end, Of of) const {
   TELEFORK_ASSERT(start.value() % kPageSize == 0 && end.value() % kPageSize == 0);
   if (start >= end) return {};
   if (abi_ == PageMapAbi::kEntries) return read_entries(start, end, is_private_page);
-  return scan(start, end, kPageIsPresent | kPageIsSwapped, never_private());
+  return scan(start, end, kPageIsPresent | kPageIsSwapped, never_private(of));
 }
 
-std::vector<PageRun> PageMap::written_pages(RemotePtr start, RemotePtr end) const {
+std::vector<PageRun> PageMap::written_pages(RemotePtr start, RemotePtr end, Of of) const {
   TELEFORK_ASSERT(abi_ != PageMapAbi::kEntries);
   if (start >= end) return {};
-  return scan(start, end, kPageIsPresent | kPageIsSwapped, never_private(), kPageIsWritten);
+  return scan(start, end, kPageIsPresent | kPageIsSwapped, never_private(of), kPageIsWritten);
 }
 
 std::vector<PageRun> PageMap::swapped_pages(RemotePtr start, RemotePtr end) const {
@@ -113,8 +113,9 @@ std::vector<PageRun> PageMap::swapped_pages(RemotePtr start, RemotePtr end) cons
 }
 
 // The file's, the zero page, a guard page.
-std::uint64_t PageMap::never_private() const {
-  std::uint64_t absent = kPageIsFile | kPageIsPfnZero;
+std::uint64_t PageMap::never_private(Of of) const {
+  std::uint64_t absent = kPageIsPfnZero;
+  if (of == Of::kAny) absent |= kPageIsFile;
   if (abi_ == PageMapAbi::kScanGuards) absent |= kPageIsGuard;
   return absent;
 }

@@ -58,13 +58,18 @@ class PageMap {
   // Needs what ptrace needs. Throws kGone when there is no such process.
   PageMap(pid_t pid, PageMapAbi abi);
 
+  // Whether there can be pages of a file, which to tell costs a look at every page, and not at the
+  // page table alone: five times as much.
+  enum class Of { kAny, kAnonymous };
+  static Of kind_of(const Vma& vma) { return vma.is_anonymous() ? Of::kAnonymous : Of::kAny; }
+
   // Within [start, end), whole pages; ascending, not touching each other. Of anonymous and of
   // private file mappings alike; ranges that are not mapped count as untouched.
-  std::vector<PageRun> private_pages(RemotePtr start, RemotePtr end) const;
+  std::vector<PageRun> private_pages(RemotePtr start, RemotePtr end, Of of = Of::kAny) const;
 
   // Of those, likewise, the ones that a userfaultfd does not protect from being written to; not
   // with kEntries. See WriteWatch.
-  std::vector<PageRun> written_pages(RemotePtr start, RemotePtr end) const;
+  std::vector<PageRun> written_pages(RemotePtr start, RemotePtr end, Of of = Of::kAny) const;
   // And the ones that are not in memory; not with kEntries.
   std::vector<PageRun> swapped_pages(RemotePtr start, RemotePtr end) const;
 
@@ -74,7 +79,7 @@ class PageMap {
 
  private:
   using EntryTest = bool (*)(std::uint64_t entry);
-  std::uint64_t never_private() const;
+  std::uint64_t never_private(Of of = Of::kAny) const;
   std::vector<PageRun> scan(RemotePtr start, RemotePtr end, std::uint64_t wanted,
                             std::uint64_t absent, std::uint64_t needed = 0) const;
   std::vector<PageRun> read_entries(RemotePtr start, RemotePtr end, EntryTest test) const;

@@ -35,7 +35,7 @@ void WriteWatch::begin(const Vma& vma) {
     throw_errno(fmt::format("watching {:#x}-{:#x} for writes", vma.start.value(), vma.end.value()));
   }
   // Only what has content: the kernel would make page tables for all the rest.
-  for (const PageRun& run : map_.private_pages(vma.start, vma.end)) {
+  for (const PageRun& run : map_.private_pages(vma.start, vma.end, PageMap::kind_of(vma))) {
     protect(run);
     append_run(before_, run);
   }
@@ -55,13 +55,14 @@ void WriteWatch::protect(const PageRun& run) const {
 }
 
 std::vector<PageRun> WriteWatch::written(const Vma& vma) const {
-  std::vector<PageRun> written = map_.written_pages(vma.start, vma.end);
+  std::vector<PageRun> written = map_.written_pages(vma.start, vma.end, PageMap::kind_of(vma));
   if (!vma.is_file()) return written;
   return unite_runs(written, map_.swapped_pages(vma.start, vma.end));
 }
 
 std::vector<PageRun> WriteWatch::dropped(const Vma& vma) const {
-  return subtract_runs(before_, vma.start, vma.end, map_.private_pages(vma.start, vma.end));
+  return subtract_runs(before_, vma.start, vma.end,
+                       map_.private_pages(vma.start, vma.end, PageMap::kind_of(vma)));
 }
 
 std::vector<PageRun> unite_runs(const std::vector<PageRun>& a, const std::vector<PageRun>& b) {

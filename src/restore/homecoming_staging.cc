@@ -230,8 +230,9 @@ void Homecoming::end_reception() {
 // All of it can take the place of what is there: then the rest is copied from there.
 bool Homecoming::most_has_come(const Area& area) const {
   kernel::PageMap map(parked_.pid(), settings_.pagemap);
-  std::uint64_t here =
-      kernel::count_pages(map.private_pages(area.range.start, area.range.end())) * kPageSize;
+  std::uint64_t here = kernel::count_pages(map.private_pages(area.range.start, area.range.end(),
+                                                             kernel::PageMap::Of::kAnonymous)) *
+                       kPageSize;
   return area.bytes >= here / 2;
 }
 
@@ -253,7 +254,8 @@ std::vector<Homecoming::Run> Homecoming::rest_of(const Area& area) const {
             [](const Range& a, const Range& b) { return a.start < b.start; });
   std::vector<Run> rest;
   auto next = gone.begin();
-  for (const kernel::PageRun& here : map.private_pages(area.range.start, area.range.end())) {
+  for (const kernel::PageRun& here :
+       map.private_pages(area.range.start, area.range.end(), kernel::PageMap::Of::kAnonymous)) {
     RemotePtr at = here.start;
     while (at < here.end()) {
       while (next != gone.end() && next->end() <= at) ++next;

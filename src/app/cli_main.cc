@@ -6,7 +6,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
 
 #include "app/commands.h"
 #include "app/output.h"
@@ -281,10 +283,36 @@ void fill_standard_streams() {
   }
 }
 
+bool is_program(const std::vector<std::string>& arguments) {
+  return !arguments.empty() && (arguments[0] == "run" || arguments[0] == "load");
+}
+
+// Where it is asked for, of an error that no command has told: it may not have come so far.
+void tell_as_json(const std::vector<std::string>& arguments, const Error& error, int code) {
+  std::vector<std::string> own = arguments;
+  const bool as_program = is_program(arguments);
+  if (!arguments.empty() && arguments[0] == "run") {
+    own = split_run_arguments({arguments.begin() + 1, arguments.end()}).own;
+  }
+  const std::string option = "--json-file";
+  std::string path;
+  for (auto at = own.begin(); at != own.end(); ++at) {
+    if (*at == option && std::next(at) != own.end()) path = *std::next(at);
+    if (at->starts_with(option + "=")) path = at->substr(option.size() + 1);
+  }
+  const nlohmann::ordered_json object = error_object(error, code);
+  if (!path.empty() && as_program) {
+    print_json(object, telefork::open_file(path, O_WRONLY | O_CREAT | O_TRUNC, 0666));
+  } else if (std::find(own.begin(), own.end(), "--json") != own.end()) {
+    if (as_program) return print_json(object, telefork::UniqueFd(::dup(STDERR_FILENO)));
+    print_json(object);
+    finish_stdout();
+  }
+}
+
 // Of run and load a script must be able to tell what is theirs and what is the program's.
 int exit_code_of(const std::vector<std::string>& arguments, const Error& error) {
-  bool as_program = !arguments.empty() && (arguments[0] == "run" || arguments[0] == "load");
-  return as_program ? kOwnFailure : exit_code(error);
+  return is_program(arguments) ? kOwnFailure : exit_code(error);
 }
 
 }  // namespace
@@ -295,8 +323,17 @@ int main(int argc, char** argv) {
   CommandLine line;
   try {
     return line.run(arguments);
-  } catch (const Error& error) {
+  } catch (const StdoutError& error) {
     print_error(error);
     return exit_code_of(arguments, error);
+  } catch (const Error& error) {
+    const int code = exit_code_of(arguments, error);
+    try {
+      if (!has_printed_json()) tell_as_json(arguments, error, code);
+    } catch (const Error& untold) {
+      print_error(untold);
+    }
+    print_error(error);
+    return code;
   }
 }

@@ -151,6 +151,7 @@ class RunSession {
         object["exit_code"] = code;
         if (end.killed) object["signal"] = end.value;
         print_json(object, json_);
+        json_.reset();
       }
       return HomeOptions::End{false, code};
     };

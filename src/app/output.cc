@@ -42,6 +42,8 @@ std::size_t printable_prefix(std::string_view text) {
   }
 }
 
+bool printed_json = false;
+
 }  // namespace
 
 std::string describe(const Error& error) {
@@ -95,12 +97,18 @@ std::string dump(const nlohmann::ordered_json& object) {
 }
 }  // namespace
 
-void print_json(const nlohmann::ordered_json& object) { write_stdout(dump(object)); }
+void print_json(const nlohmann::ordered_json& object) {
+  printed_json = true;
+  write_stdout(dump(object));
+}
 
 void print_json(const nlohmann::ordered_json& object, const UniqueFd& file) {
+  printed_json = true;
   std::string text = dump(object);
   write_fully(file, std::as_bytes(std::span(text)), "the JSON file");
 }
+
+bool has_printed_json() { return printed_json; }
 
 std::string escape(std::string_view text) {
   std::string escaped;

@@ -46,6 +46,8 @@ void finish_stdout();
 // One object and a newline. What is not UTF-8 is replaced.
 void print_json(const nlohmann::ordered_json& object);
 void print_json(const nlohmann::ordered_json& object, const UniqueFd& file);
+// Whether either was called.
+bool has_printed_json();
 
 // Control characters, and bytes that are not UTF-8, as \x1b; newlines and backslashes too.
 std::string escape(std::string_view text);

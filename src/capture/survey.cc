@@ -32,6 +32,17 @@ void survey_namespaces(Survey& survey) {
   }
 }
 
+// A fork would be there, and telefork not. Until there is a child the link cannot be read.
+bool has_children_elsewhere(const Survey& survey) {
+  try {
+    return kernel::read_ns_link(survey.thread, "pid_for_children") !=
+           kernel::read_ns_link(survey.thread, "pid");
+  } catch (const Error& error) {
+    if (error.error() != ENOENT) throw;
+    return true;
+  }
+}
+
 // The stub needs it (tracee/stub.h). A program that calls fork has it by then: of its libc.
 void survey_signal_return(Survey& survey) {
   try {
@@ -155,6 +166,9 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     survey.refusals.push_back(refuse(process, Reason::kChildrenThere));
   }
   survey_namespaces(survey);
+  if (has_children_elsewhere(survey)) {
+    survey.refusals.push_back(refuse(name_of(survey), Reason::kChildrenElsewhere));
+  }
 }
 
 Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {

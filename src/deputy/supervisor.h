@@ -71,6 +71,8 @@ class Supervisor {
   // By this very signal where the kernel lets a process be stopped by it, else by SIGSTOP.
   void stop(int signal);
   void resume();
+  // Nothing more will be told there.
+  void forget_standard_error() { standard_error_.reset(); }
   // "telefork: TEXT" on the program's stderr, where it takes it at once or within a second.
   void tell(std::string_view text);
   // The fork has failed after the call had returned: "telefork: TEXT" on the program's stderr, 125.

@@ -190,8 +190,27 @@ static int launch_agent(char* path, int socket, pid_t* agent) {
   return error;
 }
 
+// The agent would be the first process in there: its init. As long as there is none the link
+// cannot be read (fs/nsfs.c: ns_get_name, kernel/pid_namespace.c: pidns_for_children_get).
+static bool are_children_elsewhere(void) {
+  char own[64];
+  char children[64];
+  ssize_t length = readlink("/proc/self/ns/pid", own, sizeof own);
+  if (length <= 0) return false;
+  ssize_t of_children = readlink("/proc/self/ns/pid_for_children", children, sizeof children);
+  if (of_children < 0) return errno == ENOENT;
+  return of_children != length || memcmp(own, children, (size_t)length) != 0;
+}
+
 int tf_start_private_agent(pid_t* agent) {
   static char path[4096];
+  if (are_children_elsewhere()) {
+    tf_set_error(TELEFORK_REFUSED, 0,
+                 "refused: process %d: its children are in another pid namespace than it is "
+                 "itself; have a child of it ask, which is inside",
+                 (int)getpid());
+    return -1;
+  }
   if (!tf_find_agent(path)) return -1;
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {

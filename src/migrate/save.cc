@@ -69,6 +69,21 @@ void refuse_what_the_process_uses(const std::string& path, const capture::Survey
 
 }  // namespace
 
+namespace {
+
+// As ptrace(2) compares them, of one's own process.
+bool is_more_capable(pid_t pid) {
+  try {
+    kernel::Status its = kernel::read_status(pid);
+    kernel::Status own = kernel::read_status(::getpid());
+    return its.uids == own.uids && (its.cap_permitted & ~own.cap_permitted) != 0;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace
+
 capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
                               capture::Survey earlier) {
   if (!kernel::has_own_proc()) {
@@ -80,8 +95,11 @@ capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
   } catch (const Error& error) {
     bool forbidden = error.error() == EACCES || error.error() == EPERM;
     if (!forbidden && error.code() != Code::kGone) throw;
-    capture::Reason reason =
-        forbidden ? capture::Reason::kNotPermitted : capture::Reason::kNoProcess;
+    capture::Reason reason = capture::Reason::kNoProcess;
+    if (forbidden) {
+      reason =
+          is_more_capable(pid) ? capture::Reason::kMoreCapable : capture::Reason::kNotPermitted;
+    }
     capture::throw_refusals({capture::refuse(fmt::format("process {}", pid), reason)});
     throw;
   }

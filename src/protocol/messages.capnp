@@ -138,6 +138,9 @@ struct Streams {
   takesStdin @0 :Bool;        # else stdin is /dev/null, or closed for a command
   open @1 :UInt32;            # bit n: stream n of home is open
   joinedOutput @2 :Bool;      # stdout and stderr are one open file description
+  useless @3 :UInt32;         # bit n: stream n of home is open, and cannot be read, or written to:
+                              # the guest's is as useless (EBADF)
+  directory @4 :Bool;         # stdin is a directory (EISDIR)
 }
 
 struct Ready {

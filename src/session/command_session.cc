@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/kcmp.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -33,6 +34,19 @@ bool is_open(int fd) {
   return flags >= 0 && (flags & O_PATH) == 0;
 }
 
+// Reading from it, or writing to it, is an error and not the end (`nohup` has such a stdin).
+bool is_useless(int fd) {
+  const int wrong = fd == 0 ? O_WRONLY : O_RDONLY;
+  return is_open(fd) && (::fcntl(fd, F_GETFL) & O_ACCMODE) == wrong;
+}
+
+bool is_directory(int fd) {
+  struct stat stat {};
+  return is_open(fd) && ::fstat(fd, &stat) == 0 && S_ISDIR(stat.st_mode);
+}
+
+bool is_carried(int fd) { return is_open(fd) && !is_useless(fd) && !is_directory(fd); }
+
 // As after `2>&1`: their order is to be kept.
 bool is_one_description(int a, int b) {
   return ::syscall(SYS_kcmp, ::getpid(), ::getpid(), KCMP_FILE, a, b) == 0;
@@ -41,6 +55,14 @@ bool is_one_description(int a, int b) {
 UniqueFd try_duplicate(int fd) {
   return is_open(fd) ? UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)) : UniqueFd();
 }
+
+// Nobody here is to hold open what the command has closed.
+void let_go_of(int fd) {
+  UniqueFd nothing = open_file("/dev/null", O_RDWR);
+  if (::dup2(nothing.get(), fd) < 0) throw_errno("letting go of a standard stream");
+}
+
+UniqueFd duplicate_carried(int fd) { return is_carried(fd) ? try_duplicate(fd) : UniqueFd(); }
 
 void encode_strings(const std::vector<std::string>& strings,
                     ::capnp::List<::capnp::Data>::Builder list) {
@@ -97,9 +119,13 @@ void CommandSession::send_command() {
   });
   link.send([](Message::Builder message) {
     auto streams = message.initStreams();
-    streams.setTakesStdin(is_open(0));
+    streams.setTakesStdin(is_carried(0));
     streams.setJoinedOutput(is_one_description(1, 2));
-    streams.setOpen((is_open(1) ? 0b010u : 0u) | (is_open(2) ? 0b100u : 0u));
+    streams.setOpen((is_carried(1) ? 0b010u : 0u) | (is_carried(2) ? 0b100u : 0u));
+    unsigned useless = 0;
+    for (int fd = 0; fd < 3; ++fd) useless |= (is_useless(fd) ? 1u : 0u) << fd;
+    streams.setUseless(useless);
+    streams.setDirectory(is_directory(0));
   });
   image::Writer writer(link.record_sink(), link.bulk_sink());
   write_header(image::schema::Header::Purpose::EXEC, here_.reader(), writer);
@@ -158,11 +184,18 @@ void CommandSession::run(pid_t home, UniqueFd socket, const std::function<void()
     supervisor.emplace(watch(home), std::move(socket), try_duplicate(2));
     become();
     await_deputy(*supervisor, signals);
-    proxy::StdioPump pump =
-        proxy::StdioPump::at_home(link, try_duplicate(0), try_duplicate(1), try_duplicate(2));
+    proxy::StdioPump pump = proxy::StdioPump::at_home(link, duplicate_carried(0),
+                                                      duplicate_carried(1), duplicate_carried(2));
+    // But for stderr, where this process tells of errors as long as the command may run.
+    let_go_of(STDIN_FILENO);
+    let_go_of(STDOUT_FILENO);
     link.send([](Message::Builder message) { message.setGo(); });
     options.lease = settings_.lease;
     options.fence = fence_.get();
+    options.on_ended = [&supervisor] {
+      supervisor->forget_standard_error();
+      let_go_of(STDERR_FILENO);
+    };
     Home(link, pump, *supervisor, signals, registry, state, std::move(options)).run();
   } catch (const Error& error) {
     link.fail(error);

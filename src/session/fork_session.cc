@@ -35,6 +35,24 @@ using protocol::schema::Message;
   throw Error(Code::kGone, "the process was killed before it was on its way");
 }
 
+// What a handler of pthread_atfork() has begun: from now on they run where the child runs. They
+// leave nothing of their end in memory, which travels after it.
+void end_other_threads(tracee::FrozenProcess& frozen, tracee::Stub& stub) {
+  constexpr std::size_t kRobustListHead = 3 * sizeof(long);
+  tracee::SyscallProgram exit;
+  exit.call("ending a thread", SYS_set_tid_address, {0});
+  exit.call("ending a thread", SYS_set_robust_list, {0, kRobustListHead});
+  exit.call("ending a thread", SYS_exit, {0});
+  for (tracee::TracedThread& thread : frozen.threads()) {
+    if (thread.tid() == frozen.leader().tid()) continue;
+    try {
+      tracee::Stub(thread, stub).run(exit);
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+    }
+  }
+}
+
 }  // namespace
 
 void ForkSession::tell_snapshot(const Error& error) {
@@ -75,6 +93,7 @@ void ForkSession::send_image(const telefork_snapshot& snapshot, RegistryEntry& r
   capture.write_metadata(writer, [&link] { link.flush_some(); });
   link.flush_some();
   own.steps.reach(Step::kDescribed);
+  end_other_threads(frozen, stub);
   // From here on the snapshot is back in its read, where the death of this process ends it.
   stub.remove();
   capture.write_pages(writer);

@@ -202,6 +202,7 @@ void Home::deliver_end() {
   } else {
     supervisor_.exit_with(end.value);
   }
+  if (options_.on_ended) options_.on_ended();
 }
 
 void Home::send_held_signals() {

@@ -33,6 +33,8 @@ struct HomeOptions {
   };
   // Told how the guest ended just before the pid at home does; gives how that one is to end.
   std::function<End(End)> on_end;
+  // And that it is on its way to that end.
+  std::function<void()> on_ended;
   // What goes to stderr when the session fails; the Error's text without it.
   std::function<std::string(const Error&)> on_failure;
   // Whether home's stdin may be read now; asked often. Without it: always.

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -221,6 +222,11 @@ void Keeper::attach_bulk() {
 }
 
 void Keeper::make_streams(protocol::schema::Streams::Reader streams) {
+  for (int stream = 0; stream < 3; ++stream) {
+    if ((streams.getUseless() >> stream & 1U) == 0) continue;
+    guest_streams_[stream] = open_file("/dev/null", stream == 0 ? O_WRONLY : O_RDONLY);
+  }
+  if (streams.getDirectory()) guest_streams_[0] = open_file("/", O_RDONLY | O_DIRECTORY);
   if (streams.getTakesStdin()) {
     auto [read_end, write_end] = make_pipe();
     guest_streams_[0] = std::move(read_end);

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What only looks: show, check, ps, --help, --version, and what is no command."""
+import json
 import os
 import pathlib
 import pty
@@ -91,6 +92,14 @@ class Show(cli.Test):
         self.assertNotIn(b"\x1b", shown)
         self.assertNotIn("\u202e".encode(), shown)
         self.assertIn("evil\\x1b[31m\\n\\xe2\\x80\\xae\u00e4".encode(), shown)
+
+    def test_tells_as_json_what_it_never_came_to(self):
+        for arguments, code in ((("show", "/nowhere"), 1), (("save", "x", "y"), 2), (("load", "/nowhere"), 125),
+                                (("show",), 2)):
+            done = call(*arguments, "--json")
+            text = done.stderr.split(b"\n")[0] if arguments[0] == "load" else done.stdout
+            self.assertEqual(json.loads(text)["error"]["exit_code"], code)
+            self.assertEqual(done.returncode, code)
 
     def test_says_which_file_is_missing(self):
         self.refuses(call("show", self.folder / "no.tfi"), 1, "no.tfi", "No such file")

@@ -300,6 +300,42 @@ class Run(cli.Test):
         os.kill(descendant, signal.SIGKILL)
         self.assertEqual(self.finish(process)[1:], (b"", b""))
 
+    def test_closes_an_output_when_the_command_has_closed_it(self):
+        for script in ("echo a; exec >&-; read line", "echo a; exec >/dev/null; read line"):
+            process = start("local", "sh", "-c", script)
+            self.assertEqual(process.stdout.read(), b"a\n")
+            self.assertIsNone(process.poll())
+            self.assertEqual(self.finish(process, b"\n"), (0, b"", b""))
+
+    def test_closes_its_outputs_when_only_descendants_are_left(self):
+        process = start("local", "sh", "-c", "sleep 1000 >/dev/null 2>&1 </dev/null & echo $!")
+        out, err = process.communicate(timeout=cli.PATIENCE)
+        self.assertEqual((process.returncode, err), (0, b""))
+        self.assertTrue(cli.is_running(int(out)))
+        handle = os.pidfd_open(int(out))
+        os.kill(int(out), signal.SIGKILL)
+        self.assertTrue(cli.wait_readable(handle))
+        os.close(handle)
+
+    def test_ends_the_writer_of_a_stdin_that_the_command_has_closed(self):
+        process = start("local", "sh", "-c", "exec <&-; echo closed; exec sleep 1000")
+        self.assertEqual(process.stdout.readline(), b"closed\n")
+        with self.assertRaises(BrokenPipeError):
+            while True:
+                os.write(process.stdin.fileno(), b"x" * 65536)
+        self.assertIsNone(process.poll())
+        process.terminate()
+        self.assertEqual(self.finish(process)[0], 128 + signal.SIGTERM)
+
+    def test_has_streams_as_useless_as_here(self):
+        for command, redirection in (("cat", "</"), ("cat", "0>/dev/null"), ("/bin/echo lost", "1</dev/null"),
+                                     ("sh -c 'echo lost >&2'", "2</dev/null")):
+            def run(prefix):
+                done = subprocess.run(["sh", "-c", f"{prefix} {command} {redirection}"], stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, timeout=cli.PATIENCE)
+                return done.returncode, done.stdout, done.stderr.rpartition(b":")[2]
+            self.assertEqual(run(f"{cli.TELEFORK} run local"), run(""), redirection)
+
     def test_returns_when_the_command_leaves_a_descendant(self):
         process = start("local", "sh", "-c", "sleep 1000 >/dev/null 2>&1 </dev/null & echo $!")
         descendant = int(process.stdout.readline())
@@ -354,6 +390,18 @@ class Run(cli.Test):
         done = call("run", "--json-file", file, "unix:/nowhere/telepad.sock", "true")
         error = json.loads(file.read_text())["error"]
         self.assertEqual((error["class"], error["exit_code"]), ("unreachable", 125))
+
+    def test_reports_as_json_what_it_never_came_to(self):
+        for arguments, kind in ((("unix:", "true"), "usage"), (("",  "true"), "usage"), (("local",), "usage"),
+                                (("--no-such-option", "local", "true"), "usage")):
+            done = call("run", "--json", *arguments)
+            first, rest = done.stderr.split(b"\n", 1)
+            self.assertEqual(json.loads(first)["error"]["class"], kind)
+            self.assertTrue(rest.startswith(b"telefork: "))
+            self.assertEqual((done.returncode, done.stdout), (125, b""))
+        file = self.folder / "report.json"
+        self.assertEqual(call("run", f"--json-file={file}", "unix:", "true").returncode, 125)
+        self.assertEqual(json.loads(file.read_text())["error"]["class"], "usage")
 
     def test_ends_when_its_report_cannot_be_written(self):
         done = call("run", "--json-file", "/dev/full", "local", "true")

@@ -4,9 +4,12 @@
 #include <csignal>
 #include <cstring>
 #include <ctime>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <thread>
@@ -246,6 +249,40 @@ TEST_P(AFork, RunsTheAtforkHandlers) {
     });
     require_equal(handler_calls, "prepare parent");
     require_equal(end_of(pid), exited(0));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+std::atomic<int> beats{0};
+
+void* beat(void*) {
+  for (;;) {
+    ++beats;
+    usleep(1000);
+  }
+}
+
+TEST_P(AFork, TakesTheThreadsAlongThatAtforkHandlersBegin) {
+  Outcome outcome = run([this] {
+    pthread_atfork(nullptr, nullptr, [] {
+      pthread_t thread;
+      require(pthread_create(&thread, nullptr, beat, nullptr) == 0);
+      pthread_setname_np(thread, "beating");
+    });
+    const pid_t pid = fork_child(node(), [] {
+      // Moved here whole: it still runs.
+      const int before = beats;
+      while (beats < before + 10) usleep(1000);
+      std::set<std::string> names;
+      for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+        std::string name;
+        std::getline(std::ifstream(task.path() / "comm"), name);
+        names.insert(name);
+      }
+      return names.count("beating") == 1 ? 42 : 1;
+    });
+    require_equal(end_of(pid), exited(42));
+    require_equal(static_cast<int>(beats), 0);
   });
   EXPECT_TRUE(went_well(outcome));
 }

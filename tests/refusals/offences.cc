@@ -292,6 +292,8 @@ bool enter_pid_namespace() {
   _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
 }
 
+bool put_children_elsewhere() { return unshare(CLONE_NEWPID) == 0; }
+
 bool remove_directory() {
   char path[] = "/tmp/telefork-offence.XXXXXX";
   return mkdtemp(path) != nullptr && chdir(path) == 0 && rmdir(path) == 0;
@@ -440,6 +442,11 @@ const Offence kAll[] = {
     {"pid_namespace", "process ",
      "it is in another pid namespace than telefork; run telefork inside of that namespace",
      enter_pid_namespace, "root", false},
+    {"childrens_namespace", "process ",
+     "its children are in another pid namespace than it is itself; have a child of it ask, which "
+     "is "
+     "inside",
+     put_children_elsewhere, "root"},
     {"children", "process ",
      "it has children, and a process cannot be saved with its children yet; save it when they have "
      "ended",

@@ -17,12 +17,12 @@ namespace telefork::kernel {
 int enter_time_namespace(std::string_view offsets) {
   constexpr int kNewTime = static_cast<int>(kCloneNewTime);
   if (::unshare(kNewTime) != 0) return errno;
-  UniqueFd file(::open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC));
+  UniqueFd file(::open(kOwnTimeOffsetsPath, O_WRONLY | O_CLOEXEC));
   if (!file) return errno;
   if (::write(file.get(), offsets.data(), offsets.size()) != static_cast<ssize_t>(offsets.size())) {
     return errno;
   }
-  UniqueFd space(::open("/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC));
+  UniqueFd space(::open(kChildrensTimeNamespacePath, O_RDONLY | O_CLOEXEC));
   if (!space) return errno;
   return ::setns(space.get(), kNewTime) == 0 ? 0 : errno;
 }

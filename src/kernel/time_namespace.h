@@ -10,5 +10,8 @@ namespace telefork::kernel {
 // EINVAL from a kernel without, ERANGE where a clock would be negative; then its clocks are as
 // before. Nothing but system calls: may be called between fork and exec.
 int enter_time_namespace(std::string_view offsets);
+// For another process to do the same by system calls of its own: unshare(2), the offsets, setns(2).
+constexpr const char* kOwnTimeOffsetsPath = "/proc/self/timens_offsets";
+constexpr const char* kChildrensTimeNamespacePath = "/proc/self/ns/time_for_children";
 
 }  // namespace telefork::kernel

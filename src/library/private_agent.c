@@ -195,8 +195,10 @@ static int launch_agent(char* path, int socket, pid_t* agent) {
 static bool are_children_elsewhere(void) {
   char own[64];
   char children[64];
+  // check_layers: allow proc: src/kernel is no part of the library
   ssize_t length = readlink("/proc/self/ns/pid", own, sizeof own);
   if (length <= 0) return false;
+  // check_layers: allow proc: src/kernel is no part of the library
   ssize_t of_children = readlink("/proc/self/ns/pid_for_children", children, sizeof children);
   if (of_children < 0) return errno == ENOENT;
   return of_children != length || memcmp(own, children, (size_t)length) != 0;

@@ -13,6 +13,7 @@
 #include "kernel/procfs_maps.h"
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
+#include "kernel/time_namespace.h"
 #include "restore/clocks.h"
 #include "restore/restorer.h"
 #include "restore/siginfo.h"
@@ -77,7 +78,7 @@ int enter_time_namespace(const kernel::TimeNamespaceOffsets& offsets, tracee::St
   SyscallProgram program;
   program.call("making a time namespace", SYS_unshare, {kernel::kCloneNewTime});
   Result file = program.call("opening its offsets", SYS_openat,
-                             {AT_FDCWD, program.text("/proc/self/timens_offsets"), O_WRONLY, 0});
+                             {AT_FDCWD, program.text(kernel::kOwnTimeOffsetsPath), O_WRONLY, 0});
   // Whatever comes of it the file is closed.
   Result written =
       program.call_any("setting its offsets", SYS_write, {file, program.text(text), text.size()});
@@ -88,7 +89,7 @@ int enter_time_namespace(const kernel::TimeNamespaceOffsets& offsets, tracee::St
   SyscallProgram entering;
   Result space =
       entering.call("opening its time namespace", SYS_openat,
-                    {AT_FDCWD, entering.text("/proc/self/ns/time_for_children"), O_RDONLY, 0});
+                    {AT_FDCWD, entering.text(kernel::kChildrensTimeNamespacePath), O_RDONLY, 0});
   Result entered = entering.call_any("entering it", SYS_setns, {space, kernel::kCloneNewTime});
   entering.call("closing it", SYS_close, {space});
   tracee::ProgramRun last = stub.try_run(entering);

@@ -15,7 +15,6 @@ namespace {
 
 using image::schema::Pages;
 using image::schema::Vma;
-using kernel::VmFlag;
 using tracee::SyscallProgram;
 
 constexpr std::size_t kBuffer = 1024 * 1024;

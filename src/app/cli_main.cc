@@ -177,26 +177,31 @@ void CommandLine::add_show() {
 }
 
 void CommandLine::add_check() {
-  CLI::App* sub = add("check", "what this machine can do; whether PID can move, and to NODE",
-                      check_.json, [this] {
-                        if (is_number(pid_) || !check_.node.empty()) {
-                          check_.pid = parse_pid(pid_);
-                        } else {
-                          check_.node = pid_;
-                        }
-                        check_.copy_shared = shared_ == "copy";
-                        check_.cpu_force = cpu_ == "force";
-                        if ((check_.leave_fds || !check_.purpose.empty()) && check_.pid == 0) {
-                          throw Error(Code::kUsage, "--leave-fds and --for are about a PID");
-                        }
-                        if (check_.leave_fds && check_.purpose == "save") {
-                          throw Error(Code::kUsage, "a save has no home to leave descriptors at");
-                        }
-                        if (check_.purpose.empty()) {
-                          check_.purpose = check_.leave_fds ? "fork" : "save";
-                        }
-                        return check_command(check_);
-                      });
+  CLI::App* sub = add(
+      "check", "what this machine can do; whether PID can move, and to NODE", check_.json, [this] {
+        const CLI::App* own = app_.get_subcommand("check");
+        for (const char* name : {"PID", "NODE"}) {
+          if (own->count(name) == 0 || !own->get_option(name)->as<std::string>().empty()) continue;
+          throw Error(Code::kUsage, fmt::format("the {} has no name", name));
+        }
+        if (is_number(pid_) || !check_.node.empty()) {
+          check_.pid = parse_pid(pid_);
+        } else {
+          check_.node = pid_;
+        }
+        check_.copy_shared = shared_ == "copy";
+        check_.cpu_force = cpu_ == "force";
+        if ((check_.leave_fds || !check_.purpose.empty()) && check_.pid == 0) {
+          throw Error(Code::kUsage, "--leave-fds and --for are about a PID");
+        }
+        if (check_.leave_fds && check_.purpose == "save") {
+          throw Error(Code::kUsage, "a save has no home to leave descriptors at");
+        }
+        if (check_.purpose.empty()) {
+          check_.purpose = check_.leave_fds ? "fork" : "save";
+        }
+        return check_command(check_);
+      });
   sub->add_option("PID", pid_, "a process; digits alone are one");
   sub->add_option("NODE", check_.node, "where it is to move");
   sub->add_option("--for", check_.purpose, "what it is to do: fork, run_on or save")

@@ -291,12 +291,12 @@ class Sorter {
   }
 
   std::optional<Description> sort_regular(const OpenFile& open, Description description) {
-    // The content of a file may have come in a memory file.
-    if (survey_.files.is_from_elsewhere(open.stat)) return with_file(open, std::move(description));
-    if (open.link.starts_with("/memfd:")) return stay(open, Reason::kMemfd);
     for (const std::string& detail : open.info.details) {
       if (detail.starts_with("lock:")) return stay(open, Reason::kLock);
     }
+    // The content of a file may have come in a memory file.
+    if (survey_.files.is_from_elsewhere(open.stat)) return with_file(open, std::move(description));
+    if (open.link.starts_with("/memfd:")) return stay(open, Reason::kMemfd);
     bool writable = (description.flags & O_ACCMODE) != O_RDONLY;
     if (writable && open.stat.st_nlink == 0) return stay(open, Reason::kDeletedWritable);
     return with_file(open, std::move(description), writable);

@@ -91,7 +91,15 @@ capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
         {capture::refuse(fmt::format("process {}", pid), capture::Reason::kForeignProc)});
   }
   try {
-    return capture::survey_process(pid, options, std::move(earlier));
+    capture::Survey survey = capture::survey_process(pid, options, std::move(earlier));
+    if (survey.refusals.empty()) return survey;
+    // It runs: what it opened or mapped while it was looked at may have looked like what it is not.
+    capture::Survey again = capture::survey_process(pid, options);
+    std::erase_if(again.refusals, [&](const capture::Refusal& refusal) {
+      return std::find(survey.refusals.begin(), survey.refusals.end(), refusal) ==
+             survey.refusals.end();
+    });
+    return again;
   } catch (const Error& error) {
     bool forbidden = error.error() == EACCES || error.error() == EPERM;
     if (!forbidden && error.code() != Code::kGone) throw;

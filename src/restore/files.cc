@@ -27,23 +27,6 @@ constexpr std::size_t kPiece = 1024 * 1024;
 constexpr unsigned kKeptFlags = O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT |
                                 O_LARGEFILE | O_NOATIME | O_DIRECTORY | O_PATH;
 
-kernel::FileIdentity decode_identity(FileRef::Reader ref) {
-  auto from = ref.getIdentity();
-  kernel::FileIdentity identity;
-  identity.boot_id = from.getBootId();
-  identity.device = from.getDevice();
-  identity.inode = from.getInode();
-  identity.size = ref.getSize();
-  identity.mtime_ns = from.getMtime();
-  identity.ctime_ns = from.getCtime();
-  identity.fs_type = from.getFsType();
-  identity.fs_id = from.getFsId();
-  auto handle = from.getHandle();
-  const auto* bytes = reinterpret_cast<const std::byte*>(handle.begin());
-  identity.handle.assign(bytes, bytes + handle.size());
-  return identity;
-}
-
 bool same_kind(std::uint32_t mode, const struct stat& stat) {
   return (mode & S_IFMT) == (stat.st_mode & S_IFMT);
 }
@@ -81,6 +64,23 @@ std::string format_time(std::int64_t nanoseconds) {
 }
 
 }  // namespace
+
+kernel::FileIdentity decode_identity(FileRef::Reader ref) {
+  auto from = ref.getIdentity();
+  kernel::FileIdentity identity;
+  identity.boot_id = from.getBootId();
+  identity.device = from.getDevice();
+  identity.inode = from.getInode();
+  identity.size = ref.getSize();
+  identity.mtime_ns = from.getMtime();
+  identity.ctime_ns = from.getCtime();
+  identity.fs_type = from.getFsType();
+  identity.fs_id = from.getFsId();
+  auto handle = from.getHandle();
+  const auto* bytes = reinterpret_cast<const std::byte*>(handle.begin());
+  identity.handle.assign(bytes, bytes + handle.size());
+  return identity;
+}
 
 void ContentStore::take(const image::Record& record, image::RecordSource& source) {
   auto content = record.get<image::schema::FileContent>();

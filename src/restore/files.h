@@ -54,6 +54,8 @@ struct FileVerdict {
   bool denied = false;          // of kDifferent: it is the same file, and may not be opened so
 };
 
+kernel::FileIdentity decode_identity(image::schema::FileRef::Reader ref);
+
 // What the files that a guest was given are called at home, by device and inode here.
 class ArrivedFiles {
  public:

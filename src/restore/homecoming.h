@@ -176,6 +176,7 @@ class Homecoming {
 
   // homecoming_files.cc
   bool stays(int fd, image::schema::FileDescription::Reader description) const;
+  bool is_same_file(int fd, image::schema::FileDescription::Reader description) const;
   bool is_same_description(int fd, image::schema::FileDescription::Reader description) const;
   void check_directory(int fd, image::schema::FileDescription::Reader description) const;
   int add_file(UniqueFd file);

@@ -40,11 +40,24 @@ bool Homecoming::stays(int fd, FileDescription::Reader description) const {
   }
 }
 
+// Its name may have changed meanwhile, here or there.
+bool Homecoming::is_same_file(int fd, FileDescription::Reader description) const {
+  if (description.getKind() != FileDescription::Kind::REGULAR &&
+      description.getKind() != FileDescription::Kind::DIRECTORY) {
+    return false;
+  }
+  UniqueFd here = open_file(kernel::fd_open_path(parked_.pid(), fd), O_PATH);
+  return kernel::same_file_whatever_its_content(kernel::identify_file(here.get()),
+                                                decode_identity(description.getFile()));
+}
+
 bool Homecoming::is_same_description(int fd, FileDescription::Reader description) const {
   if (description.getKind() == FileDescription::Kind::STDIO) return false;
   std::string there = description.getFile().getPath();
   if (description.getFile().getDeleted()) there += " (deleted)";
-  if (kernel::read_fd_link(parked_.pid(), fd) != there) return false;
+  if (kernel::read_fd_link(parked_.pid(), fd) != there && !is_same_file(fd, description)) {
+    return false;
+  }
   unsigned flags = kernel::read_fdinfo(parked_.pid(), fd).flags;
   return ((flags ^ description.getFlags()) & (O_ACCMODE | O_PATH)) == 0;
 }

@@ -3,8 +3,10 @@
 #include <algorithm>
 
 #include <fmt/format.h>
+#include <sys/sysmacros.h>
 
 #include "base/error.h"
+#include "kernel/procfs_system.h"
 
 namespace telefork::restore {
 namespace {
@@ -17,10 +19,20 @@ bool is_congruent(const kernel::Vma& home, Vma::Reader image) {
   return home.offset - home.start.value() == image.getOffset() - image.getStart();
 }
 
+// By what is not its name, which may have changed meanwhile, here or there. Not known of
+// filesystems that have other numbers in a map than in stat(2) (btrfs, overlayfs).
+bool is_known_as_same(const kernel::Vma& home, image::schema::FileIdentity::Reader image) {
+  static const std::string boot_id = kernel::read_boot_id();
+  return image.getInode() == home.inode &&
+         image.getDevice() == makedev(home.dev_major, home.dev_minor) &&
+         image.getBootId() == boot_id.c_str();
+}
+
 bool is_same_file(const kernel::Vma& home, Vma::Reader image) {
+  if (!home.is_file() || !is_congruent(home, image)) return false;
+  if (is_known_as_same(home, image.getFile().getIdentity())) return true;
   std::string path = image.getFile().getPath();
-  return home.is_file() && is_congruent(home, image) && home.path == path &&
-         home.deleted == image.getFile().getDeleted();
+  return home.path == path && home.deleted == image.getFile().getDeleted();
 }
 
 // Or a file in memory, of which the guest had a copy.

@@ -170,6 +170,8 @@ class Check(cli.Test):
             self.assertIn(can, done.stdout)
         self.refuses(call("check", victim.pid, "--for", "save", "--leave-fds"), 2, "telefork: ")
         self.refuses(call("check", "--for", "fork"), 2, "telefork: ")
+        self.refuses(call("check", ""), 2, "telefork: usage: ")
+        self.refuses(call("check", victim.pid, ""), 2, "telefork: usage: ")
         victim.communicate(b"go\n")
         for fd in ends:
             os.close(fd)

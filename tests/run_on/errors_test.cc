@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -48,6 +49,23 @@ void start_thread(F work) {
     for (;;) pause();
   }).detach();
   done->wait(false);
+}
+
+TEST_P(ACall, DoesNotLoseALockThatWasTakenThere) {
+  Outcome outcome = run([this] {
+    const int file = open(path("locked").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    require(file >= 0);
+    Witness witness;
+    std::string error = error_of_call(node(), [&] {
+      witness.spoil();
+      require(flock(file, LOCK_EX) == 0);
+    });
+    require(contains(error, "a lock on the file cannot move yet"));
+    witness.expect_untouched();
+    call_on(node(), [&] { require(flock(file, LOCK_EX) == 0 && flock(file, LOCK_UN) == 0); });
+    close(file);
+  });
+  EXPECT_TRUE(went_well(outcome));
 }
 
 TEST_P(ACall, ThatCrashesThereIsAnErrorAndLeavesEverythingAsItWas) {

@@ -254,6 +254,42 @@ TEST_P(ACall, BringsDescriptorsHomeWhereFewAreAllowed) {
   EXPECT_TRUE(went_well(outcome));
 }
 
+// As a log is rotated, or a result is given its name when it is whole.
+TEST_P(ACall, KeepsFilesThatGetAnotherNameMeanwhile) {
+  Outcome outcome = run([this] {
+    for (const std::string how : {"renamed", "removed", "replaced"}) {
+      const std::string name = path(how);
+      const int file = open(name.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+      require(file >= 0 && ftruncate(file, kPage) == 0);
+      void* memory = mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+      require(memory != MAP_FAILED);
+      struct stat before {};
+      require(fstat(file, &before) == 0);
+      call_on(node(), [&] {
+        require_equal(write(file, "there", 5), 5);
+        static_cast<char*>(memory)[5] = '!';
+        if (how == "removed") require(unlink(name.c_str()) == 0);
+        if (how == "renamed") require(rename(name.c_str(), (name + ".1").c_str()) == 0);
+        if (how == "replaced") {
+          make_file(name + ".new");
+          require(rename((name + ".new").c_str(), name.c_str()) == 0);
+        }
+      });
+      struct stat after {};
+      require(fstat(file, &after) == 0);
+      require(after.st_ino == before.st_ino && after.st_dev == before.st_dev);
+      require_equal(lseek(file, 0, SEEK_CUR), 5);
+      require_equal(std::string(static_cast<char*>(memory)), "there!");
+      static_cast<char*>(memory)[0] = 'T';
+      char first = 0;
+      require(pread(file, &first, 1, 0) == 1 && first == 'T');
+      munmap(memory, kPage);
+      close(file);
+    }
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 TEST_P(ACall, BringsThePlaceInADirectoryHome) {
   constexpr int kFiles = 2000;  // more than one buffer
   require(mkdir(path("folder").c_str(), 0700) == 0);

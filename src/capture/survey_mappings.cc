@@ -11,6 +11,7 @@
 #include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -177,11 +178,17 @@ bool is_shared_memory(pid_t pid, const Vma& vma) {
   return is_nameless_memory(pid, vma) && (may_write(pid, vma) || !is_sealed(pid, vma));
 }
 
+// A file that home has open or mapped, whatever has become of its name here.
+bool is_homes(const SurveyOptions& options, const Vma& vma) {
+  return options.originals &&
+         options.originals(makedev(vma.dev_major, vma.dev_minor), vma.inode).has_value();
+}
+
 void survey_shared_file(const SurveyOptions& options, SharedObjects& shared, Mapping& mapping,
                         Survey& survey) {
   const Vma& vma = mapping.vma;
   mapping.kind = Kind::SHARED_FILE;
-  if (is_shared_memory(survey.pid, vma)) {
+  if (!is_homes(options, vma) && is_shared_memory(survey.pid, vma)) {
     if (options.copy_shared) {
       mapping.kind = Kind::SHARED_ANONYMOUS;
       mapping.shared_id = shared.id_of(vma, survey);

@@ -27,7 +27,7 @@ void read_all(ByteSource& records, ByteSource* payloads) {
       type = record.type();
       tree_of(record);
       if (payloads == nullptr) {
-        reader.payload_taken_elsewhere();
+        reader.payload_taken_elsewhere(reader.payload_left());
       } else {
         reader.skip_payload();
       }

@@ -153,8 +153,11 @@ MemoryTotals Capture::write_pages(image::RecordSink& sink) {
     if (settings_.on_progress) settings_.on_progress(totals.pages_read * kPageSize);
   };
   if (survey_.status.resident_kb < kAloneKb) {
-    gather_pages([&write](std::unique_ptr<PageBatch> full) {
-      if (!full) return std::make_unique<PageBatch>();
+    const bool no_huge_page = survey_.status.anonymous_kb < kHugePageSize / 1024;
+    gather_pages([&](std::unique_ptr<PageBatch> full) {
+      if (!full) {
+        return std::make_unique<PageBatch>(no_huge_page ? PageBatch::kSmallSize : PageBatch::kSize);
+      }
       write(*full);
       full->clear();
       return full;

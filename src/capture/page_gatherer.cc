@@ -21,10 +21,8 @@ namespace {
 using image::schema::Vma;
 using kernel::PageRun;
 
-// What a Pages record holds at most. Large runs are cut where huge pages begin, so that they arrive
-// as whole ones.
-constexpr std::uint64_t kPiece = 2 * 1024 * 1024;
-static_assert(kPiece % kHugePageSize == 0);
+// Large runs are cut where huge pages begin, so that they arrive as whole ones.
+static_assert(PageBatch::kSize % kHugePageSize == 0);
 constexpr std::uint64_t kPopulate = 256 * 1024;  // of the buffer at a time
 constexpr std::size_t kMaxVectors = 1024;        // IOV_MAX
 constexpr std::size_t kMaxDropped = 64 * 1024;   // runs of a Pages record
@@ -131,11 +129,6 @@ class PageGatherer::MemoryReader {
   UniqueFd file_;    // of the shared memory
 };
 
-PageBatch::PageBatch() : buffer_(kPiece) {
-  // Page by page it would fault in at a tenth of the speed.
-  static_cast<void>(::madvise(buffer_.data(), buffer_.size(), MADV_HUGEPAGE));
-}
-
 std::span<std::byte> PageBatch::room_for(std::size_t size) {
   std::uint64_t needed = std::min<std::uint64_t>(round_up(used + size, kPopulate), buffer_.size());
   if (needed > populated_) {
@@ -205,7 +198,8 @@ void PageGatherer::hand_over() {
 std::uint64_t PageGatherer::size_of_next(RemotePtr at, RemotePtr end) const {
   std::uint64_t room = batch_->size() - batch_->used - wanted_bytes_;
   if (end - at <= room) return end - at;
-  std::uint64_t cut = round_down((at + room).value(), kHugePageSize);
+  std::uint64_t unit = batch_->size() < kHugePageSize ? kPageSize : kHugePageSize;
+  std::uint64_t cut = round_down((at + room).value(), unit);
   if (cut > at.value()) return cut - at.value();
   return 0;
 }

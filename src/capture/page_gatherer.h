@@ -22,10 +22,14 @@
 
 namespace telefork::capture {
 
-// The content of one Pages record.
+// The content of one Pages record, at most `size` bytes.
 class PageBatch {
  public:
-  PageBatch();
+  static constexpr std::size_t kSize = 2 * 1024 * 1024;  // a huge page stays in one piece
+  // Of memory without huge pages: it is on its way sooner.
+  static constexpr std::size_t kSmallSize = 256 * 1024;
+
+  explicit PageBatch(std::size_t size = kSize) : buffer_(size) {}
 
   std::span<const std::byte> bytes() const { return buffer_.bytes().first(used); }
   std::size_t size() const { return buffer_.size(); }

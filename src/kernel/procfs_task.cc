@@ -200,6 +200,7 @@ const StatusField kStatusFields[] = {
     {"Seccomp", take_integer<&Status::seccomp>},
     {"Seccomp_filters", take_integer<&Status::seccomp_filters>},
     {"VmRSS", take_kilobytes<&Status::resident_kb>},
+    {"RssAnon", take_kilobytes<&Status::anonymous_kb>},
     {"VmSwap", take_kilobytes<&Status::swap_kb>},
 };
 

@@ -87,8 +87,9 @@ struct Status {
   bool no_new_privs = false;
   int seccomp = 0;  // 0 off, 1 strict, 2 filter
   int seccomp_filters = 0;
-  std::uint64_t resident_kb = 0;  // VmRSS
-  std::uint64_t swap_kb = 0;      // VmSwap
+  std::uint64_t resident_kb = 0;   // VmRSS
+  std::uint64_t anonymous_kb = 0;  // RssAnon, part of that
+  std::uint64_t swap_kb = 0;       // VmSwap
 };
 
 Stat parse_stat(std::string_view text, std::string_view what = "stat");

@@ -94,7 +94,7 @@ TEST(ParseStatus, TakesSignalsIdsAndNamespaces) {
       "Threads:\t2\nSigQ:\t3/95000\nSigPnd:\t0000000000000001\nShdPnd:\t0000000000000002\n"
       "SigBlk:\t8000000000000000\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000000200\n"
       "CapEff:\t000001fffeffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n"
-      "VmRSS:\t    1672 kB\nSomething_new:\twhatever\n");
+      "VmRSS:\t    1672 kB\nRssAnon:\t     640 kB\nSomething_new:\twhatever\n");
   EXPECT_EQ(status.name, "a\nb\\c");
   EXPECT_EQ(status.umask, 027u);
   EXPECT_EQ(status.state, 'S');
@@ -115,6 +115,7 @@ TEST(ParseStatus, TakesSignalsIdsAndNamespaces) {
   EXPECT_EQ(status.seccomp, 2);
   EXPECT_EQ(status.seccomp_filters, 3);
   EXPECT_EQ(status.resident_kb, 1672u);
+  EXPECT_EQ(status.anonymous_kb, 640u);
 }
 
 TEST(ParseStatus, RefusesGarbageAsCorrupt) {

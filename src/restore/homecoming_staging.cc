@@ -24,7 +24,7 @@ using image::schema::Vma;
 using kernel::VmFlag;
 using tracee::SyscallProgram;
 
-constexpr std::size_t kBuffer = 1024 * 1024;
+constexpr std::size_t kBuffer = 256 * 1024;
 
 // Whether one like it can stand in its place, and nobody can tell: all that a VMA has is in its
 // flags, but for a memory policy, see map_area(). What has a name of the kernel's or the program's

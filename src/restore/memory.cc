@@ -17,7 +17,7 @@ using image::schema::Pages;
 using image::schema::Vma;
 using tracee::SyscallProgram;
 
-constexpr std::size_t kBuffer = 1024 * 1024;
+constexpr std::size_t kBuffer = 256 * 1024;
 
 }  // namespace
 

@@ -1,5 +1,8 @@
 #include "session/homebound.h"
 
+#include <optional>
+#include <utility>
+
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -97,9 +100,12 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
     const capture::FileEntry& file = survey.files.entries()[i];
     if (file.readable && !survey.files.is_from_elsewhere(file.stat)) survey.files.compute_hash(i);
   }
+  tracee::TracedThread& caller = frozen_->thread_seen_as(call_.tid);
+  // It ends with this process, so it cannot stay bound; nor does its affinity come home.
+  std::optional<tracee::SameCpu> turns(std::in_place, caller.tid());
   tracee::Stub::Options stub_options;
   stub_options.awaited_signals = 0;  // it does not run here again
-  tracee::Stub stub(frozen_->thread_seen_as(call_.tid), guest_, stub_options);
+  tracee::Stub stub(caller, guest_, stub_options);
   capture::CaptureSettings settings;
   settings.pagemap = abi_;
   settings.caller = stub.thread().tid();
@@ -114,6 +120,7 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
   image::Writer writer(link.record_sink(), link.bulk_sink());
   write_header(Header::Purpose::RETURN, here, writer);
   capture.write_metadata(writer);
+  turns.reset();
   capture.write_pages(writer);
   writer.end();
 }

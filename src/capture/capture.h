@@ -73,6 +73,8 @@ class Capture {
   // Everything but the pages, in the order of docs/image-format.md. `on_process` is called when the
   // process record is written, from which on a blank process can be made.
   void write_metadata(image::RecordSink& sink, const std::function<void()>& on_process = {});
+  // What was pending then: of thread `tid` alone, and behind it of the process.
+  std::vector<siginfo_t> pending_signals_of(pid_t tid) const;
 
  private:
   struct TimerValues;

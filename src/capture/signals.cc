@@ -44,4 +44,12 @@ void Capture::write_signals(image::RecordSink& sink) {
   sink.write(image::RecordType::kSignals, message);
 }
 
+std::vector<siginfo_t> Capture::pending_signals_of(pid_t tid) const {
+  std::vector<siginfo_t> signals;
+  auto own = pending_of_threads_.find(tid);
+  if (own != pending_of_threads_.end()) signals = own->second;
+  signals.insert(signals.end(), pending_.begin(), pending_.end());
+  return signals;
+}
+
 }  // namespace telefork::capture

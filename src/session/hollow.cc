@@ -95,9 +95,8 @@ int find_descriptor(std::span<const std::byte> control) {
   return fd;
 }
 
-}  // namespace
-
-void hollow(pid_t pid, const HollowSettings& settings) {
+// Its file comes in through the session socket. The last step is the exec.
+SyscallProgram program_of(pid_t pid, tracee::Stub& stub, const HollowSettings& settings) {
   std::vector<std::string> arguments = split_arguments(kernel::read_cmdline(pid));
   std::vector<std::string> environment = {
       fmt::format("{}={}", TELEFORK_DEPUTY_FD, settings.session_fd),
@@ -106,11 +105,6 @@ void hollow(pid_t pid, const HollowSettings& settings) {
     environment.push_back(fmt::format("{}={}", TELEFORK_DEPUTY_PARENT, settings.die_with_parent));
   }
   UniqueFd program_file = open_file(settings.deputy_program, O_PATH);
-
-  tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(pid, PTRACE_O_TRACEEXEC);
-  tracee::Stub::Options stub_options;
-  stub_options.awaited_signals = 0;
-  tracee::Stub stub(frozen.leader(), pid, stub_options);
   send_descriptor(settings.session_socket, program_file.get());
   SyscallProgram receive;
   Data control = receive_descriptor(receive, settings.session_fd);
@@ -129,21 +123,39 @@ void hollow(pid_t pid, const HollowSettings& settings) {
   become.call("becoming the deputy", SYS_execveat,
               {number, become.text(""), string_array(become, arguments),
                string_array(become, environment), AT_EMPTY_PATH});
-  std::optional<tracee::ProgramRun> failed;
-  if (!stub.run_to_exec(become, &failed)) {
-    failed->check(become);
-    throw Error(Code::kFailed, "the deputy's program did not start");
-  }
-  frozen.leader().set_options(0);
-  // Before it does anything it stops once more: that stop says whether a SIGSTOP to the child is
-  // still in force. Then whoever watches it from now on is to see it too.
-  tracee::TracedThread& deputy = frozen.leader();
+  return become;
+}
+
+// Before it does anything it stops once more: that stop says whether a SIGSTOP to the process is
+// still in force. Then whoever watches it from now on is to see it too.
+void let_begin(tracee::TracedThread& deputy) {
   deputy.request_stop();
   deputy.resume(PTRACE_CONT);
   deputy.await_stop();
   if (deputy.in_group_stop()) deputy.request_stop();
   deputy.resume(PTRACE_CONT);
   deputy.forget();
+}
+
+}  // namespace
+
+void hollow(pid_t pid, const HollowSettings& settings) {
+  tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(pid, PTRACE_O_TRACEEXEC);
+  tracee::Stub::Options stub_options;
+  stub_options.awaited_signals = 0;
+  tracee::Stub stub(frozen.leader(), pid, stub_options);
+  SyscallProgram become = program_of(pid, stub, settings);
+  std::optional<tracee::ProgramRun> failed;
+  if (!stub.run_to_exec(become, &failed)) {
+    failed->check(become);
+    throw Error(Code::kFailed, "the deputy's program did not start");
+  }
+  frozen.leader().set_options(0);
+  let_begin(frozen.leader());
+}
+
+void hollow(tracee::ParkedProcess& parked, const HollowSettings& settings) {
+  let_begin(parked.become(program_of(parked.pid(), parked.stub(), settings)));
 }
 
 }  // namespace telefork::session

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include "base/unique_fd.h"
+#include "tracee/parked_process.h"
 
 namespace telefork::session {
 
@@ -21,5 +22,7 @@ struct HollowSettings {
 // deputy, seized by this thread with no options and running (StopWatch::adopt). Throws where that
 // cannot be; the process then waits as before, or has ended.
 void hollow(pid_t pid, const HollowSettings& settings);
+// The same of one that is held, of however many threads: its caller is its first thread.
+void hollow(tracee::ParkedProcess& parked, const HollowSettings& settings);
 
 }  // namespace telefork::session

@@ -82,17 +82,10 @@ void RunOnSession::run(const std::function<void()>& on_started) {
   }
 }
 
-// Frozen as it is it only stops on its way to its end (PTRACE_O_TRACEEXIT).
 void RunOnSession::throw_if_killed() {
   while (signals_.try_read()) {
   }
-  siginfo_t change{};
-  constexpr int kOnly = WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL;
-  if (::waitid(P_PID, static_cast<id_t>(program()), &change, kOnly) != 0 || change.si_pid == 0) {
-    return;
-  }
-  bool stopped = change.si_code == CLD_STOPPED || change.si_code == CLD_TRAPPED;
-  if (stopped && change.si_status >> 8 != PTRACE_EVENT_EXIT) return;
+  if (!tracee::was_killed(program())) return;
   throw Error(Code::kGone, "the program was killed before it was on its way");
 }
 

@@ -10,6 +10,7 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -53,6 +54,16 @@ void add_queueing(SyscallProgram& program, const siginfo_t& info, pid_t pid, pid
 }
 
 }  // namespace
+
+bool was_killed(pid_t pid) {
+  siginfo_t change{};
+  constexpr int kOnly = WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL;
+  if (::waitid(P_PID, static_cast<id_t>(pid), &change, kOnly) != 0 || change.si_pid == 0) {
+    return false;
+  }
+  bool stopped = change.si_code == CLD_STOPPED || change.si_code == CLD_TRAPPED;
+  return !stopped || change.si_status >> 8 == PTRACE_EVENT_EXIT;
+}
 
 ParkedProcess::ParkedProcess(FrozenProcess frozen, const Options& options)
     : frozen_(std::move(frozen)), options_(options) {
@@ -413,6 +424,28 @@ void ParkedProcess::end(int status) {
   if (!leaving.wait().ended()) leaving.resume(PTRACE_CONT);
   adopted_.clear();
   frozen_.await_end();
+}
+
+TracedThread& ParkedProcess::become(const SyscallProgram& program) {
+  TracedThread& leader = frozen_.leader();
+  TELEFORK_ASSERT(held() && !waiting_ && leader.tid() == caller_.tid);
+  leader.set_options(PTRACE_O_TRACEEXEC);
+  std::optional<ProgramRun> failed;
+  auto reap_others = [this] {
+    for (TracedThread& thread : frozen_.threads()) {
+      if (thread.tid() == caller_.tid || !thread.attached()) continue;
+      std::optional<WaitStatus> status = thread.try_wait();
+      if (status && status->ended()) thread.forget();
+    }
+  };
+  if (!stub_->run_to_exec(program, &failed, reap_others)) {
+    leader.set_options(PTRACE_O_TRACEEXIT);
+    failed->check(program);
+    throw Error(Code::kFailed, "the other program did not start");
+  }
+  forget();
+  leader.set_options(0);
+  return leader;
 }
 
 // The caller opens the gate. When all are out of the stub its pages go.

@@ -45,6 +45,10 @@
 
 namespace telefork::tracee {
 
+// Of a process that is frozen or parked: whether it was killed. It may only stop on its way to its
+// end (PTRACE_O_TRACEEXIT).
+bool was_killed(pid_t pid);
+
 class ParkedProcess {
  public:
   struct Options {
@@ -101,6 +105,11 @@ class ParkedProcess {
 
   // Ends the process with this exit status.
   void end(int status);
+
+  // The last step of `program` is an execve(2), with which every thread but the first ends; the
+  // caller has to be the first. Throws what failed, and then all is as before. Afterwards the
+  // result is the leader, stopped as the new program begins, and this object has let go of it.
+  TracedThread& become(const SyscallProgram& program);
 
   // Undo steps for what was done to it while it is held: made before the gate opens if the tracer
   // dies. Replaces those of before. Uses Stub::allocate().

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "kernel/procfs_task.h"
+#include "tracee/change_wait.h"
 #include "tracee/memory.h"
 #include "tracee/sigreturn_finder.h"
 
@@ -30,6 +31,18 @@ std::span<const std::byte> as_bytes(const std::vector<std::uint8_t>& bytes) {
 // The idle program and the frame, in whole pages, and the stack.
 std::uint64_t exit_size(std::size_t frame_size) {
   return round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize;
+}
+
+// Until its next stop; `look` is called before each look at the thread.
+WaitStatus resume_and_look(TracedThread& thread, int request, int signal,
+                           const std::function<void()>& look) {
+  ChangeWait changes;
+  thread.resume(request, signal);
+  for (;;) {
+    look();
+    if (std::optional<WaitStatus> status = thread.try_wait()) return *status;
+    changes.await();
+  }
 }
 
 void check_can_be_entered(const TracedThread& thread, const ThreadState& state) {
@@ -146,8 +159,11 @@ void Stub::enter_safe_state() {
 // A SIGSTOP, which nothing can block, is delivered: its parent sees the stop, a SIGCONT ends it,
 // and whatever is left of it when nobody traces the thread any more stops it. Meanwhile the thread
 // runs on: PTRACE_CONT leads out of the group stop, and does not end it (ptrace(2), "Group-stop").
-WaitStatus Stub::resume_until_stop(int request) {
-  WaitStatus status = thread_.resume_until_stop(request, stop_to_deliver_);
+WaitStatus Stub::resume_until_stop(int request) { return resume_until_stop(request, {}); }
+
+WaitStatus Stub::resume_until_stop(int request, const std::function<void()>& meanwhile) {
+  WaitStatus status = meanwhile ? resume_and_look(thread_, request, stop_to_deliver_, meanwhile)
+                                : thread_.resume_until_stop(request, stop_to_deliver_);
   bool delivery = status.kind() == WaitStatus::Kind::kSignalDelivery;
   stop_to_deliver_ = delivery && status.signal() == SIGSTOP ? SIGSTOP : 0;
   return status;
@@ -347,10 +363,10 @@ bool Stub::at_end(const WaitStatus& status) const {
   return status.kind() == WaitStatus::Kind::kSignalDelivery && status.signal() == stop_signal_;
 }
 
-WaitStatus Stub::resume_to_end() {
+WaitStatus Stub::resume_to_end(const std::function<void()>& meanwhile) {
   int request = stop_signal_ == 0 ? PTRACE_SYSCALL : PTRACE_CONT;
   for (;;) {
-    WaitStatus status = resume_until_stop(request);
+    WaitStatus status = resume_until_stop(request, meanwhile);
     if (status.ended()) {
       installed_ = false;
       throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
@@ -480,15 +496,17 @@ ProgramRun Stub::run(const SyscallProgram& program) {
   return run;
 }
 
-bool Stub::run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>* failed_run) {
-  load(program);
+bool Stub::run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>* failed_run,
+                       const std::function<void()>& reap_others) {
+  const SyscallProgram whole = has_farewell() ? with_farewell(program) : program;
+  load(whole);
   set_to_start(programs_);
-  WaitStatus status = resume_to_end();
+  WaitStatus status = resume_to_end(reap_others);
   if (status.kind() == WaitStatus::Kind::kEvent) {
     installed_ = false;
     return true;
   }
-  failed_run->emplace(take_results(program, programs_));
+  failed_run->emplace(take_results(whole, programs_));
   set_idle();
   return false;
 }

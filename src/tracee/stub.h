@@ -89,8 +89,11 @@ class Stub {
   ProgramRun try_run(const SyscallProgram& program);
   // Runs a program whose last step is an execve; true when it happened: then the stub is gone with
   // the old memory, and the thread is stopped at its PTRACE_EVENT_EXEC (set PTRACE_O_TRACEEXEC
-  // before). False: the program failed, see `failed_run`.
-  bool run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>* failed_run);
+  // before). False: the program failed, see `failed_run`. An execve waits until all other threads
+  // are gone, of which those that are traced have to be waited for: `reap_others` looks at them
+  // without blocking, again and again.
+  bool run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>* failed_run,
+                   const std::function<void()>& reap_others = {});
 
   // A program that waits for something, and its tracer for other things meanwhile. It lies at `at`,
   // which was allocated for it: until another program is started, what it is to undo stays in
@@ -170,7 +173,8 @@ class Stub {
   void set_idle();
   void block_signals();
   WaitStatus resume_until_stop(int request);
-  WaitStatus resume_to_end();
+  WaitStatus resume_until_stop(int request, const std::function<void()>& meanwhile);
+  WaitStatus resume_to_end(const std::function<void()>& meanwhile = {});
   bool at_end(const WaitStatus& status) const;
   bool at_end_of_started(const WaitStatus& status) const;
   Progress answer(const WaitStatus& status);

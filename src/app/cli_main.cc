@@ -81,6 +81,7 @@ class CommandLine {
         "NODE is local, HOST[:PORT] (keygen and trust say who that is), ssh://[USER@]HOST or "
         "unix:PATH.");
     add_run();
+    add_move();
     add_save();
     add_load();
     add_show();
@@ -99,6 +100,7 @@ class CommandLine {
   void add_show();
   void add_check();
   void add_ps();
+  void add_move();
   void add_keygen();
   void add_trust();
   CLI::App* add(const char* name, const char* what, bool& json, std::function<int()> command) {
@@ -112,6 +114,7 @@ class CommandLine {
   CLI::App app_;
   std::map<std::string, std::function<int()>> commands_;
   RunCommand run_;
+  MoveCommand move_;
   SaveCommand save_;
   LoadCommand load_;
   ShowCommand show_;
@@ -138,6 +141,27 @@ void CommandLine::add_run() {
   sub->add_option("--cpu", cpu_, "force: try it on a CPU that lacks features")
       ->check(CLI::IsMember({"force"}));
   sub->add_option("--json-file", run_.json_file, "write the JSON there, not to stderr");
+}
+
+void CommandLine::add_move() {
+  CLI::App* sub = add("move", "move a running process to NODE; its deputy takes its place here",
+                      move_.json, [this] {
+                        move_.pid = parse_pid(pid_);
+                        move_.copy_shared = shared_ == "copy";
+                        move_.cpu_force = cpu_ == "force";
+                        move_.libc_force = libc_ == "force";
+                        return move_command(move_);
+                      });
+  sub->add_option("PID", pid_, "the process")->required();
+  sub->add_option("NODE", move_.node, "where to")->required();
+  sub->add_option("--shared", shared_, "copy: make a copy of shared memory")
+      ->check(CLI::IsMember({"refuse", "copy"}));
+  sub->add_option("--cpu", cpu_, "force: try it on a CPU that lacks features")
+      ->check(CLI::IsMember({"force"}));
+  sub->add_option("--libc", libc_, "force: try it with another C library")
+      ->check(CLI::IsMember({"force"}));
+  sub->add_option("--stop-at", move_.stop_at, "a step of the hand-over to stop at, for tests")
+      ->group("");
 }
 
 void CommandLine::add_save() {
@@ -194,18 +218,19 @@ void CommandLine::add_check() {
         if ((check_.leave_fds || !check_.purpose.empty()) && check_.pid == 0) {
           throw Error(Code::kUsage, "--leave-fds and --for are about a PID");
         }
-        if (check_.leave_fds && check_.purpose == "save") {
-          throw Error(Code::kUsage, "a save has no home to leave descriptors at");
+        if (check_.leave_fds && (check_.purpose == "save" || check_.purpose == "move")) {
+          throw Error(Code::kUsage, "only who stays at home can leave descriptors there");
         }
         if (check_.purpose.empty()) {
-          check_.purpose = check_.leave_fds ? "fork" : "save";
+          const char* whole = check_.node.empty() ? "save" : "move";
+          check_.purpose = check_.leave_fds ? "fork" : whole;
         }
         return check_command(check_);
       });
   sub->add_option("PID", pid_, "a process; digits alone are one");
   sub->add_option("NODE", check_.node, "where it is to move");
-  sub->add_option("--for", check_.purpose, "what it is to do: fork, run_on or save")
-      ->check(CLI::IsMember({"fork", "run_on", "save"}));
+  sub->add_option("--for", check_.purpose, "what it is to do: fork, run_on, move or save")
+      ->check(CLI::IsMember({"fork", "run_on", "move", "save"}));
   sub->add_flag(
       "--leave-fds", check_.leave_fds,
       "descriptors that cannot move may stay at home (for a fork, or --for run_on); list them");

@@ -167,7 +167,8 @@ void Check::tell_lacks(std::string_view what, const std::string& why) const {
 
 capture::Purpose Check::purpose() const {
   if (command_.purpose == "fork") return capture::Purpose::kFork;
-  return command_.purpose == "run_on" ? capture::Purpose::kRunOn : capture::Purpose::kSave;
+  if (command_.purpose == "run_on") return capture::Purpose::kRunOn;
+  return command_.purpose == "move" ? capture::Purpose::kMove : capture::Purpose::kSave;
 }
 
 capture::SurveyOptions Check::survey_options() const {
@@ -184,7 +185,7 @@ capture::SurveyOptions Check::survey_options() const {
 // What the node refuses of this process, whatever it has.
 void Check::check_node() {
   session::check_user(command_.pid, *opened_);
-  session::check_hosting(*opened_->reply, command_.node, purpose() == capture::Purpose::kRunOn);
+  session::check_hosting(*opened_->reply, command_.node, purpose() != capture::Purpose::kFork);
   if (purpose() == capture::Purpose::kRunOn) {
     protocol::check_can_return(here_.reader(), opened_->reply->getMachine());
   }

@@ -28,11 +28,11 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "app/foreground.h"
 #include "app/output.h"
 #include "app/places.h"
 #include "app/settings.h"
 #include "base/error.h"
-#include "kernel/procfs_task.h"
 #include "session/command_session.h"
 #include "session/own_guest.h"
 
@@ -94,22 +94,6 @@ bool hear(int fd, void* object, std::size_t size) {
   return count == static_cast<ssize_t>(size);
 }
 
-// The session process has no controlling terminal, so that it may read and write the user's
-// whatever group is in the foreground there; whether to is decided here.
-std::function<bool()> watch_foreground(pid_t home) {
-  struct stat input {};
-  if (::isatty(0) == 0 || ::fstat(0, &input) != 0) return {};
-  return [home, terminal = input.st_rdev] {
-    try {
-      kernel::Stat stat = kernel::read_stat(home);
-      return static_cast<dev_t>(static_cast<unsigned>(stat.tty_nr)) != terminal ||
-             stat.tpgid == stat.pgrp;
-    } catch (const Error&) {
-      return false;
-    }
-  };
-}
-
 // What the session process is made of.
 class RunSession {
  public:
@@ -143,7 +127,7 @@ class RunSession {
   HomeOptions make_options() {
     HomeOptions options;
     options.ignored_signals = session::ignored_signals();
-    options.may_read_input = watch_foreground(home_);
+    options.may_read_input = watch_foreground(home_, STDIN_FILENO);
     options.on_end = [this](HomeOptions::End end) {
       int code = end.killed ? 128 + end.value : end.value;
       if (json_) {

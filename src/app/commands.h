@@ -24,6 +24,17 @@ struct RunCommand {
 };
 int run_command(const RunCommand& command);
 
+struct MoveCommand {
+  pid_t pid = 0;
+  std::string node;
+  bool copy_shared = false;
+  bool cpu_force = false;
+  bool libc_force = false;
+  bool json = false;
+  std::string stop_at;  // a step; empty: none
+};
+int move_command(const MoveCommand& command);
+
 struct SaveCommand {
   pid_t pid = 0;
   std::string file;
@@ -52,7 +63,7 @@ int show_command(const ShowCommand& command);
 struct CheckCommand {
   pid_t pid = 0;  // 0: none was given
   std::string node;
-  std::string purpose;     // "fork", "run_on" or "save"; of a PID
+  std::string purpose;     // "fork", "run_on", "move" or "save"; of a PID
   bool leave_fds = false;  // descriptors of what cannot move stay at home
   bool copy_shared = false;
   bool cpu_force = false;

@@ -71,7 +71,7 @@ std::optional<Reason> find_yama_reason(const SurveyOptions& options, pid_t pid) 
     case TraceBar::kNone:
       break;
     case TraceBar::kStrangers:
-      if (options.purpose == Purpose::kSave && !may_attach(pid)) return Reason::kYamaStrangers;
+      if (moves_whole(options.purpose) && !may_attach(pid)) return Reason::kYamaStrangers;
       break;
     case TraceBar::kUsers:
       return Reason::kYamaUsers;
@@ -154,7 +154,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     survey.refusals.push_back(refuse(process, Reason::kChroot));
   }
   survey_directory(options, survey);
-  if (options.purpose == Purpose::kSave) {
+  if (moves_whole(options.purpose)) {
     if (survey.stat.state == 'T') survey.refusals.push_back(refuse(process, Reason::kStopped));
     if (!kernel::list_children(survey.pid).empty()) {
       survey.refusals.push_back(refuse(process, Reason::kChildren));

@@ -227,10 +227,12 @@ class Sorter {
     list.insert(before, {open.fd, description});
   }
 
-  // Its caller is at home, and what stdout and stderr are too.
+  // Its caller is at home.
   bool is_called() const {
     return options_.purpose == Purpose::kFork || options_.purpose == Purpose::kRunOn;
   }
+  // What stdout and stderr are stays there, and is served from there.
+  bool has_home() const { return is_called() || options_.purpose == Purpose::kMove; }
 
   // What stands for something of home's, on its way back; empty: it is the guest's own.
   std::optional<Description> sort_returning(const OpenFile& open, Description description) const {
@@ -267,7 +269,7 @@ class Sorter {
     }
     if (open.stat.st_mode == 0) return stay(open, Reason::kProcFile);
     const bool stream = is_standard_stream(survey_.pid, open);
-    if (stream && is_called()) {
+    if (stream && has_home()) {
       bool carried = open.fd != 0 || options_.takes_stdin;
       description.kind = carried ? Kind::STDIO : Kind::NULL_;
       description.stream = static_cast<unsigned>(open.fd);

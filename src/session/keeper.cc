@@ -101,6 +101,7 @@ class Keeper {
   bool returns() const { return task().getPurpose() == Purpose::RUN_ON; }
   void prepare();
   void host();
+  void on_other_libc(const std::string& path);
   void receive_process(image::Reader& reader);
   void make_streams(protocol::schema::Streams::Reader streams);
   void make_session(restore::RestoreSettings& settings);
@@ -290,11 +291,19 @@ void Keeper::prepare() {
   restorer_ = std::make_unique<restore::Restorer>(std::move(settings));
 }
 
+// What moves for good would mix the two when it loads a library.
+void Keeper::on_other_libc(const std::string& path) {
+  if (task().getPurpose() == Purpose::MOVE && !task().getLibcForce()) {
+    throw Error(Code::kRefused, "refused: file " + path +
+                                    ": the node has another C library; --libc=force tries it "
+                                    "nevertheless");
+  }
+  warnings_.push_back(path + " is another C library here than the one in its memory");
+}
+
 void Keeper::receive_process(image::Reader& reader) {
   restorer_->set_streams(std::move(guest_streams_));
-  migrate::LibcWatch watched(reader, [this](const std::string& path) {
-    warnings_.push_back(path + " is another C library here than the one in its memory");
-  });
+  migrate::LibcWatch watched(reader, [this](const std::string& path) { on_other_libc(path); });
   while (restorer_->take(watched)) say_that_we_live();
   group_->kill_leader();
   // The way back takes the same connection.

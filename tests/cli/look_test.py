@@ -21,15 +21,15 @@ class Help(cli.Test):
     def test_lists_the_commands(self):
         done = call("--help")
         self.assertEqual((done.returncode, done.stderr), (0, b""))
-        for command in (b"run", b"save", b"load", b"show", b"check", b"ps", b"keygen", b"trust"):
+        for command in (b"run", b"move", b"save", b"load", b"show", b"check", b"ps", b"keygen", b"trust"):
             self.assertIn(b"\n  " + command + b" ", done.stdout)
-        for command in ("run", "save", "load", "show", "check", "ps", "keygen", "trust"):
+        for command in ("run", "move", "save", "load", "show", "check", "ps", "keygen", "trust"):
             done = call(command, "--help")
             self.assertEqual((done.returncode, done.stderr), (0, b""))
             self.assertIn(b"--json", done.stdout)
 
     def test_does_not_know_other_commands(self):
-        for arguments in (["fly"], [], ["move", "1", "local"], ["--fly"], ["show"], ["save", "1"],
+        for arguments in (["fly"], [], ["move", "1"], ["--fly"], ["show"], ["save", "1"],
                           ["ps", "--fly"], ["check", "abc", "local"], ["check", "1", "local", "x"]):
             self.refuses(call(*arguments), 2, "telefork: usage: ")
 
@@ -160,7 +160,7 @@ class Check(cli.Test):
         victim = subprocess.Popen([cli.VICTIM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                   pass_fds=ends)
         victim.stdout.readline()
-        for what in ("fork", "run_on", "save"):
+        for what in ("fork", "run_on", "move", "save"):
             done = call("check", victim.pid, "local", "--for", what)
             self.assertEqual(done.returncode, 3, what)
             self.assertIn(b"refused: fd ", done.stdout)

@@ -80,6 +80,35 @@ TELEFORK_TEST_NODE=$node TELEFORK_TEST_HOST=beta machine_run alpha \
   "$build/tests/fork/fork_test" --gtest_brief=1 \
   --gtest_filter='-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*'
 
+# A program that runs goes there in the middle of it, and is waited for here.
+mkfifo "$machines_folder/in" "$machines_folder/out" "$machines_folder/begun"
+exec {to}<>"$machines_folder/in"
+machine_run alpha bash -c '
+  python3 -c "
+import socket, sys
+print(socket.gethostname(), flush=True)
+sys.stdin.readline()
+print(socket.gethostname())
+sys.exit(7)" <&0 &
+  : <"$3"
+  "$1" move $! "$2"
+  echo "moved $?"
+  wait $!
+  echo "ended $?"' - "$telefork" "$node" "$machines_folder/begun" {to}>&- \
+  <"$machines_folder/in" >"$machines_folder/out" 2>"$machines_folder/err" &
+exec {from}<"$machines_folder/out"
+lines=()
+while IFS= read -r -t 60 -u "$from" line; do
+  lines+=("$line")
+  [[ $line != alpha ]] || : >"$machines_folder/begun"
+  [[ $line != moved* ]] || echo >&"$to"
+done
+wait $!
+[[ ${lines[*]} == "alpha moved 0 beta ended 7" ]] ||
+  fail "a running program did not go to beta and end there:" "${lines[@]}" "$(cat "$machines_folder/err")"
+exec {from}<&- {to}>&-
+rm "$machines_folder/out"
+
 # Nobody hears of a cable that is cut: only the leases tell.
 mkfifo "$machines_folder/out"
 machine_run alpha env "${leases[@]}" "$telefork" run "$node" -- \

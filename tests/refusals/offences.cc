@@ -448,7 +448,7 @@ const Offence kAll[] = {
      "inside",
      put_children_elsewhere, "root"},
     {"children", "process ",
-     "it has children, and a process cannot be saved with its children yet; save it when they have "
+     "it has children, and cannot go with them yet; wait until they have "
      "ended",
      have_a_child, "", false},
     {"memory_of_two", "process ", "it shares its memory with process ", share_its_memory, "",

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Save and load once more, for a user who is not root. Usage: plain_user.sh BUILD VICTIM UNSTOPPABLE
+# Save, load and move once more, for a user who is not root. Usage: plain_user.sh BUILD VICTIM UNSTOPPABLE
 set -euo pipefail
 build=$1 victim=$2 unstoppable=$3
 here=$(dirname "$0")
@@ -15,10 +15,12 @@ machine_start alpha bash -c \
   'mount --bind "$1" "$2/build" && mount --bind "$3" "$2/tests" && exec "$2/build/bin/telepad" --quiet' \
   - "$build" "$machines_folder" "$(realpath "$here")"
 cd /
-machine_run alpha setpriv --reuid nobody --regid "$(id -g nobody)" --clear-groups \
-  env HOME="$machines_folder/tmp" TMPDIR="$machines_folder/tmp" \
-  XDG_RUNTIME_DIR="$machines_folder/tmp" PYTHONDONTWRITEBYTECODE=1 \
-  TELEFORK_BIN="$machines_folder/build/bin" \
-  TELEFORK_VICTIM="$machines_folder/build/${victim#"$build"/}" \
-  TELEFORK_UNSTOPPABLE="$machines_folder/build/${unstoppable#"$build"/}" \
-  /usr/bin/python3 "$machines_folder/tests/save_load_test.py" 2>&1 | cat  # its stderr is no file of root's
+for test in save_load_test move_test; do
+  machine_run alpha setpriv --reuid nobody --regid "$(id -g nobody)" --clear-groups \
+    env HOME="$machines_folder/tmp" TMPDIR="$machines_folder/tmp" \
+    XDG_RUNTIME_DIR="$machines_folder/tmp" PYTHONDONTWRITEBYTECODE=1 \
+    TELEFORK_BIN="$machines_folder/build/bin" \
+    TELEFORK_VICTIM="$machines_folder/build/${victim#"$build"/}" \
+    TELEFORK_UNSTOPPABLE="$machines_folder/build/${unstoppable#"$build"/}" \
+    /usr/bin/python3 "$machines_folder/tests/$test.py" 2>&1 | cat  # its stderr is no file of root's
+done

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/shell_word.h"
 #include "net/identity.h"
 #include "net/tls_stream.h"
 #include "net/trust.h"
@@ -25,11 +26,6 @@ net::Identity load_own(const std::string& folder) {
     throw Error(Code::kUnauthorised,
                 fmt::format("there is no key of yours in {}: telefork keygen makes one", folder));
   }
-}
-
-// As a shell takes it: the brackets of an IPv6 address would be a pattern.
-std::string quote_node(const std::string& node) {
-  return node.find('[') == std::string::npos ? node : "'" + node + "'";
 }
 
 }  // namespace
@@ -53,7 +49,7 @@ std::unique_ptr<net::Stream> NodeConnector::connect(net::Deadline deadline) {
 // The key that is pinned decides, and nothing else that the node says of itself.
 void NodeConnector::check_peer(const net::PublicKey& key) const {
   std::string name = node_.text();
-  std::string remedy = fmt::format("telefork trust {} {}", quote_node(name), key.text());
+  std::string remedy = fmt::format("telefork trust {} {}", quote_for_shell(name), key.text());
   std::optional<net::KnownNode> known = net::find_node(net::read_known_nodes(access_.keys), name);
   if (!known) {
     throw Error(

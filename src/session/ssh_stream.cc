@@ -4,7 +4,6 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <string_view>
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -12,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/shell_word.h"
 #include "session/spawn.h"
 
 namespace telefork::session {
@@ -25,17 +25,6 @@ constexpr int kCommandNotFound = 127;  // of the shell at the node
 // For ssh to say why when its connection has ended already.
 constexpr auto kWordsPatience = 3s;
 constexpr auto kEndPatience = 1s;
-
-std::string quote_for_shell(const std::string& path) {
-  bool plain = std::all_of(path.begin(), path.end(), [](unsigned char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           std::string_view("/._-+~").find(static_cast<char>(c)) != std::string_view::npos;
-  });
-  if (plain) return path;
-  std::string quoted = "'";
-  for (char c : path) quoted += c == '\'' ? "'\\''" : std::string(1, c);
-  return quoted + "'";
-}
 
 // ssh ends its lines as on a terminal in raw mode.
 std::string on_one_line(const std::string& said) {

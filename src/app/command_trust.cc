@@ -1,6 +1,7 @@
 // telefork keygen, and telefork trust KEY | NODE KEY | --list | --remove KEY|NODE
 #include <cerrno>
 #include <cstdio>
+#include <optional>
 
 #include <fmt/format.h>
 #include <pwd.h>
@@ -160,6 +161,20 @@ void Trust::remove() {
       {{"removed", command_.remove}, {"file", file}});
 }
 
+// Whoever asks for a key has one. That it is a good one is part of the answer; one that came
+// without its certificate, from openssl(1) or a backup, is given it.
+net::Identity complete_key(const std::string& folder) {
+  std::optional<net::Identity> complete;
+  try {
+    complete = net::Identity::load(folder);
+  } catch (const Error&) {
+    return net::Identity::mend(folder);
+  }
+  throw Error(Code::kUsage,
+              fmt::format("{} is there already, and its public key is {}; --force replaces it",
+                          net::Identity::key_path(folder), complete->key().text()));
+}
+
 }  // namespace
 
 int trust_command(const TrustCommand& command) {
@@ -173,14 +188,9 @@ int keygen_command(const KeygenCommand& command) {
   Folders folders(command.keys);
   const std::string& folder = command.telepad ? folders.serving : folders.own;
   std::string path = net::Identity::key_path(folder);
-  if (!command.force && ::access(path.c_str(), F_OK) == 0) {
-    // Whoever asks for a key has one; that it is a good one is part of the answer.
-    throw Error(Code::kUsage,
-                fmt::format("{} is there already, and its public key is {}; --force replaces it",
-                            path, net::Identity::load(folder).key().text()));
-  }
-  net::Identity identity = net::Identity::make();
-  identity.save(folder);
+  const bool keep = !command.force && ::access(path.c_str(), F_OK) == 0;
+  net::Identity identity = keep ? complete_key(folder) : net::Identity::make();
+  if (!keep) identity.save(folder);
   if (command.json) {
     print_json({{"key", identity.key().text()}, {"file", path}});
   } else {

@@ -1,5 +1,8 @@
 #include "net/identity.h"
 
+#include <cerrno>
+
+#include <fmt/format.h>
 #include <openssl/bio.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
@@ -7,6 +10,7 @@
 #include <openssl/x509.h>
 
 #include "base/error.h"
+#include "base/shell_word.h"
 #include "net/guarded_file.h"
 #include "net/private_key.h"
 
@@ -45,12 +49,17 @@ std::shared_ptr<X509> make_certificate(EVP_PKEY* key) {
   return certificate;
 }
 
-std::shared_ptr<EVP_PKEY> load_key(const std::string& path) {
+// Where it is looked for depends on who asks, so that the folder is named.
+std::string keygen(const std::string& folder, const char* option = "") {
+  return fmt::format("telefork keygen{} --keys {}", option, quote_for_shell(folder));
+}
+
+std::shared_ptr<EVP_PKEY> load_key(const std::string& folder) {
+  std::string path = Identity::key_path(folder);
   std::shared_ptr<EVP_PKEY> key = try_parse_private_key(read_guarded_secret(path));
   if (!key) {
-    throw Error(Code::kUnauthorised, path +
-                                         " holds no Ed25519 key: telefork keygen --force makes "
-                                         "another one");
+    throw Error(Code::kUnauthorised, fmt::format("{} holds no Ed25519 key: {} makes another one",
+                                                 path, keygen(folder, " --force")));
   }
   return key;
 }
@@ -58,18 +67,31 @@ std::shared_ptr<EVP_PKEY> load_key(const std::string& path) {
 // OpenSSL would ask for the pass phrase on the terminal.
 int refuse_pass_phrase(char*, int, int, void*) { return -1; }
 
-std::shared_ptr<X509> load_certificate(const std::string& path) {
-  SecretBytes content = read_guarded_secret(path);
+SecretBytes read_certificate(const std::string& folder) {
+  std::string path = Identity::certificate_path(folder);
+  try {
+    return read_guarded_secret(path);
+  } catch (const Error& error) {
+    if (error.error() != ENOENT) throw;
+    throw Error(Code::kUnauthorised, fmt::format("{} is missing: {} makes it for the key beside it",
+                                                 path, keygen(folder)));
+  }
+}
+
+std::shared_ptr<X509> load_certificate(const std::string& folder, EVP_PKEY* key) {
+  SecretBytes content = read_certificate(folder);
   // It takes no null pointer, which an empty file would be.
   content.push_back(std::byte{'\n'});
   Bio bio(::BIO_new_mem_buf(content.data(), static_cast<int>(content.size())), ::BIO_free);
   must(bio != nullptr, "reading a certificate");
   std::shared_ptr<X509> certificate(
       ::PEM_read_bio_X509(bio.get(), nullptr, refuse_pass_phrase, nullptr), ::X509_free);
-  if (!certificate) {
-    throw Error(Code::kUnauthorised, path +
-                                         " holds no certificate: telefork keygen --force makes "
-                                         "another key and its certificate");
+  if (!certificate || ::X509_check_private_key(certificate.get(), key) != 1) {
+    throw Error(Code::kUnauthorised,
+                fmt::format("{} {}: {} makes it anew", Identity::certificate_path(folder),
+                            certificate ? "is not the certificate of the key beside it"
+                                        : "holds no certificate",
+                            keygen(folder)));
   }
   return certificate;
 }
@@ -107,14 +129,18 @@ Identity Identity::make() {
 }
 
 Identity Identity::load(const std::string& folder) {
-  std::shared_ptr<EVP_PKEY> key = load_key(key_path(folder));
-  std::shared_ptr<X509> certificate = load_certificate(certificate_path(folder));
-  if (::X509_check_private_key(certificate.get(), key.get()) != 1) {
-    throw Error(Code::kUnauthorised, certificate_path(folder) +
-                                         " is not the certificate of the key beside it: telefork "
-                                         "keygen --force makes both anew");
-  }
+  std::shared_ptr<EVP_PKEY> key = load_key(folder);
+  std::shared_ptr<X509> certificate = load_certificate(folder, key.get());
   return {std::move(key), std::move(certificate)};
+}
+
+Identity Identity::mend(const std::string& folder) {
+  FolderLock lock(folder);
+  std::shared_ptr<EVP_PKEY> key = load_key(folder);
+  std::shared_ptr<X509> certificate = make_certificate(key.get());
+  Identity identity(std::move(key), std::move(certificate));
+  identity.write_certificate(folder);
+  return identity;
 }
 
 void Identity::save(const std::string& folder) const {
@@ -124,11 +150,15 @@ void Identity::save(const std::string& folder) const {
   must(::PEM_write_bio_PKCS8PrivateKey(key.get(), private_.get(), nullptr, nullptr, 0, nullptr,
                                        nullptr) == 1,
        "encoding a key");
-  Bio certificate = make_memory_bio();
-  must(::PEM_write_bio_X509(certificate.get(), certificate_.get()) == 1, "encoding a certificate");
   std::string text = take_text(key.get());
   write_guarded(key_path(folder), text);
   ::OPENSSL_cleanse(text.data(), text.size());
+  write_certificate(folder);
+}
+
+void Identity::write_certificate(const std::string& folder) const {
+  Bio certificate = make_memory_bio();
+  must(::PEM_write_bio_X509(certificate.get(), certificate_.get()) == 1, "encoding a certificate");
   write_guarded(certificate_path(folder), take_text(certificate.get()));
 }
 

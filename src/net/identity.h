@@ -22,9 +22,12 @@ namespace telefork::net {
 class Identity {
  public:
   static Identity make();
-  // Throws kFailed with ENOENT where there is none, kUnauthorised where others could have read or
-  // written it (guarded_file.h), and where the files are damaged or do not belong together.
+  // Throws kFailed with ENOENT where there is no key, kUnauthorised with the remedy where others
+  // could have read or written it (guarded_file.h), and where the files are damaged, do not belong
+  // together, or the certificate is missing.
   static Identity load(const std::string& folder);
+  // Makes the certificate of the key that is there, over whatever is in its place. The key stays.
+  static Identity mend(const std::string& folder);
   // Over what is there; the folder is made where it is missing.
   void save(const std::string& folder) const;
 
@@ -40,6 +43,7 @@ class Identity {
 
  private:
   Identity(std::shared_ptr<evp_pkey_st> key, std::shared_ptr<x509_st> certificate);
+  void write_certificate(const std::string& folder) const;
 
   std::shared_ptr<evp_pkey_st> private_;
   std::shared_ptr<x509_st> certificate_;

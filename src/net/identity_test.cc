@@ -88,25 +88,57 @@ TEST_F(AnIdentity, OfAnotherUserIsRefused) {
   EXPECT_THAT(error.text(), HasSubstr("belongs to user 1"));
 }
 
+constexpr const char* kNoPem[] = {"", "nothing of that kind\n",
+                                  "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"};
+
 TEST_F(AnIdentity, ThatIsDamagedIsRefusedWithTheRemedy) {
-  for (const char* file : {"key.pem", "cert.pem"}) {
-    for (const char* content : {"", "nothing of that kind\n",
-                                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"}) {
-      Identity::make().save(path("new"));
-      write(std::string("new/") + file, content);
-      Error error = error_of([&] { Identity::load(path("new")); });
-      EXPECT_EQ(error.code(), Code::kUnauthorised);
-      EXPECT_THAT(error.text(), HasSubstr(path("new/") + file));
-      EXPECT_THAT(error.text(), HasSubstr("keygen --force"));
-    }
+  for (const char* content : kNoPem) {
+    Identity::make().save(path("new"));
+    write("new/key.pem", content);
+    Error error = error_of([&] { Identity::load(path("new")); });
+    EXPECT_EQ(error.code(), Code::kUnauthorised);
+    EXPECT_THAT(error.text(), HasSubstr(path("new/key.pem")));
+    EXPECT_THAT(error.text(), HasSubstr("telefork keygen --force --keys " + path("new")));
+    EXPECT_EQ(error_of([&] { Identity::mend(path("new")); }).code(), Code::kUnauthorised);
   }
 }
 
-TEST_F(AnIdentity, WithTheCertificateOfAnotherIsRefused) {
-  Identity::make().save(path("one"));
+// The files of `folder` with another certificate, or none, are refused with the remedy; it keeps
+// the key.
+void expect_mended(const std::string& folder, const PublicKey& key) {
+  Error error = error_of([&] { Identity::load(folder); });
+  EXPECT_EQ(error.code(), Code::kUnauthorised);
+  EXPECT_EQ(error.error(), 0);
+  EXPECT_THAT(error.text(), HasSubstr(folder + "/cert.pem"));
+  EXPECT_THAT(error.text(), HasSubstr("telefork keygen --keys " + folder + " makes it"));
+  EXPECT_EQ(Identity::mend(folder).key(), key);
+  EXPECT_EQ(Identity::load(folder).key(), key);
+}
+
+TEST_F(AnIdentity, WithoutItsCertificateIsRefusedUntilItIsMade) {
+  Identity made = Identity::make();
+  made.save(path("new"));
+  ::unlink(path("new/cert.pem").c_str());
+  expect_mended(path("new"), made.key());
+  EXPECT_EQ(mode_of("new/cert.pem"), 0600U);
+}
+
+TEST_F(AnIdentity, WithADamagedCertificateIsRefusedUntilItIsMade) {
+  Identity made = Identity::make();
+  made.save(path("new"));
+  for (const char* content : kNoPem) {
+    write("new/cert.pem", content);
+    expect_mended(path("new"), made.key());
+  }
+}
+
+TEST_F(AnIdentity, WithTheCertificateOfAnotherIsRefusedUntilItsOwnIsMade) {
+  Identity made = Identity::make();
+  made.save(path("one"));
   Identity::make().save(path("other"));
   ASSERT_EQ(::rename(path("other/cert.pem").c_str(), path("one/cert.pem").c_str()), 0);
   EXPECT_THAT(error_of([&] { Identity::load(path("one")); }).text(), HasSubstr("key beside it"));
+  expect_mended(path("one"), made.key());
 }
 
 TEST_F(AnIdentity, IsNotReadFromWhatIsNoFile) {

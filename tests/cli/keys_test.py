@@ -108,6 +108,24 @@ class Keygen(KeysTest):
         self.assertEqual((self.own / "key.pem").read_bytes(), before)
         self.assertNotEqual(self.keygen("--force"), key)
 
+    def test_gives_a_key_that_came_alone_its_certificate(self):
+        key = self.keygen()
+        before = (self.own / "key.pem").read_bytes()
+        certificate = (self.own / "cert.pem").read_bytes()
+        for spoil in (lambda file: file.unlink(), lambda file: file.write_bytes(b"")):
+            spoil(self.own / "cert.pem")
+            self.assertEqual(self.keygen(), key)
+            self.assertEqual((self.own / "key.pem").read_bytes(), before)
+            self.assertEqual((self.own / "cert.pem").read_bytes(), certificate)
+        self.refuses(self.call("keygen"), 2, "is there already", key)
+
+    def test_gives_no_certificate_to_what_is_no_key(self):
+        self.keygen()
+        for name in ("key.pem", "cert.pem"):
+            (self.own / name).write_bytes(b"")
+        self.refuses(self.call("keygen"), 5, "holds no Ed25519 key", "telefork keygen --force")
+        self.assertEqual((self.own / "key.pem").read_bytes(), b"")
+
     def test_tells_it_as_json(self):
         code, told = self.call_json("keygen", "--keys", self.served)
         self.assertEqual((code, told["file"]), (0, str(self.served / "key.pem")))
@@ -196,7 +214,8 @@ class Listening(KeysTest):
 class Asking(KeysTest):
     def mend(self, done):
         """Runs the command that the message names, and nothing else of it."""
-        command = re.search(r"telefork (keygen(?= makes)|trust [^`]*tf1:\S+( --as USER)?)",
+        command = re.search(r"telefork (keygen( --keys \S+)?(?= makes)|"
+                            r"trust [^`]*tf1:\S+( --as USER)?)",
                             done.stderr.decode())
         self.assertTrue(command, done.stderr)
         words = shlex.split(command[0])[1:]
@@ -220,6 +239,15 @@ class Asking(KeysTest):
             self.mend(done)
         done = self.call("check", telepad.node)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_with_a_key_that_has_no_certificate_is_told_how_to_mend_it(self):
+        telepad = self.introduce()
+        (self.own / "cert.pem").unlink()
+        done = self.call("check", telepad.node)
+        self.refuses(done, 5, "telefork: not authorised: ", "cert.pem is missing")
+        self.mend(done)
+        # It is the same key, and so trusted.
+        self.assertEqual(self.call("check", telepad.node).returncode, 0)
 
     def test_finds_another_key_than_the_trusted_one(self):
         telepad = self.introduce()

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/file_io.h"
+#include "base/shell_word.h"
 
 namespace telefork::net {
 namespace {
@@ -28,17 +29,68 @@ void check_guarded(const std::string& path, const struct stat& status, unsigned 
   if (status.st_uid != ::geteuid() && status.st_uid != 0) {
     throw Error(Code::kUnauthorised,
                 fmt::format("{} belongs to user {}, who could change it: chown {} {}", path,
-                            status.st_uid, ::geteuid(), path));
+                            status.st_uid, ::geteuid(), quote_for_shell(path)));
   }
   if ((status.st_mode & forbidden) != 0) {
     bool writable = (status.st_mode & 022) != 0;
-    throw Error(Code::kUnauthorised, fmt::format("{} can be {} by others: chmod go-rwx {}", path,
-                                                 writable ? "written" : "read", path));
+    throw Error(Code::kUnauthorised,
+                fmt::format("{} can be {} by others: chmod go-rwx {}", path,
+                            writable ? "written" : "read", quote_for_shell(path)));
+  }
+}
+
+// The first folder on the way to `path` that keeps this process out; empty: none does.
+std::string closed_folder(const std::string& path) {
+  std::string closed;
+  std::string folder = folder_of(path);
+  while (folder != closed && ::faccessat(AT_FDCWD, folder.c_str(), X_OK, AT_EACCESS) != 0) {
+    closed = folder;
+    folder = folder_of(folder);
+  }
+  return closed;
+}
+
+// -1, which is nobody's: it cannot be seen.
+uid_t owner_of(const std::string& path) {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0 ? status.st_uid : static_cast<uid_t>(-1);
+}
+
+// The remedy depends on whose the file is, and whose the folder that it is looked for in.
+std::string why_unreadable(const std::string& path) {
+  const uid_t user = ::geteuid();
+  const std::string closed = closed_folder(path);
+  if (!closed.empty() && owner_of(closed) == user) {
+    return fmt::format("{} may not be entered by its own user: chmod u+rwx {}", closed,
+                       quote_for_shell(closed));
+  }
+  if (!closed.empty() || owner_of(folder_of(path)) != user) {
+    return fmt::format(
+        "user {} may not {} {}: have HOME, XDG_CONFIG_HOME or --keys name a folder "
+        "of that user's",
+        user, closed.empty() ? "read" : "enter", closed.empty() ? path : closed);
+  }
+  if (owner_of(path) == user) {
+    return fmt::format("{} may not be read by its own user: chmod u+r {}", path,
+                       quote_for_shell(path));
+  }
+  return fmt::format("{} belongs to user {}, and user {} may not read it: chown {} {}", path,
+                     owner_of(path), user, user, quote_for_shell(path));
+}
+
+UniqueFd open_readable(const std::string& path) {
+  try {
+    // A FIFO in its place must not hold us.
+    return open_file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+  } catch (const Error& error) {
+    if (error.error() != EACCES && error.error() != EPERM) throw;
+    throw Error(Code::kUnauthorised, why_unreadable(path));
   }
 }
 
 void check_folder(const std::string& folder) {
-  UniqueFd fd = open_file(folder, O_RDONLY | O_DIRECTORY);
+  // It may be one whose names nobody may list.
+  UniqueFd fd = open_file(folder, O_PATH | O_DIRECTORY);
   struct stat status {};
   if (::fstat(fd.get(), &status) != 0) throw_errno("looking at " + folder);
   check_guarded(folder, status, 022);
@@ -50,8 +102,7 @@ struct Opened {
 };
 
 Opened open_guarded(const std::string& path, unsigned forbidden) {
-  // A FIFO in its place must not hold us.
-  UniqueFd file = open_file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+  UniqueFd file = open_readable(path);
   check_folder(folder_of(path));
   struct stat status {};
   if (::fstat(file.get(), &status) != 0) throw_errno("looking at " + path);

@@ -8,8 +8,9 @@
 namespace telefork::net {
 
 // The whole of a small regular file. It and its folder must belong to this process's user or to
-// root and be writable by nobody else; of a secret nobody else may read the file either. Otherwise
-// kUnauthorised, naming path and remedy. A file that does not exist is kFailed with ENOENT.
+// root and be writable by nobody else; of a secret nobody else may read the file either. Otherwise,
+// and where this process may not read it, kUnauthorised, naming path and remedy. A file that does
+// not exist is kFailed with ENOENT.
 std::string read_guarded(const std::string& path);
 SecretBytes read_guarded_secret(const std::string& path);
 

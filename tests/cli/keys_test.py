@@ -282,6 +282,31 @@ class Asking(KeysTest):
         self.refuses(self.call("check", telepad.node), 5, "cannot read which keys")
         self.assertIn(str(self.served / "trusted_keys"), telepad.said())
 
+    def without_privilege(self, *arguments):
+        """To root no file is unreadable, unless it gives up what makes it so."""
+        drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] * (os.geteuid() == 0)
+        return subprocess.run([*drop, cli.TELEFORK, *arguments], capture_output=True, env=self.env,
+                              timeout=cli.PATIENCE)
+
+    def test_with_files_that_cannot_be_read_is_refused_with_the_remedy(self):
+        telepad = self.introduce()
+        user = os.geteuid()
+        for name in ("key.pem", "cert.pem", "known_nodes"):
+            path = self.own / name
+            os.chmod(path, 0)
+            self.refuses(self.without_privilege("check", telepad.node), 5,
+                         f"not authorised: {path} may not be read by its own user: chmod u+r {path}")
+            self.refuses(self.without_privilege("run", telepad.node, "--", "true"), 125,
+                         f"not authorised: {path} ")
+            os.chmod(path, 0o600)
+            if user == 0:
+                os.chown(path, 54321, 54321)
+                self.refuses(self.without_privilege("check", telepad.node), 5,
+                             f"{path} belongs to user 54321, and user 0 may not read it: "
+                             f"chown 0 {path}\n")
+                os.chown(path, 0, 0)
+        self.assertEqual(self.without_privilege("check", telepad.node).returncode, 0)
+
     def test_a_node_where_nobody_is_finds_it_unreachable(self):
         telepad = self.introduce()
         telepad.stop()

@@ -1,5 +1,6 @@
 // telepad: the daemon of a node. See session/telepad.h.
 #include <cstdio>
+#include <filesystem>
 
 #include <fcntl.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -70,7 +71,10 @@ int run(int argc, char** argv) {
   settings.user_registries = telefork::app::user_registries();
   for (int connection : connections) settings.connections.emplace_back(connection);
   settings.listen = listen;
-  settings.keys = keys.empty() ? telefork::app::telepad_folder() : keys;
+  settings.keys_are_default = keys.empty();
+  // Whoever reads of it in a message is elsewhere.
+  settings.keys =
+      keys.empty() ? telefork::app::telepad_folder() : std::filesystem::absolute(keys).string();
   if (stdio) {
     if (!socket.empty() || !listen.empty()) {
       throw Error(telefork::Code::kUsage, "with --stdio it listens nowhere");

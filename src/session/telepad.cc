@@ -78,7 +78,8 @@ class Telepad {
   explicit Telepad(TelepadSettings settings)
       : settings_(std::move(settings)),
         signals_({SIGCHLD, SIGTERM, SIGINT}),
-        entrance_({settings_.listen, settings_.keys, settings_.programs.greeter}) {
+        entrance_({settings_.listen, settings_.keys, settings_.keys_are_default,
+                   settings_.programs.greeter}) {
     if (!settings_.socket.empty()) {
       listener_.emplace(net::listen_unix(settings_.socket, settings_.socket_mode));
       spdlog::info("listening on {}", settings_.socket);

@@ -29,6 +29,7 @@ struct TelepadSettings {
   UniqueFd input, output;             // one more, as an sshd gives it; ends with it
   std::vector<std::string> listen;    // TCP, "ADDR:PORT"
   std::string keys;                   // the folder of the key for those, and of trusted_keys
+  bool keys_are_default = true;       // where `telefork trust` looks by itself
   std::string registry;               // given to keepers; empty: none
   std::string user_registries;        // where a telepad of root makes one for each other user
   Programs programs;

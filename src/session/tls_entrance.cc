@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/shell_word.h"
 #include "net/identity.h"
 #include "net/trust.h"
 #include "session/greeter.h"
@@ -33,27 +34,36 @@ net::KeysFor keys_for_this_user() {
   return ::geteuid() == 0 ? net::KeysFor::kEveryUser : net::KeysFor::kOneUser;
 }
 
-std::string quote_trust(const net::PublicKey& key) {
-  return fmt::format("telefork trust {}{}", key.text(), ::geteuid() == 0 ? " --as USER" : "");
+// The commands that mend, as they have to be typed on this machine.
+std::string quote_keygen(const TlsEntrance::Settings& settings) {
+  if (settings.keys_are_default) return "telefork keygen --telepad";
+  return "telefork keygen --keys " + quote_for_shell(settings.keys);
 }
 
-void check_keys(const std::string& folder) {
+std::string quote_trust(const TlsEntrance::Settings& settings, const net::PublicKey& key) {
+  std::string command = "telefork trust " + key.text();
+  if (::geteuid() == 0) command += " --as USER";
+  if (!settings.keys_are_default) command += " --keys " + quote_for_shell(settings.keys);
+  return command;
+}
+
+void check_keys(const TlsEntrance::Settings& settings) {
   try {
-    net::Identity::load(folder);
+    net::Identity::load(settings.keys);
   } catch (const Error& error) {
     if (error.error() != ENOENT) throw;
-    throw Error(Code::kUsage, fmt::format("to listen on TCP takes a key, and there is none in {}: "
-                                          "telefork keygen --telepad makes one",
-                                          folder));
+    throw Error(Code::kUsage,
+                fmt::format("to listen on TCP takes a key, and there is none in {}: {} makes one",
+                            settings.keys, quote_keygen(settings)));
   }
-  net::read_trusted_keys(folder, keys_for_this_user());
+  net::read_trusted_keys(settings.keys, keys_for_this_user());
 }
 
 }  // namespace
 
 TlsEntrance::TlsEntrance(Settings settings) : settings_(std::move(settings)) {
   if (settings_.listen.empty()) return;
-  check_keys(settings_.keys);
+  check_keys(settings_);
   for (const std::string& where : settings_.listen) {
     listeners_.push_back(net::listen_tcp(where));
     spdlog::info("listening on {}", listeners_.back().address().text());
@@ -226,7 +236,7 @@ uid_t TlsEntrance::find_uid(const net::PublicKey& key) const {
   if (!trusted) {
     throw Error(Code::kUnauthorised,
                 fmt::format("this telepad does not trust the key {}; on its machine: {}",
-                            key.text(), quote_trust(key)));
+                            key.text(), quote_trust(settings_, key)));
   }
   if (keys_for == net::KeysFor::kOneUser) return ::geteuid();
   errno = 0;
@@ -235,7 +245,7 @@ uid_t TlsEntrance::find_uid(const net::PublicKey& key) const {
     throw Error(Code::kUnauthorised,
                 fmt::format("the key {} is to be user {}, who is not there; on this telepad's "
                             "machine: {}",
-                            key.text(), trusted->user, quote_trust(key)));
+                            key.text(), trusted->user, quote_trust(settings_, key)));
   }
   return entry->pw_uid;
 }

@@ -38,6 +38,7 @@ class TlsEntrance {
   struct Settings {
     std::vector<std::string> listen;  // net::listen_tcp() takes each
     std::string keys;                 // the folder of key.pem, cert.pem and trusted_keys
+    bool keys_are_default = true;     // where the commands look by themselves
     std::string greeter;              // the program
   };
   struct Arrival {

@@ -181,7 +181,8 @@ class Listening(KeysTest):
         self.refuses(done, code, text)
 
     def test_takes_a_key(self):
-        self.refuses_to_start(2, "telefork keygen --telepad", "--listen", "127.0.0.1:0")
+        self.refuses_to_start(2, f"telefork keygen --keys {self.served} makes one",
+                              "--listen", "127.0.0.1:0")
 
     def test_takes_an_address(self):
         self.keygen("--keys", self.served)
@@ -212,17 +213,19 @@ class Listening(KeysTest):
 
 
 class Asking(KeysTest):
+    def setUp(self):
+        super().setUp()
+        # The commands that messages name are pasted into a shell.
+        self.served = self.folder / "it's served"
+
     def mend(self, done):
         """Runs the command that the message names, and nothing else of it."""
         command = re.search(r"telefork (keygen( --keys \S+)?(?= makes)|"
-                            r"trust [^`]*tf1:\S+( --as USER)?)",
+                            r"trust [^`\n]*tf1:[^`\n]*)",
                             done.stderr.decode())
         self.assertTrue(command, done.stderr)
         words = shlex.split(command[0])[1:]
-        if words[-2:] == ["--as", "USER"]:
-            words[-1] = "root"
-        if len(words) > 1 and words[1].startswith("tf1:"):
-            words += ["--keys", str(self.served)]
+        words = ["root" if word == "USER" else word for word in words]
         done = self.call(*words)
         self.assertEqual(done.returncode, 0, done.stderr)
 
@@ -280,7 +283,8 @@ class Asking(KeysTest):
             os.chmod(path, 0o600)
         os.chmod(self.served / "trusted_keys", 0o666)
         self.refuses(self.call("check", telepad.node), 5, "cannot read which keys")
-        self.assertIn(str(self.served / "trusted_keys"), telepad.said())
+        self.assertIn("can be written by others: chmod go-rwx "
+                      + shlex.quote(f"{self.served}/trusted_keys"), telepad.said())
 
     def without_privilege(self, *arguments):
         """To root no file is unreadable, unless it gives up what makes it so."""

@@ -119,7 +119,8 @@ class Settings(cli.Test):
     def test_of_a_telepad_take_a_key_only_where_it_listens(self):
         self.file.write_text("listen = '127.0.0.1:0'\n")
         for arguments, code, why in (
-                (["--socket", str(self.folder / "socket")], 2, "telefork keygen --telepad"),
+                (["--socket", str(self.folder / "socket")], 2,
+                 f"telefork keygen --keys {self.folder}/keys makes one"),
                 (["--stdio"], 0, "it closed in the middle of its greeting")):
             done = subprocess.run(self.telepad(*arguments), env=self.env(),
                                   stdin=subprocess.DEVNULL, capture_output=True, text=True,

@@ -33,10 +33,7 @@ std::string printable(std::string_view text) {
 }
 
 void check_preamble(std::string_view text) {
-  std::string_view name = kPreamble.substr(0, std::min(text.size(), kPreambleName));
-  if (!text.starts_with(name)) {
-    throw Error(Code::kCorrupt, "the other end is no telepad");
-  }
+  if (!begins_greeting(text)) throw Error(Code::kCorrupt, "the other end is no telepad");
   if (text.size() >= kPreamble.size() && text.substr(0, kPreamble.size()) != kPreamble) {
     throw Error(Code::kRefused, fmt::format("the link format is {} there and {} here",
                                             printable(text.substr(kPreambleName, 2)),
@@ -124,10 +121,12 @@ decltype(auto) recoding(Code from, Code to, F&& f) {
     throw;
   }
 }
-// Who has not answered the first hello was not reached, whatever became of the connection.
+// Who has not answered the first hello as a telepad does was not reached, whatever became of the
+// connection and whoever else has answered.
 template <class F>
 decltype(auto) reaching(F&& f) {
-  return recoding(Code::kLost, Code::kUnreachable, std::forward<F>(f));
+  return recoding(Code::kCorrupt, Code::kUnreachable,
+                  [&] { return recoding(Code::kLost, Code::kUnreachable, std::forward<F>(f)); });
 }
 // And who has answered it was.
 template <class F>
@@ -203,6 +202,10 @@ void send_hello_refusal(net::Stream& stream, image::schema::Machine::Reader own,
   } catch (const std::exception&) {
     // The client is gone; what it would have read is thrown here by the caller.
   }
+}
+
+bool begins_greeting(std::string_view text) {
+  return text.starts_with(kPreamble.substr(0, std::min(text.size(), kPreambleName)));
 }
 
 std::vector<std::byte> make_token(std::size_t size) {

@@ -98,6 +98,9 @@ void send_hello_reply(net::Stream& stream, image::schema::Machine::Reader own,
 void send_hello_refusal(net::Stream& stream, image::schema::Machine::Reader own, const Error& error,
                         net::Deadline deadline) noexcept;
 
+// Whether what was received so far may become a greeting, of this version or another.
+bool begins_greeting(std::string_view text);
+
 // From the kernel's random numbers; at most 256.
 std::vector<std::byte> make_token(std::size_t size = kTokenSize);
 // Without telling by its duration where they differ.

@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/shell_word.h"
+#include "protocol/handshake.h"
 #include "session/spawn.h"
 
 namespace telefork::session {
@@ -20,8 +22,12 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::size_t kMaxSaid = 2048;
-constexpr int kSshFailed = 255;        // ssh(1), "EXIT STATUS"
-constexpr int kCommandNotFound = 127;  // of the shell at the node
+constexpr int kSshFailed = 255;  // ssh(1), "EXIT STATUS"
+// Of the shell at the node.
+constexpr int kCommandNotFound = 127;
+constexpr int kCannotExecute = 126;
+constexpr char kSayWhere[] =
+    "have TELEFORK_SSH_TELEPAD, or ssh.telepad in config.toml, say where it is";
 // For ssh to say why when its connection has ended already.
 constexpr auto kWordsPatience = 3s;
 constexpr auto kEndPatience = 1s;
@@ -136,15 +142,41 @@ std::optional<Error> SshStream::try_explain() {
     if (is_about_authorisation(said_)) code = heard_ ? code : Code::kUnauthorised;
     text += "ssh failed";
   } else if (WEXITSTATUS(status_) == kCommandNotFound) {
-    text += fmt::format(
-        "{} is not to be found there; have TELEFORK_SSH_TELEPAD, or ssh.telepad in "
-        "config.toml, say where it is",
-        telepad_);
+    text += fmt::format("{} is not to be found there; install telefork there, or {}", telepad_,
+                        kSayWhere);
+  } else if (WEXITSTATUS(status_) == kCannotExecute) {
+    text +=
+        fmt::format("{} cannot be executed there; make it a program, or {}", telepad_, kSayWhere);
   } else {
     text += fmt::format("{} ended there with {}", telepad_, WEXITSTATUS(status_));
   }
   if (!words.empty()) text += ": " + words;
   return Error(code, text);
+}
+
+// What has come and nobody has read yet; nothing where that is to be had no more.
+std::size_t SshStream::read_rest(Bytes bytes) {
+  try {
+    return socket_->try_read(bytes).value_or(0);
+  } catch (const Error& error) {
+    if (error.code() != Code::kLost) throw;
+    return 0;
+  }
+}
+
+// A shell may greet, or tell why it starts nothing, where telepad is to speak.
+void SshStream::check_is_telepad(ConstBytes begun) {
+  auto text_of = [](ConstBytes bytes) {
+    return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  };
+  std::string said(text_of(begun));
+  if (protocol::begins_greeting(said)) return;
+  std::array<std::byte, 512> more;
+  said += text_of(std::span(more).first(read_rest(more)));
+  throw Error(Code::kUnreachable,
+              fmt::format("{}: what answers is no telepad; have the shell there print nothing "
+                          "before {} starts, and {}; it says: {}",
+                          name(), telepad_, kSayWhere, on_one_line(said)));
 }
 
 std::optional<std::size_t> SshStream::try_read(Bytes bytes) {
@@ -158,6 +190,7 @@ std::optional<std::size_t> SshStream::try_read(Bytes bytes) {
   }
   if (!count || bytes.empty()) return count;
   if (*count > 0) {
+    if (!heard_) check_is_telepad(bytes.first(*count));
     heard_ = true;
   } else if (std::optional<Error> why = try_explain()) {
     throw Error(*why);
@@ -171,6 +204,9 @@ std::optional<std::size_t> SshStream::try_write(ConstBytes head, ConstBytes body
     return socket_->try_write(head, body);
   } catch (const Error& error) {
     if (error.code() != Code::kLost) throw;
+    // It may have said something that is no greeting, and have ended before it heard ours.
+    std::array<std::byte, 512> said;
+    if (!heard_) check_is_telepad(std::span(said).first(read_rest(said)));
     if (std::optional<Error> why = try_explain()) throw Error(*why);
     throw;
   }

@@ -9,7 +9,7 @@
 // never becomes the one that is shared.
 //
 // When ssh ends the stream ends; what it said becomes the Error: kUnauthorised for keys that do not
-// fit, kUnreachable for all else before the first byte came, kLost after it.
+// fit, kUnreachable for all else before telepad's first byte came, kLost after it.
 #pragma once
 
 #include <memory>
@@ -43,6 +43,9 @@ class SshStream final : public net::Stream {
   SshStream(std::unique_ptr<net::FdStream> socket, UniqueFd errors, pid_t pid, std::string telepad);
   void drain_errors();
   bool await_end(net::Deadline deadline);
+  std::size_t read_rest(Bytes bytes);
+  // Throws kUnreachable where these are not a telepad's first bytes.
+  void check_is_telepad(ConstBytes begun);
   // What ssh has said and how it ended; empty when it ended well.
   std::optional<Error> try_explain();
 

@@ -17,6 +17,7 @@ while [ "$1" != -- ]; do shift; done
 [ "$2" = loud ] && echo "Authorized uses only." >&2
 [ "$2" = denied ] && {{ printf 'eve@denied: Permission denied (publickey).\\r\\n' >&2; exit 255; }}
 [ "$2" = away ] && {{ echo "ssh: connect to host away port 22: No route to host" >&2; exit 255; }}
+[ "$2" = closed ] && {{ echo "This account is currently not available."; exit 1; }}
 [ "$2" = chatty ] && echo "Welcome to this machine"
 shift 2
 {how}
@@ -66,15 +67,28 @@ class Ssh(cli.Test):
                      "telefork: unreachable: ssh://away: ssh failed: ssh: connect to host away")
         self.env["TELEFORK_SSH_TELEPAD"] = "no-such-telepad"
         self.refuses(self.call("check", "ssh://node7"), 4,
-                     "no-such-telepad is not to be found there; have TELEFORK_SSH_TELEPAD")
+                     "no-such-telepad is not to be found there; install telefork there, or have "
+                     "TELEFORK_SSH_TELEPAD")
+        no_program = self.folder / "no-program"
+        no_program.write_text("")
+        self.env["TELEFORK_SSH_TELEPAD"] = str(no_program)
+        self.refuses(self.call("check", "ssh://node7"), 4,
+                     f"{no_program} cannot be executed there; make it a program, or have "
+                     "TELEFORK_SSH_TELEPAD")
         self.env["TELEFORK_SSH_TELEPAD"] = "false"
         self.refuses(self.call("check", "ssh://node7"), 4, "false ended there with 1")
         code, told = cli.call_json("check", "ssh://denied", env=self.env)
         self.assertEqual((code, told["error"]["class"]), (5, "not authorised"))
 
-    def test_names_a_shell_that_talks_before_the_telepad(self):
-        self.refuses(self.call("check", "ssh://chatty"), 1, "corrupt: ssh://chatty: ",
-                     "the other end is no telepad")
+    def test_finds_a_node_whose_shell_talks_unreachable_and_tells_what_it_says(self):
+        for node in ("ssh://chatty", "ssh://closed"):
+            why = f"unreachable: {node}: what answers is no telepad; have the shell there print nothing"
+            self.refuses(self.call("check", node), 4, why, "it says: ")
+            self.refuses(self.call("run", node, "--", "true"), 125, why)
+        self.refuses(self.call("check", "ssh://closed"), 4,
+                     "it says: This account is currently not available.\n")
+        code, told = cli.call_json("check", "ssh://closed", env=self.env)
+        self.assertEqual((code, told["error"]["class"]), (4, "unreachable"))
 
     def test_checks_the_version_first(self):
         old = self.folder / "old"

@@ -97,6 +97,9 @@ constexpr std::array kRules = {
          "restart the program, or ask as root"},
     Rule{Reason::kMappedFile, Part::kMemory, "a mapping of a file that cannot be opened",
          "its file: {}", ""},
+    Rule{Reason::kManyMappings, Part::kMemory,
+         "as many mappings as vm.max_map_count allows, or nearly: telefork takes 16 of them",
+         "it has too many mappings: {}", "have it unmap some, or have root raise vm.max_map_count"},
 
     Rule{Reason::kNoProcess, Part::kProcess, "no process",
          "there is no such process, or it has ended", ""},

@@ -59,6 +59,7 @@ enum class Reason {
   kUnknownFlag,
   kReplacedFile,
   kMappedFile,
+  kManyMappings,
   kNoProcess,
   kThreadsId,
   kNotPermitted,

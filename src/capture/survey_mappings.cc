@@ -291,6 +291,24 @@ std::vector<Vma> read_vmas(const SurveyOptions& options, const Survey& earlier,
   return kernel::read_smaps(survey.pid);
 }
 
+// Those of vDSO and vvar are made anew wherever it comes to, from what they are there.
+bool is_remade(const Mapping& mapping) {
+  return mapping.kind == Kind::VDSO || mapping.kind == Kind::VVAR || mapping.kind == Kind::VSYSCALL;
+}
+
+// What works in a process maps something there: the stub, and what a return replaces is there twice
+// for an instant. At its way home it is home that counts.
+void survey_count(const SurveyOptions& options, Survey& survey) {
+  if (options.purpose == Purpose::kReturn) return;
+  auto remade = std::count_if(survey.mappings.begin(), survey.mappings.end(), is_remade);
+  std::size_t count = survey.mappings.size() - static_cast<std::size_t>(remade);
+  std::uint64_t most = kernel::read_max_map_count();
+  if (count + kernel::kOwnMappings <= most) return;
+  survey.refusals.push_back(
+      refuse(fmt::format("process {} ({})", survey.pid, survey.status.name), Reason::kManyMappings,
+             fmt::format("{}, where vm.max_map_count is {}", survey.mappings.size(), most)));
+}
+
 // What of its memory and its registers is 32-bit, no image can hold.
 bool is_32_bit(const FileTable& files, std::size_t program) {
   unsigned char head[EI_NIDENT] = {};
@@ -321,6 +339,7 @@ void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey
     sort_mapping(options, shared, mapping, survey);
     survey.mappings.push_back(std::move(mapping));
   }
+  survey_count(options, survey);
   survey_program(survey);
 }
 

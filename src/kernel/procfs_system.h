@@ -44,6 +44,9 @@ KernelVersion parse_kernel_version(std::string_view release);
 // One more than the highest pid.
 std::uint64_t read_pid_max();
 std::uint64_t read_max_map_count();
+// How many of them telefork has for itself in a process that it works on: the stub's, and what is
+// split for an instant.
+inline constexpr std::size_t kOwnMappings = 16;
 std::uint64_t read_mmap_min_addr();
 
 // How many processes the kernel has killed since boot for want of memory, of a cgroup or of the

@@ -23,7 +23,6 @@ using tracee::SyscallProgram;
 
 constexpr std::size_t kMaxVectors = 1024;               // IOV_MAX
 constexpr std::uint64_t kMaxRead = 1024 * 1024 * 1024;  // below MAX_RW_COUNT (include/linux/fs.h)
-constexpr int kSpareVmas = 16;  // the stub's, and what is split for an instant
 
 // Empty where they do not meet.
 Range intersect(Range a, Range b) {
@@ -151,7 +150,7 @@ void Homecoming::plan_memory() {
   pieces_ = plan_map(home_, vmas_, own);
   choose_replacements();
   shared_inodes_ = match_shared_memory(pieces_);
-  std::size_t most = most_vmas(pieces_) + kSpareVmas;
+  std::size_t most = most_vmas(pieces_) + kernel::kOwnMappings;
   if (most > settings_.max_map_count) {
     throw Error(Code::kResources,
                 fmt::format("its memory map is of up to {} mappings while it changes, and "

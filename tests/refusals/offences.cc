@@ -1,10 +1,13 @@
 #include "offences.h"
 
 #include <asm/ldt.h>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <string>
 
 #include <dirent.h>
@@ -46,6 +49,25 @@ void* map(std::size_t size, int flags, int fd = -1) {
   return memory == MAP_FAILED ? nullptr : memory;
 }
 void* map_page() { return map(kPage, MAP_PRIVATE | MAP_ANONYMOUS); }
+
+// But for a few, without which a program could not go on.
+bool map_as_often_as_allowed() {
+  constexpr std::size_t kMany = 200'000;
+  constexpr std::size_t kLeft = 8;
+  std::size_t most = 0;
+  std::ifstream("/proc/sys/vm/max_map_count") >> most;
+  if (most > kMany) return false;
+  std::ifstream maps("/proc/self/maps");
+  const auto have = static_cast<std::size_t>(
+      std::count(std::istreambuf_iterator<char>(maps), std::istreambuf_iterator<char>(), '\n'));
+  // Every other page may only be read.
+  const std::size_t pages = most - kLeft - have;
+  auto* memory = static_cast<char*>(map(pages * kPage, MAP_PRIVATE | MAP_ANONYMOUS));
+  for (std::size_t page = 1; memory != nullptr && page < pages; page += 2) {
+    if (mprotect(memory + page * kPage, kPage, PROT_READ) != 0) return false;
+  }
+  return memory != nullptr;
+}
 
 bool open_eventfd() { return eventfd(0, 0) >= 0; }
 bool open_epoll() { return epoll_create1(0) >= 0; }
@@ -398,6 +420,8 @@ const Offence kAll[] = {
      "MAP_DROPPABLE"},
     {"io_uring_mapping", "mapping ", "device memory cannot move; have the program close the device",
      map_io_uring, "io_uring"},
+    {"many_mappings", "process ", "it has too many mappings: ", map_as_often_as_allowed,
+     "vm.max_map_count"},
     {"memfd_mapping", "mapping ", kMemoryFile, map_memfd},
     {"system_v_memory", "mapping ", kMemoryFile, attach_system_v_memory},
     {"memfd_view", "mapping ", kMemoryFile, watch_memfd},

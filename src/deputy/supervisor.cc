@@ -29,6 +29,17 @@ telefork_abi_header make_header(telefork_abi_magic magic, std::size_t size) {
 
 }  // namespace
 
+void tell_on(const UniqueFd& standard_error, std::string_view text) {
+  const std::string line = "telefork: " + std::string(text) + "\n";
+  pollfd ready{.fd = standard_error.get(), .events = POLLOUT, .revents = 0};
+  // A short write after a poll does not block, whoever shares the description; a reader that never
+  // comes must not keep the pid alive.
+  if (standard_error && poll(&ready, 1, kStandardErrorPatienceMs) == 1) {
+    [[maybe_unused]] const ssize_t n =
+        write(standard_error.get(), line.data(), std::min<std::size_t>(line.size(), 4096));
+  }
+}
+
 Supervisor::Supervisor(tracee::StopWatch watch, UniqueFd socket, UniqueFd standard_error)
     : watch_(std::move(watch)),
       socket_(std::move(socket)),
@@ -187,17 +198,6 @@ void Supervisor::resume() {
   held_ = false;
   send(TELEFORK_DEPUTY_CONTINUE, 0);
   if (watch_.stopped()) wake();
-}
-
-void Supervisor::tell(std::string_view text) {
-  const std::string line = "telefork: " + std::string(text) + "\n";
-  pollfd ready{.fd = standard_error_.get(), .events = POLLOUT, .revents = 0};
-  // A short write after a poll does not block, whoever shares the description; a reader that never
-  // comes must not keep the pid alive.
-  if (standard_error_ && poll(&ready, 1, kStandardErrorPatienceMs) == 1) {
-    [[maybe_unused]] const ssize_t n =
-        write(standard_error_.get(), line.data(), std::min<std::size_t>(line.size(), 4096));
-  }
 }
 
 void Supervisor::fail(std::string_view text) {

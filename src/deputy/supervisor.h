@@ -52,6 +52,10 @@ struct Event {
   int wait_status = 0;
 };
 
+// "telefork: TEXT" on a program's stderr, where it takes it at once or within a second. Nothing
+// where it is empty.
+void tell_on(const UniqueFd& standard_error, std::string_view text);
+
 class Supervisor {
  public:
   // Of a process that is the deputy or is about to be exec'ed as it. `standard_error` is the
@@ -73,8 +77,7 @@ class Supervisor {
   void resume();
   // Nothing more will be told there.
   void forget_standard_error() { standard_error_.reset(); }
-  // "telefork: TEXT" on the program's stderr, where it takes it at once or within a second.
-  void tell(std::string_view text);
+  void tell(std::string_view text) { tell_on(standard_error_, text); }
   // The fork has failed after the call had returned: "telefork: TEXT" on the program's stderr, 125.
   void fail(std::string_view text);
 

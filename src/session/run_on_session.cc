@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "capture/capture.h"
+#include "deputy/supervisor.h"
 #include "image/reader.h"
 #include "image/writer.h"
 #include "kernel/abi.h"
@@ -121,6 +122,10 @@ void RunOnSession::depart(const SessionInfo& info) {
   options.awaited_signals = caller_.signal_mask;
   // So much later than its lease says it goes on.
   options.wait = std::min<std::chrono::nanoseconds>(options.wait, settings.lease.stop);
+  // Whose verdict nobody would read.
+  options.last_words = [this](const Error& error) {
+    deputy::tell_on(standard_error_, fmt::format("{}: run_on: {}", call_.node(), error.text()));
+  };
   parked_ = std::make_unique<ParkedProcess>(std::move(frozen), options);
   capture::CaptureSettings capture_settings;
   capture_settings.pagemap = settings.pagemap;
@@ -143,6 +148,7 @@ void RunOnSession::depart(const SessionInfo& info) {
 void RunOnSession::hand_over(SessionInfo& info) {
   const AgentSettings& settings = call_.settings();
   protocol::Link& link = call_.link();
+  standard_error_ = call_.take_stream(program(), 2);
   pump_.emplace(proxy::StdioPump::at_home(link, call_.take_stream(program(), 0),
                                           call_.take_stream(program(), 1),
                                           call_.take_stream(program(), 2)));
@@ -299,6 +305,7 @@ void RunOnSession::take_home() {
   finish_output();
   homecoming.apply(undelivered_);
   parked_.reset();
+  standard_error_.reset();
   step(SourceEvent::kStatus);
   settings.steps.reach(Step::kApplied);
   part_from_node();

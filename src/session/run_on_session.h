@@ -66,6 +66,7 @@ class RunOnSession {
   SourceState state_ = SourceState::kSending;
   std::unique_ptr<tracee::ParkedProcess> parked_;
   std::optional<proxy::StdioPump> pump_;
+  UniqueFd standard_error_;             // the program's, where it is carried
   std::vector<kernel::Vma> map_;        // of the program, with flags
   std::set<int> own_fds_;               // telefork's sockets in the program
   std::set<int> left_home_;             // descriptors for which the guest has placeholders

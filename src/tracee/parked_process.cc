@@ -405,11 +405,13 @@ void ParkedProcess::commit(SyscallProgram program) {
   try {
     stub_->try_run_last(program).check(program);
   } catch (Error& error) {
+    error.add_context(fmt::format("process {} was killed, half changed", pid()));
+    if (error.code() != Code::kGone && options_.last_words) options_.last_words(error);
     forget();
     ::kill(pid(), SIGKILL);
     adopted_.clear();
     frozen_.await_end();
-    throw error.add_context(fmt::format("process {} was killed, half changed", pid()));
+    throw;
   }
   leave();
 }

@@ -35,11 +35,13 @@
 
 #include <chrono>
 #include <csignal>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "base/error.h"
 #include "tracee/freezer.h"
 #include "tracee/stub.h"
 
@@ -58,6 +60,8 @@ class ParkedProcess {
     // How long the caller's thread waits for a signal at a time: so long it does not see that its
     // tracer has died.
     std::chrono::nanoseconds wait = std::chrono::seconds(5);
+    // Ahead of the end of a process that commit() cannot make whole: why. It stands still.
+    std::function<void(const Error&)> last_words;
   };
 
   // Enters the caller's thread; the others are only frozen.
@@ -130,7 +134,8 @@ class ParkedProcess {
   void dismiss_adopted();
 
   // Runs `program`, then every thread has its future; all need one. Throws what failed, and then
-  // the process was killed. Afterwards it runs, untraced.
+  // the process was killed, once Options::last_words has heard why; kGone where somebody else has
+  // killed it, of which nobody hears. Afterwards it runs, untraced.
   void commit(SyscallProgram program);
 
  private:

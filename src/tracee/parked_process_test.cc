@@ -296,7 +296,13 @@ TEST(ParkedProcess, IsKilledWhenAStepFailsHalfway) {
   Park park;
   pid_t pid = park.victim->pid();
   EXPECT_EQ(trace([&] {
-              ParkedProcess parked(FrozenProcess::freeze(pid, 0), options_for(park.caller));
+              std::string last_words;
+              ParkedProcess::Options options = options_for(park.caller);
+              options.last_words = [&](const Error& error) {
+                // There is still somebody to say it for.
+                if (kernel::read_stat(pid).state == 't') last_words = error.text();
+              };
+              ParkedProcess parked(FrozenProcess::freeze(pid, 0), options);
               parked.hold_for(1ms);
               for (TracedThread& thread : parked.frozen().threads()) {
                 parked.set_future(thread.tid(), parked.state_of(thread.tid()), {});
@@ -306,6 +312,7 @@ TEST(ParkedProcess, IsKilledWhenAStepFailsHalfway) {
               try {
                 parked.commit(std::move(program));
               } catch (const Error& error) {
+                if (last_words != error.text()) return 3;
                 return error.text() == "process " + std::to_string(pid) +
                                            " was killed, half changed: a step that cannot fail: "
                                            "Bad file descriptor"

@@ -9,6 +9,7 @@
 // that the process had when it called.
 #include <errno.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
@@ -36,12 +37,23 @@ static void await_depth(uint32_t value) {
   }
 }
 
-// What has no way home: the node kills it soon, and its output still goes home.
-static _Noreturn void end_here(const char* why) {
+static void say(const char* why) {
   struct iovec parts[] = {
       {(void*)"telefork: run_on: ", 18}, {(void*)why, strlen(why)}, {(void*)"\n", 1}};
   syscall(SYS_writev, STDERR_FILENO, parts, sizeof parts / sizeof *parts);
+}
+
+// What has no way home, and was never to go there.
+static _Noreturn void end_here(const char* why) {
+  say(why);
   for (;;) syscall(SYS_exit_group, TELEFORK_FAILED_STATUS);
+}
+
+// What had one, and has it no more. An exit would end the program at home as well; of a process
+// that was killed the call there becomes an error.
+static _Noreturn void die_here(const char* why) {
+  say(why);
+  for (;;) syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
 }
 
 // 0 also where nobody is there to wait for.
@@ -73,7 +85,7 @@ static void run_there(void (*f)(void*), void* arg, tf_signals* mask, int* cancel
   // Cannot fail: this thread is not inside a call.
   for (;;) {
     await_depth(mine);
-    if (!tf_enter(cancel_state)) end_here(telefork_error());
+    if (!tf_enter(cancel_state)) die_here(telefork_error());
     if (atomic_load(&depth) == mine) break;
     tf_leave(true, *cancel_state);
   }
@@ -96,7 +108,7 @@ static int run_through_agent(struct telefork_agent_request* request, void (*f)(v
     run_there(f, arg, &mask, cancel_state);
     go.agent_fd = -1;
     n = wait_in_session(&go, &mask);
-    if (n != TELEFORK_RETURNED) end_here("the way home is lost");
+    if (n != TELEFORK_RETURNED) die_here("the way home is lost");
     set_depth(atomic_load(&depth) - 1);
   } else {
     result = take_verdict(n);

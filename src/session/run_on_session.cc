@@ -41,6 +41,14 @@ bool is_about_children(const siginfo_t& info) {
   return info.si_signo == SIGCHLD && info.si_code > 0 && info.si_code != SI_KERNEL;
 }
 
+// The node does not know who sent it.
+const char* why_killed(int signal) {
+  if (signal != SIGKILL) return "";
+  return ": by somebody, for want of memory, or by telefork, since f had closed the descriptor "
+         "that "
+         "it was to come home by (closefrom(3))";
+}
+
 siginfo_t plain_signal(int number) {
   siginfo_t info{};
   info.si_signo = number;
@@ -266,9 +274,9 @@ void RunOnSession::on_status(protocol::schema::Status::Reader status) {
         let_program_die(signal);
         break;
       }
-      roll_back(
-          Error(Code::kFailed, fmt::format("{}: the process was killed there by signal {} ({})",
-                                           call_.node(), signal, ::strsignal(signal))));
+      roll_back(Error(Code::kFailed,
+                      fmt::format("{}: the process was killed there by signal {} ({}){}",
+                                  call_.node(), signal, ::strsignal(signal), why_killed(signal))));
       break;
     }
     case protocol::schema::Status::STOPPED:

@@ -68,6 +68,22 @@ TEST_P(ACall, DoesNotLoseALockThatWasTakenThere) {
   EXPECT_TRUE(went_well(outcome));
 }
 
+TEST_P(ACall, WhoseFunctionClosesTheWayHomeIsAnErrorAndLeavesEverythingAsItWas) {
+  Outcome outcome = run([this] {
+    Witness witness;
+    std::string error = error_of_call(node(), [&] {
+      witness.spoil();
+      closefrom(3);
+    });
+    require(contains(error, "f had closed the descriptor that it was to come home by"));
+    witness.expect_untouched();
+    call_on(node(), [&] { witness.number_ = 2; });
+    require_equal(witness.number_, 2);
+  });
+  EXPECT_EQ(outcome.end, exited(0));
+  EXPECT_EQ(outcome.err, "telefork: run_on: the way home is lost\n");
+}
+
 TEST_P(ACall, ThatCrashesThereIsAnErrorAndLeavesEverythingAsItWas) {
   Outcome outcome = run([this] {
     Witness witness;

@@ -35,7 +35,7 @@ enum class RecordType : std::uint16_t {
   kFileContent,  // schema::FileContent and its bytes
   kFreezeMark,   // schema::FreezeMark: from here on the process stood still
   kFiles,        // schema::Files: open file descriptions and descriptors
-  kSockets,      // schema::Sockets: nothing yet
+  kSockets,      // schema::Sockets: what descriptions of kind socket name
   kTimers,       // schema::Timers
   kSignals,      // schema::Signals: actions, and what is pending for the process
   kThreads,      // schema::Thread, one a record
@@ -45,7 +45,7 @@ enum class RecordType : std::uint16_t {
 
 // What this program writes, and the newest that it reads (Header.version). A field that old readers
 // may ignore does not raise it; a new record type, enumerant or meaning does.
-constexpr std::uint32_t kFormatVersion = 1;
+constexpr std::uint32_t kFormatVersion = 2;
 constexpr std::uint32_t kOldestReadableVersion = 1;
 
 // "TFRK" at the start of every frame, so also of every image file.

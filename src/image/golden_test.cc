@@ -124,7 +124,10 @@ class GoldenWriter {
   Filler filler_;
 };
 
-void set_version(schema::Header::Builder& header) { header.setVersion(kFormatVersion); }
+void set_version(schema::Header::Builder& header) {
+  header.setVersion(kFormatVersion);
+  header.setPurpose(schema::Header::Purpose::RETURN);  // which may drop pages
+}
 
 void set_range(schema::Vma::Builder& vma) {
   vma.setStart(0x10000);
@@ -139,6 +142,44 @@ void set_runs(schema::Pages::Builder& pages) {
   for (unsigned i = 0; i < 2; ++i) {
     pages.getRuns()[i].setStart(0x10000 + i * 2 * kPageSize);
     pages.getRuns()[i].setPages(1);
+    pages.getDropped()[i].setStart(0x11000 + i * 2 * kPageSize);
+    pages.getDropped()[i].setPages(1);
+  }
+}
+
+constexpr std::uint32_t kContent = 4711;
+
+void set_content(schema::FileContent::Builder& content) {
+  content.setId(kContent);
+  content.setSize(100);
+  content.setKind(schema::FileContent::Kind::MEMORY_FILE);
+  content.setFileSize(10'000);
+  for (unsigned i = 0; i < 2; ++i) {
+    content.getExtents()[i].setOffset(4096 * i);
+    content.getExtents()[i].setSize(50);
+  }
+}
+
+void set_numbers(schema::Files::Builder& files) {
+  for (auto pipe : files.getPipes()) {
+    pipe.setCapacity(4096);
+    pipe.setContentId(kContent);
+    for (auto piece : pipe.getPieces()) piece.setSize(50);
+  }
+  for (auto description : files.getDescriptions()) {
+    description.setPipe(1);
+    for (auto item : description.getEpoll()) item.setDescription(1);
+  }
+}
+
+void set_pair(schema::Sockets::Builder& sockets) {
+  for (unsigned i = 0; i < 2; ++i) {
+    auto socket = sockets.getSockets()[i];
+    socket.setPeer(2 - i);
+    socket.setPaired(true);
+    socket.setShutdown(i + 1);
+    socket.setContentId(kContent);
+    for (unsigned k = 0; k < 2; ++k) socket.getMessages().set(k, 50);
   }
 }
 
@@ -148,10 +189,9 @@ void write_process_image(ByteSink& file) {
   image.write<schema::Process>(RecordType::kProcess);
   image.write<schema::Vma>(RecordType::kVma, set_range);
   image.write<schema::FreezeMark>(RecordType::kFreezeMark);
-  image.write_with_payload<schema::FileContent>(RecordType::kFileContent, 100,
-                                                [](auto& content) { content.setSize(100); });
-  image.write<schema::Files>(RecordType::kFiles);
-  image.write<schema::Sockets>(RecordType::kSockets);
+  image.write_with_payload<schema::FileContent>(RecordType::kFileContent, 100, set_content);
+  image.write<schema::Files>(RecordType::kFiles, set_numbers);
+  image.write<schema::Sockets>(RecordType::kSockets, set_pair);
   image.write<schema::Timers>(RecordType::kTimers);
   image.write<schema::Signals>(RecordType::kSignals);
   image.write<schema::Thread>(RecordType::kThreads);

@@ -75,6 +75,24 @@ struct FileContent {
   # Followed by `size` raw bytes.
   id @0 :UInt32;
   size @1 :UInt64;
+  kind @2 :Kind;
+  fileSize @3 :UInt64;        # of a file itself: with the holes between its extents
+  extents @4 :List(Extent);   # where the bytes lie in it, in rising order
+  name @5 :Text;              # of a memory file, as memfd_create(2) took it
+  seals @6 :UInt32;           # F_SEAL_*
+  mode @7 :UInt32;            # permissions
+  folder @8 :Text;            # of an unlinked file: where its name was
+  enum Kind {
+    copy @0;                  # the content alone: who opens it only reads
+    memoryFile @1;            # from here on: the file itself, which nobody else has
+    unlinkedFile @2;
+    bytes @3;                 # of no file: what lies in a pipe or a socket
+  }
+}
+
+struct Extent {
+  offset @0 :UInt64;
+  size @1 :UInt64;
 }
 
 struct Limit {
@@ -209,8 +227,19 @@ struct FileDescription {
   position @3 :UInt64;
   file @4 :FileRef;
   stream @5 :UInt32;          # of kind stdio: 0, 1 or 2, which stream of home it is
-  owner @6 :Int32;            # F_GETOWN
+  owner @6 :Int32;            # F_GETOWN_EX, as the process itself knows it; 0: none
   name @7 :Text;              # for people: what `ls -l /proc/PID/fd` shows
+  ownerType @8 :UInt32;       # F_OWNER_*
+  ownerSignal @9 :UInt32;     # F_GETSIG
+  pipe @10 :UInt32;           # of kind pipe: which one of Files.pipes
+  eventCount @11 :UInt64;     # of kind eventfd
+  eventSemaphore @12 :Bool;
+  timer @13 :TimerFile;       # of kind timerfd
+  signalMask @14 :UInt64;     # of kind signalfd; bit n-1: signal n
+  epoll @15 :List(EpollItem);
+  watches @16 :List(InotifyWatch);
+  socket @17 :UInt32;         # of kind socket: which one of Sockets.sockets
+  locks @18 :List(FileLock);
   enum Kind {
     regular @0;
     directory @1;
@@ -218,6 +247,60 @@ struct FileDescription {
     stdio @3;                 # goes home over the control channel
     null @4;                  # stdin of a forked child that does not take it
     leftHome @5;              # an O_PATH placeholder, of /dev/null: read and write are EBADF
+    pipe @6;                  # an end, or with O_RDWR both
+    eventfd @7;
+    timerfd @8;
+    signalfd @9;
+    epoll @10;
+    inotify @11;
+    pidfd @12;                # of the process itself
+    socket @13;
+  }
+}
+
+struct Pipe {
+  capacity @0 :UInt32;        # F_GETPIPE_SZ
+  contentId @1 :UInt32;       # not 0: the FileContent record with what lies in it
+  pieces @2 :List(PipePiece); # of that content, in their order
+  fifo @3 :FileRef;           # where it has a name
+}
+
+struct PipePiece {
+  size @0 :UInt32;
+  packet @1 :Bool;            # a read(2) ends where it ends (pipe(2), O_DIRECT)
+}
+
+struct TimerFile {
+  clock @0 :Int32;
+  flags @1 :UInt32;           # of timerfd_settime(2)
+  remaining @2 :Int64;        # 0: disarmed
+  interval @3 :Int64;
+  expirations @4 :UInt64;     # that were not read
+  deadline @5 :Int64;         # of an absolute one on CLOCK_REALTIME
+}
+
+struct EpollItem {
+  fd @0 :UInt32;              # the number that it was added by, whatever is there now
+  description @1 :UInt32;     # what it watches
+  events @2 :UInt32;          # without events: one that is disabled (EPOLLONESHOT)
+  data @3 :UInt64;
+}
+
+struct InotifyWatch {
+  number @0 :Int32;
+  mask @1 :UInt32;
+  file @2 :FileRef;
+}
+
+struct FileLock {
+  kind @0 :Kind;
+  exclusive @1 :Bool;
+  start @2 :UInt64;
+  length @3 :UInt64;          # 0: to the end of the file
+  enum Kind {
+    flock @0;
+    posix @1;                 # of the process
+    description @2;           # F_OFD_SETLK
   }
 }
 
@@ -230,10 +313,32 @@ struct Descriptor {
 struct Files {
   descriptions @0 :List(FileDescription);
   descriptors @1 :List(Descriptor);
+  pipes @2 :List(Pipe);
+}
+
+struct SocketOption {
+  level @0 :Int32;
+  name @1 :Int32;
+  value @2 :Data;
+}
+
+struct Socket {
+  family @0 :Int32;
+  type @1 :Int32;             # SOCK_*
+  protocol @2 :Int32;
+  peer @3 :UInt32;            # of a pair: one more than the other's index; 0: none
+  shutdown @4 :UInt32;        # 1: nothing more is received, 2: nothing sent
+  paired @5 :Bool;            # it is one of socketpair(2), whose other end may be closed
+  listening @6 :Bool;
+  backlog @7 :UInt32;
+  address @8 :Data;           # a sockaddr that it is bound to; empty: to none
+  options @9 :List(SocketOption);
+  contentId @10 :UInt32;      # not 0: the FileContent record with what it has not read
+  messages @11 :List(UInt32); # the sizes of those
 }
 
 struct Sockets {
-  # Nothing yet: sockets are refused by name.
+  sockets @0 :List(Socket);
 }
 
 struct SignalAction {

@@ -180,7 +180,7 @@ TEST(ImageReader, NamesBothVersionsOfAnImageThatIsTooNew) {
     writer.write(RecordType::kHeader, message);
   });
   EXPECT_THAT(error_of_reading(image),
-              HasSubstr("it has image format 7, this telefork reads formats up to 1"));
+              HasSubstr("it has image format 8, this telefork reads formats up to 2"));
 }
 
 TEST(ImageReader, RefusesVersionZero) {
@@ -367,6 +367,127 @@ TEST(ImageReader, RefusesAFileContentThatComesTwice) {
                 write_content(writer, 1);
               }),
               HasSubstr("its id 1"));
+}
+
+// The content 1 of 8 bytes, in these extents of a file of 100.
+void write_moving_file(Writer& writer, const std::vector<std::pair<int, int>>& extents) {
+  ::capnp::MallocMessageBuilder message;
+  auto content = message.initRoot<schema::FileContent>();
+  content.setId(1);
+  content.setSize(8);
+  content.setKind(schema::FileContent::Kind::MEMORY_FILE);
+  content.setFileSize(100);
+  auto list = content.initExtents(static_cast<unsigned>(extents.size()));
+  for (unsigned i = 0; i < list.size(); ++i) {
+    list[i].setOffset(static_cast<std::uint64_t>(extents[i].first));
+    list[i].setSize(static_cast<std::uint64_t>(extents[i].second));
+  }
+  writer.begin_payload_record(RecordType::kFileContent, message, 8);
+  writer.payload(std::vector<std::byte>(8));
+}
+
+TEST(ImageReader, RefusesExtentsThatAreNotTheFiles) {
+  using Extents = std::vector<std::pair<int, int>>;
+  auto error_of = [](const Extents& extents) {
+    return error_of_image_with([&](Writer& writer) { write_moving_file(writer, extents); });
+  };
+  EXPECT_EQ(error_of({{0, 3}, {95, 5}}), "");
+  EXPECT_THAT(error_of({{0, 3}, {2, 5}}), HasSubstr("its extent of 5 bytes at 2 overlaps"));
+  EXPECT_THAT(error_of({{50, 3}, {2, 5}}), HasSubstr("its extent of 5 bytes at 2 overlaps"));
+  EXPECT_THAT(error_of({{96, 5}}), HasSubstr("its extent of 5 bytes at 96 overlaps or leaves"));
+  EXPECT_THAT(error_of({{96, -1}}), HasSubstr("overlaps or leaves"));
+  EXPECT_THAT(error_of({{0, 7}}), HasSubstr("its extents are 7 bytes, its payload 8"));
+  EXPECT_THAT(error_of({}), HasSubstr("its extents are 0 bytes, its payload 8"));
+}
+
+std::string error_of_files_with(const std::function<void(schema::Files::Builder)>& change) {
+  return error_of_image_with([&](Writer& writer) {
+    write_moving_file(writer, {{0, 8}});
+    ::capnp::MallocMessageBuilder message;
+    auto files = message.initRoot<schema::Files>();
+    auto pipe = files.initPipes(1)[0];
+    pipe.setCapacity(4096);
+    pipe.setContentId(1);
+    pipe.initPieces(1)[0].setSize(8);
+    auto descriptions = files.initDescriptions(2);
+    descriptions[0].setKind(schema::FileDescription::Kind::PIPE);
+    descriptions[1].setKind(schema::FileDescription::Kind::EPOLL);
+    descriptions[1].initEpoll(1)[0].setFd(7);
+    change(files);
+    writer.write(RecordType::kFiles, message);
+  });
+}
+
+TEST(ImageReader, RefusesNumbersOfWhatIsNotThere) {
+  EXPECT_EQ(error_of_files_with([](schema::Files::Builder) {}), "");
+  EXPECT_THAT(error_of_files_with(
+                  [](schema::Files::Builder files) { files.getDescriptions()[0].setPipe(1); }),
+              HasSubstr("is an end of no pipe"));
+  auto epoll_of = [](schema::Files::Builder files) {
+    return files.getDescriptions()[1].getEpoll();
+  };
+  EXPECT_THAT(error_of_files_with(
+                  [&](schema::Files::Builder files) { epoll_of(files)[0].setDescription(2); }),
+              HasSubstr("watches what is not there"));
+  EXPECT_THAT(error_of_files_with(
+                  [&](schema::Files::Builder files) { epoll_of(files)[0].setFd(1u << 31); }),
+              HasSubstr("watches what is not there"));
+  EXPECT_THAT(error_of_files_with([](schema::Files::Builder files) {
+                files.getDescriptions()[1].initTimer().setRemaining(-1);
+              }),
+              HasSubstr("negative time"));
+}
+
+TEST(ImageReader, RefusesPipesThatDoNotHoldWhatTheySay) {
+  auto error_of = [](const std::function<void(schema::Pipe::Builder)>& change) {
+    return error_of_files_with([&](schema::Files::Builder files) { change(files.getPipes()[0]); });
+  };
+  EXPECT_THAT(error_of([](schema::Pipe::Builder pipe) { pipe.setContentId(2); }),
+              HasSubstr("the content 2 of its pipe did not come before it"));
+  EXPECT_THAT(error_of([](schema::Pipe::Builder pipe) { pipe.setCapacity(7); }),
+              HasSubstr("its pipe of 7 bytes holds 8"));
+  EXPECT_THAT(error_of([](schema::Pipe::Builder pipe) { pipe.setCapacity(0); }),
+              HasSubstr("a size of 0 bytes"));
+  EXPECT_THAT(error_of([](schema::Pipe::Builder pipe) { pipe.getPieces()[0].setSize(9); }),
+              HasSubstr("in pieces of 9"));
+  EXPECT_THAT(error_of([](schema::Pipe::Builder pipe) { pipe.setContentId(0); }),
+              HasSubstr("holds 0, in pieces of 8"));
+}
+
+std::string error_of_sockets_with(
+    const std::function<void(::capnp::List<schema::Socket>::Builder)>& change) {
+  return error_of_image_with([&](Writer& writer) {
+    write_moving_file(writer, {{0, 8}});
+    ::capnp::MallocMessageBuilder message;
+    auto sockets = message.initRoot<schema::Sockets>().initSockets(2);
+    for (unsigned i = 0; i < 2; ++i) {
+      sockets[i].setPaired(true);
+      sockets[i].setPeer(2 - i);
+    }
+    sockets[0].setContentId(1);
+    sockets[0].initMessages(1).set(0, 8);
+    change(sockets);
+    writer.write(RecordType::kSockets, message);
+  });
+}
+
+TEST(ImageReader, RefusesSocketsThatAreNoPairs) {
+  using List = ::capnp::List<schema::Socket>::Builder;
+  EXPECT_EQ(error_of_sockets_with([](List) {}), "");
+  EXPECT_THAT(error_of_sockets_with([](List list) { list[0].setPeer(3); }),
+              HasSubstr("its socket 1 is of no pair with 3"));
+  EXPECT_THAT(error_of_sockets_with([](List list) { list[0].setPeer(1); }),
+              HasSubstr("its socket 1 is of no pair with 1"));
+  EXPECT_THAT(error_of_sockets_with([](List list) { list[1].setPeer(0); }),
+              HasSubstr("its socket 1 is of no pair with 2"));
+  EXPECT_THAT(error_of_sockets_with([](List list) { list[1].setPaired(false); }),
+              HasSubstr("is of no pair with"));
+  EXPECT_THAT(error_of_sockets_with([](List list) { list[1].setShutdown(4); }),
+              HasSubstr("its socket 2 is shut down in no direction"));
+  EXPECT_THAT(error_of_sockets_with([](List list) { list[1].setContentId(2); }),
+              HasSubstr("the content 2 of its socket did not come before it"));
+  EXPECT_THAT(error_of_sockets_with([](List list) { list[0].getMessages().set(0, 7); }),
+              HasSubstr("the messages of its socket 1 are 7 bytes"));
 }
 
 TEST(ImageReader, RefusesBytesBehindTheEnd) {

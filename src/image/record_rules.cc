@@ -1,5 +1,6 @@
 #include "image/record_rules.h"
 
+#include <cstdint>
 #include <iterator>
 
 #include <fmt/format.h>
@@ -16,6 +17,9 @@ constexpr std::uint32_t kOnce =
     bit(RecordType::kHeader) | bit(RecordType::kProcess) | bit(RecordType::kCommand) |
     bit(RecordType::kFreezeMark) | bit(RecordType::kFiles) | bit(RecordType::kSockets) |
     bit(RecordType::kTimers) | bit(RecordType::kSignals) | bit(RecordType::kEnd);
+
+// More than any system lets a pipe have; Linux takes sizes up to 2 GiB (pipe(7)).
+constexpr std::uint32_t kMostPipe = 1U << 31;
 
 constexpr std::uint32_t kWithCommand = bit(RecordType::kHeader) | bit(RecordType::kCommand) |
                                        bit(RecordType::kFileContent) | bit(RecordType::kFiles) |
@@ -47,6 +51,30 @@ class RunCheck {
   std::uint64_t pages_ = 0;
 };
 
+void check_extents(schema::FileContent::Reader content) {
+  std::uint64_t end = 0;
+  std::uint64_t bytes = 0;
+  if (content.getFileSize() > INT64_MAX) refuse("its file is too large");
+  for (schema::Extent::Reader extent : content.getExtents()) {
+    const std::uint64_t at = extent.getOffset();
+    if (at < end || at > content.getFileSize() || extent.getSize() > content.getFileSize() - at) {
+      refuse("its extent of {} bytes at {} overlaps or leaves the file of {} bytes",
+             extent.getSize(), at, content.getFileSize());
+    }
+    end = at + extent.getSize();
+    bytes += extent.getSize();
+  }
+  if (bytes != content.getSize()) {
+    refuse("its extents are {} bytes, its payload {}", bytes, content.getSize());
+  }
+}
+
+void check_timer(schema::TimerFile::Reader timer) {
+  if (timer.getRemaining() < 0 || timer.getInterval() < 0 || timer.getDeadline() < 0) {
+    refuse("its timer has a negative time");
+  }
+}
+
 }  // namespace
 
 void check_format_version(std::uint32_t version) {
@@ -65,6 +93,10 @@ void RecordRules::check(const Record& record) {
   if (record.type() == RecordType::kVma) check_vma(record.get<schema::Vma>());
   if (record.type() == RecordType::kPages) check_pages(record);
   if (record.type() == RecordType::kFileContent) check_file_content(record);
+  if (record.type() == RecordType::kFiles) check_files(record.get<schema::Files>());
+  if (record.type() == RecordType::kSockets) {
+    check_sockets(record.get<schema::Sockets>().getSockets());
+  }
 }
 
 void RecordRules::check_order(const Record& record) {
@@ -134,8 +166,64 @@ void RecordRules::check_file_content(const Record& record) {
   if (content.getSize() != record.payload_bytes()) {
     refuse("it is of {} bytes, its payload of {}", content.getSize(), record.payload_bytes());
   }
-  if (content.getId() == 0 || !contents_.insert(content.getId()).second) {
+  if (content.getId() == 0 || !contents_.emplace(content.getId(), content.getSize()).second) {
     refuse("its id {} is 0 or was there before", content.getId());
+  }
+  const bool itself = content.getKind() == schema::FileContent::Kind::MEMORY_FILE ||
+                      content.getKind() == schema::FileContent::Kind::UNLINKED_FILE;
+  if (itself) check_extents(content);
+}
+
+// Each has to have come: contents are written before what names them.
+void RecordRules::check_pipe(schema::Pipe::Reader pipe) const {
+  if (pipe.getCapacity() == 0 || pipe.getCapacity() > kMostPipe) {
+    refuse("its pipe has a size of {} bytes", pipe.getCapacity());
+  }
+  std::uint64_t size = 0;
+  for (schema::PipePiece::Reader piece : pipe.getPieces()) size += piece.getSize();
+  const auto content = contents_.find(pipe.getContentId());
+  const std::uint64_t bytes = content == contents_.end() ? 0 : content->second;
+  if (pipe.getContentId() != 0 && content == contents_.end()) {
+    refuse("the content {} of its pipe did not come before it", pipe.getContentId());
+  }
+  if (size != bytes || bytes > pipe.getCapacity()) {
+    refuse("its pipe of {} bytes holds {}, in pieces of {}", pipe.getCapacity(), bytes, size);
+  }
+}
+
+void RecordRules::check_sockets(::capnp::List<schema::Socket>::Reader sockets) const {
+  for (unsigned i = 0; i < sockets.size(); ++i) {
+    const std::uint32_t peer = sockets[i].getPeer();
+    const bool mutual =
+        peer == 0 || (peer <= sockets.size() && peer != i + 1 && sockets[i].getPaired() &&
+                      sockets[peer - 1].getPaired() && sockets[peer - 1].getPeer() == i + 1);
+    if (!mutual) refuse("its socket {} is of no pair with {}", i + 1, peer);
+    if (sockets[i].getShutdown() > 3) refuse("its socket {} is shut down in no direction", i + 1);
+    std::uint64_t size = 0;
+    for (std::uint32_t message : sockets[i].getMessages()) size += message;
+    const auto content = contents_.find(sockets[i].getContentId());
+    if (sockets[i].getContentId() != 0 && content == contents_.end()) {
+      refuse("the content {} of its socket did not come before it", sockets[i].getContentId());
+    }
+    if (size != (content == contents_.end() ? 0 : content->second)) {
+      refuse("the messages of its socket {} are {} bytes", i + 1, size);
+    }
+  }
+}
+
+void RecordRules::check_files(schema::Files::Reader files) const {
+  for (schema::Pipe::Reader pipe : files.getPipes()) check_pipe(pipe);
+  for (schema::FileDescription::Reader description : files.getDescriptions()) {
+    const bool is_pipe = description.getKind() == schema::FileDescription::Kind::PIPE;
+    if (is_pipe && description.getPipe() >= files.getPipes().size()) {
+      refuse("its description {} is an end of no pipe", description.getId());
+    }
+    for (schema::EpollItem::Reader item : description.getEpoll()) {
+      if (item.getFd() > INT32_MAX || item.getDescription() >= files.getDescriptions().size()) {
+        refuse("its epoll {} watches what is not there", description.getId());
+      }
+    }
+    if (description.hasTimer()) check_timer(description.getTimer());
   }
 }
 

@@ -7,7 +7,11 @@
 //   VMAs: whole pages, start < end, none overlaps another; guard runs within
 //   pages: of a VMA that came before, runs rising, within it, as long as the payload; dropped ones
 //   only on the way home
-//   file contents: ids not 0, each once, as long as their payload
+//   file contents: ids not 0, each once, as long as their payload; extents rising, within the file,
+//   as long as the payload together
+//   files: what a description, a pipe or an epoll names by number is there; the pieces of a pipe
+//   are as long as its content
+//   sockets: pairs name each other; messages are as long as their content
 #pragma once
 
 #include <cstdint>
@@ -30,12 +34,15 @@ class RecordRules {
   std::uint64_t check_runs(::capnp::List<schema::PageRun>::Reader runs) const;
   void check_pages(const Record& record);
   void check_file_content(const Record& record);
+  void check_files(schema::Files::Reader files) const;
+  void check_pipe(schema::Pipe::Reader pipe) const;
+  void check_sockets(::capnp::List<schema::Socket>::Reader sockets) const;
 
   std::uint64_t count_ = 0;
-  std::uint32_t seen_ = 0;                       // one bit a RecordType
-  bool goes_home_ = false;                       // purpose return
-  std::map<std::uint64_t, std::uint64_t> vmas_;  // start -> end
-  std::set<std::uint32_t> contents_;
+  std::uint32_t seen_ = 0;                           // one bit a RecordType
+  bool goes_home_ = false;                           // purpose return
+  std::map<std::uint64_t, std::uint64_t> vmas_;      // start -> end
+  std::map<std::uint32_t, std::uint64_t> contents_;  // id -> bytes
 };
 
 // "image format 7 is newer than the 1 that this telefork reads"; throws kCorrupt. Its own function,

@@ -32,11 +32,17 @@ std::size_t read_some(const UniqueFd& file, std::span<std::byte> bytes, std::uin
 
 void read_in_pieces(const UniqueFd& file, std::uint64_t size, const std::string& name,
                     const std::function<void(std::span<const std::byte>)>& take) {
+  read_in_pieces(file, 0, size, name, take);
+}
+
+void read_in_pieces(const UniqueFd& file, std::uint64_t offset, std::uint64_t size,
+                    const std::string& name,
+                    const std::function<void(std::span<const std::byte>)>& take) {
   std::vector<std::byte> buffer(std::min(size, kPiece));
-  std::uint64_t at = 0;
-  while (at < size) {
-    std::size_t wanted = std::min<std::uint64_t>(size - at, buffer.size());
-    std::size_t count = read_some(file, std::span(buffer).first(wanted), at, size, name);
+  const std::uint64_t end = offset + size;
+  for (std::uint64_t at = offset; at < end;) {
+    std::size_t wanted = std::min<std::uint64_t>(end - at, buffer.size());
+    std::size_t count = read_some(file, std::span(buffer).first(wanted), at, end, name);
     take(std::span(buffer).first(count));
     at += count;
   }

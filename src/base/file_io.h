@@ -16,6 +16,11 @@ namespace telefork {
 void read_in_pieces(const UniqueFd& file, std::uint64_t size, const std::string& name,
                     const std::function<void(std::span<const std::byte>)>& take);
 
+// The same of [offset, offset + size).
+void read_in_pieces(const UniqueFd& file, std::uint64_t offset, std::uint64_t size,
+                    const std::string& name,
+                    const std::function<void(std::span<const std::byte>)>& take);
+
 // Fills `bytes` from the beginning of a file, by pread and with no buffer between. Throws as
 // read_in_pieces().
 void read_fully(const UniqueFd& file, std::span<std::byte> bytes, const std::string& name);
@@ -24,7 +29,7 @@ void read_fully(const UniqueFd& file, std::span<std::byte> bytes, const std::str
 // is kResources. The process ignores SIGXFSZ.
 [[noreturn]] void throw_write_errno(const std::string& name);
 
-// Writes all of it.
+// Writes all of it at the file's position.
 void write_fully(const UniqueFd& file, std::span<const std::byte> bytes, const std::string& name);
 
 }  // namespace telefork

@@ -16,6 +16,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 
 #include "capture/page_gatherer.h"
 #include "capture/page_hashes.h"
@@ -79,6 +80,18 @@ class Capture {
  private:
   struct TimerValues;
 
+  // files.cc, pipes.cc, event_files.cc: what one description has beside its flags.
+  using DescriptionBuilder = image::schema::FileDescription::Builder;
+  struct PipeContent;
+  PipeContent read_pipe(std::size_t index);
+  void write_pipes(image::schema::Files::Builder files, image::RecordSink& sink);
+  void fill_object(const Description& description, DescriptionBuilder record);
+  void fill_eventfd(int fd, DescriptionBuilder record);
+  void fill_timerfd(int fd, image::schema::TimerFile::Builder record);
+  void fill_owners(::capnp::List<image::schema::FileDescription>::Builder records);
+  // A FileContent record of bytes that lie in no file. Its id.
+  std::uint32_t write_bytes(std::span<const std::byte> bytes, image::RecordSink& sink);
+
   TimerValues ask_for_timers(const std::vector<kernel::PosixTimer>& timers);
   TimerValues read_timers_and_signals(const std::vector<kernel::PosixTimer>& timers);
   void read_pending_signals();
@@ -91,6 +104,7 @@ class Capture {
   tracee::Stub& stub_;
   const CaptureSettings& settings_;
   std::vector<std::vector<kernel::PageRun>> guards_;  // of each mapping, once they were asked for
+  std::uint32_t contents_ = 0;                        // ids given, those of files aside
   std::int64_t monotonic_ = 0;                        // when the clocks were read
   std::vector<siginfo_t> pending_;
   std::map<pid_t, std::vector<siginfo_t>> pending_of_threads_;

@@ -1,6 +1,8 @@
 #include "capture/file_table.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <string_view>
 
 #include <fcntl.h>
 #include <sys/sysmacros.h>
@@ -37,6 +39,24 @@ bool is_unchanged(const struct stat& a, const struct stat& b) {
   return is_same_inode(a, b) && a.st_mode == b.st_mode && a.st_size == b.st_size &&
          a.st_nlink == b.st_nlink && a.st_ctim.tv_sec == b.st_ctim.tv_sec &&
          a.st_ctim.tv_nsec == b.st_ctim.tv_nsec;
+}
+
+struct FileExtent {
+  std::uint64_t offset;
+  std::uint64_t size;
+};
+
+// Where it has data. A filesystem without holes says that it is one piece.
+std::vector<FileExtent> find_extents(const UniqueFd& file, const std::string& path) {
+  std::vector<FileExtent> extents;
+  for (off_t at = 0;;) {
+    const off_t data = ::lseek(file.get(), at, SEEK_DATA);
+    if (data < 0 && errno == ENXIO) return extents;
+    const off_t hole = data < 0 ? data : ::lseek(file.get(), data, SEEK_HOLE);
+    if (hole < 0) throw_errno("looking for holes in " + path);
+    extents.push_back({static_cast<std::uint64_t>(data), static_cast<std::uint64_t>(hole - data)});
+    at = hole;
+  }
 }
 
 // Cap'n Proto has no such copy for a part of a message that is there already.
@@ -136,6 +156,11 @@ void FileTable::carry_content(std::size_t index) {
   entries_.at(index).content_id = static_cast<std::uint32_t>(index + 1);
 }
 
+void FileTable::move(std::size_t index, FileEntry::Content content) {
+  entries_.at(index).content = content;
+  carry_content(index);
+}
+
 void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) const {
   const FileEntry& entry = entries_.at(index);
   if (find_original_) {
@@ -155,6 +180,7 @@ void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) co
     file.setHash(
         kj::arrayPtr(reinterpret_cast<const kj::byte*>(entry.hash.data()), entry.hash.size()));
   }
+  if (entry.moves()) return;  // it is another file there
   auto identity = file.initIdentity();
   identity.setBootId(entry.identity.boot_id);
   identity.setDevice(entry.identity.device);
@@ -167,18 +193,57 @@ void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) co
                                   entry.identity.handle.size()));
 }
 
+void FileTable::capture_copy(std::size_t index, image::RecordSink& sink) const {
+  const FileEntry& entry = entries_[index];
+  auto size = static_cast<std::uint64_t>(entry.stat.st_size);
+  ::capnp::MallocMessageBuilder message;
+  auto content = message.initRoot<image::schema::FileContent>();
+  content.setId(entry.content_id);
+  content.setSize(size);
+  sink.begin_payload_record(image::RecordType::kFileContent, message, size);
+  read_in_pieces(open(index), size, entry.path,
+                 [&sink](std::span<const std::byte> bytes) { sink.payload(bytes); });
+}
+
+void FileTable::capture_itself(std::size_t index, image::RecordSink& sink) const {
+  const FileEntry& entry = entries_[index];
+  const UniqueFd& file = open(index);
+  const std::vector<FileExtent> extents = find_extents(file, entry.path);
+  ::capnp::MallocMessageBuilder message;
+  auto content = message.initRoot<image::schema::FileContent>();
+  content.setId(entry.content_id);
+  content.setKind(entry.content);
+  content.setMode(entry.stat.st_mode & 07777);
+  content.setFileSize(static_cast<std::uint64_t>(entry.stat.st_size));
+  if (entry.content == FileEntry::Content::MEMORY_FILE) {
+    content.setName(entry.path.substr(std::string_view(kMemoryFilePrefix).size()));
+    content.setSeals(static_cast<std::uint32_t>(std::max(0, ::fcntl(file.get(), F_GET_SEALS))));
+  } else {
+    content.setFolder(entry.path.substr(0, entry.path.rfind('/') + 1));
+  }
+  std::uint64_t size = 0;
+  auto list = content.initExtents(static_cast<unsigned>(extents.size()));
+  for (unsigned i = 0; i < list.size(); ++i) {
+    list[i].setOffset(extents[i].offset);
+    list[i].setSize(extents[i].size);
+    size += extents[i].size;
+  }
+  content.setSize(size);
+  sink.begin_payload_record(image::RecordType::kFileContent, message, size);
+  for (const FileExtent& extent : extents) {
+    read_in_pieces(file, extent.offset, extent.size, entry.path,
+                   [&sink](std::span<const std::byte> bytes) { sink.payload(bytes); });
+  }
+}
+
 void FileTable::capture_contents(image::RecordSink& sink) const {
   for (std::size_t i = 0; i < entries_.size(); ++i) {
-    const FileEntry& entry = entries_[i];
-    if (entry.content_id == 0) continue;
-    auto size = static_cast<std::uint64_t>(entry.stat.st_size);
-    ::capnp::MallocMessageBuilder message;
-    auto content = message.initRoot<image::schema::FileContent>();
-    content.setId(entry.content_id);
-    content.setSize(size);
-    sink.begin_payload_record(image::RecordType::kFileContent, message, size);
-    read_in_pieces(open(i), size, entry.path,
-                   [&sink](std::span<const std::byte> bytes) { sink.payload(bytes); });
+    if (entries_[i].content_id == 0) continue;
+    if (entries_[i].moves()) {
+      capture_itself(i, sink);
+    } else {
+      capture_copy(i, sink);
+    }
   }
 }
 

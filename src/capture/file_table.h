@@ -34,7 +34,11 @@
 
 namespace telefork::capture {
 
+// In front of the name of a memory file, memfd_create(2), as the kernel shows it.
+inline constexpr char kMemoryFilePrefix[] = "/memfd:";
+
 struct FileEntry {
+  using Content = image::schema::FileContent::Kind;
   // Readable where the file is regular and may be read; else O_PATH. Empty: not needed so far. Only
   // a cache of what `open_path` leads to: FileTable::open() fills it.
   mutable UniqueFd file;
@@ -49,6 +53,11 @@ struct FileEntry {
   bool by_path = false;          // a directory: nothing more is asked for, or known here
   std::vector<std::byte> hash;   // XXH3-128 of the content; empty until compute_hash()
   std::uint32_t content_id = 0;  // not 0: its content travels in that record
+  // COPY: for who only reads it. Else it is the file itself that moves, with its holes, and nobody
+  // is asked whether it is there already.
+  Content content = Content::COPY;
+
+  bool moves() const { return content != Content::COPY; }
 };
 
 class FileTable {
@@ -82,6 +91,8 @@ class FileTable {
   void compute_hash(std::size_t index);
   // From now on the content travels.
   void carry_content(std::size_t index);
+  // From now on the file itself moves, which nobody else has: a memory file, or one without a name.
+  void move(std::size_t index, FileEntry::Content content);
   void fill(std::size_t index, image::schema::FileRef::Builder file) const;
   // A FileContent record for every file whose content travels. Throws where one cannot be read
   // whole, naming it.
@@ -90,6 +101,8 @@ class FileTable {
  private:
   using Inode = std::pair<dev_t, ino_t>;
   bool take_known(FileEntry& wanted);
+  void capture_copy(std::size_t index, image::RecordSink& sink) const;
+  void capture_itself(std::size_t index, image::RecordSink& sink) const;
 
   std::string boot_id_;
   FindOriginal find_original_;

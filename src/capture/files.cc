@@ -1,11 +1,55 @@
 // Open files and the descriptors that name them.
+#include <algorithm>
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+
 #include "capture/capture.h"
 
 namespace telefork::capture {
 
+std::uint32_t Capture::write_bytes(std::span<const std::byte> bytes, image::RecordSink& sink) {
+  const auto id = static_cast<std::uint32_t>(survey_.files.entries().size() + ++contents_);
+  ::capnp::MallocMessageBuilder message;
+  auto content = message.initRoot<image::schema::FileContent>();
+  content.setId(id);
+  content.setSize(bytes.size());
+  content.setKind(image::schema::FileContent::Kind::BYTES);
+  sink.begin_payload_record(image::RecordType::kFileContent, message, bytes.size());
+  sink.payload(bytes);
+  return id;
+}
+
+// Who gets the signals of a description, which only the process itself is told by its own numbers.
+void Capture::fill_owners(::capnp::List<image::schema::FileDescription>::Builder records) {
+  tracee::SyscallProgram program;
+  std::vector<tracee::Data> owners;
+  std::vector<tracee::Result> answers;
+  std::vector<tracee::Result> signals;
+  for (const Description& description : survey_.descriptions) {
+    owners.push_back(program.buffer(sizeof(f_owner_ex)));
+    answers.push_back(program.call_any("asking for an owner", SYS_fcntl,
+                                       {description.fd, F_GETOWN_EX, owners.back()}));
+    signals.push_back(
+        program.call_any("asking for its signal", SYS_fcntl, {description.fd, F_GETSIG, 0}));
+  }
+  if (program.empty()) return;
+  tracee::ProgramRun run = stub_.run(program);
+  for (unsigned i = 0; i < records.size(); ++i) {
+    // EBADF of O_PATH, which has none.
+    if (run.result(answers[i]) < 0) continue;
+    auto owner = run.object<f_owner_ex>(owners[i]);
+    records[i].setOwner(owner.pid);
+    records[i].setOwnerType(static_cast<std::uint32_t>(owner.type));
+    records[i].setOwnerSignal(
+        static_cast<std::uint32_t>(std::max<std::int64_t>(0, run.result(signals[i]))));
+  }
+}
+
 void Capture::write_files(image::RecordSink& sink) {
   ::capnp::MallocMessageBuilder message;
   auto files = message.initRoot<image::schema::Files>();
+  write_pipes(files, sink);
   auto descriptions = files.initDescriptions(static_cast<unsigned>(survey_.descriptions.size()));
   for (unsigned i = 0; i < descriptions.size(); ++i) {
     const Description& description = survey_.descriptions[i];
@@ -16,7 +60,9 @@ void Capture::write_files(image::RecordSink& sink) {
     descriptions[i].setStream(description.stream);
     descriptions[i].setName(description.name);
     if (description.file) survey_.files.fill(*description.file, descriptions[i].initFile());
+    fill_object(description, descriptions[i]);
   }
+  if (survey_.whole) fill_owners(descriptions);
   auto descriptors = files.initDescriptors(static_cast<unsigned>(survey_.descriptors.size()));
   for (unsigned i = 0; i < descriptors.size(); ++i) {
     const Descriptor& descriptor = survey_.descriptors[i];

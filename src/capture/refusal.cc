@@ -19,18 +19,40 @@ constexpr char kYama[] = "src/kernel/yama.cc";
 constexpr char kStub[] = "src/tracee/stub.cc";
 
 constexpr std::array kRules = {
-    Rule{Reason::kPipe, Part::kDescriptors, "a pipe or FIFO, other than the standard streams",
+    Rule{Reason::kPipe, Part::kDescriptors,
+         "a pipe or FIFO, other than the standard streams; for `telefork save` one that another "
+         "process has too",
          "a pipe whose other end stays cannot move yet", kClose},
     Rule{Reason::kSocket, Part::kDescriptors, "a socket of any kind", "a socket cannot move yet",
          kClose},
     Rule{Reason::kDescriptor, Part::kDescriptors,
-         "epoll, eventfd, timerfd, signalfd, inotify, pidfd, userfaultfd, io_uring, perf, bpf",
+         "userfaultfd, io_uring, perf, bpf, a pidfd of another process; except for `telefork save` "
+         "also epoll, eventfd, timerfd, signalfd, inotify, any pidfd",
          "this kind of descriptor cannot move yet", kClose},
-    Rule{Reason::kMemfd, Part::kDescriptors, "a memfd", "a memfd cannot move yet", kClose},
+    Rule{Reason::kMemfd, Part::kDescriptors, "a memfd, but for `telefork save`",
+         "a memfd cannot move yet", kClose},
     Rule{Reason::kLock, Part::kDescriptors, "a file with a lock",
          "a lock on the file cannot move yet", kClose},
-    Rule{Reason::kDeletedWritable, Part::kDescriptors, "a deleted file open for writing",
+    Rule{Reason::kDeletedWritable, Part::kDescriptors,
+         "a deleted file open for writing, but for `telefork save`",
          "a deleted file that is open for writing cannot move yet", kClose},
+    Rule{Reason::kHolder, Part::kDescriptors,
+         "for `telefork save`: an epoll, eventfd, timerfd, signalfd, inotify, memfd or deleted "
+         "file that another process has too",
+         "process {} has it too, and stays", kClose},
+    Rule{Reason::kEpollTarget, Part::kDescriptors,
+         "for `telefork save`: an epoll that watches what the process has closed and another "
+         "process has open",
+         "what it watches as fd {} is no descriptor of the process any more",
+         "end that other process"},
+    Rule{Reason::kUnreadEvents, Part::kDescriptors,
+         "for `telefork save`: an inotify with events that were not read",
+         "it has events that were not read, and the kernel shows them to nobody else",
+         "have the program read them"},
+    Rule{Reason::kUnknownWatch, Part::kDescriptors,
+         "for `telefork save`: an inotify that watches what has no name any more, or, of a plain "
+         "user's, anything",
+         "what it watches (number {}) is not told here by a name", "ask as root, or close it"},
     Rule{Reason::kDevice, Part::kDescriptors,
          "a character device other than null, zero, full, random, urandom",
          "device state cannot move", kClose},
@@ -67,7 +89,10 @@ constexpr std::array kRules = {
 
     Rule{Reason::kSharedMemory, Part::kMemory, "memory shared with a process that stays",
          "memory shared with processes that stay cannot move", kCopyShared},
-    Rule{Reason::kMemoryFile, Part::kMemory, "a mapping of a memfd, of SysV memory, of /dev/shm",
+    Rule{Reason::kMemoryFile, Part::kMemory,
+         "a mapping of a memfd, of a deleted file in memory, of SysV memory, of /dev/shm; for "
+         "`telefork save` of the first two only what another process has too, or, of a plain "
+         "user's, what no descriptor of the process names",
          "memory that others may share stays at home", kCopyShared},
     Rule{Reason::kUnknownShared, Part::kMemory, "shared memory that is none of these",
          "shared memory of an unknown kind cannot move", ""},

@@ -19,9 +19,11 @@
 #include <sys/types.h>
 
 #include "capture/file_table.h"
+#include "capture/holders.h"
 #include "capture/refusal.h"
 #include "image/image.capnp.h"
 #include "kernel/procfs.h"
+#include "kernel/procfs_fdinfo.h"
 #include "kernel/yama.h"
 
 namespace telefork::capture {
@@ -59,6 +61,23 @@ struct SurveyOptions {
   pid_t caller = 0;
 };
 
+// Whether the process and all that it has leaves, and nobody goes on using it here: what lives with
+// the process is then rebuilt there. Of a fork or a call the original would still have it.
+inline bool moves_whole(const SurveyOptions& options) { return options.purpose == Purpose::kSave; }
+
+// What an epoll watches.
+struct EpollItem {
+  kernel::EpollTarget target;
+  std::size_t description = 0;
+};
+
+struct InotifyWatch {
+  int number = 0;
+  unsigned mask = 0;
+  std::string path;
+  unsigned mode = 0;  // st_mode
+};
+
 // One open file description.
 struct Description {
   image::schema::FileDescription::Kind kind;
@@ -67,6 +86,17 @@ struct Description {
   std::uint64_t position = 0;
   std::optional<std::size_t> file;  // in FileTable
   unsigned stream = 0;              // of kind stdio
+  int fd = -1;                      // the first that names it
+  std::size_t object = 0;           // of kind pipe: in Survey::pipes; of a socket: in sockets
+  std::vector<EpollItem> epoll = {};
+  std::vector<InotifyWatch> watches = {};
+  std::vector<kernel::LockInfo> locks = {};
+};
+
+// A pipe or FIFO, whose ends are descriptions.
+struct PipeObject {
+  std::string link;                 // in /proc/PID/fd
+  std::optional<std::size_t> fifo;  // in FileTable, where it has a name
 };
 
 struct Descriptor {
@@ -93,6 +123,10 @@ struct Survey {
   std::vector<Mapping> mappings;
   std::vector<Description> descriptions;
   std::vector<Descriptor> descriptors;
+  std::vector<PipeObject> pipes;
+  OutsideHolders outside;
+  bool whole = false;          // moves_whole()
+  bool copies_shared = false;  // SurveyOptions::copy_shared
   Refusals refusals;
   // telefork's own sockets, which it knew by their names.
   std::set<int> own_sockets;
@@ -101,7 +135,8 @@ struct Survey {
   // Whether a run_on() brought it to where it is; looked up by is_in_a_call().
   std::optional<bool> in_a_call;
 
-  Survey() : files(kernel::read_boot_id()) {}
+  Survey() : Survey(0) {}
+  explicit Survey(pid_t of) : pid(of), files(kernel::read_boot_id()), outside(of) {}
   // Bit n: descriptor n is a standard stream of home's there.
   unsigned carried_streams() const;
 };

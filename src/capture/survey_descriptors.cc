@@ -19,10 +19,21 @@
 #include "abi/agent.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
-#include "capture/survey.h"
+#include "capture/survey_moving.h"
 #include "kernel/pidfd.h"
 
 namespace telefork::capture {
+
+std::string describe(const OpenFile& open) {
+  std::string kind;
+  if (S_ISCHR(open.stat.st_mode)) {
+    kind = fmt::format(" (char {}:{})", major(open.stat.st_rdev), minor(open.stat.st_rdev));
+  } else if (S_ISBLK(open.stat.st_mode)) {
+    kind = fmt::format(" (block {}:{})", major(open.stat.st_rdev), minor(open.stat.st_rdev));
+  }
+  return fmt::format("fd {} -> {}{}", open.fd, open.link, kind);
+}
+
 namespace {
 
 using Kind = image::schema::FileDescription::Kind;
@@ -43,13 +54,6 @@ int compare_descriptions(pid_t pid, int a, int b) {
     throw_errno(fmt::format("comparing descriptors {} and {} of process {}", a, b, pid));
   return order == 0 ? 0 : order == 1 ? -1 : 1;
 }
-
-struct OpenFile {
-  int fd;
-  std::string link;
-  kernel::FdInfo info;
-  struct stat stat;
-};
 
 OpenFile look_at(pid_t pid, int fd) {
   OpenFile open{fd, kernel::read_fd_link(pid, fd), kernel::read_fdinfo(pid, fd), {}};
@@ -104,16 +108,6 @@ bool is_standard_stream(pid_t pid, const OpenFile& open) {
   if (S_ISREG(open.stat.st_mode)) return open.fd != 0 && !open.link.starts_with("/memfd:");
   if (S_ISSOCK(open.stat.st_mode)) return is_connected_stream(pid, open.fd);
   return S_ISFIFO(open.stat.st_mode) || S_ISCHR(open.stat.st_mode);
-}
-
-std::string describe(const OpenFile& open) {
-  std::string kind;
-  if (S_ISCHR(open.stat.st_mode)) {
-    kind = fmt::format(" (char {}:{})", major(open.stat.st_rdev), minor(open.stat.st_rdev));
-  } else if (S_ISBLK(open.stat.st_mode)) {
-    kind = fmt::format(" (block {}:{})", major(open.stat.st_rdev), minor(open.stat.st_rdev));
-  }
-  return fmt::format("fd {} -> {}{}", open.fd, open.link, kind);
 }
 
 // Under /proc/PID, wherever that /proc is mounted: elsewhere another process has that name.
@@ -174,7 +168,8 @@ Reason why_not(const OpenFile& open) {
 
 class Sorter {
  public:
-  Sorter(const SurveyOptions& options, Survey& survey) : options_(options), survey_(survey) {}
+  Sorter(const SurveyOptions& options, Survey& survey)
+      : options_(options), survey_(survey), moving_(survey) {}
 
   void add(int fd) {
     OpenFile open = look_at(survey_.thread, fd);
@@ -191,13 +186,20 @@ class Sorter {
       descriptor.description = *known;
     } else {
       std::optional<Description> description = sort(open);
-      if (!description) return;
+      if (!description) {
+        refused_.push_back(fd);
+        return;
+      }
+      description->fd = fd;
       descriptor.description = survey_.descriptions.size();
       remember(open, descriptor.description);
       survey_.descriptions.push_back(std::move(*description));
     }
     survey_.descriptors.push_back(descriptor);
   }
+
+  // When all of them are known.
+  void finish() { moving_.settle_epolls(refused_); }
 
  private:
   struct Known {
@@ -283,13 +285,28 @@ class Sorter {
       description.kind = Kind::DIRECTORY;
       return with_file(open, std::move(description));
     }
-    if (stream && options_.purpose == Purpose::kSave) {
+    if (stream && survey_.whole && !is_own_pipe(open)) {
       // `load` gives its own standard streams in their place.
       description.kind = Kind::STDIO;
       description.stream = static_cast<unsigned>(open.fd);
       return description;
     }
+    if (survey_.whole && can_move(open)) return accept(open, moving_.sort(open, description));
     return stay(open, why_not(open));
+  }
+
+  bool is_own_pipe(const OpenFile& open) {
+    return S_ISFIFO(open.stat.st_mode) && moving_.has_both_ends(open);
+  }
+
+  static bool can_move(const OpenFile& open) {
+    return S_ISFIFO(open.stat.st_mode) || why_not(open) == Reason::kDescriptor;
+  }
+
+  std::optional<Description> accept(const OpenFile& open, Sorted sorted) {
+    if (auto* description = std::get_if<Description>(&sorted)) return std::move(*description);
+    const auto& obstacle = std::get<Obstacle>(sorted);
+    return stay(open, obstacle.reason, obstacle.detail);
   }
 
   std::optional<Description> sort_regular(const OpenFile& open, Description description) {
@@ -298,9 +315,18 @@ class Sorter {
     }
     // The content of a file may have come in a memory file.
     if (survey_.files.is_from_elsewhere(open.stat)) return with_file(open, std::move(description));
-    if (open.link.starts_with("/memfd:")) return stay(open, Reason::kMemfd);
+    const bool in_memory = open.link.starts_with(kMemoryFilePrefix);
     bool writable = (description.flags & O_ACCMODE) != O_RDONLY;
-    if (writable && open.stat.st_nlink == 0) return stay(open, Reason::kDeletedWritable);
+    const bool nameless = writable && open.stat.st_nlink == 0;
+    // O_TMPFILE says how it was made, and O_DIRECTORY is a part of it.
+    if (nameless) description.flags &= ~unsigned{O_TMPFILE};
+    if (survey_.whole && (in_memory || nameless)) {
+      return accept(open, moving_.sort_file(open, std::move(description),
+                                            in_memory ? FileEntry::Content::MEMORY_FILE
+                                                      : FileEntry::Content::UNLINKED_FILE));
+    }
+    if (in_memory) return stay(open, Reason::kMemfd);
+    if (nameless) return stay(open, Reason::kDeletedWritable);
     return with_file(open, std::move(description), writable);
   }
 
@@ -318,12 +344,13 @@ class Sorter {
   }
 
   // It is left at home or refused.
-  std::optional<Description> stay(const OpenFile& open, Reason reason) {
+  std::optional<Description> stay(const OpenFile& open, Reason reason,
+                                  const std::string& detail = "") {
     if (options_.leave_home) {
       survey_.left_home.push_back(describe(open));
       return Description{Kind::LEFT_HOME, open.link, O_PATH, 0, std::nullopt, 0};
     }
-    Refusal refusal = refuse(describe(open), reason);
+    Refusal refusal = refuse(describe(open), reason, detail);
     if (is_called()) {
       refusal.remedy += ", or leave it at home with --leave-fds";
     }
@@ -333,6 +360,8 @@ class Sorter {
 
   const SurveyOptions& options_;
   Survey& survey_;
+  MovingDescriptors moving_;
+  std::vector<int> refused_;
   std::map<std::string, std::vector<Known>> known_;  // by name, in the kernel's order
 };
 
@@ -372,6 +401,7 @@ void survey_descriptors(const SurveyOptions& options, Survey& survey) {
       if (error.error() != ENOENT && error.error() != EBADF) throw;
     }
   }
+  sorter.finish();
 }
 
 }  // namespace telefork::capture

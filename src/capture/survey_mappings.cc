@@ -74,10 +74,25 @@ std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
   return std::nullopt;
 }
 
+// A descriptor of the process that names the file behind a VMA; empty: it has none.
+std::string find_descriptor_of(pid_t pid, const Vma& vma) {
+  for (int fd : kernel::list_fds(pid)) {
+    std::string path = kernel::fd_open_path(pid, fd);
+    struct stat stat;
+    if (::stat(path.c_str(), &stat) == 0 && stat.st_ino == vma.inode &&
+        stat.st_dev == makedev(vma.dev_major, vma.dev_minor)) {
+      return path;
+    }
+  }
+  return "";
+}
+
 // Where to open the file behind a VMA: the very file if this process may, else by its path.
 std::string open_path_of(pid_t pid, const Vma& vma) {
   std::string exact = kernel::map_files_path(pid, vma);
-  return ::access(exact.c_str(), R_OK) == 0 ? exact : kernel::root_path(pid) + vma.path;
+  if (::access(exact.c_str(), R_OK) == 0) return exact;
+  std::string open = vma.deleted ? find_descriptor_of(pid, vma) : "";
+  return open.empty() ? kernel::root_path(pid) + vma.path : open;
 }
 
 std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
@@ -184,10 +199,31 @@ bool is_homes(const SurveyOptions& options, const Vma& vma) {
          options.originals(makedev(vma.dev_major, vma.dev_minor), vma.inode).has_value();
 }
 
+// A file without a name that nobody else has moves itself, and so with whatever descriptors name
+// it. System V memory is no file to its users. False: it stays to be looked at.
+bool try_move_file(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
+  const Vma& vma = mapping.vma;
+  if (!moves_whole(options) || !vma.deleted || vma.is_system_v()) return false;
+  const dev_t device = makedev(vma.dev_major, vma.dev_minor);
+  if (!options.copy_shared && survey.outside.find_file(device, vma.inode) != 0) return false;
+  std::string path = open_path_of(survey.pid, vma);
+  struct stat stat;
+  if (::stat(path.c_str(), &stat) != 0 || stat.st_ino != vma.inode || stat.st_dev != device ||
+      !S_ISREG(stat.st_mode) || ::access(path.c_str(), R_OK) != 0) {
+    return false;
+  }
+  mapping.file = survey.files.add(path, vma.path, true);
+  survey.files.move(*mapping.file, vma.path.starts_with(kMemoryFilePrefix)
+                                       ? FileEntry::Content::MEMORY_FILE
+                                       : FileEntry::Content::UNLINKED_FILE);
+  return true;
+}
+
 void survey_shared_file(const SurveyOptions& options, SharedObjects& shared, Mapping& mapping,
                         Survey& survey) {
   const Vma& vma = mapping.vma;
   mapping.kind = Kind::SHARED_FILE;
+  if (try_move_file(options, mapping, survey)) return;
   if (!is_homes(options, vma) && is_shared_memory(survey.pid, vma)) {
     if (options.copy_shared) {
       mapping.kind = Kind::SHARED_ANONYMOUS;

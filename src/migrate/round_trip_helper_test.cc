@@ -129,11 +129,21 @@ void describe_maps(pid_t pid, std::vector<std::string>& lines) {
   }
 }
 
+// "pipe:[4711]" without its number, which another one has.
+std::string without_number(const std::string& link) {
+  for (const char* kind : {"pipe:[", "socket:["}) {
+    if (link.starts_with(kind)) return kind;
+  }
+  return link;
+}
+
+// The standard streams are the test's own pipes, and those of the restored process too.
 void describe_descriptors(pid_t pid, std::vector<std::string>& lines) {
   for (int fd : kernel::list_fds(pid)) {
     kernel::FdInfo info = kernel::read_fdinfo(pid, fd);
+    std::string link = kernel::read_fd_link(pid, fd);
     lines.push_back(fmt::format("fd {} -> {} flags {:o} position {}", fd,
-                                kernel::read_fd_link(pid, fd), info.flags, info.position));
+                                fd < 3 ? link : without_number(link), info.flags, info.position));
   }
 }
 
@@ -250,9 +260,9 @@ std::string value_of(const image::Tree& tree) {
 // What differs between two captures of a process that did not change: clocks, what was read of a
 // file, what timers have left.
 bool is_fleeting(const std::string& name) {
-  static const std::set<std::string> kNames = {"record",        "remaining", "ctime", "value",
-                                               "hash",          "code",      "pages", "runs",
-                                               "payload_bytes", "shared_id", "clocks"};
+  static const std::set<std::string> kNames = {
+      "record", "remaining",     "ctime",     "value",  "hash",        "code",    "pages",
+      "runs",   "payload_bytes", "shared_id", "clocks", "expirations", "deadline"};
   return kNames.count(name) != 0;
 }
 
@@ -274,6 +284,7 @@ void flatten(const image::Tree& tree, const std::string& path, std::vector<std::
   if (path.starts_with("vma ") && tree.name == "flags") return;  // compared by name
   std::string here = tree.name.empty() ? path : path + "." + tree.name;
   std::string value = tree.name == "xstate" ? settle_xstate(value_of(tree)) : value_of(tree);
+  if (tree.name == "name") value = without_number(value);
   if (!value.empty()) lines.push_back(here + " = " + value);
   unsigned index = 0;
   for (const image::Tree& child : tree.children) {

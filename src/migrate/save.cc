@@ -125,7 +125,7 @@ void Save::settle_files(capture::Survey& survey, const capture::Survey* before) 
   auto& entries = survey.files.entries();
   for (std::size_t i = 0; i < entries.size(); ++i) {
     capture::FileEntry& entry = entries[i];
-    if (entry.must_be_same || !S_ISREG(entry.stat.st_mode)) continue;
+    if (entry.must_be_same || entry.moves() || !S_ISREG(entry.stat.st_mode)) continue;
     const bool made_up = kernel::is_made_up(entry.identity.fs_type);
     const bool embeds = settings_.embed_files && !made_up;
     if (entry.readable && !made_up && (embeds || entry.deleted)) {

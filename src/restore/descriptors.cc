@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "restore/descriptor_plan.h"
+#include "restore/event_files.h"
 #include "restore/restorer.h"
 
 namespace telefork::restore {
@@ -44,7 +45,9 @@ void add_step(const NumberStep& step, SyscallProgram& program) {
 
 }  // namespace
 
-UniqueFd Restorer::open_description(FileDescription::Reader description) {
+UniqueFd Restorer::open_description(FileDescription::Reader description, Pipes& pipes) {
+  if (description.getKind() == FileDescription::Kind::PIPE) return pipes.open_end(description);
+  if (is_event_file(description.getKind())) return open_event_file(description, blank_->pid());
   if (description.getKind() != FileDescription::Kind::STDIO) {
     return open_files_.open_description(description, contents_,
                                         [this](const std::string& text) { warn(text); });
@@ -73,6 +76,13 @@ int Restorer::make_room_for_descriptors(const std::vector<WantedNumber>& wanted)
   rlim_t need = 0;
   for (const WantedNumber& one : wanted) {
     need = std::max(need, static_cast<rlim_t>(one.number) + 1);
+  }
+  // Numbers by which an epoll knows what has others by now.
+  for (FileDescription::Reader description :
+       files_->get<image::schema::Files>().getDescriptions()) {
+    for (image::schema::EpollItem::Reader item : description.getEpoll()) {
+      need = std::max(need, static_cast<rlim_t>(item.getFd()) + 1);
+    }
   }
   rlimit limit{};
   if (::prlimit(blank_->pid(), RLIMIT_NOFILE, nullptr, &limit) != 0) {
@@ -118,6 +128,8 @@ void Restorer::restore_descriptors() {
   close_mapped_files();
   const int limit = make_room_for_descriptors(wanted);
 
+  Pipes pipes(files_->get<image::schema::Files>(), contents_, open_files_, settings_.live,
+              [this](const std::string& text) { warn(text); });
   const std::size_t at_once = files_at_once();
   std::vector<int> given;
   std::vector<UniqueFd> opened;
@@ -130,11 +142,12 @@ void Restorer::restore_descriptors() {
   };
   for (FileDescription::Reader description :
        files_->get<image::schema::Files>().getDescriptions()) {
-    opened.push_back(open_description(description));
+    opened.push_back(open_description(description, pipes));
     if (opened.size() >= at_once) give();
   }
   if (settings_.session_number >= 0) opened.push_back(settings_.session_socket.duplicate());
   give();
+  contents_.settle();
 
   SyscallProgram program;
   program.call("closing the way in", SYS_close, {Blank::kSocket});

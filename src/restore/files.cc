@@ -5,13 +5,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/file_io.h"
-#include "image/content_file.h"
 #include "image/hash.h"
 #include "kernel/procfs_file.h"
 #include "kernel/procfs_system.h"
@@ -22,7 +20,6 @@ namespace {
 using image::schema::FileDescription;
 using image::schema::FileRef;
 
-constexpr std::size_t kPiece = 1024 * 1024;
 // What open(2) keeps in a description; O_CREAT and the like did their work long ago.
 constexpr unsigned kKeptFlags = O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT |
                                 O_LARGEFILE | O_NOATIME | O_DIRECTORY | O_PATH;
@@ -80,28 +77,6 @@ kernel::FileIdentity decode_identity(FileRef::Reader ref) {
   const auto* bytes = reinterpret_cast<const std::byte*>(handle.begin());
   identity.handle.assign(bytes, bytes + handle.size());
   return identity;
-}
-
-void ContentStore::take(const image::Record& record, image::RecordSource& source) {
-  auto content = record.get<image::schema::FileContent>();
-  int fd = ::memfd_create(image::kContentFileName, MFD_CLOEXEC);
-  if (fd < 0) throw_errno("making a memory file");
-  UniqueFd file(fd);
-  std::vector<std::byte> buffer(std::min<std::uint64_t>(record.payload_bytes(), kPiece));
-  while (source.payload_left() > 0) {
-    auto piece = std::span(buffer).first(std::min<std::uint64_t>(source.payload_left(), kPiece));
-    source.read_payload(piece);
-    write_fully(file, piece, "a memory file");
-  }
-  files_[content.getId()] = std::move(file);
-}
-
-const UniqueFd& ContentStore::get(std::uint32_t id) const {
-  auto found = files_.find(id);
-  if (found == files_.end()) {
-    throw Error(Code::kCorrupt, fmt::format("the image lacks file content {}", id));
-  }
-  return found->second;
 }
 
 void ArrivedFiles::note(const UniqueFd& file, FileRef::Reader ref) {
@@ -256,7 +231,10 @@ OpenFiles::Use OpenFiles::use_of(unsigned flags) {
 UniqueFd OpenFiles::open_for_mapping(FileRef::Reader ref, const ContentStore& contents,
                                      bool writable) {
   UniqueFd file;
-  if (ref.getContentId() != 0) {
+  if (ref.getContentId() != 0 && contents.is_file_itself(ref.getContentId())) {
+    file = open_file(kernel::self_fd_path(contents.get(ref.getContentId()).get()),
+                     writable ? O_RDWR : O_RDONLY);
+  } else if (ref.getContentId() != 0) {
     file = contents.get(ref.getContentId()).duplicate();
   } else {
     file = open_here(ref, writable ? O_RDWR : O_RDONLY);
@@ -264,6 +242,16 @@ UniqueFd OpenFiles::open_for_mapping(FileRef::Reader ref, const ContentStore& co
   }
   arrived_.note(file, ref);
   return file;
+}
+
+UniqueFd OpenFiles::open_fifo(FileRef::Reader ref) {
+  // Looked at before it is opened: to open anything else may do something.
+  UniqueFd named = open_here(ref, O_PATH);
+  verify(ref, named, Use::kRead);
+  struct stat stat;
+  if (::fstat(named.get(), &stat) != 0) throw_errno("looking at " + std::string(ref.getPath()));
+  if (!S_ISFIFO(stat.st_mode)) refuse(ref, "it is no FIFO");
+  return open_file(kernel::self_fd_path(named.get()), O_RDWR | O_NONBLOCK);
 }
 
 UniqueFd OpenFiles::open_description(FileDescription::Reader description,
@@ -288,9 +276,13 @@ UniqueFd OpenFiles::open_description(FileDescription::Reader description,
         verify(ref, file, use_of(flags));
       }
       break;
-    default:
+    case FileDescription::Kind::DIRECTORY:
+    case FileDescription::Kind::DEVICE:
       file = open_here(ref, static_cast<int>(flags));
       verify(ref, file, Use::kRead);
+      break;
+    default:
+      throw Error(Code::kCorrupt, "it has a descriptor that is no file");
   }
   arrived_.note(file, ref);
   if (description.getKind() == FileDescription::Kind::DEVICE || (flags & O_PATH) != 0) return file;

@@ -24,22 +24,10 @@
 
 #include "base/unique_fd.h"
 #include "image/image.capnp.h"
-#include "image/record_source.h"
 #include "kernel/file_identity.h"
+#include "restore/content_store.h"
 
 namespace telefork::restore {
-
-// Contents that travelled: memory files without a name, one each.
-class ContentStore {
- public:
-  // Takes the payload of a FileContent record.
-  void take(const image::Record& record, image::RecordSource& source);
-  // Throws kCorrupt where no such content came.
-  const UniqueFd& get(std::uint32_t id) const;
-
- private:
-  std::map<std::uint32_t, UniqueFd> files_;
-};
 
 struct FileVerdict {
   enum class Kind {
@@ -81,6 +69,8 @@ class OpenFiles {
   // What to map. `writable`: for a shared mapping that is written to.
   UniqueFd open_for_mapping(image::schema::FileRef::Reader ref, const ContentStore& contents,
                             bool writable);
+  // A FIFO, for reading and writing, without waiting.
+  UniqueFd open_fifo(image::schema::FileRef::Reader ref);
   // A new open file description with the flags and position of the old one. Not for stdio.
   // `warn` is told of a position that it could not have.
   UniqueFd open_description(image::schema::FileDescription::Reader description,

@@ -40,6 +40,7 @@
 #include "restore/descriptor_plan.h"
 #include "restore/files.h"
 #include "restore/page_reception.h"
+#include "restore/pipes.h"
 #include "restore/vma_rules.h"
 
 namespace telefork::restore {
@@ -168,7 +169,16 @@ class Restorer {
   std::vector<WantedNumber> wanted_numbers() const;
   void close_mapped_files();
   int make_room_for_descriptors(const std::vector<WantedNumber>& wanted);
-  UniqueFd open_description(image::schema::FileDescription::Reader description);
+  UniqueFd open_description(image::schema::FileDescription::Reader description, Pipes& pipes);
+  // epolls.cc
+  std::map<int, image::schema::Descriptor::Reader> descriptors_by_number() const;
+  void restore_event_files();
+  void restore_disabled_targets(int epoll, image::schema::FileDescription::Reader description);
+  void restore_targets(int epoll, image::schema::FileDescription::Reader description);
+  std::int64_t read_guest_clock(int clock);
+  void restore_timer_files();
+  pid_t owner_of(image::schema::FileDescription::Reader description) const;
+  void restore_owners();
   // signals.cc, timers.cc
   void restore_signals();
   using TimerList = ::capnp::List<image::schema::PosixTimer>::Reader;

@@ -392,7 +392,11 @@ void Restorer::finish() {
   with_context("restoring threads", [&] { restore_threads(); });
   tracee::SameCpu turns(blank_->pid());
   // A timer may name the thread that it signals.
-  with_context("restoring timers", [&] { restore_timers(); });
+  with_context("restoring timers", [&] {
+    restore_timers();
+    restore_timer_files();
+  });
+  with_context("restoring descriptors", [&] { restore_owners(); });
   with_context("restoring limits", [&] { restore_limits(); });
 }
 
@@ -406,7 +410,10 @@ void Restorer::finish_as_this_user() {
     lock_memory();
   });
   with_context("restoring the process", [&] { restore_layout(); });
-  with_context("restoring descriptors", [&] { restore_descriptors(); });
+  with_context("restoring descriptors", [&] {
+    restore_descriptors();
+    restore_event_files();
+  });
   with_context("restoring the process", [&] { restore_settings(); });
   with_context("restoring signals", [&] { restore_signals(); });
 }

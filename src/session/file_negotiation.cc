@@ -89,9 +89,11 @@ void FileNegotiation::ask(const capture::Survey& survey, std::span<const std::si
 void FileNegotiation::ask_ahead(const capture::Survey& survey, protocol::Link& link) {
   std::vector<std::size_t> all;
   asked_.clear();
-  for (const capture::FileEntry& entry : survey.files.entries()) {
-    all.push_back(all.size());
-    asked_.push_back(key_of(entry));
+  const auto& entries = survey.files.entries();
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i].moves()) continue;
+    all.push_back(i);
+    asked_.push_back(key_of(entries[i]));
   }
   if (all.empty()) return;
   std::size_t count = count_in_message(survey.files, all);
@@ -112,7 +114,9 @@ void FileNegotiation::take_answers(capture::Survey& survey, std::span<const Key>
   }
   const auto& entries = survey.files.entries();
   std::map<Key, std::size_t> by_key;
-  for (std::size_t i = 0; i < entries.size(); ++i) by_key.emplace(key_of(entries[i]), i);
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    if (!entries[i].moves()) by_key.emplace(key_of(entries[i]), i);
+  }
   for (unsigned i = 0; i < verdicts.size(); ++i) {
     known_.erase(keys[i]);
     auto entry = by_key.find(keys[i]);
@@ -130,6 +134,7 @@ void FileNegotiation::settle(capture::Survey& survey, protocol::Link& link) {
   std::vector<Key> keys;
   auto& entries = survey.files.entries();
   for (std::size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i].moves()) continue;
     Key key = key_of(entries[i]);
     if (std::binary_search(fresh.begin(), fresh.end(), key)) continue;
     // What is written to may be another file there tomorrow: asked every time.
@@ -146,6 +151,7 @@ void FileNegotiation::settle(capture::Survey& survey, protocol::Link& link) {
     done += count;
   }
   for (std::size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i].moves()) continue;
     auto known = known_.find(key_of(entries[i]));
     if (known == known_.end()) continue;
     entries[i].hash = known->second.hash;

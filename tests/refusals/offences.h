@@ -16,6 +16,8 @@ struct Offence {
   const char* needs = "";
   // Whether a fork is refused for it too, by an agent of the same root and namespaces.
   bool of_a_fork = true;
+  // Whether `telefork save` is, which takes along what lives with the process alone.
+  bool of_a_save = true;
 };
 
 // Null for a name that there is not.

@@ -2,7 +2,8 @@
 // and waits for the end of its stdin. 77: this machine lacks what it says.
 //
 //     offender OFFENCE...
-//     offender --refusal OFFENCE       prints "SUBJECT|WHY", as it is to be refused
+//     offender --refusal OFFENCE       prints "SUBJECT|WHY|save", as it is to be refused; "fork" in
+//                                      the place of "save" where a save is not
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
@@ -44,7 +45,9 @@ int main(int argc, char** argv) {
   bool without_leader = false;
   if (argc == 3 && std::string_view(argv[1]) == "--refusal") {
     const offences::Offence* offence = offences::find(argv[2]);
-    return offence != nullptr && std::printf("%s|%s", offence->subject, offence->why) > 0 ? 0 : 2;
+    if (offence == nullptr) return 2;
+    std::printf("%s|%s|%s", offence->subject, offence->why, offence->of_a_save ? "save" : "fork");
+    return 0;
   }
   note_pid();
   for (int i = 1; i < argc; ++i) {

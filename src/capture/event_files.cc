@@ -1,0 +1,126 @@
+// eventfd, timerfd, signalfd, epoll, inotify: what the kernel tells of them.
+#include <cstdint>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "capture/capture.h"
+#include "capture/eventfd_probe.h"
+#include "kernel/pidfd.h"
+
+namespace telefork::capture {
+namespace {
+
+using Kind = image::schema::FileDescription::Kind;
+
+std::int64_t nanoseconds(const timespec& time) {
+  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
+std::int64_t read_clock(clockid_t clock) {
+  timespec time{};
+  if (::clock_gettime(clock, &time) != 0) throw_errno("reading a clock");
+  return nanoseconds(time);
+}
+
+bool is_of_realtime(int clock) { return clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_ALARM; }
+
+UniqueFd take(pid_t pid, int fd) {
+  UniqueFd taken = kernel::take_fd(pid, fd);
+  if (!taken) throw Error(Code::kGone, fmt::format("fd {} has just been closed", fd));
+  return taken;
+}
+
+struct TimerReading {
+  kernel::TimerfdInfo info;
+  std::int64_t remaining = 0;
+};
+
+// Asking for the rest of its time brings its expirations up to date. Where one comes in between,
+// all of it is read again; one whose interval is so short that this goes on for ever expires
+// anyhow.
+TimerReading read_timer(pid_t pid, int fd, const UniqueFd& timer) {
+  constexpr int kMostReadings = 16;
+  TimerReading reading;
+  for (int i = 0; i < kMostReadings; ++i) {
+    itimerspec before{};
+    itimerspec after{};
+    if (::timerfd_gettime(timer.get(), &before) != 0) throw_errno("asking a timerfd");
+    reading.info = kernel::parse_timerfd(kernel::read_fdinfo(pid, fd));
+    reading.remaining = nanoseconds(before.it_value);
+    if (::timerfd_gettime(timer.get(), &after) != 0) throw_errno("asking a timerfd");
+    if (nanoseconds(after.it_value) <= reading.remaining &&
+        (nanoseconds(after.it_value) == 0) == (reading.remaining == 0)) {
+      break;
+    }
+  }
+  return reading;
+}
+
+}  // namespace
+
+void Capture::fill_eventfd(int fd, DescriptionBuilder record) {
+  kernel::EventfdInfo info = kernel::parse_eventfd(kernel::read_fdinfo(survey_.thread, fd));
+  record.setEventCount(info.count);
+  record.setEventSemaphore(info.semaphore ? *info.semaphore
+                                          : probe_semaphore(take(survey_.pid, fd), info.count));
+}
+
+// What is left counts from when the image's clocks were read, as for the other timers.
+void Capture::fill_timerfd(int fd, image::schema::TimerFile::Builder record) {
+  UniqueFd timer = take(survey_.pid, fd);
+  TimerReading reading = read_timer(survey_.thread, fd, timer);
+  record.setClock(reading.info.clock);
+  record.setFlags(reading.info.flags);
+  record.setExpirations(reading.info.expirations);
+  record.setInterval(reading.info.interval_ns);
+  if (reading.remaining == 0) return;
+  record.setRemaining(
+      reading.remaining + read_clock(CLOCK_MONOTONIC) +
+      kernel::try_read_timens_offsets(survey_.thread).monotonic.total_nanoseconds() -
+      kernel::try_read_timens_offsets(::getpid()).monotonic.total_nanoseconds() - monotonic_);
+  if (is_of_realtime(reading.info.clock) && (reading.info.flags & TFD_TIMER_ABSTIME) != 0) {
+    record.setDeadline(read_clock(CLOCK_REALTIME) + reading.remaining);
+  }
+}
+
+void Capture::fill_object(const Description& description, DescriptionBuilder record) {
+  switch (description.kind) {
+    case Kind::PIPE:
+      record.setPipe(static_cast<std::uint32_t>(description.object));
+      break;
+    case Kind::EVENTFD:
+      fill_eventfd(description.fd, record);
+      break;
+    case Kind::TIMERFD:
+      fill_timerfd(description.fd, record.initTimer());
+      break;
+    case Kind::SIGNALFD:
+      record.setSignalMask(
+          kernel::parse_signalfd(kernel::read_fdinfo(survey_.thread, description.fd)));
+      break;
+    default:
+      break;
+  }
+  auto items = record.initEpoll(static_cast<unsigned>(description.epoll.size()));
+  for (unsigned i = 0; i < items.size(); ++i) {
+    const EpollItem& item = description.epoll[i];
+    items[i].setFd(static_cast<std::uint32_t>(item.target.fd));
+    items[i].setDescription(static_cast<std::uint32_t>(item.description));
+    items[i].setEvents(item.target.events);
+    items[i].setData(item.target.data);
+  }
+  auto watches = record.initWatches(static_cast<unsigned>(description.watches.size()));
+  for (unsigned i = 0; i < watches.size(); ++i) {
+    watches[i].setNumber(description.watches[i].number);
+    watches[i].setMask(description.watches[i].mask);
+    watches[i].initFile().setPath(description.watches[i].path);
+    watches[i].getFile().setMode(description.watches[i].mode);
+  }
+}
+
+}  // namespace telefork::capture

@@ -1,0 +1,47 @@
+// Descriptors that can only move with the whole process: pipes, eventfds, epolls and the like,
+// memory files, files without a name. Each is looked at here for whether all that it is made of
+// moves, that is, whether no process has it that stays.
+#pragma once
+
+#include <map>
+#include <string>
+#include <variant>
+
+#include "capture/open_file.h"
+#include "capture/survey.h"
+
+namespace telefork::capture {
+
+struct Obstacle {
+  Reason reason;
+  std::string detail;
+};
+using Sorted = std::variant<Description, Obstacle>;
+
+// `description` has what is the same for every kind.
+class MovingDescriptors {
+ public:
+  explicit MovingDescriptors(Survey& survey) : survey_(survey) {}
+
+  // What is neither a regular file, a directory nor a device.
+  Sorted sort(const OpenFile& open, Description description);
+  // A file that moves itself: of `content`.
+  Sorted sort_file(const OpenFile& open, Description description, FileEntry::Content content);
+  // Whether both ends of a pipe are here, and nowhere else.
+  bool has_both_ends(const OpenFile& open);
+  // When all are sorted: what the epolls watch. `refused` are the numbers of those that cannot
+  // move.
+  void settle_epolls(const std::vector<int>& refused);
+
+ private:
+  Sorted sort_pipe(const OpenFile& open, Description description);
+  Sorted sort_inotify(const OpenFile& open, Description description);
+  Sorted sort_pidfd(const OpenFile& open, Description description);
+  pid_t holder_of(const OpenFile& open);
+  void settle(Description& epoll, const std::vector<int>& refused);
+
+  Survey& survey_;
+  std::map<std::string, std::size_t> pipes_;  // by link
+};
+
+}  // namespace telefork::capture

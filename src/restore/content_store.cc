@@ -1,0 +1,128 @@
+#include "restore/content_store.h"
+
+#include <algorithm>
+#include <span>
+#include <string>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "image/content_file.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::schema::FileContent;
+
+constexpr std::size_t kPiece = 1024 * 1024;
+
+UniqueFd make_memory_file(const char* name, unsigned flags) {
+  UniqueFd file(::memfd_create(name, MFD_CLOEXEC | flags));
+  if (!file) throw_errno("making a memory file");
+  return file;
+}
+
+// Beside where its name was, so that it takes no memory; where that cannot be, in memory.
+UniqueFd make_unlinked_file(const std::string& folder) {
+  UniqueFd file(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  return file ? std::move(file) : make_memory_file(image::kContentFileName, 0);
+}
+
+UniqueFd make_file(FileContent::Reader content) {
+  switch (content.getKind()) {
+    case FileContent::Kind::MEMORY_FILE:
+      return make_memory_file(content.getName().cStr(), MFD_ALLOW_SEALING);
+    case FileContent::Kind::UNLINKED_FILE:
+      return make_unlinked_file(content.getFolder());
+    default:
+      return make_memory_file(image::kContentFileName, 0);
+  }
+}
+
+class Writer {
+ public:
+  Writer(image::RecordSource& source, const UniqueFd& file)
+      : source_(source),
+        file_(file),
+        buffer_(std::min<std::uint64_t>(source.payload_left(), kPiece)) {}
+
+  void write(std::uint64_t size) {
+    while (size > 0) {
+      auto piece = std::span(buffer_).first(std::min<std::uint64_t>(size, buffer_.size()));
+      source_.read_payload(piece);
+      write_fully(file_, piece, "a memory file");
+      size -= piece.size();
+    }
+  }
+
+ private:
+  image::RecordSource& source_;
+  const UniqueFd& file_;
+  std::vector<std::byte> buffer_;
+};
+
+bool is_itself(FileContent::Kind kind) {
+  return kind == FileContent::Kind::MEMORY_FILE || kind == FileContent::Kind::UNLINKED_FILE;
+}
+
+}  // namespace
+
+void ContentStore::take(const image::Record& record, image::RecordSource& source) {
+  auto content = record.get<FileContent>();
+  UniqueFd file = make_file(content);
+  Writer writer(source, file);
+  if (is_itself(content.getKind())) {
+    for (image::schema::Extent::Reader extent : content.getExtents()) {
+      if (::lseek(file.get(), static_cast<off_t>(extent.getOffset()), SEEK_SET) < 0) {
+        throw_errno("seeking in a file");
+      }
+      writer.write(extent.getSize());
+    }
+    if (::ftruncate(file.get(), static_cast<off_t>(content.getFileSize())) != 0) {
+      throw_write_errno("the size of a file");
+    }
+  } else {
+    writer.write(source.payload_left());
+  }
+  contents_[content.getId()] = {std::move(file), content.getKind(), content.getSize(),
+                                content.getMode(), content.getSeals()};
+}
+
+const ContentStore::Content& ContentStore::find(std::uint32_t id) const {
+  auto found = contents_.find(id);
+  if (found == contents_.end()) {
+    throw Error(Code::kCorrupt, fmt::format("the image lacks file content {}", id));
+  }
+  return found->second;
+}
+
+const UniqueFd& ContentStore::get(std::uint32_t id) const { return find(id).file; }
+
+bool ContentStore::is_file_itself(std::uint32_t id) const { return is_itself(find(id).kind); }
+
+std::vector<std::byte> ContentStore::read(std::uint32_t id) const {
+  const Content& content = find(id);
+  std::vector<std::byte> bytes(content.size);
+  read_fully(content.file, bytes, "a memory file");
+  return bytes;
+}
+
+void ContentStore::settle() {
+  for (auto& [id, content] : contents_) {
+    if (!is_itself(content.kind)) continue;
+    if (::fchmod(content.file.get(), content.mode & 07777) != 0) {
+      throw_errno("restoring the permissions of a file");
+    }
+    const bool sealed = content.kind == FileContent::Kind::MEMORY_FILE && content.seals != 0;
+    if (sealed && ::fcntl(content.file.get(), F_ADD_SEALS, content.seals) != 0) {
+      throw_errno("sealing a memory file");
+    }
+  }
+}
+
+}  // namespace telefork::restore

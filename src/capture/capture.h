@@ -86,6 +86,9 @@ class Capture {
   PipeContent read_pipe(std::size_t index);
   void write_pipes(image::schema::Files::Builder files, image::RecordSink& sink);
   void fill_object(const Description& description, DescriptionBuilder record);
+  void write_sockets(image::RecordSink& sink);
+  void fill_socket(int fd, const SocketObject& object, image::schema::Socket::Builder record,
+                   image::RecordSink& sink);
   void fill_eventfd(int fd, DescriptionBuilder record);
   void fill_timerfd(int fd, image::schema::TimerFile::Builder record);
   void fill_owners(::capnp::List<image::schema::FileDescription>::Builder records);

@@ -93,6 +93,9 @@ void Capture::fill_object(const Description& description, DescriptionBuilder rec
     case Kind::PIPE:
       record.setPipe(static_cast<std::uint32_t>(description.object));
       break;
+    case Kind::SOCKET:
+      record.setSocket(static_cast<std::uint32_t>(description.object));
+      break;
     case Kind::EVENTFD:
       fill_eventfd(description.fd, record);
       break;

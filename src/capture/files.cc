@@ -71,6 +71,7 @@ void Capture::write_files(image::RecordSink& sink) {
     descriptors[i].setCloseOnExec(descriptor.close_on_exec);
   }
   sink.write(image::RecordType::kFiles, message);
+  write_sockets(sink);
 }
 
 }  // namespace telefork::capture

@@ -23,8 +23,11 @@ constexpr std::array kRules = {
          "a pipe or FIFO, other than the standard streams; for `telefork save` one that another "
          "process has too",
          "a pipe whose other end stays cannot move yet", kClose},
-    Rule{Reason::kSocket, Part::kDescriptors, "a socket of any kind", "a socket cannot move yet",
-         kClose},
+    Rule{Reason::kSocket, Part::kDescriptors,
+         "a socket; for `telefork save` not one whose other end the process has too "
+         "(socketpair(2)), one "
+         "of UDP that is not connected, one of TCP that listens or was never connected",
+         "a socket cannot move yet", kClose},
     Rule{Reason::kDescriptor, Part::kDescriptors,
          "userfaultfd, io_uring, perf, bpf, a pidfd of another process; except for `telefork save` "
          "also epoll, eventfd, timerfd, signalfd, inotify, any pidfd",
@@ -37,8 +40,8 @@ constexpr std::array kRules = {
          "a deleted file open for writing, but for `telefork save`",
          "a deleted file that is open for writing cannot move yet", kClose},
     Rule{Reason::kHolder, Part::kDescriptors,
-         "for `telefork save`: an epoll, eventfd, timerfd, signalfd, inotify, memfd or deleted "
-         "file that another process has too",
+         "for `telefork save`: an epoll, eventfd, timerfd, signalfd, inotify, socket, memfd or "
+         "deleted file that another process has too",
          "process {} has it too, and stays", kClose},
     Rule{Reason::kEpollTarget, Part::kDescriptors,
          "for `telefork save`: an epoll that watches what the process has closed and another "
@@ -53,6 +56,15 @@ constexpr std::array kRules = {
          "for `telefork save`: an inotify that watches what has no name any more, or, of a plain "
          "user's, anything",
          "what it watches (number {}) is not told here by a name", "ask as root, or close it"},
+    Rule{Reason::kUnread, Part::kDescriptors,
+         "for `telefork save`: a socket of TCP with connections that were not accepted, or of UDP "
+         "with datagrams that were not read",
+         "it has what was not accepted or read yet", "have the program take it"},
+    Rule{Reason::kSentAlong, Part::kDescriptors,
+         "for `telefork save`: a unix socket with something unread that has descriptors or, with "
+         "SO_PASSCRED, its sender's ids with it",
+         "descriptors or ids were sent along with what it has not read",
+         "have the program read it"},
     Rule{Reason::kDevice, Part::kDescriptors,
          "a character device other than null, zero, full, random, urandom",
          "device state cannot move", kClose},

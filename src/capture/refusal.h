@@ -39,6 +39,8 @@ enum class Reason {
   kEpollTarget,
   kUnreadEvents,
   kUnknownWatch,
+  kUnread,
+  kSentAlong,
   kDevice,
   kBlockDevice,
   kNamespaceFile,

@@ -112,6 +112,20 @@ struct Mapping {
   std::uint64_t shared_id = 0;
 };
 
+struct SocketObject {
+  std::string link;  // in /proc/PID/fd
+  int family = 0;
+  int type = 0;
+  int protocol = 0;
+  std::uint32_t peer = 0;  // of a pair: the other's inode
+  std::optional<std::size_t> peer_index;
+  bool paired = false;  // it has or had a peer
+  unsigned shutdown = 0;
+  bool listening = false;
+  std::uint32_t backlog = 0;
+  std::vector<std::byte> address;
+};
+
 struct Survey {
   pid_t pid = 0;
   // Whose credentials, directories and descriptors count: of a fork its caller's, else the first.
@@ -124,6 +138,7 @@ struct Survey {
   std::vector<Description> descriptions;
   std::vector<Descriptor> descriptors;
   std::vector<PipeObject> pipes;
+  std::vector<SocketObject> sockets;
   OutsideHolders outside;
   bool whole = false;          // moves_whole()
   bool copies_shared = false;  // SurveyOptions::copy_shared

@@ -199,7 +199,10 @@ class Sorter {
   }
 
   // When all of them are known.
-  void finish() { moving_.settle_epolls(refused_); }
+  void finish() {
+    moving_.settle_sockets();
+    moving_.settle_epolls(refused_);
+  }
 
  private:
   struct Known {
@@ -285,7 +288,7 @@ class Sorter {
       description.kind = Kind::DIRECTORY;
       return with_file(open, std::move(description));
     }
-    if (stream && survey_.whole && !is_own_pipe(open)) {
+    if (stream && survey_.whole && !is_own_stream(open)) {
       // `load` gives its own standard streams in their place.
       description.kind = Kind::STDIO;
       description.stream = static_cast<unsigned>(open.fd);
@@ -295,12 +298,15 @@ class Sorter {
     return stay(open, why_not(open));
   }
 
-  bool is_own_pipe(const OpenFile& open) {
+  // Both of its ends are.
+  bool is_own_stream(const OpenFile& open) {
+    if (S_ISSOCK(open.stat.st_mode)) return moving_.has_own_peer(open);
     return S_ISFIFO(open.stat.st_mode) && moving_.has_both_ends(open);
   }
 
   static bool can_move(const OpenFile& open) {
-    return S_ISFIFO(open.stat.st_mode) || why_not(open) == Reason::kDescriptor;
+    return S_ISFIFO(open.stat.st_mode) || S_ISSOCK(open.stat.st_mode) ||
+           why_not(open) == Reason::kDescriptor;
   }
 
   std::optional<Description> accept(const OpenFile& open, Sorted sorted) {

@@ -29,13 +29,19 @@ class MovingDescriptors {
   Sorted sort_file(const OpenFile& open, Description description, FileEntry::Content content);
   // Whether both ends of a pipe are here, and nowhere else.
   bool has_both_ends(const OpenFile& open);
+  // Whether the other end of a unix socket is here.
+  bool has_own_peer(const OpenFile& open);
   // When all are sorted: what the epolls watch. `refused` are the numbers of those that cannot
   // move.
   void settle_epolls(const std::vector<int>& refused);
+  // Likewise: who is connected with whom.
+  void settle_sockets();
 
  private:
   Sorted sort_pipe(const OpenFile& open, Description description);
   Sorted sort_inotify(const OpenFile& open, Description description);
+  // survey_sockets.cc
+  Sorted sort_socket(const OpenFile& open, Description description);
   Sorted sort_pidfd(const OpenFile& open, Description description);
   pid_t holder_of(const OpenFile& open);
   void settle(Description& epoll, const std::vector<int>& refused);

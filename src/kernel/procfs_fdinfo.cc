@@ -165,6 +165,11 @@ std::vector<InotifyTarget> parse_inotify(const FdInfo& info) {
   return targets;
 }
 
+std::uint64_t parse_sent_descriptors(const FdInfo& info) {
+  auto count = find(info, "scm_fds:");
+  return count ? parse_decimal(*count, "the descriptors sent through a socket") : 0;
+}
+
 pid_t parse_pidfd(const FdInfo& info) {
   return static_cast<pid_t>(parse_signed_decimal(need(info, "Pid:"), "the process of a pidfd"));
 }

@@ -57,6 +57,10 @@ struct InotifyTarget {
 };
 std::vector<InotifyTarget> parse_inotify(const FdInfo& info);
 
+// Of a unix socket: how many descriptors are on their way to it (SCM_RIGHTS); 0 where the kernel
+// does not tell (before Linux 5.5).
+std::uint64_t parse_sent_descriptors(const FdInfo& info);
+
 // As the reader's pid namespace knows it; -1: it has ended.
 pid_t parse_pidfd(const FdInfo& info);
 

@@ -71,6 +71,11 @@ TEST(FdInfoDetails, OfAPidfd) {
   EXPECT_EQ(parse_pidfd(with({"Pid:\t-1"})), -1);
 }
 
+TEST(FdInfoDetails, OfAUnixSocket) {
+  EXPECT_EQ(parse_sent_descriptors(with({"scm_fds: 3"})), 3u);
+  EXPECT_EQ(parse_sent_descriptors(with({})), 0u);
+}
+
 TEST(FdInfoDetails, OfLocks) {
   auto locks = parse_locks(with({"lock:\t1: FLOCK  ADVISORY  WRITE 238 fe:00:10953200 0 EOF",
                                  "lock:\t2: POSIX  ADVISORY  READ 238 fe:00:10953200 3 6",

@@ -1,14 +1,17 @@
 // Open files at the numbers that the program knows them by.
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <set>
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include "base/error.h"
+#include "kernel/pidfd.h"
 #include "restore/descriptor_plan.h"
 #include "restore/event_files.h"
 #include "restore/restorer.h"
@@ -45,7 +48,24 @@ void add_step(const NumberStep& step, SyscallProgram& program) {
 
 }  // namespace
 
-UniqueFd Restorer::open_description(FileDescription::Reader description, Pipes& pipes) {
+// Whoever makes it is whom SO_PEERCRED names.
+std::pair<UniqueFd, UniqueFd> Restorer::make_socket_pair_inside(int type, int protocol) {
+  SyscallProgram program;
+  tracee::Data ends = program.buffer(2 * sizeof(int));
+  program.call("making a pair of sockets", SYS_socketpair,
+               {AF_UNIX, type | SOCK_CLOEXEC, protocol, ends});
+  auto numbers = blank_->stub().run(program).object<std::array<int, 2>>(ends);
+  UniqueFd one = kernel::take_fd(blank_->pid(), numbers[0]);
+  UniqueFd other = kernel::take_fd(blank_->pid(), numbers[1]);
+  SyscallProgram closing;
+  for (int number : numbers) closing.call("closing a socket", SYS_close, {number});
+  blank_->stub().run(closing);
+  return {std::move(one), std::move(other)};
+}
+
+UniqueFd Restorer::open_description(FileDescription::Reader description, Pipes& pipes,
+                                    Sockets& sockets) {
+  if (description.getKind() == FileDescription::Kind::SOCKET) return sockets.open(description);
   if (description.getKind() == FileDescription::Kind::PIPE) return pipes.open_end(description);
   if (is_event_file(description.getKind())) return open_event_file(description, blank_->pid());
   if (description.getKind() != FileDescription::Kind::STDIO) {
@@ -130,6 +150,10 @@ void Restorer::restore_descriptors() {
 
   Pipes pipes(files_->get<image::schema::Files>(), contents_, open_files_, settings_.live,
               [this](const std::string& text) { warn(text); });
+  Sockets sockets(
+      sockets_ ? sockets_->get<image::schema::Sockets>().getSockets() : Sockets::List(), contents_,
+      [this](int type, int protocol) { return make_socket_pair_inside(type, protocol); },
+      [this](const std::string& text) { warn(text); });
   const std::size_t at_once = files_at_once();
   std::vector<int> given;
   std::vector<UniqueFd> opened;
@@ -142,7 +166,7 @@ void Restorer::restore_descriptors() {
   };
   for (FileDescription::Reader description :
        files_->get<image::schema::Files>().getDescriptions()) {
-    opened.push_back(open_description(description, pipes));
+    opened.push_back(open_description(description, pipes, sockets));
     if (opened.size() >= at_once) give();
   }
   if (settings_.session_number >= 0) opened.push_back(settings_.session_socket.duplicate());

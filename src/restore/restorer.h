@@ -41,6 +41,7 @@
 #include "restore/files.h"
 #include "restore/page_reception.h"
 #include "restore/pipes.h"
+#include "restore/sockets.h"
 #include "restore/vma_rules.h"
 
 namespace telefork::restore {
@@ -169,7 +170,9 @@ class Restorer {
   std::vector<WantedNumber> wanted_numbers() const;
   void close_mapped_files();
   int make_room_for_descriptors(const std::vector<WantedNumber>& wanted);
-  UniqueFd open_description(image::schema::FileDescription::Reader description, Pipes& pipes);
+  UniqueFd open_description(image::schema::FileDescription::Reader description, Pipes& pipes,
+                            Sockets& sockets);
+  std::pair<UniqueFd, UniqueFd> make_socket_pair_inside(int type, int protocol);
   // epolls.cc
   std::map<int, image::schema::Descriptor::Reader> descriptors_by_number() const;
   void restore_event_files();
@@ -199,6 +202,7 @@ class Restorer {
   RestoreSettings settings_;
   std::optional<image::Record> process_;
   std::optional<image::Record> files_;
+  std::optional<image::Record> sockets_;
   std::optional<image::Record> signals_;
   std::optional<image::Record> timers_;
   std::vector<image::Record> threads_;

@@ -151,6 +151,9 @@ bool Restorer::take(image::RecordSource& source) {
     case RecordType::kFiles:
       files_ = std::move(record);
       break;
+    case RecordType::kSockets:
+      sockets_ = std::move(record);
+      break;
     case RecordType::kSignals:
       signals_ = std::move(record);
       break;

@@ -394,7 +394,7 @@ const Offence kAll[] = {
     {"memfd_as_stderr", "fd 2 -> ", "a memfd cannot move yet; close it", have_memfd_as_stderr, "",
      true, false},
     {"listener_as_stderr", "fd 2 -> ", "a socket cannot move yet; close it",
-     have_listener_as_stderr},
+     have_listener_as_stderr, "", true, false},
     {"pipe_end_as_stderr", "fd 2 -> ", "a pipe whose other end stays cannot move yet; close it",
      have_pipe_end_as_stderr, "", true, false},
     {"namespace", "fd ", "a namespace cannot move; close it", open_namespace},

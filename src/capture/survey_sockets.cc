@@ -1,0 +1,192 @@
+// Which sockets have everything that they are made of within the process.
+#include <algorithm>
+#include <cstring>
+
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "base/error.h"
+#include "capture/survey_moving.h"
+#include "kernel/pidfd.h"
+#include "kernel/unix_diag.h"
+
+namespace telefork::capture {
+namespace {
+
+using Kind = image::schema::FileDescription::Kind;
+
+int ask(const UniqueFd& socket, int name) {
+  int value = 0;
+  socklen_t size = sizeof(value);
+  if (::getsockopt(socket.get(), SOL_SOCKET, name, &value, &size) != 0) {
+    throw_errno("asking a socket for an option");
+  }
+  return value;
+}
+
+bool has_unread(const UniqueFd& socket) {
+  pollfd poll = {socket.get(), POLLIN, 0};
+  return ::poll(&poll, 1, 0) == 1 && (poll.revents & POLLIN) != 0;
+}
+
+// One of the kernel's newer kind cannot even be asked for: EACCES.
+bool has_filter(const UniqueFd& socket) {
+  socklen_t count = 0;
+  return ::getsockopt(socket.get(), SOL_SOCKET, SO_GET_FILTER, nullptr, &count) != 0 || count != 0;
+}
+
+std::vector<std::byte> read_address(const UniqueFd& socket) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof(address);
+  if (::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+    throw_errno("asking a socket for its address");
+  }
+  std::vector<std::byte> bytes(std::min<std::size_t>(size, sizeof(address)));
+  std::memcpy(bytes.data(), &address, bytes.size());
+  return bytes;
+}
+
+bool has_peer(const UniqueFd& socket) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof(address);
+  return ::getpeername(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0;
+}
+
+// Port 0 of a socket that has none.
+bool is_bound(std::span<const std::byte> address) {
+  sockaddr_in6 either{};
+  std::memcpy(&either, address.data(), std::min(address.size(), sizeof(either)));
+  return either.sin6_port != 0;  // where sockaddr_in has it too
+}
+
+const Obstacle kNoSocket{Reason::kSocket, ""};
+
+// A socket of socketpair(2), or one that is not connected. Those with a name can be reached by
+// others.
+std::optional<Obstacle> look_at_unix(const UniqueFd& socket, const OpenFile& open,
+                                     SocketObject& object) {
+  object.address = read_address(socket);
+  if (object.address.size() > sizeof(sa_family_t) || ask(socket, SO_ACCEPTCONN) != 0) {
+    return kNoSocket;
+  }
+  object.address.clear();
+  auto state = kernel::try_ask_unix_socket(static_cast<std::uint32_t>(open.stat.st_ino));
+  if (!state) return kNoSocket;
+  object.paired = state->has_peer;
+  object.peer = state->peer;
+  object.shutdown = state->shutdown;
+  const bool tells_sender = ask(socket, SO_PASSCRED) != 0 && has_unread(socket);
+  if (tells_sender || kernel::parse_sent_descriptors(open.info) != 0) {
+    return Obstacle{Reason::kSentAlong, ""};
+  }
+  return std::nullopt;
+}
+
+std::optional<Obstacle> look_at_udp(const UniqueFd& socket) {
+  if (has_peer(socket)) return kNoSocket;
+  if (has_unread(socket)) return Obstacle{Reason::kUnread, ""};
+  return std::nullopt;
+}
+
+// tcp_info with what the C library's header lacks (include/uapi/linux/tcp.h).
+struct TcpInfo {
+  tcp_info known;
+  std::byte newer[256];
+  // How many segments it has sent, since Linux 4.2.
+  std::uint32_t segments_out() const {
+    constexpr std::size_t kOffset = 136;
+    std::uint32_t count = 0;
+    std::memcpy(&count, reinterpret_cast<const std::byte*>(this) + kOffset, sizeof(count));
+    return count;
+  }
+};
+
+// One that listens, or was never connected.
+std::optional<Obstacle> look_at_tcp(const UniqueFd& socket, SocketObject& object) {
+  TcpInfo all{};
+  const tcp_info& info = all.known;
+  socklen_t size = sizeof(all);
+  if (::getsockopt(socket.get(), IPPROTO_TCP, TCP_INFO, &all, &size) != 0) return kNoSocket;
+  object.listening = info.tcpi_state == TCP_LISTEN;
+  if (object.listening) {
+    // What these say of one that listens: tcp_get_info in net/ipv4/tcp.c.
+    object.backlog = info.tcpi_sacked;
+    if (info.tcpi_unacked != 0) return Obstacle{Reason::kUnread, ""};
+    return std::nullopt;
+  }
+  if (info.tcpi_state != TCP_CLOSE || all.segments_out() != 0) return kNoSocket;
+  return std::nullopt;
+}
+
+std::optional<Obstacle> look_at_internet(const UniqueFd& socket, SocketObject& object) {
+  if (has_filter(socket)) return kNoSocket;
+  const bool tcp = object.type == SOCK_STREAM && object.protocol == IPPROTO_TCP;
+  const bool udp = object.type == SOCK_DGRAM && object.protocol == IPPROTO_UDP;
+  if (!tcp && !udp) return kNoSocket;
+  object.address = read_address(socket);
+  if (!is_bound(object.address)) object.address.clear();
+  return tcp ? look_at_tcp(socket, object) : look_at_udp(socket);
+}
+
+}  // namespace
+
+Sorted MovingDescriptors::sort_socket(const OpenFile& open, Description description) {
+  UniqueFd socket = kernel::take_fd(survey_.pid, open.fd);
+  if (!socket) return kNoSocket;  // it has just been closed
+  SocketObject object;
+  object.link = open.link;
+  object.family = ask(socket, SO_DOMAIN);
+  object.type = ask(socket, SO_TYPE);
+  object.protocol = ask(socket, SO_PROTOCOL);
+  std::optional<Obstacle> obstacle = kNoSocket;
+  if (object.family == AF_UNIX) obstacle = look_at_unix(socket, open, object);
+  if (object.family == AF_INET || object.family == AF_INET6) {
+    obstacle = look_at_internet(socket, object);
+  }
+  if (obstacle) return *obstacle;
+  if (object.peer != 0 && !has_own_peer(open)) return kNoSocket;
+  if (pid_t other = holder_of(open)) return Obstacle{Reason::kHolder, std::to_string(other)};
+  description.kind = Kind::SOCKET;
+  description.object = survey_.sockets.size();
+  survey_.sockets.push_back(std::move(object));
+  return description;
+}
+
+// The other end of a unix socket, and nobody else has it.
+bool MovingDescriptors::has_own_peer(const OpenFile& open) {
+  auto state = kernel::try_ask_unix_socket(static_cast<std::uint32_t>(open.stat.st_ino));
+  if (!state || state->peer == 0) return false;
+  const std::string wanted = fmt::format("socket:[{}]", state->peer);
+  for (int fd : kernel::list_fds(survey_.thread)) {
+    try {
+      if (kernel::read_fd_link(survey_.thread, fd) == wanted) return true;
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone && error.error() != ENOENT) throw;
+    }
+  }
+  return false;
+}
+
+// A pair is two that know each other. One whose other cannot move for another reason stays too.
+void MovingDescriptors::settle_sockets() {
+  for (Description& description : survey_.descriptions) {
+    if (description.kind != Kind::SOCKET) continue;
+    SocketObject& object = survey_.sockets[description.object];
+    if (object.peer == 0) continue;
+    const std::string wanted = fmt::format("socket:[{}]", object.peer);
+    auto peer = std::find_if(survey_.sockets.begin(), survey_.sockets.end(),
+                             [&](const SocketObject& one) { return one.link == wanted; });
+    if (peer != survey_.sockets.end() && fmt::format("socket:[{}]", peer->peer) == object.link) {
+      object.peer_index = static_cast<std::size_t>(peer - survey_.sockets.begin());
+      continue;
+    }
+    survey_.refusals.push_back(
+        refuse(fmt::format("fd {} -> {}", description.fd, description.name), Reason::kSocket));
+  }
+}
+
+}  // namespace telefork::capture

@@ -1,0 +1,22 @@
+// What the kernel knows of a unix socket and getsockopt(2) does not tell: who its peer is, and in
+// which directions it is shut down [sock_diag(7)].
+//
+// Needs no privilege; of the calling process's network namespace. A kernel may have been built
+// without (CONFIG_UNIX_DIAG), or have it as a module that it loads by itself.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace telefork::kernel {
+
+struct UnixSocketState {
+  bool has_peer = false;   // or had one: it may have been closed
+  std::uint32_t peer = 0;  // its inode; 0: closed, or none
+  unsigned shutdown = 0;   // 1: nothing more is received, 2: nothing sent
+};
+
+// Empty: there is none of that inode here, or the kernel does not answer.
+std::optional<UnixSocketState> try_ask_unix_socket(std::uint32_t inode);
+
+}  // namespace telefork::kernel

@@ -1,0 +1,164 @@
+#include "restore/sockets.h"
+
+#include <cerrno>
+#include <cstring>
+#include <span>
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "base/error.h"
+#include "kernel/socket_options.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::schema::FileDescription;
+using image::schema::Socket;
+
+constexpr int kRoom = 1 << 30;  // for what is sent before anybody reads: the kernel's maximum
+
+// "[::1]:80"
+std::string describe_address(const sockaddr_storage& address) {
+  char text[INET6_ADDRSTRLEN] = "";
+  const bool v6 = address.ss_family == AF_INET6;
+  sockaddr_in6 six{};
+  sockaddr_in four{};
+  std::memcpy(&six, &address, sizeof(six));
+  std::memcpy(&four, &address, sizeof(four));
+  const void* number = v6 ? static_cast<const void*>(&six.sin6_addr) : &four.sin_addr;
+  ::inet_ntop(address.ss_family, number, text, sizeof(text));
+  if (v6) return fmt::format("[{}]:{}", text, ntohs(six.sin6_port));
+  return fmt::format("{}:{}", text, ntohs(four.sin_port));
+}
+
+void bind_to(::capnp::Data::Reader bytes, const UniqueFd& socket) {
+  if (bytes.size() == 0) return;
+  sockaddr_storage address{};
+  if (bytes.size() > sizeof(address)) throw Error(Code::kCorrupt, "an address is too long");
+  std::memcpy(&address, bytes.begin(), bytes.size());
+  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address),
+             static_cast<socklen_t>(bytes.size())) == 0) {
+    return;
+  }
+  const int error = errno;
+  throw Error(Code::kRefused, fmt::format("its address {} cannot be had here: {}",
+                                          describe_address(address), std::strerror(error)));
+}
+
+void set_flags(const UniqueFd& socket, unsigned flags) {
+  if (::fcntl(socket.get(), F_SETFL, flags & O_NONBLOCK) != 0) {
+    throw_errno("setting the flags of a socket");
+  }
+}
+
+void shut_down(unsigned directions, const UniqueFd& socket) {
+  if (directions == 0) return;
+  const int how = directions == 1 ? SHUT_RD : directions == 2 ? SHUT_WR : SHUT_RDWR;
+  if (::shutdown(socket.get(), how) != 0) throw_errno("shutting down a socket");
+}
+
+void make_room(const UniqueFd& socket) {
+  if (::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kRoom, sizeof(kRoom)) != 0) {
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &kRoom, sizeof(kRoom));
+  }
+}
+
+void send_all(std::span<const std::byte> message, const UniqueFd& socket) {
+  do {
+    const ssize_t count =
+        ::send(socket.get(), message.data(), message.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw_errno("filling a socket", errno, Code::kResources);
+    message = message.subspan(static_cast<std::size_t>(count));
+  } while (!message.empty());
+}
+
+}  // namespace
+
+Sockets::Sockets(List records, const ContentStore& contents, MakePair make_pair,
+                 std::function<void(const std::string&)> warn)
+    : records_(records),
+      contents_(contents),
+      make_pair_(std::move(make_pair)),
+      warn_(std::move(warn)),
+      made_(records.size()) {}
+
+void Sockets::set_options(Socket::Reader record, const UniqueFd& socket) const {
+  for (image::schema::SocketOption::Reader option : record.getOptions()) {
+    auto value = option.getValue();
+    const auto* bytes = reinterpret_cast<const std::byte*>(value.begin());
+    if (value.size() > kernel::kMaxSocketOption) {
+      throw Error(Code::kCorrupt, "an option of a socket is too long");
+    }
+    kernel::SocketOption wanted{option.getLevel(), option.getName(), {bytes, bytes + value.size()}};
+    if (kernel::try_set_socket_option(socket, wanted)) continue;
+    warn_(fmt::format("option {} (level {}) of a socket of it is not what it was: {}", wanted.name,
+                      wanted.level, std::strerror(errno)));
+  }
+}
+
+void Sockets::fill(Socket::Reader record, const UniqueFd& sender) const {
+  if (record.getContentId() == 0) return;
+  const std::vector<std::byte> bytes = contents_.read(record.getContentId());
+  make_room(sender);
+  std::span<const std::byte> rest(bytes);
+  for (std::uint32_t size : record.getMessages()) {
+    if (size > rest.size()) throw Error(Code::kCorrupt, "a socket holds less than it says");
+    send_all(rest.first(size), sender);
+    rest = rest.subspan(size);
+  }
+}
+
+UniqueFd Sockets::make(Socket::Reader record) const {
+  UniqueFd socket(
+      ::socket(record.getFamily(), record.getType() | SOCK_CLOEXEC, record.getProtocol()));
+  if (!socket) throw_errno("making a socket");
+  // Some of them say what it may be bound to.
+  set_options(record, socket);
+  bind_to(record.getAddress(), socket);
+  if (record.getListening() && ::listen(socket.get(), static_cast<int>(record.getBacklog())) != 0) {
+    throw_errno("listening");
+  }
+  shut_down(record.getFamily() == AF_UNIX ? record.getShutdown() : 0, socket);
+  return socket;
+}
+
+// Nothing is sent that is not there before its sender is shut down or closed.
+void Sockets::make_pair_of(std::uint32_t index) {
+  Socket::Reader one = records_[index];
+  auto [mine, others] = make_pair_(one.getType(), one.getProtocol());
+  fill(one, others);
+  if (one.getPeer() == 0) {
+    others.reset();
+  } else {
+    Socket::Reader other = records_[one.getPeer() - 1];
+    fill(other, mine);
+    set_options(other, others);
+    shut_down(other.getShutdown(), others);
+    made_[one.getPeer() - 1] = std::move(others);
+  }
+  set_options(one, mine);
+  if (one.getPeer() != 0) shut_down(one.getShutdown(), mine);
+  made_[index] = std::move(mine);
+}
+
+UniqueFd Sockets::open(FileDescription::Reader description) {
+  const std::uint32_t index = description.getSocket();
+  if (index >= made_.size()) throw Error(Code::kCorrupt, "a socket is not in the image");
+  Socket::Reader record = records_[index];
+  if (!made_[index]) {
+    if (record.getPaired()) {
+      make_pair_of(index);
+    } else {
+      made_[index] = make(record);
+    }
+  }
+  set_flags(made_[index], description.getFlags());
+  return made_[index].duplicate();
+}
+
+}  // namespace telefork::restore

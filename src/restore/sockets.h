@@ -1,0 +1,44 @@
+// Sockets with their options, and pairs with what lies in them unread.
+//
+//     Sockets sockets(sockets_record, contents, make_pair, warn);
+//     UniqueFd one = sockets.open(description);           // once a description of kind socket
+//
+// A pair is made by the guest itself, whose ids it then bears (SO_PEERCRED, unix(7)), and is open
+// here until all of it is there.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "image/image.capnp.h"
+#include "restore/content_store.h"
+
+namespace telefork::restore {
+
+class Sockets {
+ public:
+  using MakePair = std::function<std::pair<UniqueFd, UniqueFd>(int type, int protocol)>;
+  using List = ::capnp::List<image::schema::Socket>::Reader;
+  Sockets(List records, const ContentStore& contents, MakePair make_pair,
+          std::function<void(const std::string&)> warn);
+  // Throws kRefused for an address that is taken here.
+  UniqueFd open(image::schema::FileDescription::Reader description);
+
+ private:
+  UniqueFd make(image::schema::Socket::Reader record) const;
+  void make_pair_of(std::uint32_t index);
+  // What `record` has not read, sent by the other end.
+  void fill(image::schema::Socket::Reader record, const UniqueFd& sender) const;
+  void set_options(image::schema::Socket::Reader record, const UniqueFd& socket) const;
+
+  List records_;
+  const ContentStore& contents_;
+  MakePair make_pair_;
+  std::function<void(const std::string&)> warn_;
+  std::vector<UniqueFd> made_;
+};
+
+}  // namespace telefork::restore

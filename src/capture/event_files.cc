@@ -35,6 +35,17 @@ UniqueFd take(pid_t pid, int fd) {
   return taken;
 }
 
+image::schema::FileLock::Kind kind_of(const kernel::LockInfo& lock) {
+  switch (lock.kind) {
+    case kernel::LockInfo::Kind::kFlock:
+      return image::schema::FileLock::Kind::FLOCK;
+    case kernel::LockInfo::Kind::kPosix:
+      return image::schema::FileLock::Kind::POSIX;
+    default:
+      return image::schema::FileLock::Kind::DESCRIPTION;
+  }
+}
+
 struct TimerReading {
   kernel::TimerfdInfo info;
   std::int64_t remaining = 0;
@@ -116,6 +127,14 @@ void Capture::fill_object(const Description& description, DescriptionBuilder rec
     items[i].setDescription(static_cast<std::uint32_t>(item.description));
     items[i].setEvents(item.target.events);
     items[i].setData(item.target.data);
+  }
+  auto locks = record.initLocks(static_cast<unsigned>(description.locks.size()));
+  for (unsigned i = 0; i < locks.size(); ++i) {
+    const kernel::LockInfo& lock = description.locks[i];
+    locks[i].setKind(kind_of(lock));
+    locks[i].setExclusive(lock.exclusive);
+    locks[i].setStart(lock.start);
+    locks[i].setLength(lock.length);
   }
   auto watches = record.initWatches(static_cast<unsigned>(description.watches.size()));
   for (unsigned i = 0; i < watches.size(); ++i) {

@@ -283,6 +283,8 @@ class Sorter {
     if (S_ISREG(open.stat.st_mode) || S_ISDIR(open.stat.st_mode)) {
       if (auto reason = why_no_plain_file(survey_.pid, open)) return stay(open, *reason);
     }
+    // Whoever goes on at home keeps its own.
+    if (survey_.whole) description.locks = kernel::parse_locks(open.info);
     if (S_ISREG(open.stat.st_mode)) return sort_regular(open, std::move(description));
     if (S_ISDIR(open.stat.st_mode)) {
       description.kind = Kind::DIRECTORY;
@@ -316,14 +318,13 @@ class Sorter {
   }
 
   std::optional<Description> sort_regular(const OpenFile& open, Description description) {
-    for (const std::string& detail : open.info.details) {
-      if (detail.starts_with("lock:")) return stay(open, Reason::kLock);
-    }
+    if (survey_.whole ? has_lease(description) : has_lock(open)) return stay(open, Reason::kLock);
     // The content of a file may have come in a memory file.
     if (survey_.files.is_from_elsewhere(open.stat)) return with_file(open, std::move(description));
     const bool in_memory = open.link.starts_with(kMemoryFilePrefix);
     bool writable = (description.flags & O_ACCMODE) != O_RDONLY;
-    const bool nameless = writable && open.stat.st_nlink == 0;
+    const bool held = writable || !description.locks.empty();
+    const bool nameless = held && open.stat.st_nlink == 0;
     // O_TMPFILE says how it was made, and O_DIRECTORY is a part of it.
     if (nameless) description.flags &= ~unsigned{O_TMPFILE};
     if (survey_.whole && (in_memory || nameless)) {
@@ -333,7 +334,20 @@ class Sorter {
     }
     if (in_memory) return stay(open, Reason::kMemfd);
     if (nameless) return stay(open, Reason::kDeletedWritable);
-    return with_file(open, std::move(description), writable);
+    const bool must_be_same = writable || !description.locks.empty();
+    return with_file(open, std::move(description), must_be_same);
+  }
+
+  static bool has_lock(const OpenFile& open) {
+    return std::any_of(open.info.details.begin(), open.info.details.end(),
+                       [](const std::string& detail) { return detail.starts_with("lock:"); });
+  }
+
+  // Or whatever else is no lock that can be taken again.
+  static bool has_lease(const Description& description) {
+    return std::any_of(
+        description.locks.begin(), description.locks.end(),
+        [](const kernel::LockInfo& lock) { return lock.kind == kernel::LockInfo::Kind::kOther; });
   }
 
   std::optional<Description> with_file(const OpenFile& open, Description description,

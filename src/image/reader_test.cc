@@ -436,6 +436,10 @@ TEST(ImageReader, RefusesNumbersOfWhatIsNotThere) {
                 files.getDescriptions()[1].initTimer().setRemaining(-1);
               }),
               HasSubstr("negative time"));
+  EXPECT_THAT(error_of_files_with([](schema::Files::Builder files) {
+                files.getDescriptions()[0].initLocks(1)[0].setStart(1ull << 63);
+              }),
+              HasSubstr("is of no file"));
 }
 
 TEST(ImageReader, RefusesPipesThatDoNotHoldWhatTheySay) {

@@ -69,6 +69,13 @@ void check_extents(schema::FileContent::Reader content) {
   }
 }
 
+void check_lock(schema::FileLock::Reader lock) {
+  constexpr std::uint64_t kMost = INT64_MAX;
+  if (lock.getStart() > kMost || lock.getLength() > kMost - lock.getStart() + 1) {
+    refuse("its lock of {} bytes at {} is of no file", lock.getLength(), lock.getStart());
+  }
+}
+
 void check_timer(schema::TimerFile::Reader timer) {
   if (timer.getRemaining() < 0 || timer.getInterval() < 0 || timer.getDeadline() < 0) {
     refuse("its timer has a negative time");
@@ -223,6 +230,7 @@ void RecordRules::check_files(schema::Files::Reader files) const {
         refuse("its epoll {} watches what is not there", description.getId());
       }
     }
+    for (schema::FileLock::Reader lock : description.getLocks()) check_lock(lock);
     if (description.hasTimer()) check_timer(description.getTimer());
   }
 }

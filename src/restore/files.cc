@@ -228,6 +228,15 @@ OpenFiles::Use OpenFiles::use_of(unsigned flags) {
   return (flags & O_APPEND) != 0 ? Use::kAppend : Use::kWrite;
 }
 
+void OpenFiles::verify_lockable(FileDescription::Reader description, const UniqueFd& file) {
+  FileRef::Reader ref = description.getFile();
+  if (description.getLocks().size() == 0 || ref.getContentId() != 0) return;
+  if (!kernel::same_file_whatever_its_content(kernel::identify_file(file.get(), boot_id_),
+                                              decode_identity(ref))) {
+    refuse(ref, "it is locked there, and the file here is not known to be the same one");
+  }
+}
+
 UniqueFd OpenFiles::open_for_mapping(FileRef::Reader ref, const ContentStore& contents,
                                      bool writable) {
   UniqueFd file;
@@ -284,6 +293,7 @@ UniqueFd OpenFiles::open_description(FileDescription::Reader description,
     default:
       throw Error(Code::kCorrupt, "it has a descriptor that is no file");
   }
+  verify_lockable(description, file);
   arrived_.note(file, ref);
   if (description.getKind() == FileDescription::Kind::DEVICE || (flags & O_PATH) != 0) return file;
   auto position = static_cast<off_t>(description.getPosition());

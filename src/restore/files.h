@@ -85,6 +85,8 @@ class OpenFiles {
   UniqueFd open_here(image::schema::FileRef::Reader ref, int flags);
   enum class Use { kRead, kWrite, kAppend };
   static Use use_of(unsigned flags);
+  // A lock on another file locks nobody out.
+  void verify_lockable(image::schema::FileDescription::Reader description, const UniqueFd& file);
   void verify(image::schema::FileRef::Reader ref, const UniqueFd& file, Use use);
   // Of a file that the kernel makes up, as of an empty one.
   const std::vector<std::byte>& hash_of(const UniqueFd& file, const kernel::FileIdentity& identity,

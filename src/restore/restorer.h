@@ -178,6 +178,8 @@ class Restorer {
   void restore_event_files();
   void restore_disabled_targets(int epoll, image::schema::FileDescription::Reader description);
   void restore_targets(int epoll, image::schema::FileDescription::Reader description);
+  // locks.cc
+  void restore_locks();
   std::int64_t read_guest_clock(int clock);
   void restore_timer_files();
   pid_t owner_of(image::schema::FileDescription::Reader description) const;

@@ -416,6 +416,8 @@ void Restorer::finish_as_this_user() {
   with_context("restoring descriptors", [&] {
     restore_descriptors();
     restore_event_files();
+    // To close any descriptor of a file lets go of its POSIX locks: none is closed any more.
+    restore_locks();
   });
   with_context("restoring the process", [&] { restore_settings(); });
   with_context("restoring signals", [&] { restore_signals(); });

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import unittest
 
 import cli
@@ -42,6 +43,22 @@ def hold_id(number, begin):
         member = int(told.read())
     os.waitpid(pid, 0)
     return member
+
+
+# A program with an event loop: an epoll, a pair of sockets and a pipe that only it has, and threads.
+EVENT_LOOP = """
+import asyncio, os, sys
+async def main():
+    loop = asyncio.get_running_loop()
+    pipe = asyncio.StreamReader()
+    there, here = os.pipe()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(pipe), os.fdopen(there, "rb"))
+    print("ready", flush=True)
+    line = await loop.run_in_executor(None, sys.stdin.readline)
+    os.write(here, line.encode())
+    print("heard", (await pipe.readline()).decode(), end="", flush=True)
+asyncio.run(main())
+"""
 
 
 class SaveAndLoad(cli.Test):
@@ -99,6 +116,16 @@ class SaveAndLoad(cli.Test):
         self.assertEqual(call("save", pid, second).returncode, 0)
         self.assertEqual(self.finish(loader)[0], 128 + signal.SIGKILL)
         self.assertEqual(self.finish(load(second)), (42, b"pass\n", b""))
+
+    def test_restores_a_program_with_an_event_loop(self):
+        program = subprocess.Popen([sys.executable, "-c", EVENT_LOOP], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE)
+        self.addCleanup(program.kill)
+        self.assertEqual(program.stdout.readline(), b"ready\n")
+        image = self.folder / "loop.tfi"
+        self.assertEqual(call("save", "--keep", program.pid, image).returncode, 0)
+        self.assertEqual(self.finish(program, b"here\n")[:2], (0, b"heard here\n"))
+        self.assertEqual(self.finish(load(image), b"there\n"), (0, b"heard there\n", b""))
 
     def test_loads_beside_the_original_in_a_pid_namespace(self):
         victim = self.victim(4, 8, __file__)

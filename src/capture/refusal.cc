@@ -25,8 +25,8 @@ constexpr std::array kRules = {
          "a pipe whose other end stays cannot move yet", kClose},
     Rule{Reason::kSocket, Part::kDescriptors,
          "a socket; for `telefork save` not one whose other end the process has too "
-         "(socketpair(2)), one "
-         "of UDP that is not connected, one of TCP that listens or was never connected",
+         "(socketpair(2)), one of UDP that is not connected and in no multicast group, one of TCP "
+         "that listens or was never connected",
          "a socket cannot move yet", kClose},
     Rule{Reason::kDescriptor, Part::kDescriptors,
          "userfaultfd, io_uring, perf, bpf, a pidfd of another process; except for `telefork save` "

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "capture/survey_moving.h"
+#include "kernel/multicast.h"
 #include "kernel/pidfd.h"
 #include "kernel/unix_diag.h"
 
@@ -87,7 +88,7 @@ std::optional<Obstacle> look_at_unix(const UniqueFd& socket, const OpenFile& ope
 }
 
 std::optional<Obstacle> look_at_udp(const UniqueFd& socket) {
-  if (has_peer(socket)) return kNoSocket;
+  if (has_peer(socket) || kernel::has_multicast_groups(socket)) return kNoSocket;
   if (has_unread(socket)) return Obstacle{Reason::kUnread, ""};
   return std::nullopt;
 }

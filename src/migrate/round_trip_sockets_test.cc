@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -286,6 +287,19 @@ TEST_F(RoundTripOfSockets, StayWhereSomebodyWaits) {
         VERIFY(::accept(listener, nullptr, nullptr) >= 0);
       },
       "it has what was not accepted or read yet");
+}
+
+TEST_F(RoundTripOfSockets, StayInTheirMulticastGroups) {
+  expect_refused(
+      [](Self& self) {
+        const int member = ::socket(AF_INET, SOCK_DGRAM, 0);
+        ip_mreqn request{};
+        request.imr_multiaddr.s_addr = htonl(0xef010203);
+        request.imr_ifindex = static_cast<int>(::if_nametoindex("lo"));
+        VERIFY(::setsockopt(member, IPPROTO_IP, IP_ADD_MEMBERSHIP, &request, sizeof(request)) == 0);
+        self.travel();
+      },
+      "a socket cannot move yet");
 }
 
 TEST_F(RoundTripOfSockets, StayWithDescriptorsOnTheirWay) {

@@ -172,6 +172,8 @@ void Restorer::restore_descriptors() {
   if (settings_.session_number >= 0) opened.push_back(settings_.session_socket.duplicate());
   give();
   contents_.settle();
+  // The guest's alone from here on: who looks for others that have its files finds none.
+  contents_ = ContentStore();
 
   SyscallProgram program;
   program.call("closing the way in", SYS_close, {Blank::kSocket});

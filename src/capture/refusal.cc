@@ -20,49 +20,57 @@ constexpr char kStub[] = "src/tracee/stub.cc";
 
 constexpr std::array kRules = {
     Rule{Reason::kPipe, Part::kDescriptors,
-         "a pipe or FIFO, other than the standard streams; for `telefork save` one that another "
+         "a pipe or FIFO, other than the standard streams; for `telefork save` and `move` one that "
+         "another "
          "process has too",
          "a pipe whose other end stays cannot move yet", kClose},
     Rule{Reason::kSocket, Part::kDescriptors,
-         "a socket; for `telefork save` not one whose other end the process has too "
+         "a socket; for `telefork save` and `move` not one whose other end the process has too "
          "(socketpair(2)), one of UDP that is not connected and in no multicast group, one of TCP "
          "that listens or was never connected",
          "a socket cannot move yet", kClose},
     Rule{Reason::kDescriptor, Part::kDescriptors,
          "userfaultfd, io_uring, perf, bpf, a pidfd of another process; except for `telefork save` "
+         "and `move` "
          "also epoll, eventfd, timerfd, signalfd, inotify, any pidfd",
          "this kind of descriptor cannot move yet", kClose},
-    Rule{Reason::kMemfd, Part::kDescriptors, "a memfd, but for `telefork save`",
+    Rule{Reason::kMemfd, Part::kDescriptors, "a memfd, but for `telefork save` and `move`",
          "a memfd cannot move yet", kClose},
     Rule{Reason::kLock, Part::kDescriptors,
-         "a file with a lock; for `telefork save` with a lease (fcntl(2), F_SETLEASE) only",
+         "a file with a lock; for `telefork save` and `move` with a lease (fcntl(2), F_SETLEASE) "
+         "only",
          "a lock on the file cannot move yet", kClose},
     Rule{Reason::kDeletedWritable, Part::kDescriptors,
-         "a deleted file open for writing, but for `telefork save`",
+         "a deleted file open for writing, but for `telefork save` and `move`",
          "a deleted file that is open for writing cannot move yet", kClose},
     Rule{Reason::kHolder, Part::kDescriptors,
-         "for `telefork save`: an epoll, eventfd, timerfd, signalfd, inotify, socket, memfd or "
+         "for `telefork save` and `move`: an epoll, eventfd, timerfd, signalfd, inotify, socket, "
+         "memfd or "
          "deleted file that another process has too",
          "process {} has it too, and stays", kClose},
     Rule{Reason::kEpollTarget, Part::kDescriptors,
-         "for `telefork save`: an epoll that watches what the process has closed and another "
+         "for `telefork save` and `move`: an epoll that watches what the process has closed and "
+         "another "
          "process has open",
          "what it watches as fd {} is no descriptor of the process any more",
          "end that other process"},
     Rule{Reason::kUnreadEvents, Part::kDescriptors,
-         "for `telefork save`: an inotify with events that were not read",
+         "for `telefork save` and `move`: an inotify with events that were not read",
          "it has events that were not read, and the kernel shows them to nobody else",
          "have the program read them"},
     Rule{Reason::kUnknownWatch, Part::kDescriptors,
-         "for `telefork save`: an inotify that watches what has no name any more, or, of a plain "
+         "for `telefork save` and `move`: an inotify that watches what has no name any more, or, "
+         "of a plain "
          "user's, anything",
          "what it watches (number {}) is not told here by a name", "ask as root, or close it"},
     Rule{Reason::kUnread, Part::kDescriptors,
-         "for `telefork save`: a socket of TCP with connections that were not accepted, or of UDP "
+         "for `telefork save` and `move`: a socket of TCP with connections that were not accepted, "
+         "or of UDP "
          "with datagrams that were not read",
          "it has what was not accepted or read yet", "have the program take it"},
     Rule{Reason::kSentAlong, Part::kDescriptors,
-         "for `telefork save`: a unix socket with something unread that has descriptors or, with "
+         "for `telefork save` and `move`: a unix socket with something unread that has descriptors "
+         "or, with "
          "SO_PASSCRED, its sender's ids with it",
          "descriptors or ids were sent along with what it has not read",
          "have the program read it"},
@@ -104,7 +112,8 @@ constexpr std::array kRules = {
          "memory shared with processes that stay cannot move", kCopyShared},
     Rule{Reason::kMemoryFile, Part::kMemory,
          "a mapping of a memfd, of a deleted file in memory, of SysV memory, of /dev/shm; for "
-         "`telefork save` of the first two only what another process has too, or, of a plain "
+         "`telefork save` and `move` of the first two only what another process has too, or, of a "
+         "plain "
          "user's, what no descriptor of the process names",
          "memory that others may share stays at home", kCopyShared},
     Rule{Reason::kUnknownShared, Part::kMemory, "shared memory that is none of these",

@@ -173,7 +173,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
 
 Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   Survey survey(pid);
-  survey.whole = moves_whole(options);
+  survey.whole = moves_whole(options.purpose);
   survey.copies_shared = options.copy_shared;
   if (options.purpose == Purpose::kReturn) survey.in_a_call = true;
   survey.files.know(std::move(earlier.files));

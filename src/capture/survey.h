@@ -32,7 +32,8 @@ namespace telefork::capture {
 // it for good, with a deputy at home.
 enum class Purpose { kFork, kSave, kRunOn, kReturn, kMove };
 
-// Nothing of it stays in use at home.
+// Nothing of it stays in use at home: what lives with the process is then rebuilt there. Of a fork
+// or a call the original would still have it.
 constexpr bool moves_whole(Purpose purpose) {
   return purpose == Purpose::kSave || purpose == Purpose::kMove;
 }
@@ -60,10 +61,6 @@ struct SurveyOptions {
   // fork: the thread that is about to make it, as the process sees it; 0: the first one.
   pid_t caller = 0;
 };
-
-// Whether the process and all that it has leaves, and nobody goes on using it here: what lives with
-// the process is then rebuilt there. Of a fork or a call the original would still have it.
-inline bool moves_whole(const SurveyOptions& options) { return options.purpose == Purpose::kSave; }
 
 // What an epoll watches.
 struct EpollItem {

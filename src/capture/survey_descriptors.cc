@@ -273,7 +273,7 @@ class Sorter {
       return with_file(open, std::move(description));
     }
     if (open.stat.st_mode == 0) return stay(open, Reason::kProcFile);
-    const bool stream = is_standard_stream(survey_.pid, open);
+    const bool stream = is_standard_stream(survey_.pid, open) && !is_own_stream(open);
     if (stream && has_home()) {
       bool carried = open.fd != 0 || options_.takes_stdin;
       description.kind = carried ? Kind::STDIO : Kind::NULL_;
@@ -290,7 +290,7 @@ class Sorter {
       description.kind = Kind::DIRECTORY;
       return with_file(open, std::move(description));
     }
-    if (stream && survey_.whole && !is_own_stream(open)) {
+    if (stream && survey_.whole) {
       // `load` gives its own standard streams in their place.
       description.kind = Kind::STDIO;
       description.stream = static_cast<unsigned>(open.fd);
@@ -300,8 +300,9 @@ class Sorter {
     return stay(open, why_not(open));
   }
 
-  // Both of its ends are.
+  // Both of its ends are, and it goes with them.
   bool is_own_stream(const OpenFile& open) {
+    if (!survey_.whole) return false;
     if (S_ISSOCK(open.stat.st_mode)) return moving_.has_own_peer(open);
     return S_ISFIFO(open.stat.st_mode) && moving_.has_both_ends(open);
   }

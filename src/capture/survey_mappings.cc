@@ -203,7 +203,7 @@ bool is_homes(const SurveyOptions& options, const Vma& vma) {
 // it. System V memory is no file to its users. False: it stays to be looked at.
 bool try_move_file(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
-  if (!moves_whole(options) || !vma.deleted || vma.is_system_v()) return false;
+  if (!moves_whole(options.purpose) || !vma.deleted || vma.is_system_v()) return false;
   const dev_t device = makedev(vma.dev_major, vma.dev_minor);
   if (!options.copy_shared && survey.outside.find_file(device, vma.inode) != 0) return false;
   std::string path = open_path_of(survey.pid, vma);

@@ -1,0 +1,157 @@
+#include "process_state.h"
+
+#include <array>
+#include <csignal>
+#include <cstdint>
+#include <filesystem>
+#include <regex>
+#include <set>
+#include <sstream>
+
+#include "scene.h"
+
+namespace victims {
+namespace {
+
+namespace fs = std::filesystem;
+using fork_test::slurp;
+
+constexpr std::array kWholeFiles = {"cmdline",         "environ", "limits",     "oom_score_adj",
+                                    "coredump_filter", "comm",    "personality"};
+constexpr std::array kLinks = {"cwd", "root", "exe"};
+
+std::string link_of(const fs::path& path) {
+  std::error_code gone;
+  std::string target = fs::read_symlink(path, gone);
+  static const std::regex inode(R"(^(pipe|socket):\[\d+\])");
+  return std::regex_replace(target, inode, "$1");
+}
+
+// Of every thread, since each may have its own.
+const std::set<std::string>& lines_of_status() {
+  static const std::set<std::string> lines = {"Name",
+                                              "Umask",
+                                              "Uid",
+                                              "Gid",
+                                              "Groups",
+                                              "Threads",
+                                              "SigPnd",
+                                              "ShdPnd",
+                                              "SigBlk",
+                                              "SigIgn",
+                                              "SigCgt",
+                                              "CapInh",
+                                              "CapPrm",
+                                              "CapEff",
+                                              "CapBnd",
+                                              "CapAmb",
+                                              "NoNewPrivs",
+                                              "Seccomp",
+                                              "Seccomp_filters",
+                                              "Cpus_allowed_list",
+                                              "Mems_allowed_list",
+                                              "THP_enabled"};
+  return lines;
+}
+
+// The number that it has in its own namespace.
+std::string own_id(const std::string& status) {
+  static const std::regex ids(R"(\nNSpid:.*\s(\d+)\n)");
+  std::smatch match;
+  return std::regex_search(status, match, ids) ? match[1].str() : "?";
+}
+
+// The kernel takes a signal that a thread waits for out of its mask meanwhile, and whether it is
+// there already nobody knows.
+std::string without_sigterm(const std::string& value) {
+  const std::uint64_t mask =
+      std::stoull(value.substr(value.find_first_not_of(": \t")), nullptr, 16);
+  std::ostringstream text;
+  text << std::hex << (mask & ~(std::uint64_t{1} << (SIGTERM - 1)));
+  return text.str();
+}
+
+std::string scheduling_of(const std::string& stat) {
+  std::istringstream fields(stat.substr(stat.rfind(')') + 1));
+  std::array<std::string, 40> field;  // from 3, the state, on; see proc(5)
+  for (std::string& text : field) fields >> text;
+  return "priority " + field[15] + ", nice " + field[16] + ", realtime " + field[37] + ", policy " +
+         field[38];
+}
+
+}  // namespace
+
+ProcessState::ProcessState(pid_t pid) {
+  const std::string folder = "/proc/" + std::to_string(pid) + "/";
+  for (const char* name : kWholeFiles) values_[name] = slurp(folder + name);
+  for (const char* name : kLinks) values_[name] = link_of(folder + name);
+  add_map(folder);
+  add_descriptors(folder);
+  add_threads(folder);
+}
+
+void ProcessState::add_map(const std::string& folder) {
+  std::istringstream lines(slurp(folder + "smaps"));
+  static const std::regex mapping(R"(^([0-9a-f]+-[0-9a-f]+ \S+) ([0-9a-f]+) \S+ \d+ *(.*)$)");
+  std::string range;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("VmFlags:")) {
+      values_[range] += " flags" + line.substr(8);
+      continue;
+    }
+    // Cheap before it is exact: there may be very many.
+    if (line.empty() || (line[0] >= 'A' && line[0] <= 'Z')) continue;
+    std::smatch match;
+    if (!std::regex_match(line, match, mapping)) continue;
+    range = "mapping " + match[1].str();
+    values_[range] = match[2].str() + " " + match[3].str();
+  }
+}
+
+void ProcessState::add_descriptors(const std::string& folder) {
+  std::error_code gone;
+  for (const auto& entry : fs::directory_iterator(folder + "fd", gone)) {
+    const std::string number = entry.path().filename();
+    if (std::stoi(number) <= 2) continue;
+    std::string& value = values_["descriptor " + number];
+    value = link_of(entry.path());
+    std::istringstream lines(slurp(folder + "fdinfo/" + number));
+    for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("pos:") || line.starts_with("flags:")) value += " " + line;
+    }
+  }
+}
+
+void ProcessState::add_threads(const std::string& folder) {
+  std::error_code gone;
+  for (const auto& entry : fs::directory_iterator(folder + "task", gone)) {
+    const std::string status = slurp(entry.path() / "status");
+    const std::string thread = "thread " + own_id(status) + " ";
+    std::istringstream lines(status);
+    for (std::string line; std::getline(lines, line);) {
+      const std::string name = line.substr(0, line.find(':'));
+      if (!lines_of_status().contains(name)) continue;
+      const std::string value = line.substr(name.size());
+      values_[thread + name] = name == "SigBlk" ? without_sigterm(value) : value;
+    }
+    values_[thread + "scheduling"] = scheduling_of(slurp(entry.path() / "stat"));
+  }
+}
+
+std::string ProcessState::differences_from(const ProcessState& before) const {
+  std::string text;
+  for (const auto& [name, value] : before.values_) {
+    auto now = values_.find(name);
+    if (now == values_.end()) {
+      text += name + " is gone: " + value + "\n";
+    } else if (now->second != value) {
+      text += name + " was " + value + ", is " + now->second + "\n";
+    }
+  }
+  for (const auto& [name, value] : values_) {
+    if (!before.values_.contains(name)) text += name + " is new: " + value + "\n";
+  }
+  return text;
+}
+
+}  // namespace victims

@@ -1,0 +1,32 @@
+// What /proc tells of a process, so that two moments can be compared.
+//
+//     ProcessState before(pid);
+//     ...
+//     EXPECT_EQ(ProcessState(pid).differences_from(before), "");
+//
+// Left out is what moves by itself (times, counters, resident memory) and what is another thing at
+// every place (numbers of inodes, the standard streams, parent and process group).
+#pragma once
+
+#include <map>
+#include <string>
+
+#include <sys/types.h>
+
+namespace victims {
+
+class ProcessState {
+ public:
+  explicit ProcessState(pid_t pid);
+  // A line for each that is not the same, or nothing.
+  std::string differences_from(const ProcessState& before) const;
+
+ private:
+  void add_map(const std::string& folder);
+  void add_descriptors(const std::string& folder);
+  void add_threads(const std::string& folder);
+
+  std::map<std::string, std::string> values_;
+};
+
+}  // namespace victims

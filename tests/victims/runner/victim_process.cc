@@ -1,0 +1,204 @@
+#include "victim_process.h"
+
+#include <chrono>
+#include <csignal>
+#include <regex>
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "scene.h"
+
+namespace victims {
+namespace {
+
+constexpr int kPatienceMs = 90'000;
+
+int exit_code(int status) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+void make_pipe(int (&ends)[2]) {
+  if (pipe2(ends, O_CLOEXEC) != 0) ADD_FAILURE() << "pipe2: " << strerror(errno);
+}
+
+// All that is there now.
+std::string drain(int fd) {
+  std::string text;
+  fcntl(fd, F_SETFL, O_NONBLOCK);
+  char buffer[4096];
+  for (ssize_t n; (n = read(fd, buffer, sizeof buffer)) > 0;) {
+    text.append(buffer, static_cast<std::size_t>(n));
+  }
+  return text;
+}
+
+// Until the child ends. One that does not is killed.
+int wait_for(pid_t pid) {
+  const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+  pollfd end{pidfd, POLLIN, 0};
+  if (poll(&end, 1, kPatienceMs) != 1) {
+    ADD_FAILURE() << "process " << pid << " does not end\n" << fork_test::describe_descendants();
+    kill(pid, SIGKILL);
+  }
+  close(pidfd);
+  int status = 0;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  return exit_code(status);
+}
+
+void become(const Launch& launch) {
+  sigset_t mask;
+  sigemptyset(&mask);
+  if (launch.block_sigterm) sigaddset(&mask, SIGTERM);
+  for (int signal = 1; signal < NSIG; ++signal) std::signal(signal, SIG_DFL);
+  sigprocmask(SIG_SETMASK, &mask, nullptr);
+  const int null = open("/dev/null", O_RDWR);
+  dup2(null, 0);
+  dup2(launch.out < 0 ? null : launch.out, 1);
+  dup2(launch.err < 0 ? null : launch.err, 2);
+  syscall(SYS_close_range, 3U, ~0U, 0U);
+  std::vector<char*> arguments;
+  for (const std::string& argument : launch.arguments) {
+    arguments.push_back(const_cast<char*>(argument.c_str()));
+  }
+  arguments.push_back(nullptr);
+  if (chdir(launch.folder.c_str()) == 0) execv(arguments[0], arguments.data());
+  _exit(127);
+}
+
+}  // namespace
+
+pid_t launch(const Launch& launch) {
+  // Before the fork, or the signal could come before the child has blocked it.
+  sigset_t term;
+  sigset_t before;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  sigprocmask(SIG_BLOCK, &term, &before);
+  const pid_t pid = fork();
+  if (pid == 0) become(launch);
+  sigprocmask(SIG_SETMASK, &before, nullptr);
+  EXPECT_GT(pid, 0);
+  return pid;
+}
+
+Finished run_command(const std::vector<std::string>& arguments, const std::string& folder) {
+  int out[2];
+  int err[2];
+  make_pipe(out);
+  make_pipe(err);
+  Finished finished;
+  finished.code = wait_for(launch({arguments, folder, out[1], err[1]}));
+  finished.out = drain(out[0]);
+  finished.err = drain(err[0]);
+  for (int fd : {out[0], out[1], err[0], err[1]}) close(fd);
+  return finished;
+}
+
+VictimProcess::VictimProcess(const std::string& program, const std::string& folder)
+    : folder_(folder) {
+  make_pipe(out_);
+  make_pipe(err_);
+  pid_ = launch({{program}, folder, out_[1], err_[1]});
+  stands_for_it_ = pid_;
+}
+
+VictimProcess::~VictimProcess() {
+  if (stands_for_it_ > 0) {
+    kill(stands_for_it_, SIGKILL);
+    waitpid(stands_for_it_, nullptr, 0);
+  }
+  for (int fd : {out_[0], out_[1], err_[0], err_[1]}) close(fd);
+}
+
+// Nothing when the process ends first, or nothing comes.
+std::optional<std::string> VictimProcess::read_line() {
+  const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, stands_for_it_, 0));
+  for (;;) {
+    if (auto end = unread_.find('\n'); end != std::string::npos) {
+      std::string line = unread_.substr(0, end);
+      unread_.erase(0, end + 1);
+      close(pidfd);
+      return line;
+    }
+    pollfd entries[2] = {{out_[0], POLLIN, 0}, {pidfd, POLLIN, 0}};
+    if (poll(entries, 2, kPatienceMs) <= 0) {
+      ADD_FAILURE() << "it says nothing\n" << fork_test::describe_descendants();
+      break;
+    }
+    if (entries[0].revents == 0) break;
+    char buffer[4096];
+    const ssize_t n = read(out_[0], buffer, sizeof buffer);
+    if (n > 0) unread_.append(buffer, static_cast<std::size_t>(n));
+  }
+  close(pidfd);
+  return std::nullopt;
+}
+
+bool VictimProcess::await_ready() {
+  while (auto line = read_line()) {
+    const std::string name = line->substr(0, line->find(": "));
+    const std::string text = line->substr(std::min(line->size(), name.size() + 2));
+    if (*line == "ready") return true;
+    if (name == "skip") {
+      declared_.skip = text;
+    } else if (name == "refused" || name == "refused once stopped") {
+      declared_.refused.push_back(text);
+      declared_.once_stopped = name != "refused";
+    } else if (name == "loses") {
+      declared_.loses = text;
+    } else {
+      ADD_FAILURE() << "it says: " << *line;
+    }
+  }
+  return false;
+}
+
+int VictimProcess::await_end() {
+  const int code = wait_for(stands_for_it_);
+  stands_for_it_ = -1;
+  return code;
+}
+
+void VictimProcess::continue_as(const std::vector<std::string>& arguments) {
+  stands_for_it_ = launch({arguments, folder_, out_[1], err_[1], true});
+}
+
+void VictimProcess::signal_it() const { kill(stands_for_it_, SIGTERM); }
+
+bool VictimProcess::wake() {
+  asleep_ = false;
+  signal_it();
+  auto line = read_line();
+  if (line == "awake") return true;
+  if (line) said_ += *line + "\n";
+  return false;
+}
+
+pid_t VictimProcess::visible_pid() const {
+  if (stands_for_it_ == pid_) return pid_;
+  const std::regex ids("\nNSpid:(.*\\s)?" + std::to_string(pid_) + "\n");
+  for (pid_t pid : fork_test::list_descendants(stands_for_it_)) {
+    const std::string status = fork_test::slurp("/proc/" + std::to_string(pid) + "/status");
+    if (std::regex_search(status, ids)) return pid;
+  }
+  ADD_FAILURE() << "process " << pid_ << " is nowhere\n" << fork_test::describe_descendants();
+  return -1;
+}
+
+Finished VictimProcess::finish() {
+  // One that has said something else than `awake` is at its end, and needs no more.
+  if (said_.empty()) signal_it();
+  Finished finished;
+  finished.code = await_end();
+  finished.out = said_ + unread_ + drain(out_[0]);
+  finished.err = drain(err_[0]);
+  return finished;
+}
+
+}  // namespace victims

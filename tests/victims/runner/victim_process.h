@@ -1,0 +1,82 @@
+// A victim that runs, and the process that stands for it after it was moved: the two ends of the
+// protocol in ../victim.h.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+namespace victims {
+
+// What a victim has said of itself before it was ready.
+struct Declared {
+  std::string skip;                  // the feature that is missing, or nothing
+  std::vector<std::string> refused;  // in these words
+  bool once_stopped = false;         // only then
+  std::string loses;                 // a sentence of docs/limits.md, or nothing
+};
+
+// A command that has ended.
+struct Finished {
+  int code = -1;  // 128 + N where signal N killed it
+  std::string out;
+  std::string err;
+};
+
+// Starts `arguments` in `folder` with these streams, SIGTERM blocked on request: then it is there
+// when the program comes to look at signals, however early it was sent.
+struct Launch {
+  std::vector<std::string> arguments;
+  std::string folder;
+  int out = -1;
+  int err = -1;
+  bool block_sigterm = false;
+};
+pid_t launch(const Launch& launch);
+// Runs a command to its end.
+Finished run_command(const std::vector<std::string>& arguments, const std::string& folder);
+
+class VictimProcess {
+ public:
+  VictimProcess(const std::string& program, const std::string& folder);
+  ~VictimProcess();
+  VictimProcess(const VictimProcess&) = delete;
+  VictimProcess& operator=(const VictimProcess&) = delete;
+
+  // Reads until it is ready. False: it ended before, which is well where it says what is missing.
+  bool await_ready();
+  const Declared& declared() const { return declared_; }
+  // Its own process, as it was started.
+  pid_t pid() const { return pid_; }
+
+  // Its process has ended here: how. 128 + N as above.
+  int await_end();
+  // From now on this program stands for it: SIGTERM goes to it and its end is the victim's.
+  void continue_as(const std::vector<std::string>& arguments);
+
+  // The first signal. True when it says `awake`; false: it has said something else.
+  bool wake();
+  // Where the victim itself is to be seen in /proc: below what stands for it, by the number that it
+  // has in its own pid namespace.
+  pid_t visible_pid() const;
+  // Lets it look at itself, and waits for the end.
+  Finished finish();
+
+ private:
+  std::optional<std::string> read_line();
+  void signal_it() const;
+
+  std::string folder_;
+  pid_t pid_ = -1;
+  pid_t stands_for_it_ = -1;  // to be signalled and waited for; -1 when it has been waited for
+  int out_[2] = {-1, -1};
+  int err_[2] = {-1, -1};
+  std::string unread_;
+  std::string said_;  // lines since the first signal
+  Declared declared_;
+  bool asleep_ = true;
+};
+
+}  // namespace victims

@@ -1,0 +1,217 @@
+// Every victim through every mode: a case each, `Victims/File.Passes/fd_position`.
+//
+// A mode is a small class, below: what is done to a victim that is ready. What a victim says of
+// itself (../victim.h) holds in all of them: what is refused is refused by `check` and `save` in
+// the same words, and the victim goes on.
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <sys/prctl.h>
+#include <nlohmann/json.hpp>
+
+#include "process_state.h"
+#include "scene.h"
+#include "victim_process.h"
+
+namespace victims {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kRefused = 3;
+constexpr int kUndone = 75;
+
+std::vector<std::string> names() {
+  return {
+#include "victim_names.inc"
+  };
+}
+
+class Mode : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override;
+  void TearDown() override;
+
+  // What is done to the victim, which is ready. Afterwards it runs, here or elsewhere.
+  virtual void take(VictimProcess& victim) = 0;
+  // Whether it is what `save` refuses that would be done.
+  virtual bool saves() const { return true; }
+  // Whether it goes on in a process that was restored.
+  virtual bool restores() const { return false; }
+  void run();
+
+  std::string image() const { return folder_ + ".tfi"; }
+  Finished telefork(const std::vector<std::string>& arguments) const;
+  void expect_refused(const VictimProcess& victim) const;
+
+ private:
+  void expect_end(VictimProcess& victim) const;
+
+  std::string folder_;
+};
+
+void Mode::SetUp() {
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  std::string path = fs::temp_directory_path() / "telefork-victim.XXXXXX";
+  ASSERT_NE(mkdtemp(path.data()), nullptr);
+  folder_ = path;
+}
+
+void Mode::TearDown() {
+  EXPECT_TRUE(fork_test::all_processes_end());
+  // One that has failed did not come to tidy up.
+  const bool failed = HasFailure();
+  std::error_code gone;
+  for (const auto& entry : fs::directory_iterator(folder_, gone)) {
+    if (!IsSkipped() && !failed) ADD_FAILURE() << "left behind: " << entry.path();
+  }
+  fs::remove_all(folder_);
+  fs::remove(image());
+}
+
+Finished Mode::telefork(const std::vector<std::string>& arguments) const {
+  std::vector<std::string> all = {TELEFORK_PROGRAM};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  return run_command(all, "/");
+}
+
+void Mode::run() {
+  VictimProcess victim(VICTIM_FOLDER "/" + GetParam(), folder_);
+  const bool ready = victim.await_ready();
+  if (!victim.declared().skip.empty()) GTEST_SKIP() << "needs: " << victim.declared().skip;
+  if (!ready) {
+    FAIL() << "it was never ready: " << victim.finish().err;
+  }
+  const ProcessState before(victim.pid());
+  if (saves() && !victim.declared().refused.empty()) {
+    expect_refused(victim);
+  } else {
+    take(victim);
+  }
+  if (HasFatalFailure()) return;
+  const bool loses = restores() && !victim.declared().loses.empty();
+  if (victim.wake() && !loses) {
+    EXPECT_EQ(ProcessState(victim.visible_pid()).differences_from(before), "");
+  }
+  expect_end(victim);
+}
+
+void Mode::expect_end(VictimProcess& victim) const {
+  const Finished end = victim.finish();
+  if (!restores() || victim.declared().loses.empty()) {
+    EXPECT_EQ(end.err, "");
+    EXPECT_EQ(end.out, "pass\n");
+    EXPECT_EQ(end.code, 0);
+    return;
+  }
+  EXPECT_EQ(end.code, 1) << "it says that it is lost, and it is there: " << end.err;
+  EXPECT_NE(fork_test::slurp(LIMITS_PAGE).find(victim.declared().loses), std::string::npos)
+      << "not in docs/limits.md: " << victim.declared().loses;
+}
+
+// Every refusal is one that the victim names, and all of those are there.
+void expect_same(const std::vector<std::string>& said, const std::vector<std::string>& declared) {
+  std::string all;
+  for (const std::string& line : said) {
+    all += line + "\n";
+    EXPECT_TRUE(
+        std::any_of(declared.begin(), declared.end(),
+                    [&](const std::string& text) { return line.find(text) != std::string::npos; }))
+        << "not declared: " << line;
+  }
+  for (const std::string& text : declared) {
+    EXPECT_NE(all.find(text), std::string::npos) << "not refused: " << text << "\nbut:\n" << all;
+  }
+}
+
+std::vector<std::string> refusals_of_check(const Finished& check) {
+  const auto object = nlohmann::json::parse(check.out, nullptr, false);
+  if (object.is_discarded()) return {"no JSON: " + check.out};
+  return object.value("refused", std::vector<std::string>{});
+}
+
+// `save` says a line each, `refused: ` before it.
+std::vector<std::string> refusals_of_save(const Finished& save) {
+  const std::string mark = "refused: ";
+  std::vector<std::string> lines;
+  std::istringstream text(save.err);
+  for (std::string line; std::getline(text, line);) {
+    const auto at = line.find(mark);
+    if (at != std::string::npos) lines.push_back(line.substr(at + mark.size()));
+  }
+  return lines;
+}
+
+void Mode::expect_refused(const VictimProcess& victim) const {
+  const std::string pid = std::to_string(victim.pid());
+  const Declared& declared = victim.declared();
+  const Finished check = telefork({"check", pid, "--json"});
+  const Finished save = telefork({"save", pid, image()});
+  EXPECT_EQ(check.code, declared.once_stopped ? 0 : kRefused) << check.out << check.err;
+  ASSERT_EQ(save.code, declared.once_stopped ? kUndone : kRefused) << save.err;
+  if (!declared.once_stopped) {
+    expect_same(refusals_of_check(check), declared.refused);
+    EXPECT_EQ(refusals_of_save(save), refusals_of_check(check)) << save.err;
+  } else {
+    for (const std::string& text : declared.refused) {
+      EXPECT_NE(save.err.find(text), std::string::npos) << save.err;
+    }
+  }
+  EXPECT_FALSE(fs::exists(image()));
+}
+
+// Nothing is done to it: proves the victim.
+class None : public Mode {
+  void take(VictimProcess&) override {}
+  bool saves() const override { return false; }
+};
+
+// `check` says what `save` then says.
+class Check : public Mode {
+  void take(VictimProcess& victim) override {
+    const std::string pid = std::to_string(victim.pid());
+    const Finished check = telefork({"check", pid, "--json"});
+    EXPECT_EQ(check.code, 0) << check.out << check.err;
+  }
+};
+
+// Saved and going on, twice: the second shows that the first left it whole.
+class Keep : public Mode {
+  void take(VictimProcess& victim) override {
+    for (int i = 0; i < 2; ++i) {
+      const Finished save = telefork({"save", "--keep", std::to_string(victim.pid()), image()});
+      ASSERT_EQ(save.code, 0) << save.err;
+    }
+  }
+};
+
+// Saved, ended, and loaded from the file.
+class File : public Mode {
+  void take(VictimProcess& victim) override {
+    const Finished save = telefork({"save", std::to_string(victim.pid()), image()});
+    ASSERT_EQ(save.code, 0) << save.err;
+    ASSERT_EQ(victim.await_end(), 128 + SIGKILL);
+    victim.continue_as({TELEFORK_PROGRAM, "load", image()});
+  }
+  bool restores() const override { return true; }
+};
+
+std::string name_of(const testing::TestParamInfo<std::string>& info) { return info.param; }
+
+#define VICTIMS_MODE(mode)        \
+  TEST_P(mode, Passes) { run(); } \
+  INSTANTIATE_TEST_SUITE_P(Victims, mode, testing::ValuesIn(names()), name_of)
+
+VICTIMS_MODE(None);
+VICTIMS_MODE(Check);
+VICTIMS_MODE(Keep);
+VICTIMS_MODE(File);
+
+}  // namespace
+}  // namespace victims

@@ -20,9 +20,14 @@ constexpr std::array kWholeFiles = {"cmdline",         "environ", "limits",     
                                     "coredump_filter", "comm",    "personality"};
 constexpr std::array kLinks = {"cwd", "root", "exe"};
 
+// A file without a name arrives in one that has another.
+std::string without_lost_name(const std::string& target) {
+  return target.ends_with(" (deleted)") ? "a deleted file" : target;
+}
+
 std::string link_of(const fs::path& path) {
   std::error_code gone;
-  std::string target = fs::read_symlink(path, gone);
+  const std::string target = without_lost_name(fs::read_symlink(path, gone));
   static const std::regex inode(R"(^(pipe|socket):\[\d+\])");
   return std::regex_replace(target, inode, "$1");
 }
@@ -104,7 +109,7 @@ void ProcessState::add_map(const std::string& folder) {
     std::smatch match;
     if (!std::regex_match(line, match, mapping)) continue;
     range = "mapping " + match[1].str();
-    values_[range] = match[2].str() + " " + match[3].str();
+    values_[range] = match[2].str() + " " + without_lost_name(match[3].str());
   }
 }
 

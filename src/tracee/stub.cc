@@ -220,7 +220,13 @@ void Stub::install(const Options& options) {
   write_exit(area_ + code_size, frame_size);
   std::int64_t protect =
       borrow_system_call(SYS_mprotect, {area_.value(), code_size, PROT_READ | PROT_EXEC, 0, 0, 0});
-  if (protect < 0) throw_errno("making the stub executable", static_cast<int>(-protect));
+  if (protect < 0) {
+    // Nobody else takes it out again: who throws here has no destructor.
+    borrow_system_call(SYS_munmap, {area_.value(), area_size_, 0, 0, 0, 0});
+    installed_ = false;
+    leave_stack();
+    throw_errno("making the stub executable", static_cast<int>(-protect));
+  }
   set_idle();
   write_memory(pid_, stack_frame_, stack_bytes_);
 }

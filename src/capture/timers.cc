@@ -118,6 +118,14 @@ Capture::TimerValues Capture::read_timers_and_signals(
     values = std::move(again);
     read_pending_signals();
   }
+  // ITIMER_REAL is not armed anew when it expires, but when its SIGALRM is taken (dequeue_signal()
+  // in kernel/signal.c). Until then it has an interval and nothing left, and to set that would end
+  // it.
+  if (values.intervals.empty()) return values;
+  itimerspec& real = values.intervals[ITIMER_REAL];
+  const bool waits = std::any_of(pending_.begin(), pending_.end(),
+                                 [](const siginfo_t& info) { return info.si_signo == SIGALRM; });
+  if (waits && nanoseconds(real.it_value) == 0) real.it_value = real.it_interval;
   return values;
 }
 

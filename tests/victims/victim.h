@@ -111,7 +111,8 @@ inline void victim_wait() {
   victim_await_signal();
 }
 
-// Returns when task `tid` of process `pid` waits inside the system call with that number.
+// Returns when task `tid` of process `pid` waits inside the system call with that number, or the
+// kernel goes on with it after a stop (restart_syscall(2)).
 inline void victim_await_syscall(pid_t pid, pid_t tid, long number) {
   char path[64];
   snprintf(path, sizeof path, "/proc/%d/task/%d/syscall", pid, tid);
@@ -122,7 +123,8 @@ inline void victim_await_syscall(pid_t pid, pid_t tid, long number) {
     close(file);
     if (file < 0) victim_fail("%s: %s", path, std::strerror(errno));
     char* end = text;
-    if (n > 0 && std::strtol(text, &end, 10) == number && end != text) return;
+    const long now = n > 0 ? std::strtol(text, &end, 10) : 0;
+    if (end != text && (now == number || now == SYS_restart_syscall)) return;
     sched_yield();
   }
 }

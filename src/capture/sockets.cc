@@ -57,6 +57,8 @@ Unread read_unread(const UniqueFd& socket, const SocketObject& object) {
     const ssize_t count = ::recvmsg(socket.get(), &message, MSG_PEEK | MSG_DONTWAIT);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) return unread;
+    // Never connected; EINVAL is what a unix stream calls it.
+    if (count < 0 && (errno == ENOTCONN || errno == EINVAL)) return unread;
     if (count < 0) throw_errno("reading what lies in " + object.link);
     // Behind the last there is an end where the other end sends no more.
     if (count == 0 && (object.type == SOCK_STREAM || (object.shutdown & 1) != 0)) return unread;

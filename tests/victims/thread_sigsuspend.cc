@@ -45,8 +45,11 @@ int main() {
     victim_await_syscall(getpid(), tids[i], kCalls[i]);
   }
   victim_ready();
-  victim_wait();
+  // Between the stop and the same call made again /proc shows the masks of no call.
+  victim_await_signal();
   for (int i = 0; i < 3; ++i) victim_await_syscall(getpid(), tids[i], kCalls[i]);
+  victim_say("awake\n");
+  victim_await_signal();
   for (pthread_t thread : threads) {
     VICTIM_CHECK(pthread_kill(thread, SIGUSR1) == 0 && pthread_join(thread, nullptr) == 0);
   }

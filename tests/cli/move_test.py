@@ -52,7 +52,7 @@ class Move(cli.Test):
         self.telepad = subprocess.Popen(
             [str(cli.BIN / "telepad"), "--quiet", "--socket", str(self.folder / "telepad.sock")])
         self.addCleanup(self.end_telepad)
-        cli.wait_until((self.folder / "telepad.sock").exists)
+        cli.wait_until(lambda: call("check", self.node).returncode == 0)
 
     def end_telepad(self):
         self.telepad.terminate()

@@ -6,7 +6,7 @@
 int main() {
   const int fd = open("file", O_RDWR | O_CREAT, 0600);
   VICTIM_CHECK(flock(fd, LOCK_EX) == 0);
-  VICTIM_REFUSED("a lock on the file cannot move yet");
+  VICTIM_CLASHES("lock");
   victim_ready();
   victim_wait();
   const int other = open("file", O_RDWR);

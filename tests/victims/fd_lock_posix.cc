@@ -8,7 +8,7 @@ int main() {
   lock.l_start = 10;
   lock.l_len = 5;
   VICTIM_CHECK(fcntl(fd, F_SETLK, &lock) == 0);
-  VICTIM_REFUSED("a lock on the file cannot move yet");
+  VICTIM_CLASHES("lock");
   victim_ready();
   victim_wait();
   const pid_t child = fork();

@@ -6,7 +6,6 @@ int main() {
   VICTIM_CHECK(fd >= 0);
   const sigset_t set = victim_signals(SIGUSR1);
   VICTIM_CHECK(sigprocmask(SIG_BLOCK, &set, nullptr) == 0);
-  VICTIM_REFUSED("this kind of descriptor cannot move yet");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(syscall(SYS_pidfd_send_signal, fd, SIGUSR1, nullptr, 0) == 0);

@@ -5,7 +5,7 @@ int main() {
   const int fd = open(".", O_RDWR | O_TMPFILE, 0600);
   if (fd < 0) victim_skip("O_TMPFILE");
   VICTIM_CHECK(write(fd, "nameless", 8) == 8);
-  VICTIM_REFUSED("a deleted file that is open for writing cannot move yet");
+  VICTIM_LOSES_IN_NAMESPACE("cannot be given a name any more");
   victim_ready();
   victim_wait();
   char path[64];

@@ -36,7 +36,7 @@ int main() {
   const int v4 = make_listener(AF_INET);
   const int v6 = make_listener(AF_INET6);
   if (v6 < 0) victim_skip("IPv6");
-  VICTIM_REFUSED("a socket cannot move yet");
+  VICTIM_CLASHES("Address already in use");
   victim_ready();
   victim_wait();
   check_listener(v4);

@@ -14,6 +14,7 @@ int main() {
   const int connected = socket(AF_INET, SOCK_DGRAM, 0);
   VICTIM_CHECK(bind(bound, name, length) == 0 && getsockname(bound, name, &length) == 0);
   VICTIM_CHECK(connect(connected, name, length) == 0 && send(connected, "one", 3, 0) == 3);
+  VICTIM_REFUSED("it has what was not accepted or read yet");
   VICTIM_REFUSED("a socket cannot move yet");
   victim_ready();
   victim_wait();

@@ -47,6 +47,12 @@
 // fail where it is moved.
 #define VICTIM_LOSES(text) victim_say("loses: " text "\n")
 
+// The same where it gets a pid namespace of its own, as beside itself on one machine.
+#define VICTIM_LOSES_IN_NAMESPACE(text) victim_say("loses in a namespace: " text "\n")
+// What the process that has gone still holds while it may go on here, so that another one on the
+// same machine cannot have it: TEXT is in what is said. Between two machines it travels.
+#define VICTIM_CLASHES(text) victim_say("clashes: " text "\n")
+
 // What has to be true, or the victim has failed; shown with errno.
 #define VICTIM_CHECK(condition)                                                         \
   ((condition) ? void(0)                                                                \

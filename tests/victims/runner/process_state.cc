@@ -8,6 +8,8 @@
 #include <set>
 #include <sstream>
 
+#include <fcntl.h>
+
 #include "scene.h"
 
 namespace victims {
@@ -30,6 +32,15 @@ std::string link_of(const fs::path& path) {
   const std::string target = without_lost_name(fs::read_symlink(path, gone));
   static const std::regex inode(R"(^(pipe|socket):\[\d+\])");
   return std::regex_replace(target, inode, "$1");
+}
+
+// O_TMPFILE says how it was made, and is nothing to an open file.
+std::string without_origin(const std::string& flags) {
+  const unsigned long bits = std::stoul(flags.substr(flags.find('\t')), nullptr, 8);
+  const bool made_nameless = (bits & O_TMPFILE) == O_TMPFILE;
+  std::ostringstream text;
+  text << "flags:\t" << std::oct << (made_nameless ? bits & ~(O_TMPFILE + 0UL) : bits);
+  return text.str();
 }
 
 // Of every thread, since each may have its own.
@@ -122,6 +133,7 @@ void ProcessState::add_descriptors(const std::string& folder) {
     value = link_of(entry.path());
     std::istringstream lines(slurp(folder + "fdinfo/" + number));
     for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("flags:")) line = without_origin(line);
       if (line.starts_with("pos:") || line.starts_with("flags:")) value += " " + line;
     }
   }

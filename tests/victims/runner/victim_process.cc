@@ -152,6 +152,10 @@ bool VictimProcess::await_ready() {
       declared_.once_stopped = name != "refused";
     } else if (name == "loses") {
       declared_.loses = text;
+    } else if (name == "loses in a namespace") {
+      declared_.loses_in_namespace = text;
+    } else if (name == "clashes") {
+      declared_.clashes = text;
     } else {
       ADD_FAILURE() << "it says: " << *line;
     }
@@ -181,6 +185,7 @@ bool VictimProcess::wake() {
 }
 
 pid_t VictimProcess::visible_pid() const {
+  if (guest_ > 0) return guest_;
   if (stands_for_it_ == pid_) return pid_;
   const std::regex ids("\nNSpid:(.*\\s)?" + std::to_string(pid_) + "\n");
   for (pid_t pid : fork_test::list_descendants(stands_for_it_)) {

@@ -16,6 +16,8 @@ struct Declared {
   std::vector<std::string> refused;  // in these words
   bool once_stopped = false;         // only then
   std::string loses;                 // a sentence of docs/limits.md, or nothing
+  std::string loses_in_namespace;    // the same, of who is in a pid namespace of its own
+  std::string clashes;               // in these words, or nothing
 };
 
 // A command that has ended.
@@ -55,6 +57,8 @@ class VictimProcess {
   int await_end();
   // From now on this program stands for it: SIGTERM goes to it and its end is the victim's.
   void continue_as(const std::vector<std::string>& arguments);
+  // It runs as `guest` from now on; its own pid still stands for it.
+  void continue_elsewhere(pid_t guest) { guest_ = guest; }
 
   // The first signal. True when it says `awake`; false: it has said something else.
   bool wake();
@@ -71,6 +75,7 @@ class VictimProcess {
   std::string folder_;
   pid_t pid_ = -1;
   pid_t stands_for_it_ = -1;  // to be signalled and waited for; -1 when it has been waited for
+  pid_t guest_ = -1;          // where it went; -1: nowhere
   int out_[2] = {-1, -1};
   int err_[2] = {-1, -1};
   std::string unread_;

@@ -202,7 +202,7 @@ void Check::survey() {
   for (const std::string& descriptor : survey.left_home) {
     if (!command_.json) print("left at home: {}\n", escape(descriptor));
   }
-  if (opened_ && survey.refusals.empty()) {
+  if (opened_) {
     session::FileNegotiation files;
     files.settle(survey, *opened_->link);
     std::uint64_t carried = 0;

@@ -57,7 +57,12 @@ struct FileEntry {
   // is asked whether it is there already.
   Content content = Content::COPY;
 
+  // Whoever has it cannot move because of it: nobody needs to ask for more.
+  bool refused = false;
+
   bool moves() const { return content != Content::COPY; }
+  // The destination is not asked about it.
+  bool is_settled() const { return moves() || refused; }
 };
 
 class FileTable {

@@ -112,6 +112,7 @@ std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
       survey.files.entries()[index].access |= R_OK;
       return index;
     }
+    survey.files.entries()[index].refused = true;
   } catch (const Error& error) {
     // No file can be opened by such a name: an io_uring's or a perf event's rings.
     Reason reason = Reason::kMappedFile;

@@ -91,7 +91,7 @@ void FileNegotiation::ask_ahead(const capture::Survey& survey, protocol::Link& l
   asked_.clear();
   const auto& entries = survey.files.entries();
   for (std::size_t i = 0; i < entries.size(); ++i) {
-    if (entries[i].moves()) continue;
+    if (entries[i].is_settled()) continue;
     all.push_back(i);
     asked_.push_back(key_of(entries[i]));
   }
@@ -115,7 +115,7 @@ void FileNegotiation::take_answers(capture::Survey& survey, std::span<const Key>
   const auto& entries = survey.files.entries();
   std::map<Key, std::size_t> by_key;
   for (std::size_t i = 0; i < entries.size(); ++i) {
-    if (!entries[i].moves()) by_key.emplace(key_of(entries[i]), i);
+    if (!entries[i].is_settled()) by_key.emplace(key_of(entries[i]), i);
   }
   for (unsigned i = 0; i < verdicts.size(); ++i) {
     known_.erase(keys[i]);
@@ -134,7 +134,7 @@ void FileNegotiation::settle(capture::Survey& survey, protocol::Link& link) {
   std::vector<Key> keys;
   auto& entries = survey.files.entries();
   for (std::size_t i = 0; i < entries.size(); ++i) {
-    if (entries[i].moves()) continue;
+    if (entries[i].is_settled()) continue;
     Key key = key_of(entries[i]);
     if (std::binary_search(fresh.begin(), fresh.end(), key)) continue;
     // What is written to may be another file there tomorrow: asked every time.
@@ -151,7 +151,7 @@ void FileNegotiation::settle(capture::Survey& survey, protocol::Link& link) {
     done += count;
   }
   for (std::size_t i = 0; i < entries.size(); ++i) {
-    if (entries[i].moves()) continue;
+    if (entries[i].is_settled()) continue;
     auto known = known_.find(key_of(entries[i]));
     if (known == known_.end()) continue;
     entries[i].hash = known->second.hash;

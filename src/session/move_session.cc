@@ -96,7 +96,6 @@ void MoveSession::look() {
   fence_ = make_fence(*opened_, here_, settings_.registry);
   link.set_interrupt(interest_.get(), [this] { throw_if_ended(); });
   looked_ = migrate::survey_by_pid(request_.pid, survey_options(), {});
-  capture::throw_refusals(looked_.refusals);
   check_user(request_.pid, *opened_);
   check_hosting(*opened_->reply, request_.node.text(), true);
   files_.settle(looked_, link);

@@ -181,8 +181,8 @@ void MoveSession::open_session_socket() {
   make.call("making the deputy's socket", SYS_socketpair,
             {AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair});
   int numbers[2];
-  auto bytes = parked_->stub().run(make).data(pair);
-  std::memcpy(numbers, bytes.data(), sizeof(numbers));
+  const tracee::ProgramRun made = parked_->stub().run(make);
+  std::memcpy(numbers, made.data(pair).data(), sizeof(numbers));
   their_socket_ = numbers[0];
   session_socket_ = kernel::take_fd(request_.pid, numbers[1]);
   tracee::SyscallProgram close;

@@ -88,7 +88,9 @@ class ALostChild : public AFork {
     start_telepad();
   }
 
-  // It forks, waits for the child and says how that ended and who is there then; then `after`.
+  // Throws where it does not come so far: signals to processes that are not there, by the number 0,
+  // would reach this one's whole group. It forks, waits for the child and says how that ended and
+  // who is there then; then `after`.
   void start_program(const Body& after = {}, const Body& of_child = pause_for_ever) {
     program_ = start([=, this] {
       const pid_t pid = fork_child(node(), [&] {
@@ -106,15 +108,17 @@ class ALostChild : public AFork {
       write_all(1, end + (left.empty() ? "; nobody is left" : "; left:" + left));
       if (after) after();
     });
-    ASSERT_TRUE(comes_true([&] {
+    const bool is_away = comes_true([&] {
       return fs::exists(path("called")) && fs::exists(path("family is there")) &&
              number_after(registered("role away"), "\nguest ") == family().front() &&
              registered("role away").find("state away") != std::string::npos;
-    }));
+    });
+    if (!is_away) throw std::runtime_error("it is not away");
     pid_ = std::stoi(slurp(path("pid")));
     guest_ = family().front();
     keeper_ = status_number(guest_, "PPid:");
     session_ = status_number(pid_, "TracerPid:");
+    if (keeper_ <= 1 || session_ <= 1) throw std::runtime_error("it has ended already");
   }
 
   // The registry's entry with this line.

@@ -141,7 +141,10 @@ std::map<std::uint64_t, std::uint32_t> ask(int epoll) {
   const int count = ::epoll_wait(epoll, events, 16, 0);
   VERIFY(count >= 0);
   std::map<std::uint64_t, std::uint32_t> told;
-  for (int i = 0; i < count; ++i) told[events[i].data.u64] = events[i].events;
+  for (int i = 0; i < count; ++i) {
+    const std::uint64_t data = events[i].data.u64;  // of a packed struct
+    told[data] = events[i].events;
+  }
   return told;
 }
 

@@ -20,9 +20,8 @@ constexpr char kStub[] = "src/tracee/stub.cc";
 
 constexpr std::array kRules = {
     Rule{Reason::kPipe, Part::kDescriptors,
-         "a pipe or FIFO, other than the standard streams; for `telefork save` and `move` one that "
-         "another "
-         "process has too",
+         "a pipe or FIFO, other than the standard streams; for `telefork save` and `move` one "
+         "that another process has too",
          "a pipe whose other end stays cannot move yet", kClose},
     Rule{Reason::kSocket, Part::kDescriptors,
          "a socket; for `telefork save` and `move` not one whose other end the process has too "
@@ -30,9 +29,8 @@ constexpr std::array kRules = {
          "that listens or was never connected",
          "a socket cannot move yet", kClose},
     Rule{Reason::kDescriptor, Part::kDescriptors,
-         "userfaultfd, io_uring, perf, bpf, a pidfd of another process; except for `telefork save` "
-         "and `move` "
-         "also epoll, eventfd, timerfd, signalfd, inotify, any pidfd",
+         "userfaultfd, io_uring, perf, bpf, a pidfd of another process; except for `telefork "
+         "save` and `move` also epoll, eventfd, timerfd, signalfd, inotify, any pidfd",
          "this kind of descriptor cannot move yet", kClose},
     Rule{Reason::kMemfd, Part::kDescriptors, "a memfd, but for `telefork save` and `move`",
          "a memfd cannot move yet", kClose},
@@ -45,13 +43,11 @@ constexpr std::array kRules = {
          "a deleted file that is open for writing cannot move yet", kClose},
     Rule{Reason::kHolder, Part::kDescriptors,
          "for `telefork save` and `move`: an epoll, eventfd, timerfd, signalfd, inotify, socket, "
-         "memfd or "
-         "deleted file that another process has too",
+         "memfd or deleted file that another process has too",
          "process {} has it too, and stays", kClose},
     Rule{Reason::kEpollTarget, Part::kDescriptors,
          "for `telefork save` and `move`: an epoll that watches what the process has closed and "
-         "another "
-         "process has open",
+         "another process has open",
          "what it watches as fd {} is no descriptor of the process any more",
          "end that other process"},
     Rule{Reason::kUnreadEvents, Part::kDescriptors,
@@ -60,18 +56,15 @@ constexpr std::array kRules = {
          "have the program read them"},
     Rule{Reason::kUnknownWatch, Part::kDescriptors,
          "for `telefork save` and `move`: an inotify that watches what has no name any more, or, "
-         "of a plain "
-         "user's, anything",
+         "of a plain user's, anything",
          "what it watches (number {}) is not told here by a name", "ask as root, or close it"},
     Rule{Reason::kUnread, Part::kDescriptors,
-         "for `telefork save` and `move`: a socket of TCP with connections that were not accepted, "
-         "or of UDP "
-         "with datagrams that were not read",
+         "for `telefork save` and `move`: a socket of TCP with connections that were not "
+         "accepted, or of UDP with datagrams that were not read",
          "it has what was not accepted or read yet", "have the program take it"},
     Rule{Reason::kSentAlong, Part::kDescriptors,
-         "for `telefork save` and `move`: a unix socket with something unread that has descriptors "
-         "or, with "
-         "SO_PASSCRED, its sender's ids with it",
+         "for `telefork save` and `move`: a unix socket with something unread that has "
+         "descriptors or, with SO_PASSCRED, its sender's ids with it",
          "descriptors or ids were sent along with what it has not read",
          "have the program read it"},
     Rule{Reason::kDevice, Part::kDescriptors,
@@ -113,8 +106,7 @@ constexpr std::array kRules = {
     Rule{Reason::kMemoryFile, Part::kMemory,
          "a mapping of a memfd, of a deleted file in memory, of SysV memory, of /dev/shm; for "
          "`telefork save` and `move` of the first two only what another process has too, or, of a "
-         "plain "
-         "user's, what no descriptor of the process names",
+         "plain user's, what no descriptor of the process names",
          "memory that others may share stays at home", kCopyShared},
     Rule{Reason::kUnknownShared, Part::kMemory, "shared memory that is none of these",
          "shared memory of an unknown kind cannot move", ""},
@@ -139,8 +131,8 @@ constexpr std::array kRules = {
          "it has a flag that telefork does not know: {}", ""},
     Rule{Reason::kReplacedFile, Part::kMemory,
          "a mapping of a file that has been deleted or replaced",
-         "the file was deleted or replaced since it was mapped, and this user may not open the old "
-         "one",
+         "the file was deleted or replaced since it was mapped, and this user may not open the "
+         "old one",
          "restart the program, or ask as root"},
     Rule{Reason::kMappedFile, Part::kMemory, "a mapping of a file that cannot be opened",
          "its file: {}", ""},

@@ -1,8 +1,6 @@
 #include "session/hollow.h"
 
 #include <algorithm>
-#include <climits>
-#include <cstring>
 #include <optional>
 #include <set>
 #include <vector>
@@ -10,13 +8,13 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ptrace.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "abi/deputy.h"
 #include "base/error.h"
 #include "kernel/procfs.h"
+#include "tracee/fd_passing.h"
 #include "tracee/freezer.h"
 #include "tracee/stub.h"
 
@@ -46,55 +44,6 @@ Data string_array(SyscallProgram& program, const std::vector<std::string>& strin
   return array;
 }
 
-// Receives one descriptor on the session socket.
-Data receive_descriptor(SyscallProgram& program, int socket) {
-  Data byte = program.buffer(1);
-  Data io = program.buffer(sizeof(iovec));
-  Data control = program.buffer(CMSG_SPACE(sizeof(int)));
-  Data message = program.buffer(sizeof(msghdr));
-  iovec raw_io = {nullptr, 1};
-  program.patch(io, std::as_bytes(std::span(&raw_io, 1)));
-  program.point(io, byte);
-  msghdr raw{};
-  raw.msg_iovlen = 1;
-  raw.msg_controllen = CMSG_SPACE(sizeof(int));
-  program.patch(message, std::as_bytes(std::span(&raw, 1)));
-  program.point(message + offsetof(msghdr, msg_iov), io);
-  program.point(message + offsetof(msghdr, msg_control), control);
-  program.call_expecting("receiving the deputy's program", 1, SYS_recvmsg,
-                         {socket, message, MSG_CMSG_CLOEXEC});
-  return control;
-}
-
-void send_descriptor(int socket, int fd) {
-  char byte = 0;
-  iovec io = {&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &io;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
-  if (::sendmsg(socket, &message, MSG_NOSIGNAL) != 1) throw_errno("sending the deputy's program");
-}
-
-// The socket may carry credentials before the descriptor.
-int find_descriptor(std::span<const std::byte> control) {
-  cmsghdr header;
-  std::memcpy(&header, control.data(), sizeof(header));
-  int fd = -1;
-  if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_RIGHTS) {
-    std::memcpy(&fd, control.data() + CMSG_LEN(0), sizeof(fd));
-  }
-  if (fd < 0) throw Error(Code::kFailed, "the deputy's program did not arrive");
-  return fd;
-}
-
 // Its file comes in through the session socket. The last step is the exec.
 SyscallProgram program_of(pid_t pid, tracee::Stub& stub, const HollowSettings& settings) {
   std::vector<std::string> arguments = split_arguments(kernel::read_cmdline(pid));
@@ -105,10 +54,9 @@ SyscallProgram program_of(pid_t pid, tracee::Stub& stub, const HollowSettings& s
     environment.push_back(fmt::format("{}={}", TELEFORK_DEPUTY_PARENT, settings.die_with_parent));
   }
   UniqueFd program_file = open_file(settings.deputy_program, O_PATH);
-  send_descriptor(settings.session_socket, program_file.get());
-  SyscallProgram receive;
-  Data control = receive_descriptor(receive, settings.session_fd);
-  int number = find_descriptor(stub.run(receive).data(control));
+  const int given[] = {program_file.get()};
+  const int number =
+      tracee::give_fds(stub, settings.session_socket, settings.session_fd, given).front();
 
   SyscallProgram become;
   become.call("keeping the session socket", SYS_fcntl, {settings.session_fd, F_SETFD, 0});

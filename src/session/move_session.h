@@ -121,7 +121,7 @@ class MoveSession {
   std::vector<siginfo_t> taken_signals_;     // of them, to be given back if it goes on here
   UniqueFd session_socket_;                  // our end
   int their_socket_ = -1;                    // its number in the process
-  UniqueFd input_, output_, complaints_;
+  UniqueFd input_, complaints_;
   std::optional<proxy::StdioPump> pump_;
   std::optional<deputy::Supervisor> supervisor_;
   MoveReport report_;

@@ -4,10 +4,8 @@
 #include <cstring>
 
 #include <fmt/format.h>
-#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -45,8 +43,7 @@ bool is_about_children(const siginfo_t& info) {
 const char* why_killed(int signal) {
   if (signal != SIGKILL) return "";
   return ": by somebody, for want of memory, or by telefork, since f had closed the descriptor "
-         "that "
-         "it was to come home by (closefrom(3))";
+         "that it was to come home by (closefrom(3))";
 }
 
 siginfo_t plain_signal(int number) {

@@ -221,7 +221,7 @@ class File : public Mode {
 class Move : public Mode {
  protected:
   void SetUp() override {
-    Mode::SetUp();
+    ASSERT_NO_FATAL_FAILURE(Mode::SetUp());
     node_ = fs::temp_directory_path() / ("telefork-victim." + std::to_string(getpid()) + ".sock");
     telepad_ = launch({{TELEPAD_PROGRAM, "--quiet", "--socket", node_}, "/"});
     while (telefork({"check", "unix:" + node_}).code != 0) {
@@ -229,8 +229,11 @@ class Move : public Mode {
     }
   }
   void TearDown() override {
-    kill(telepad_, SIGTERM);
-    waitpid(telepad_, nullptr, 0);
+    // Where there is none, its number would be everybody.
+    if (telepad_ > 0) {
+      kill(telepad_, SIGTERM);
+      waitpid(telepad_, nullptr, 0);
+    }
     Mode::TearDown();
   }
   std::vector<std::string> command(pid_t pid) const override {

@@ -76,6 +76,8 @@ void tell(const MoveReport& report, const MoveCommand& command) {
         "process {} runs on {}, as {} there: {} sent, stopped for {:.0f} ms", command.pid,
         command.node, report.pid, format_bytes(report.bytes_sent), report.freeze_ms));
   }
+  nlohmann::ordered_json shares;
+  for (const MoveReport::Share& share : report.shares) shares[std::string(share.step)] = share.ms;
   print_json({{"pid", report.pid},
               {"guest_pid", report.guest_pid},
               {"node", command.node},
@@ -84,6 +86,7 @@ void tell(const MoveReport& report, const MoveCommand& command) {
               {"pages_sent", report.pages_sent},
               {"freeze_ms", report.freeze_ms},
               {"total_ms", report.total_ms},
+              {"steps_ms", shares},
               {"warnings", report.warnings}});
   finish_stdout();
 }

@@ -66,6 +66,11 @@ void MoveSession::step(SourceEvent event) {
   if (registry_) registry_->update(info_);
 }
 
+void MoveSession::reach(Step step) {
+  report_.shares.push_back({step_name(step), since_ms(std::exchange(last_step_, Clock::now()))});
+  settings_.steps.reach(step);
+}
+
 void MoveSession::throw_if_ended() {
   while (signals_.try_read()) {
   }
@@ -144,10 +149,10 @@ void MoveSession::take_streams(const capture::Survey& survey) {
 void MoveSession::depart() {
   protocol::Link& link = *opened_->link;
   announce();
-  settings_.steps.reach(Step::kAnnounced);
+  reach(Step::kAnnounced);
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(request_.pid, 0);
   frozen_ = true;
-  settings_.steps.reach(Step::kFrozen);
+  reach(Step::kFrozen);
   capture::Survey survey =
       capture::survey_process(request_.pid, survey_options(), std::move(looked_));
   if (survey.refusals.empty()) files_.settle(survey, link);
@@ -164,14 +169,14 @@ void MoveSession::depart() {
   write_header(Header::Purpose::MOVE, here_.reader(), writer);
   capture.write_metadata(writer, [&link] { link.flush_some(); });
   captured_signals_ = capture.pending_signals_of(request_.pid);
-  settings_.steps.reach(Step::kDescribed);
+  reach(Step::kDescribed);
   capture.write_pages(writer);
   writer.end();
   link.flush();
   report_.bytes_sent = writer.totals().bytes;
   report_.pages_sent = writer.totals().pages;
   take_streams(survey);
-  settings_.steps.reach(Step::kSent);
+  reach(Step::kSent);
 }
 
 // The deputy's way to hear of its guest: made while the process can still go on as it was.
@@ -216,13 +221,13 @@ void MoveSession::give_up() {
   // From here on it may run there.
   link.set_interrupt(-1, {});
   step(SourceEvent::kReady);
-  settings_.steps.reach(Step::kGivenUp);
+  reach(Step::kGivenUp);
   link.send([](Message::Builder message) { message.setGo(); });
   link.flush();
-  settings_.steps.reach(Step::kGoSent);
+  reach(Step::kGoSent);
   link.expect_while_heard(Message::STARTED);
   step(SourceEvent::kStarted);
-  settings_.steps.reach(Step::kStartSeen);
+  reach(Step::kStartSeen);
 }
 
 // What was pending has gone with it; the deputy is not to send it after. What came since it is to.
@@ -244,19 +249,21 @@ void MoveSession::hollow_out() {
   hollow(*parked_, {settings_.programs.deputy, their_socket_, session_socket_.get(), 0});
   parked_.reset();
   their_socket_ = -1;
-  settings_.steps.reach(Step::kHollowed);
+  reach(Step::kHollowed);
   supervisor_.emplace(tracee::StopWatch::adopt(request_.pid), std::move(session_socket_),
                       std::move(complaints_));
 }
 
 MoveReport MoveSession::move() {
   auto start = Clock::now();
+  last_step_ = start;
   info_.role = "away";
   info_.pid = request_.pid;
   info_.node = request_.node.text();
   info_.state = std::string(state_name(state_));
   try {
     look();
+    reach(Step::kChecked);
     info_.command = describe_command(request_.pid);
     registry_.emplace(settings_.registry, info_);
     auto freeze_start = Clock::now();

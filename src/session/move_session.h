@@ -19,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "capture/survey.h"
@@ -61,12 +62,19 @@ struct MoveSettings {
 };
 
 struct MoveReport {
+  // How long it took from the step before, or from the beginning, to this one.
+  struct Share {
+    std::string_view step;
+    double ms;
+  };
+
   pid_t pid = 0;        // as the node sees it
   pid_t guest_pid = 0;  // as it sees itself
   std::uint64_t bytes_sent = 0;
   std::uint64_t pages_sent = 0;
   double freeze_ms = 0;  // from the freeze until it runs there
   double total_ms = 0;
+  std::vector<Share> shares;          // in their order
   std::vector<std::string> warnings;  // what is not as it was
 };
 
@@ -103,6 +111,7 @@ class MoveSession {
   void on_failure(const Error& error);
   void roll_back() noexcept;
   void step(SourceEvent event);
+  void reach(Step step);
 
   MoveSettings settings_;
   MoveRequest request_;
@@ -125,6 +134,7 @@ class MoveSession {
   std::optional<proxy::StdioPump> pump_;
   std::optional<deputy::Supervisor> supervisor_;
   MoveReport report_;
+  Clock::time_point last_step_;
   bool frozen_ = false;
 };
 

@@ -79,6 +79,13 @@ inline constexpr StepName kStepNames[] = {
     {Step::kSentHome, "sent_home"},
 };
 
+constexpr std::string_view step_name(Step step) {
+  for (const StepName& known : kStepNames) {
+    if (known.step == step) return known.name;
+  }
+  return {};
+}
+
 class Steps {
  public:
   Steps() = default;

@@ -12,7 +12,7 @@ import unittest
 import cli
 from cli import call
 
-STEPS_HERE = ("announced", "frozen", "described", "sent")
+STEPS_HERE = ("checked", "announced", "frozen", "described", "sent")
 STEPS_AWAY = ("given_up", "go_sent", "start_seen")
 SHORT_LEASE = {"TELEFORK_LEASE_STOP_MS": "500", "TELEFORK_LEASE_KILL_MS": "2000",
                "TELEFORK_LEASE_HOME_MS": "4000"}
@@ -103,6 +103,9 @@ class Move(cli.Test):
                          (victim.pid, self.node, "eager", []))
         self.assertGreater(told["pages_sent"], 256)
         self.assertGreater(told["bytes_sent"], told["pages_sent"] * 4096)
+        shares = told["steps_ms"]
+        self.assertEqual(list(shares), [*STEPS_HERE, *STEPS_AWAY, "hollowed"])
+        self.assertLessEqual(sum(shares.values()), told["total_ms"])
         self.assertEqual(self.guest_of(victim.pid), told["pid"])
         self.assertEqual(victim.finish(), (42, b"pass\n"))
 

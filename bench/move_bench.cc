@@ -1,0 +1,227 @@
+// telefork move: how long a program stands still, and what each step of it takes; `check` of the
+// same program beside it.
+//
+//     move_bench --telefork PROGRAM --subject PROGRAM --node NODE --transport NAME --size 1M
+//                [--threads N] [--mappings N] [--trials N]
+//
+// Each trial has a process of its own, which is looked at by `check`, moved, and told to end. With
+// threads the floor is measured on it too, before it is moved: to stop them and read the registers,
+// extended state and signal mask of each, and to begin as many threads here, where nobody traces.
+// The first move is in no median.
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/elf.h>
+#include <pthread.h>
+#include <spawn.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "measure.h"
+
+extern char** environ;
+
+namespace telefork::bench {
+namespace {
+
+constexpr std::size_t kStackSize = 64 << 10;
+
+struct Child {
+  pid_t pid = 0;
+  int input = -1;   // its standard input, to be closed
+  int output = -1;  // its standard output
+};
+
+Child start(const std::vector<std::string>& command) {
+  int in[2];
+  int out[2];
+  if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0) fail_errno("pipe2");
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
+  std::vector<char*> arguments;
+  for (const std::string& one : command) arguments.push_back(const_cast<char*>(one.c_str()));
+  arguments.push_back(nullptr);
+  Child child;
+  errno = posix_spawn(&child.pid, arguments[0], &actions, nullptr, arguments.data(), environ);
+  if (errno != 0) fail_errno(command[0]);
+  posix_spawn_file_actions_destroy(&actions);
+  close(in[0]);
+  close(out[1]);
+  child.input = in[1];
+  child.output = out[0];
+  return child;
+}
+
+void await_end(const Child& child, const std::string& what) {
+  close(child.input);
+  close(child.output);
+  int status = 0;
+  if (waitpid(child.pid, &status, 0) != child.pid) fail_errno("waitpid");
+  if (status != 0) fail(what + " ended with wait status " + std::to_string(status));
+}
+
+// Runs it to its end -> its output.
+std::string output_of(const std::vector<std::string>& command) {
+  const Child child = start(command);
+  std::string text;
+  std::array<char, 4096> buffer;
+  for (ssize_t n; (n = read(child.output, buffer.data(), buffer.size())) > 0;) {
+    text.append(buffer.data(), static_cast<std::size_t>(n));
+  }
+  await_end(child, command[0] + " " + command[1]);
+  return text;
+}
+
+std::vector<pid_t> threads_of(pid_t pid) {
+  std::vector<pid_t> threads;
+  const std::string path = "/proc/" + std::to_string(pid) + "/task";
+  DIR* folder = opendir(path.c_str());
+  if (folder == nullptr) fail_errno(path);
+  while (const dirent* entry = readdir(folder)) {
+    if (entry->d_name[0] != '.') threads.push_back(std::atoi(entry->d_name));
+  }
+  closedir(folder);
+  return threads;
+}
+
+double time_to_freeze(pid_t pid) {
+  const double begun = now();
+  const std::vector<pid_t> threads = threads_of(pid);
+  for (pid_t tid : threads) {
+    if (ptrace(PTRACE_SEIZE, tid, nullptr, nullptr) != 0) fail_errno("PTRACE_SEIZE");
+    if (ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0) fail_errno("PTRACE_INTERRUPT");
+  }
+  static std::array<char, 16384> state;
+  for (pid_t tid : threads) {
+    int status = 0;
+    if (waitpid(tid, &status, __WALL) != tid) fail_errno("waitpid");
+    for (long set : {NT_PRSTATUS, NT_X86_XSTATE}) {
+      iovec buffer = {state.data(), state.size()};
+      if (ptrace(PTRACE_GETREGSET, tid, set, &buffer) != 0) fail_errno("PTRACE_GETREGSET");
+    }
+    if (ptrace(PTRACE_GETSIGMASK, tid, sizeof(std::uint64_t), state.data()) != 0) {
+      fail_errno("PTRACE_GETSIGMASK");
+    }
+  }
+  const double taken = now() - begun;
+  for (pid_t tid : threads) ptrace(PTRACE_DETACH, tid, nullptr, nullptr);
+  return taken;
+}
+
+double time_to_begin_threads(long count) {
+  pthread_barrier_t end;
+  pthread_barrier_init(&end, nullptr, static_cast<unsigned>(count) + 1);
+  pthread_attr_t small;
+  pthread_attr_init(&small);
+  pthread_attr_setstacksize(&small, kStackSize);
+  std::vector<pthread_t> threads(static_cast<std::size_t>(count));
+  const double begun = now();
+  for (pthread_t& thread : threads) {
+    errno = pthread_create(
+        &thread, &small,
+        [](void* barrier) -> void* {
+          pthread_barrier_wait(static_cast<pthread_barrier_t*>(barrier));
+          return nullptr;
+        },
+        &end);
+    if (errno != 0) fail_errno("pthread_create");
+  }
+  const double taken = now() - begun;
+  pthread_barrier_wait(&end);
+  for (pthread_t thread : threads) pthread_join(thread, nullptr);
+  pthread_attr_destroy(&small);
+  pthread_barrier_destroy(&end);
+  return taken;
+}
+
+struct Series {
+  std::map<std::string, std::vector<double>> times;  // by the name in the record
+  std::vector<std::string> order;
+
+  void add(const std::string& name, double seconds) {
+    std::vector<double>& samples = times[name];
+    if (samples.empty()) order.push_back(name);
+    samples.push_back(seconds);
+  }
+};
+
+class MoveBench {
+ public:
+  explicit MoveBench(const Arguments& arguments)
+      : telefork_(arguments.text("telefork")),
+        node_(arguments.text("node")),
+        threads_(arguments.number("threads", 0)),
+        subject_{arguments.text("subject"), std::to_string(arguments.size("size") >> 20),
+                 std::to_string(threads_), std::to_string(arguments.number("mappings", 0))} {}
+
+  Series trial(Series series) {
+    const Child child = start(subject_);
+    char ready[6];
+    if (read(child.output, ready, sizeof ready) != sizeof ready) fail("the subject is not ready");
+    const std::string pid = std::to_string(child.pid);
+    const double before = now();
+    output_of({telefork_, "check", pid});
+    series.add("check", now() - before);
+    if (threads_ > 0) {
+      series.add("floor_freeze", time_to_freeze(child.pid));
+      series.add("floor_threads", time_to_begin_threads(threads_));
+    }
+    const double begun = now();
+    const auto told =
+        nlohmann::ordered_json::parse(output_of({telefork_, "move", pid, node_, "--json"}));
+    series.add("command", now() - begun);
+    series.add("freeze", told["freeze_ms"].get<double>() / 1e3);
+    for (const auto& [step, ms] : told["steps_ms"].items()) {
+      series.add("step " + step, ms.get<double>() / 1e3);
+    }
+    await_end(child, "the moved process");
+    return series;
+  }
+
+ private:
+  std::string telefork_;
+  std::string node_;
+  long threads_;
+  std::vector<std::string> subject_;
+};
+
+void run(const Arguments& arguments) {
+  MoveBench bench(arguments);
+  bench.trial({});
+  Series series;
+  for (long i = 0; i < arguments.number("trials", 5); ++i) series = bench.trial(std::move(series));
+  Record record("move");
+  record.text("node", arguments.text("transport"));
+  record.number("size", static_cast<double>(arguments.size("size")));
+  record.number("threads", static_cast<double>(arguments.number("threads", 0)) + 1);
+  record.number("more_mappings", static_cast<double>(arguments.number("mappings", 0)));
+  for (const std::string& name : series.order) record.samples(name + "_ms", series.times[name]);
+  record.print();
+}
+
+}  // namespace
+}  // namespace telefork::bench
+
+int main(int argc, char** argv) {
+  // What the caller left open could not travel.
+  close_range(3, ~0U, 0);
+  telefork::bench::run(
+      {argc,
+       argv,
+       {"telefork", "subject", "node", "transport", "size", "threads", "mappings", "trials"}});
+  return 0;
+}

@@ -100,7 +100,13 @@ class Capture {
   void read_pending_signals();
   void gather_pages(const PageGatherer::Exchange& exchange);
   const std::vector<kernel::PageRun>& guards_of(std::size_t index);
-  void write_thread(tracee::TracedThread& thread, tracee::Stub& stub, image::RecordSink& sink);
+  // threads.cc
+  struct ThreadAnswers;
+  class ThreadQuestions;
+  void write_guests(std::span<tracee::TracedThread* const> threads,
+                    const ThreadQuestions& questions, image::RecordSink& sink);
+  void write_thread(tracee::TracedThread& thread, const tracee::Stub& stub,
+                    const ThreadAnswers& own, image::RecordSink& sink);
 
   const Survey& survey_;
   tracee::FrozenProcess& frozen_;

@@ -1,5 +1,6 @@
 // Each thread: registers, and what the kernel keeps for it.
 #include <sched.h>
+#include <algorithm>
 #include <csignal>
 
 #include <fmt/format.h>
@@ -10,6 +11,7 @@
 
 #include "base/error.h"
 #include "capture/capture.h"
+#include "tracee/guest_stubs.h"
 
 namespace telefork::capture {
 namespace {
@@ -28,28 +30,8 @@ tracee::Registers settle_for_travel(tracee::Registers registers) {
   return tracee::settle_system_call(registers);
 }
 
-struct OwnAnswers {
-  stack_t alternate;
-  std::uint64_t clear_child_tid;
-  int parent_death_signal;
-  std::uint64_t timer_slack;
-};
-
-OwnAnswers ask(tracee::Stub& stub) {
-  tracee::SyscallProgram program;
-  tracee::Data alternate = program.buffer(sizeof(stack_t));
-  program.call("asking for the alternate signal stack", SYS_sigaltstack, {0, alternate});
-  tracee::Data clear_tid = program.buffer(sizeof(std::uint64_t));
-  program.call("asking for clear_child_tid", SYS_prctl, {PR_GET_TID_ADDRESS, clear_tid, 0, 0, 0});
-  tracee::Data death = program.buffer(sizeof(int));
-  program.call("asking for the parent death signal", SYS_prctl, {PR_GET_PDEATHSIG, death, 0, 0, 0});
-  // /proc tells it only to the thread itself, or to CAP_SYS_NICE.
-  tracee::Result slack =
-      program.call("asking for the timer slack", SYS_prctl, {PR_GET_TIMERSLACK, 0, 0, 0, 0});
-  tracee::ProgramRun run = stub.run(program);
-  return {run.object<stack_t>(alternate), run.object<std::uint64_t>(clear_tid),
-          run.object<int>(death), static_cast<std::uint64_t>(run.result(slack))};
-}
+// So many threads are asked at once: each takes some pages of the stub's room meanwhile.
+constexpr std::size_t kThreadsAtOnce = 64;
 
 void fill_robust_list(pid_t tid, image::schema::Thread::Builder record) {
   std::uint64_t head = 0;
@@ -84,9 +66,44 @@ void fill_scheduling(pid_t tid, image::schema::Thread::Builder record) {
 
 }  // namespace
 
-void Capture::write_thread(tracee::TracedThread& thread, tracee::Stub& stub,
-                           image::RecordSink& sink) {
-  OwnAnswers own = ask(stub);
+struct Capture::ThreadAnswers {
+  stack_t alternate;
+  std::uint64_t clear_child_tid;
+  int parent_death_signal;
+  std::uint64_t timer_slack;
+};
+
+// What only a thread itself can ask.
+class Capture::ThreadQuestions {
+ public:
+  ThreadQuestions() {
+    alternate_ = program_.buffer(sizeof(stack_t));
+    program_.call("asking for the alternate signal stack", SYS_sigaltstack, {0, alternate_});
+    clear_tid_ = program_.buffer(sizeof(std::uint64_t));
+    program_.call("asking for clear_child_tid", SYS_prctl,
+                  {PR_GET_TID_ADDRESS, clear_tid_, 0, 0, 0});
+    death_ = program_.buffer(sizeof(int));
+    program_.call("asking for the parent death signal", SYS_prctl,
+                  {PR_GET_PDEATHSIG, death_, 0, 0, 0});
+    // /proc tells it only to the thread itself, or to CAP_SYS_NICE.
+    slack_ =
+        program_.call("asking for the timer slack", SYS_prctl, {PR_GET_TIMERSLACK, 0, 0, 0, 0});
+  }
+
+  const tracee::SyscallProgram& program() const { return program_; }
+  ThreadAnswers answers(const tracee::ProgramRun& run) const {
+    return {run.object<stack_t>(alternate_), run.object<std::uint64_t>(clear_tid_),
+            run.object<int>(death_), static_cast<std::uint64_t>(run.result(slack_))};
+  }
+
+ private:
+  tracee::SyscallProgram program_;
+  tracee::Data alternate_, clear_tid_, death_;
+  tracee::Result slack_;
+};
+
+void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stub,
+                           const ThreadAnswers& own, image::RecordSink& sink) {
   pid_t tid = thread.tid();
   ::capnp::MallocMessageBuilder message;
   auto record = message.initRoot<image::schema::Thread>();
@@ -128,15 +145,32 @@ void Capture::write_thread(tracee::TracedThread& thread, tracee::Stub& stub,
   sink.write(image::RecordType::kThreads, message);
 }
 
+// The leader first, whether or not it is the one that the stub is in.
 void Capture::write_threads(image::RecordSink& sink) {
+  const ThreadQuestions questions;
+  std::vector<tracee::TracedThread*> others;
   for (tracee::TracedThread& thread : frozen_.threads()) {
     if (thread.tid() == stub_.thread().tid()) {
-      write_thread(thread, stub_, sink);
+      write_guests(others, questions, sink);
+      others.clear();
+      write_thread(thread, stub_, questions.answers(stub_.run(questions.program())), sink);
     } else {
-      tracee::Stub guest(thread, stub_);
-      write_thread(thread, guest, sink);
-      guest.remove();
+      others.push_back(&thread);
     }
+  }
+  write_guests(others, questions, sink);
+}
+
+void Capture::write_guests(std::span<tracee::TracedThread* const> threads,
+                           const ThreadQuestions& questions, image::RecordSink& sink) {
+  for (; !threads.empty(); threads = threads.subspan(std::min(threads.size(), kThreadsAtOnce))) {
+    const auto some = threads.first(std::min(threads.size(), kThreadsAtOnce));
+    tracee::GuestStubs guests(some, stub_, questions.program());
+    const std::vector<tracee::ProgramRun> runs = guests.run();
+    for (std::size_t i = 0; i < some.size(); ++i) {
+      write_thread(*some[i], guests[i], questions.answers(runs[i]), sink);
+    }
+    guests.remove();
   }
 }
 

@@ -87,6 +87,10 @@ Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
   install(options);
 }
 
+std::uint64_t Stub::guest_size(const ThreadState& state) {
+  return exit_size(build_signal_frame(state.registers, state.xstate, 0, 0).size()) + 2 * kPageSize;
+}
+
 Stub::Stub(TracedThread& thread, Stub& host)
     : thread_(thread),
       pid_(host.pid_),
@@ -94,12 +98,26 @@ Stub::Stub(TracedThread& thread, Stub& host)
       area_(host.area_),
       area_size_(host.area_size_),
       lender_(&host) {
-  check_can_be_entered(thread, original_);
-  choose_stop_signal(original_.signal_mask);
-  std::size_t frame_size = build_signal_frame(original_.registers, original_.xstate, 0, 0).size();
-  RemotePtr at = host.next_program(exit_size(frame_size) + 2 * kPageSize);
+  RemotePtr at = host.next_program(guest_size(original_) + kPageSize);
   programs_end_ = host.programs_end_;
-  write_exit(RemotePtr(round_up(at.value(), kPageSize)), frame_size);
+  enter_as_guest(RemotePtr(round_up(at.value(), kPageSize)));
+}
+
+Stub::Stub(TracedThread& thread, ThreadState state, Stub& host, Room room)
+    : thread_(thread),
+      pid_(host.pid_),
+      original_(std::move(state)),
+      area_(host.area_),
+      area_size_(host.area_size_),
+      programs_end_(room.address + room.size),
+      lender_(&host) {
+  enter_as_guest(room.address);
+}
+
+void Stub::enter_as_guest(RemotePtr at) {
+  check_can_be_entered(thread_, original_);
+  choose_stop_signal(original_.signal_mask);
+  write_exit(at, build_signal_frame(original_.registers, original_.xstate, 0, 0).size());
   set_idle();
   installed_ = true;
 }
@@ -162,8 +180,11 @@ void Stub::enter_safe_state() {
 WaitStatus Stub::resume_until_stop(int request) { return resume_until_stop(request, {}); }
 
 WaitStatus Stub::resume_until_stop(int request, const std::function<void()>& meanwhile) {
-  WaitStatus status = meanwhile ? resume_and_look(thread_, request, stop_to_deliver_, meanwhile)
-                                : thread_.resume_until_stop(request, stop_to_deliver_);
+  return note(meanwhile ? resume_and_look(thread_, request, stop_to_deliver_, meanwhile)
+                        : thread_.resume_until_stop(request, stop_to_deliver_));
+}
+
+WaitStatus Stub::note(WaitStatus status) {
   bool delivery = status.kind() == WaitStatus::Kind::kSignalDelivery;
   stop_to_deliver_ = delivery && status.signal() == SIGSTOP ? SIGSTOP : 0;
   return status;
@@ -369,10 +390,14 @@ bool Stub::at_end(const WaitStatus& status) const {
   return status.kind() == WaitStatus::Kind::kSignalDelivery && status.signal() == stop_signal_;
 }
 
+int Stub::request_to_end() const { return stop_signal_ == 0 ? PTRACE_SYSCALL : PTRACE_CONT; }
+
 WaitStatus Stub::resume_to_end(const std::function<void()>& meanwhile) {
-  int request = stop_signal_ == 0 ? PTRACE_SYSCALL : PTRACE_CONT;
-  for (;;) {
-    WaitStatus status = resume_until_stop(request, meanwhile);
+  return await_program_end(resume_until_stop(request_to_end(), meanwhile), meanwhile);
+}
+
+WaitStatus Stub::await_program_end(WaitStatus status, const std::function<void()>& meanwhile) {
+  for (;; status = resume_until_stop(request_to_end(), meanwhile)) {
     if (status.ended()) {
       installed_ = false;
       throw Error(Code::kGone, fmt::format("process {} {}", pid_, status.describe()));
@@ -420,6 +445,26 @@ ProgramRun Stub::run_loaded(const SyscallProgram& program) {
 ProgramRun Stub::try_run(const SyscallProgram& program) {
   ProgramRun run = has_farewell() ? run_loaded(with_farewell(program)) : run_loaded(program);
   set_idle();
+  return run;
+}
+
+void Stub::begin(const SyscallProgram& program) {
+  load(program);
+  set_to_start(programs_);
+  thread_.resume(request_to_end(), std::exchange(stop_to_deliver_, 0));
+  running_ = true;
+}
+
+void Stub::await_begun() {
+  running_ = false;
+  await_program_end(note(thread_.wait()));
+}
+
+ProgramRun Stub::finish(const SyscallProgram& program) {
+  await_begun();
+  ProgramRun run = take_results(program, programs_);
+  set_idle();
+  run.check(program);
   return run;
 }
 
@@ -520,9 +565,12 @@ bool Stub::run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>*
 // From a system call or signal stop to an event stop, without an instruction of the program: only
 // there does the kernel look at the registers of an interrupted call again.
 void Stub::interrupt_at_stop() {
-  thread_.request_stop();
-  for (;;) {
-    WaitStatus status = resume_until_stop(PTRACE_CONT);
+  if (!removing_) {
+    thread_.request_stop();
+    thread_.resume(PTRACE_CONT, std::exchange(stop_to_deliver_, 0));
+  }
+  removing_ = false;
+  for (WaitStatus status = note(thread_.wait());; status = resume_until_stop(PTRACE_CONT)) {
     if (status.kind() == WaitStatus::Kind::kEventStop ||
         status.kind() == WaitStatus::Kind::kGroupStop) {
       return;
@@ -542,6 +590,13 @@ void Stub::restore_state() {
   thread_.set_registers(original_.registers);
 }
 
+void Stub::begin_to_remove() {
+  TELEFORK_ASSERT(lender_ && installed_);
+  thread_.request_stop();
+  thread_.resume(PTRACE_CONT, std::exchange(stop_to_deliver_, 0));
+  removing_ = true;
+}
+
 void Stub::leave_stack() {
   restore_state();
   write_memory(pid_, stack_frame_, stack_bytes_);
@@ -549,6 +604,7 @@ void Stub::leave_stack() {
 
 void Stub::remove() {
   if (!installed_) return;
+  if (running_) await_begun();
   if (lender_) {
     installed_ = false;
     restore_state();

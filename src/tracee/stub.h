@@ -77,8 +77,16 @@ class Stub {
   Stub(TracedThread& thread, pid_t pid, const Options& options);
   // In another stopped thread of a process where `host` is in place: uses its pages, so that
   // nothing has to be mapped. `host` may run nothing while this one lives, and only one such stub
-  // may live at a time.
+  // may live at a time; for many see guest_stubs.h.
   Stub(TracedThread& thread, Stub& host);
+  // In so many of them, which are host.next_program()'s.
+  struct Room {
+    RemotePtr address;
+    std::uint64_t size;
+  };
+  Stub(TracedThread& thread, ThreadState state, Stub& host, Room room);
+  // How many such a one needs for itself, with a program beside.
+  static std::uint64_t guest_size(const ThreadState& state);
   Stub(const Stub&) = delete;
   Stub& operator=(const Stub&) = delete;
   ~Stub();
@@ -116,6 +124,13 @@ class Stub {
   void interrupt_program() { await_end(true); }
   ProgramRun results() const { return take_results(*started_, started_at_); }
 
+  // run() in two halves, so that other threads can run theirs meanwhile. In between, and after a
+  // finish() that threw, it may only be removed.
+  void begin(const SyscallProgram& program);
+  ProgramRun finish(const SyscallProgram& program);
+  // The first half of remove(), of one with a host.
+  void begin_to_remove();
+
   // Undo steps that every program has from now on behind its own: what the thread does before it
   // goes on, if its tracer dies. Arguments are plain values; the first is a system call.
   void set_farewell(const SyscallProgram& undo_steps);
@@ -137,10 +152,6 @@ class Stub {
   RemotePtr entry_address() const;
   RemotePtr area() const { return area_; }
   std::uint64_t area_size() const { return area_size_; }
-  struct Room {
-    RemotePtr address;
-    std::uint64_t size;
-  };
   // All that is mapped for it: the area first.
   std::vector<Room> rooms() const;
   // Whether a VMA is its own. Those that lie next to each other may be one.
@@ -164,6 +175,7 @@ class Stub {
   void abandon() { installed_ = false; }
 
  private:
+  void enter_as_guest(RemotePtr at);
   void enter_safe_state();
   void leave_stack();
   void restore_state();
@@ -174,6 +186,10 @@ class Stub {
   void block_signals();
   WaitStatus resume_until_stop(int request);
   WaitStatus resume_until_stop(int request, const std::function<void()>& meanwhile);
+  WaitStatus note(WaitStatus status);
+  void await_begun();
+  int request_to_end() const;
+  WaitStatus await_program_end(WaitStatus status, const std::function<void()>& meanwhile = {});
   WaitStatus resume_to_end(const std::function<void()>& meanwhile = {});
   bool at_end(const WaitStatus& status) const;
   bool at_end_of_started(const WaitStatus& status) const;
@@ -217,6 +233,8 @@ class Stub {
   std::uint32_t own_tid_ = 0;
   bool installed_ = false;
   Stub* lender_ = nullptr;   // whose pages these are
+  bool running_ = false;     // between begin() and finish()
+  bool removing_ = false;    // between begin_to_remove() and remove()
   int stop_to_deliver_ = 0;  // SIGSTOP, which it has stopped for
 };
 

@@ -80,7 +80,9 @@ enum telefork_shared {
 
 enum telefork_standard_input {
   TELEFORK_STDIN_NOTHING = 0, /* /dev/null, but a regular file travels as any file does */
-  TELEFORK_STDIN_TAKE = 1     /* carried from home; the parent should no longer read it */
+  /* Carried from home; the parent should no longer read it. Of a pipe to itself the process has the
+   * other end too, which is a descriptor that cannot travel. */
+  TELEFORK_STDIN_TAKE = 1
 };
 
 /* Begins with its own size, so that it can grow; set it by TELEFORK_OPTIONS_INIT. */

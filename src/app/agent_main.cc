@@ -11,6 +11,7 @@
 #include "app/places.h"
 #include "app/settings.h"
 #include "base/error.h"
+#include "base/soft_limits.h"
 #include "kernel/probe.h"
 #include "kernel/yama.h"
 #include "session/agent.h"
@@ -18,7 +19,7 @@
 int main(int argc, char** argv) {
   telefork::app::set_own_signals();
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-  telefork::app::raise_own_limits();
+  telefork::raise_soft_limits();
   int fd = -1;
   CLI::App app("Serves one program's telefork calls; started by libtelefork or telepad.",
                "telefork-agent");

@@ -10,6 +10,7 @@
 #include "app/output.h"
 #include "app/places.h"
 #include "app/settings.h"
+#include "base/soft_limits.h"
 #include "capture/libc_identity.h"
 #include "kernel/probe.h"
 #include "kernel/yama.h"
@@ -222,7 +223,7 @@ void Check::survey() {
 
 int check_command(const CheckCommand& command) {
   set_own_signals();
-  raise_own_limits();
+  raise_soft_limits();
   return Check(command).run();
 }
 

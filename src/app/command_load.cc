@@ -12,6 +12,7 @@
 #include "app/commands.h"
 #include "app/output.h"
 #include "app/places.h"
+#include "base/soft_limits.h"
 #include "migrate/load.h"
 #include "session/own_guest.h"
 #include "session/programs.h"
@@ -52,7 +53,7 @@ void let_go_of_streams() {
 
 int load_command(const LoadCommand& command) {
   set_own_signals();
-  raise_own_limits();
+  raise_soft_limits();
   UniqueFd json;
   try {
     auto start = Clock::now();

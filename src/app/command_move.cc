@@ -25,6 +25,7 @@
 #include "app/places.h"
 #include "app/settings.h"
 #include "base/error.h"
+#include "base/soft_limits.h"
 #include "kernel/yama.h"
 #include "net/stream.h"
 #include "session/move_session.h"
@@ -166,7 +167,7 @@ int move_command(const MoveCommand& command) {
   // Not the default: the process may be anywhere when one comes.
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
   set_own_signals();
-  raise_own_limits();
+  raise_soft_limits();
   UniqueFd talk, talk_there;
   std::tie(talk, talk_there) = make_socket_pair(SOCK_STREAM);
   start_session(command, talk, std::move(talk_there));

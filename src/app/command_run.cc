@@ -33,6 +33,7 @@
 #include "app/places.h"
 #include "app/settings.h"
 #include "base/error.h"
+#include "base/soft_limits.h"
 #include "session/command_session.h"
 #include "session/own_guest.h"
 
@@ -239,7 +240,7 @@ int run_command(const RunCommand& given) {
   net::parse_node(command.node);
   command.ignored_signals = ignored_at_start();
   set_own_signals();
-  raise_own_limits();
+  raise_soft_limits();
   session::Programs programs = session::find_programs();
   UniqueFd json;
   if (!command.json_file.empty()) {

@@ -8,6 +8,7 @@
 #include "app/commands.h"
 #include "app/output.h"
 #include "app/places.h"
+#include "base/soft_limits.h"
 #include "kernel/yama.h"
 #include "migrate/save.h"
 #include "session/signal_fd.h"
@@ -45,7 +46,7 @@ int save_command(const SaveCommand& command) {
   // Not the default: that would end this process in the middle.
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
   set_own_signals();
-  raise_own_limits();
+  raise_soft_limits();
   bool asked_to_end = false;
   migrate::SaveSettings settings;
   settings.pid = command.pid;

@@ -8,6 +8,7 @@
 
 #include "app/places.h"
 #include "base/error.h"
+#include "base/soft_limits.h"
 #include "session/keeper.h"
 
 namespace {
@@ -30,7 +31,7 @@ int main(int argc, char** argv) {
   // It holds a session's secrets, and what its guest leaves behind must come to it.
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-  telefork::app::raise_own_limits();
+  telefork::raise_soft_limits();
   int control = -1;
   int control_out = -1;
   int telepad = -1;

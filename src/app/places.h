@@ -41,10 +41,6 @@ int exit_code(const Error& error);
 // For every program, at its start; whoever it starts is given other actions.
 void set_own_signals();
 
-// Soft limits to hard limits: telefork's processes work for a program, and its limits are not meant
-// for them (a batch system's time of CPU, a guest with more descriptors).
-void raise_own_limits();
-
 // For tests: a process that stops itself (SIGSTOP) when it reaches the step of that name; empty:
 // none. Throws kUsage for a name that is none.
 session::Steps stop_at_step(const std::string& name);

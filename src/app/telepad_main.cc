@@ -11,6 +11,7 @@
 #include "app/places.h"
 #include "app/settings.h"
 #include "base/error.h"
+#include "base/soft_limits.h"
 #include "session/telepad.h"
 
 namespace {
@@ -63,7 +64,7 @@ int run(int argc, char** argv) {
   }
   if (quiet) spdlog::set_level(spdlog::level::err);
 
-  telefork::app::raise_own_limits();
+  telefork::raise_soft_limits();
   telefork::app::Settings said = telefork::app::read_settings();
   telefork::session::check_lease(said.lease);  // its agents will need it
   telefork::session::TelepadSettings settings;

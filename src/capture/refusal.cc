@@ -149,7 +149,8 @@ constexpr std::array kRules = {
          "ask as its user or as root, or have it set PR_SET_DUMPABLE (prctl(2)) to 1"},
     Rule{Reason::kMoreCapable, Part::kProcess, "a process with capabilities that telefork lacks",
          "it has capabilities that telefork has not",
-         "ask as root, or have it drop them (capset(2))"},
+         "ask as one who has them, root for instance where it was not denied them, or have it drop "
+         "them (capset(2))"},
     Rule{Reason::kForeignProc, Part::kProcess, "a /proc of another pid namespace",
          "/proc here is that of another pid namespace, which does not know it by this number",
          "mount the right one (mount -t proc proc /proc, or unshare --mount-proc)"},

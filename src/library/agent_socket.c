@@ -197,31 +197,46 @@ static long long now_in_ms(void) {
   return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-// Whether there is an answer, or an end, or somebody who has read the request: who lives and works
-// on it is waited for, for as long as it takes. A telepad that is stopped would never read it. Of a
-// private agent, which has no name, only its end is waited for: it is this program's own.
-static bool is_taken(void) {
+// At most kSlice of it, which is longer than that where the whole process was stopped meanwhile.
+enum { kSlice = 100 };
+
+static long long ms_waited_for_answer(int limit, bool* answered) {
+  struct pollfd entry = {agent.fd, POLLIN, 0};
+  const long long begin = now_in_ms();
+  const int ready = poll(&entry, 1, limit < kSlice ? limit : kSlice);
+  *answered = ready > 0 || (ready < 0 && errno != EINTR);
+  const long long waited = now_in_ms() - begin;
+  return waited < kSlice ? waited : kSlice;
+}
+
+static void say_that_nobody_reads(void) {
   struct sockaddr_un telepad;
   socklen_t size = sizeof telepad;
-  if (getpeername(agent.fd, (struct sockaddr*)&telepad, &size) != 0 ||
-      size <= offsetof(struct sockaddr_un, sun_path)) {
-    return true;
+  if (getpeername(agent.fd, (struct sockaddr*)&telepad, &size) == 0 &&
+      size > offsetof(struct sockaddr_un, sun_path)) {
+    tf_set_error(
+        TELEFORK_UNREACHABLE, ETIMEDOUT,
+        "telepad at %.*s has not read the call for %d s; TELEFORK_SOCKET= does without telepad",
+        (int)(size - offsetof(struct sockaddr_un, sun_path)), telepad.sun_path, kTakenWithin);
+    return;
   }
-  const long long end = now_in_ms() + 1000LL * kTakenWithin;
-  struct pollfd entry = {agent.fd, POLLIN, 0};
-  for (;;) {
-    const long long left = end - now_in_ms();
-    const int ready = poll(&entry, 1, left > 0 ? (int)left : 0);
-    if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
-    if (left <= 0) break;
-  }
+  tf_set_error(TELEFORK_UNREACHABLE, ETIMEDOUT,
+               "telefork-agent (process %d) has not read the call for %d s; kill -CONT lets one "
+               "that was stopped go on",
+               (int)agent.tracer, kTakenWithin);
+}
+
+// Whether there is an answer, or an end, or somebody who has read the request: who lives and works
+// on it is waited for, for as long as it takes. One that is stopped would never read it.
+static bool is_taken(void) {
+  long long left = kTakenWithin * 1000LL;
+  bool answered = false;
+  while (left > 0 && !answered) left -= ms_waited_for_answer((int)left, &answered);
+  if (answered) return true;
   int unread = 0;  // of what this end has sent (unix(7), SIOCOUTQ)
   if (ioctl(agent.fd, SIOCOUTQ, &unread) != 0 || unread == 0) return true;
+  say_that_nobody_reads();
   drop_agent();
-  tf_set_error(
-      TELEFORK_UNREACHABLE, ETIMEDOUT,
-      "telepad at %.*s has not read the call for %d s; TELEFORK_SOCKET= does without telepad",
-      (int)(size - offsetof(struct sockaddr_un, sun_path)), telepad.sun_path, kTakenWithin);
   return false;
 }
 

@@ -55,6 +55,7 @@ SharedFd::Result to_result(ssize_t count) {
 
 SharedFd::SharedFd(UniqueFd fd, Direction direction) : fd_(std::move(fd)), kind_(Kind::kPoll) {
   struct stat status = look_at(fd_.get());
+  is_character_device_ = S_ISCHR(status.st_mode);
   if (S_ISSOCK(status.st_mode)) {
     kind_ = Kind::kSocket;
   } else if (S_ISREG(status.st_mode)) {

@@ -28,6 +28,7 @@ class SharedFd {
 
   int get() const { return fd_.get(); }
   explicit operator bool() const { return static_cast<bool>(fd_); }
+  bool is_character_device() const { return is_character_device_; }
   void reset() { fd_.reset(); }
 
   // An errno is a value here: what a broken stream means is for the caller to say.
@@ -47,6 +48,7 @@ class SharedFd {
   };
   UniqueFd fd_;
   Kind kind_;
+  bool is_character_device_ = false;
 };
 
 }  // namespace telefork::proxy

@@ -130,7 +130,11 @@ void StdioReceiver::on_end() {
 void StdioReceiver::write_some() {
   while (unwritten() > 0) {
     SharedFd::Result result = fd_.try_write(std::span(queue_).subspan(begin_));
-    if (result.error != 0) return break_off(result.error);
+    if (result.error == EPIPE) return break_off();
+    if (result.error != 0) {
+      throw_away(result.error);
+      break;
+    }
     if (!result.count) return;
     begin_ += *result.count;
     give_credit(*result.count);
@@ -151,15 +155,22 @@ void StdioReceiver::give_credit(std::size_t bytes) {
   uncredited_ = 0;
 }
 
-void StdioReceiver::break_off(int error) {
-  if (error != EPIPE && error != EIO) loss_ = error;
+void StdioReceiver::throw_away(int error) {
+  const bool is_gone = error == EIO && fd_.is_character_device();
+  if (loss_ == 0 && !is_gone) loss_ = error;
+  const std::size_t bytes = unwritten();
+  begin_ = queue_.size();
+  give_credit(bytes);
+}
+
+void StdioReceiver::break_off() {
   fd_.reset();
   queue_.clear();
   begin_ = 0;
   link_->send([&](Message::Builder message) {
     auto broken = message.initStdioBroken();
     broken.setStream(stream_);
-    broken.setErrno(static_cast<std::uint32_t>(error));
+    broken.setErrno(EPIPE);
   });
 }
 

@@ -12,10 +12,13 @@
 // Ends of a stream:
 //     end of file at the sender      stdioEnd; the receiver writes what it has, then closes its
 //                                    descriptor if it was given it to own
-//     nobody reads at the receiver   (EPIPE, EIO) stdioBroken; the sender closes its descriptor, so
-//                                    that the guest gets SIGPIPE or EPIPE
-//     the receiver cannot write      (ENOSPC and all others) the same, and loss() says why: the
-//                                    guest may have ended in the belief that all was written
+//     nobody reads at the receiver   (EPIPE) stdioBroken; the sender closes its descriptor, so that
+//                                    the guest gets SIGPIPE or EPIPE
+//
+// What the receiver cannot write for any other reason is thrown away, and the next is tried again:
+// a signal is not what a guest would get at home for a full disk, or for a terminal that is gone.
+// It believes that all was written, so loss() says why not; of a terminal that is gone nothing is
+// lost that anybody could have read.
 //
 // Both are driven by a poll loop that belongs to somebody else, and never wait. They never change
 // the status flags of a descriptor, which home's programs share. StdioPump (stdio_pump.h) has up to
@@ -86,14 +89,15 @@ class StdioReceiver {
   // Nothing waits to be written.
   bool idle() const { return unwritten() == 0; }
   bool ended() const { return !fd_; }
-  // The errno for which something that somebody would have read was not written; 0: there is none.
+  // The first errno for which something that somebody would have read was not written; 0: none.
   int loss() const { return loss_; }
 
  private:
   std::size_t unwritten() const { return queue_.size() - begin_; }
   void write_some();
   void give_credit(std::size_t bytes);
-  void break_off(int error);
+  void break_off();
+  void throw_away(int error);
   void close_if_done();
 
   protocol::Link* link_;

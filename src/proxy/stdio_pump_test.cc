@@ -5,8 +5,10 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "net/fd_stream.h"
@@ -174,11 +176,52 @@ TEST_F(StdioPumpTest, TellsWhatCouldNotBeWrittenThoughSomebodyWouldReadIt) {
   home_.pump = StdioPump::at_home(*home_.link, {}, open_file("/dev/full", O_WRONLY), {});
   write_text(guest_out_, "to a full disk");
   run();
-  EXPECT_EQ(::write(guest_out_.get(), "x", 1), -1);
+  EXPECT_EQ(::write(guest_out_.get(), "x", 1), 1);
+  run();
   EXPECT_TRUE(home_.pump->idle());
   ASSERT_TRUE(home_.pump->loss());
   EXPECT_EQ(home_.pump->loss()->text(), "writing its stdout: No space left on device");
   EXPECT_EQ(home_.pump->loss()->code(), Code::kResources);
+}
+
+// More than a window: credit is given for what was thrown away.
+TEST_F(StdioPumpTest, WritesAgainWhenThereIsRoomAgain) {
+  start();
+  const std::string path = ::testing::TempDir() + "/stdio_pump_test." + std::to_string(::getpid());
+  UniqueFd file = open_file(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+  home_.pump = StdioPump::at_home(*home_.link, {}, file.duplicate(), {});
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{4, before.rlim_max};
+  ::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  for (int i = 0; i < 8; ++i) {
+    write_all_that_fits(guest_out_);
+    run();
+  }
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  write_text(guest_out_, "last words");
+  run();
+  char text[32] = {};
+  EXPECT_EQ(::pread(file.get(), text, sizeof text - 1, 0), 14);
+  EXPECT_STREQ(text, "xxxxlast words");
+  EXPECT_EQ(home_.pump->loss()->text(), "writing its stdout: File too large");
+  ::unlink(path.c_str());
+}
+
+TEST_F(StdioPumpTest, GoesOnWithoutALossWhenTheTerminalIsGone) {
+  start();
+  UniqueFd terminal(::posix_openpt(O_RDWR | O_NOCTTY));
+  ASSERT_TRUE(::grantpt(terminal.get()) == 0 && ::unlockpt(terminal.get()) == 0);
+  home_.pump = StdioPump::at_home(*home_.link, {},
+                                  open_file(::ptsname(terminal.get()), O_RDWR | O_NOCTTY), {});
+  terminal.reset();
+  for (int i = 0; i < 8; ++i) {
+    ASSERT_GT(write_all_that_fits(guest_out_), 0U);
+    run();
+  }
+  EXPECT_TRUE(home_.pump->idle());
+  EXPECT_FALSE(home_.pump->loss());
 }
 
 TEST_F(StdioPumpTest, StopsReadingInputThatTheGuestClosed) {

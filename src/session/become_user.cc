@@ -58,6 +58,22 @@ int become_user(const User& user) noexcept {
   return 0;
 }
 
+int drop_lent_capability() noexcept {
+  constexpr unsigned kCapability = kernel::kCapCheckpointRestore;
+  if (::geteuid() == 0) return 0;
+  if (::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, kCapability, 0, 0) != 0) return errno;
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct sets[2] = {};
+  if (::syscall(SYS_capget, &header, sets) != 0) return errno;
+  __user_cap_data_struct& set = sets[kCapability / 32];
+  const std::uint32_t others = ~(1u << (kCapability % 32));
+  set.effective &= others;
+  set.permitted &= others;
+  set.inheritable &= others;
+  if (::syscall(SYS_capset, &header, sets) != 0) return errno;
+  return 0;
+}
+
 std::vector<std::string> environment_of(const User& user, char* const* own) {
   constexpr std::array kPersonal = {"HOME=",   "USER=", "LOGNAME=", "MAIL=",         "XDG_",
                                     "TMPDIR=", "SSH_",  "DISPLAY=", "DBUS_SESSION_", "SHELL="};

@@ -24,6 +24,9 @@ User find_user(uid_t uid);
 // Keeps CAP_CHECKPOINT_RESTORE, which is what it takes to give a restored process its pid. 0 or an
 // errno; system calls only, for use between fork and exec.
 int become_user(const User& user) noexcept;
+// For a child of such a one, which is about to run what is not telefork's: it has none of it, nor
+// what it execs. Of root it changes nothing. 0 or an errno; system calls only.
+int drop_lent_capability() noexcept;
 // This process's environment, as that user's: what names files of his is his, or is not there. Who
 // has no account has no name and no home.
 std::vector<std::string> environment_of(const User& user, char* const* own);

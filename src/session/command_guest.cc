@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/soft_limits.h"
+#include "session/become_user.h"
 
 namespace telefork::session {
 namespace {
@@ -108,6 +110,7 @@ void CommandGuest::run_child(int gate) {
   for (int signal = 1; signal <= 64; ++signal) {
     ::signal(signal, (ignored_signals_ >> (signal - 1) & 1) != 0 ? SIG_IGN : SIG_DFL);
   }
+  restore_soft_limits();
   // Nobody is refused less of the processor; more is the node's own matter.
   if (nice_ > ::getpriority(PRIO_PROCESS, 0)) ::setpriority(PRIO_PROCESS, 0, nice_);
   sigset_t none;
@@ -116,10 +119,9 @@ void CommandGuest::run_child(int gate) {
   ::umask(umask_);
   std::vector<char*> arguments = as_pointers(arguments_);
   std::vector<char*> environment = as_pointers(environment_);
-  int error = 0;
-  if (::chdir(cwd_.c_str()) != 0) {
-    error = errno;
-  } else {
+  int error = drop_lent_capability();
+  if (error == 0 && ::chdir(cwd_.c_str()) != 0) error = errno;
+  if (error == 0) {
     // execvpe looks in this process's PATH: the caller's environment decides.
     ::clearenv();
     for (const std::string& entry : environment_) ::putenv(const_cast<char*>(entry.c_str()));

@@ -134,6 +134,7 @@ void Home::poll_once() {
     if (!message) break;
     if (!pump_.on_message(*message)) on_message(*message);
   }
+  note_loss();
   deliver_end();
   if (finished_) return;
   if (!is_hushed()) send_held_signals();
@@ -174,6 +175,15 @@ void Home::on_status(protocol::schema::Status::Reader status) {
       if (!deputy_gone_) supervisor_.resume();
       break;
   }
+}
+
+// It runs on, and its pid ends with 125 when it has ended; who looks knows before.
+void Home::note_loss() {
+  if (loss_noted_ || !pump_.loss()) return;
+  loss_noted_ = true;
+  SessionInfo info = registry_.info();
+  info.warnings.push_back(pump_.loss()->text());
+  registry_.update(info);
 }
 
 // All output is home before the status is.

@@ -78,6 +78,7 @@ class Home {
   void send_held_signals();
   bool is_hushed() const { return !finished_ && lease_.is_hushed(); }
   void deliver_end();
+  void note_loss();
   bool may_read_input();
   net::Deadline next_turn();
   void step(SourceEvent event);
@@ -93,6 +94,7 @@ class Home {
   using End = HomeOptions::End;
   std::optional<End> end_;  // told by the keeper, not yet delivered
   bool delivered_ = false;
+  bool loss_noted_ = false;
   bool deputy_gone_ = false;
   bool finished_ = false;
   bool stopped_by_terminal_ = false;

@@ -517,6 +517,10 @@ void Keeper::on_guest_change(int status) {
     guest_ = 0;
     namespace_.reset();  // its init ends with the last process in it
     step(DestinationEvent::kEnd);
+    // What it has begun may live for long.
+    SessionInfo info = registered_.info();
+    info.state = std::string(state_name(state_));
+    registered_.update(info);
     settings_.steps.reach(Step::kEnded);
     pump_->begin_drain();
     return;

@@ -14,7 +14,10 @@ std::string folder_of(const std::string& path) { return path.substr(0, path.rfin
 std::string own_path() {
   char path[PATH_MAX];
   ssize_t size = ::readlink("/proc/self/exe", path, sizeof(path));
-  if (size < 0) throw_errno("finding out where this program lies");
+  if (size < 0) {
+    throw_errno("finding out where this program lies by /proc/self/exe (is /proc mounted?)",
+                Code::kUnsupported);
+  }
   return {path, static_cast<std::size_t>(size)};
 }
 

@@ -205,6 +205,7 @@ void RunOnSession::on_parked_event(const ParkedProcess::Event& event) {
       if (is_about_children(event.info)) {
         undelivered_.push_back(event.info);
       } else {
+        sent_.push_back(event.info);
         send_signal(event.info);
       }
       break;
@@ -220,13 +221,17 @@ void RunOnSession::on_parked_event(const ParkedProcess::Event& event) {
 }
 
 void RunOnSession::send_signal(const siginfo_t& info) {
-  sent_.insert(info.si_signo);
   call_.link().send([&](Message::Builder message) {
     auto signal = message.initSignal();
     signal.setNumber(static_cast<std::uint32_t>(info.si_signo));
     signal.setFromTerminal(is_from_terminal(info));
     if (info.si_code == SI_QUEUE) signal.setSiginfo(capture::as_data(info));
   });
+}
+
+bool RunOnSession::has_sent(int signal) const {
+  return std::any_of(sent_.begin(), sent_.end(),
+                     [signal](const siginfo_t& info) { return info.si_signo == signal; });
 }
 
 void RunOnSession::stop_taking_signals() {
@@ -254,7 +259,7 @@ void RunOnSession::on_message(const protocol::ReceivedMessage& message) {
 // It came there when the process was on its way home.
 bool RunOnSession::keep_late_signal(const protocol::ReceivedMessage& message) {
   if (message->which() != Message::SIGNAL) return false;
-  undelivered_.push_back(sent_siginfo(message->getSignal()));
+  late_.push_back(sent_siginfo(message->getSignal()));
   return true;
 }
 
@@ -267,7 +272,7 @@ void RunOnSession::on_status(protocol::schema::Status::Reader status) {
     case protocol::schema::Status::KILLED: {
       step(SourceEvent::kStatus);
       auto signal = static_cast<int>(status.getKilled().getSignal());
-      if (sent_.count(signal) != 0) {
+      if (has_sent(signal)) {
         let_program_die(signal);
         break;
       }
@@ -308,7 +313,9 @@ void RunOnSession::take_home() {
   }
   settings.steps.reach(Step::kTakenHome);
   finish_output();
-  homecoming.apply(undelivered_);
+  std::vector<siginfo_t> all = late_;
+  all.insert(all.end(), undelivered_.begin(), undelivered_.end());
+  homecoming.apply(all);
   parked_.reset();
   standard_error_.reset();
   step(SourceEvent::kStatus);
@@ -324,12 +331,15 @@ void RunOnSession::finish_output() {
       if (pump_->on_message(*message) || keep_late_signal(*message)) continue;
       protocol::throw_unexpected(*message, "its output");
     }
-    if (pump_->idle()) return;
+    if (pump_->idle()) break;
     std::vector<pollfd> entries = link.poll_entries();
     pump_->add_interest(entries);
     net::poll_until(entries, net::Deadline::at(lease_.next_turn()));
     pump_->on_ready(entries);
     lease_.take_turn();
+  }
+  if (std::optional<Error> loss = pump_->loss()) {
+    deputy::tell_on(standard_error_, fmt::format("{}: run_on: {}", call_.node(), loss->text()));
   }
 }
 
@@ -375,13 +385,16 @@ void RunOnSession::on_failure(const Error& error) {
   roll_back(Error(error.code(), text));
 }
 
-// The verdict comes first: the caller reads it as soon as it can.
+// The verdict comes first: the caller reads it as soon as it can. What signals have done there is
+// undone with the rest, and the program has them again.
 void RunOnSession::roll_back(const Error& error) {
   send_verdict(call_.session_socket().get(), error);
   if (!parked_) return;
   try {
     stop_taking_signals();
-    parked_->roll_back(undelivered_);
+    std::vector<siginfo_t> all = std::exchange(sent_, {});
+    all.insert(all.end(), undelivered_.begin(), undelivered_.end());
+    parked_->roll_back(all);
   } catch (const Error& gone) {
     if (gone.code() != Code::kGone) throw;
   }
@@ -398,6 +411,7 @@ void RunOnSession::end_program(int status) {
 // Of a signal that it got here. It is not to leave a core: its memory is of before the call.
 void RunOnSession::let_program_die(int signal) {
   stop_taking_signals();
+  sent_.clear();
   const kernel::Sigaction by_default{};
   tracee::SyscallProgram program;
   rlimit none{0, 0};

@@ -54,6 +54,7 @@ class RunOnSession {
   void finish_output();
   void part_from_node();
   void on_failure(const Error& error);
+  bool has_sent(int signal) const;
   void roll_back(const Error& error);
   void end_program(int status);
   void let_program_die(int signal);
@@ -72,7 +73,8 @@ class RunOnSession {
   std::set<int> left_home_;             // descriptors for which the guest has placeholders
   bool same_user_ = true;               // the guest has the program's user and group ids
   std::vector<siginfo_t> undelivered_;  // for the program, when it is back
-  std::set<int> sent_;                  // signals that the guest got from here
+  std::vector<siginfo_t> sent_;         // to the guest, which may have had them by now
+  std::vector<siginfo_t> late_;         // of these, what it has not had: the node sent them back
   bool stopped_ = false;                // both ends are stopped by a signal
   bool over_ = false;
 };

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/soft_limits.h"
 #include "base/unique_fd.h"
 
 namespace telefork::session {
@@ -61,6 +62,7 @@ std::vector<char*> pointers_to(const char* first, const std::vector<std::string>
   }
   int report_at = arrange_fds(what.fds, report);
   int error = report_at < 0 ? errno : 0;
+  restore_soft_limits();
   if (error == 0 && what.prepare) error = what.prepare();
   if (error == 0) {
     std::vector<char*> arguments = pointers_to(what.program.c_str(), what.arguments);

@@ -22,8 +22,9 @@ struct Spawn {
   std::optional<std::vector<std::string>> environment = {};  // else this process's
 };
 
-// The pid of the child. Signals are as a shell would leave them there, and every other descriptor
-// is closed. Throws where the program cannot be exec'ed, naming it.
+// The pid of the child. Signals are as a shell would leave them there, soft limits what this
+// process was given (base/soft_limits.h), and every other descriptor is closed. Throws where the
+// program cannot be exec'ed, naming it.
 pid_t spawn(const Spawn& what);
 
 }  // namespace telefork::session

@@ -14,6 +14,7 @@
 
 #include "base/shell_word.h"
 #include "protocol/handshake.h"
+#include "session/become_user.h"
 #include "session/spawn.h"
 
 namespace telefork::session {
@@ -84,6 +85,8 @@ std::unique_ptr<SshStream> SshStream::connect(const net::NodeAddress& node, cons
                    {"--", node.host, quote_for_shell(telepad) + " --stdio --quiet"});
   Spawn what{ssh, std::move(arguments), {}, true, {}};
   what.standard = {theirs.get(), theirs.get(), errors_there.get()};
+  // Its configuration may have it run whatever the user likes.
+  what.prepare = drop_lent_capability;
   pid_t pid = spawn(what);
   auto socket = std::make_unique<net::FdStream>(std::move(ours), node.text());
   return std::unique_ptr<SshStream>(

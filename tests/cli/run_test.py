@@ -288,6 +288,56 @@ class Run(cli.Test):
             self.assertEqual(done.returncode, 125)
             self.assertEqual(done.stderr, b"telefork: out of resources: writing its stdout: " + reason + b"\n")
 
+    # As at home, where its write fails and no signal comes: what it does besides is done.
+    def test_runs_on_when_its_output_cannot_be_written(self):
+        done_file = self.folder / "done"
+        script = f"echo a; read line; echo b; echo c >&2; echo done >{done_file}; exit 3"
+        with open("/dev/full", "wb") as full:
+            process = subprocess.Popen([cli.TELEFORK, "run", "local", "sh", "-c", script],
+                                       stdin=subprocess.PIPE, stdout=full, stderr=subprocess.PIPE)
+            cli.wait_until(lambda: [s["warnings"] for s in cli.call_json("ps")[1]["sessions"]
+                                    if s["pid"] == process.pid]
+                           == [["writing its stdout: No space left on device"]])
+            _, err = process.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual((process.returncode, done_file.read_text()), (125, "done\n"))
+        self.assertEqual(err, b"c\ntelefork: out of resources: writing its stdout: No space left on device\n")
+
+    def test_runs_on_when_its_terminal_is_gone(self):
+        done_file = self.folder / "done"
+        pid, terminal = pty.fork()
+        if pid == 0:
+            script = f"trap '' HUP; for i in 1 2 3; do read line; echo $i; done; echo done >{done_file}"
+            os.execv(cli.TELEFORK, [cli.TELEFORK, "run", "local", "--", "sh", "-c", script])
+        os.write(terminal, b"\n")
+        shown = b""
+        while b"1\r\n" not in shown:
+            shown += os.read(terminal, 1024)
+        os.close(terminal)
+        cli.wait_until(lambda: done_file.exists() and done_file.read_text() == "done\n")
+        os.waitpid(pid, 0)
+
+    def test_gives_the_command_the_limits_that_were_set(self):
+        ask = "ulimit -Sn; ulimit -Ss; ulimit -St; ulimit -Hn"
+        script = (f"ulimit -Sn 100; ulimit -Ss 8000; ulimit -St 1000; ulimit -Hn 200; sh -c '{ask}'; "
+                  f"{cli.TELEFORK} run local sh -c '{ask}'")
+        done = subprocess.run(["bash", "-c", script], capture_output=True, timeout=cli.PATIENCE)
+        self.assertEqual(done.stdout, 2 * b"100\n8000\n1000\n200\n", done.stderr)
+
+    def test_lends_no_capability_to_the_command_of_another_user(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root")
+        self.folder.chmod(0o755)
+        socket = self.folder / "telepad.sock"
+        telepad = subprocess.Popen([str(cli.BIN / "telepad"), "--quiet", "--socket", str(socket)])
+        self.addCleanup(telepad.wait)
+        self.addCleanup(telepad.terminate)
+        cli.wait_until(socket.exists)
+        socket.chmod(0o666)
+        done = call("run", f"unix:{socket}", "grep", "^Cap[IPEA]", "/proc/self/status",
+                    user=65534, group=65534, extra_groups=[], cwd="/", env={"PATH": os.environ["PATH"]})
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual({line.split()[1] for line in done.stdout.splitlines()}, {b"0" * 16})
+
     def test_holds_no_pipe_that_it_has_inherited(self):
         reader, writer = os.pipe()
         process = start("local", "sh", "-c", "sleep 1000 >/dev/null 2>&1 </dev/null & echo $!",

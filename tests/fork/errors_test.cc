@@ -212,6 +212,28 @@ pid_t find_agent() {
   return 0;
 }
 
+TEST_P(AFork, CannotReachAnAgentThatIsStopped) {
+  const Program program = start([this] {
+    setenv("TELEFORK_SOCKET", "", 1);  // an agent of its own, which descends from this test
+    require_equal(end_of(fork_child(node(), [] { return 3; })), exited(3));
+    make_file(path("forked"));
+    await_file(path("stopped"));
+    require_failure(node(), {TELEFORK_UNREACHABLE, ETIMEDOUT, "has not read the call for 10 s"});
+    make_file(path("failed"));
+    await_file(path("continued"));
+    require_equal(end_of(fork_child(node(), [] { return 4; })), exited(4));
+  });
+  ASSERT_TRUE(file_comes(path("forked")));
+  const pid_t agent = find_agent();
+  ASSERT_GT(agent, 0);
+  kill(agent, SIGSTOP);
+  make_file(path("stopped"));
+  EXPECT_TRUE(file_comes(path("failed")));
+  kill(agent, SIGCONT);
+  make_file(path("continued"));
+  EXPECT_TRUE(went_well(finish(program)));
+}
+
 TEST_P(AFork, FindsAnotherAgentWhenTheOneOfTwoNodesHasDied) {
   const Program program = start([this] {
     setenv("TELEFORK_SOCKET", "", 1);  // an agent of its own, which descends from this test

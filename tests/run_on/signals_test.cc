@@ -40,6 +40,52 @@ TEST_P(ACall, GetsItsSignalsThere) {
   EXPECT_TRUE(went_well(finish(program)));
 }
 
+// Blocked ones, and others that a handler there has had: that is undone with all else.
+TEST_P(ACall, GetsItsSignalsAgainWhenTheCallFails) {
+  Program program = start([this] {
+    struct sigaction action {};
+    action.sa_sigaction = handle;
+    action.sa_flags = SA_SIGINFO;
+    sigaction(SIGUSR1, &action, nullptr);
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGRTMIN);
+    sigaddset(&blocked, SIGTERM);
+    sigprocmask(SIG_BLOCK, &blocked, nullptr);
+    try {
+      telefork::run_on(node(), [] {
+        write_all(STDOUT_FILENO, "ready\n");
+        await_signal();
+        abort();
+      });
+      _exit(1);
+    } catch (const telefork::Error&) {
+      // As it was to be.
+    }
+    require_equal(int{handled}, SIGUSR1);
+    require_equal(int{value}, 77);
+    siginfo_t info;
+    for (int i = 0; i < 3; ++i) {
+      sigemptyset(&blocked);
+      sigaddset(&blocked, SIGRTMIN);
+      require_equal(sigwaitinfo(&blocked, &info), SIGRTMIN);
+      require_equal(info.si_value.sival_int, i);
+    }
+    sigaddset(&blocked, SIGTERM);
+    require_equal(sigwaitinfo(&blocked, &info), SIGTERM);
+    require_equal(info.si_pid, getppid());
+    require_equal(sigpending(&blocked), 0);
+    require_equal(sigismember(&blocked, SIGRTMIN), 0);
+  });
+  EXPECT_EQ(read_line(program.out), "ready");
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(sigqueue(program.pid, SIGRTMIN, sigval{.sival_int = i}), 0);
+  }
+  ASSERT_EQ(kill(program.pid, SIGTERM), 0);
+  ASSERT_EQ(sigqueue(program.pid, SIGUSR1, sigval{.sival_int = 77}), 0);
+  EXPECT_TRUE(went_well(finish(program)));
+}
+
 TEST_P(ACall, DiesOfASignalThatKillsItThere) {
   Program program = start([this] {
     call_on(node(), [] {

@@ -59,6 +59,7 @@ void Capture::write_files(image::RecordSink& sink) {
     descriptions[i].setPosition(description.position);
     descriptions[i].setStream(description.stream);
     descriptions[i].setName(description.name);
+    if (description.origin) descriptions[i].setOrigin(*description.origin + 1);
     if (description.file) survey_.files.fill(*description.file, descriptions[i].initFile());
     fill_object(description, descriptions[i]);
   }

@@ -20,6 +20,7 @@
 
 #include "capture/file_table.h"
 #include "capture/holders.h"
+#include "capture/origins.h"
 #include "capture/refusal.h"
 #include "image/image.capnp.h"
 #include "kernel/procfs.h"
@@ -52,6 +53,7 @@ struct SurveyOptions {
   std::set<int> own_fds;  // telefork's own sockets in the process: no part of it
   // Of a guest on its way home: the inodes of the pipes that carry its standard streams, by number.
   std::map<unsigned, std::uint64_t> streams;
+  const Origins* origins = nullptr;
   FileTable::FindOriginal originals;
   // For a check that holds somebody up: the flags of the memory, which cost a walk of the page
   // tables, are looked at only within kFlagsBudgetNs, and not again where the memory map is as it
@@ -88,6 +90,7 @@ struct Description {
   std::vector<EpollItem> epoll = {};
   std::vector<InotifyWatch> watches = {};
   std::vector<kernel::LockInfo> locks = {};
+  std::optional<std::uint32_t> origin = {};  // Origin::description
 };
 
 // A pipe or FIFO, whose ends are descriptions.

@@ -239,25 +239,21 @@ class Sorter {
   // What stdout and stderr are stays there, and is served from there.
   bool has_home() const { return is_called() || options_.purpose == Purpose::kMove; }
 
-  // What stands for something of home's, on its way back; empty: it is the guest's own.
-  std::optional<Description> sort_returning(const OpenFile& open, Description description) const {
-    if (options_.purpose != Purpose::kReturn) return std::nullopt;
+  // What stands for something of home's, on its way back. False: it is a file, home's or its own.
+  bool sort_returning(const OpenFile& open, Description& description) const {
+    if (options_.purpose != Purpose::kReturn) return false;
     for (auto [stream, inode] : options_.streams) {
       if (!S_ISFIFO(open.stat.st_mode) || open.stat.st_ino != inode) continue;
       description.kind = Kind::STDIO;
       description.stream = stream;
-      return description;
+      return true;
     }
-    bool null = S_ISCHR(open.stat.st_mode) && open.stat.st_rdev == makedev(1, 3);
-    if (open.fd == 0 && null) {
-      description.kind = Kind::NULL_;
-      return description;
-    }
-    if (open.link == "/dev/null" && (description.flags & O_PATH) != 0) {
-      description.kind = Kind::LEFT_HOME;
-      return description;
-    }
-    return std::nullopt;
+    auto origin = options_.origins == nullptr ? std::nullopt : options_.origins->find(open.fd);
+    if (!origin) return false;
+    description.origin = origin->description;
+    if (origin->kind != Kind::NULL_ && origin->kind != Kind::LEFT_HOME) return false;
+    description.kind = origin->kind;
+    return true;
   }
 
   std::optional<Description> sort(const OpenFile& open) {
@@ -267,7 +263,7 @@ class Sorter {
                             static_cast<std::uint64_t>(open.info.position),
                             std::nullopt,
                             0};
-    if (auto returning = sort_returning(open, description)) return returning;
+    if (sort_returning(open, description)) return description;
     if (S_ISCHR(open.stat.st_mode) && is_stateless_device(open.stat.st_rdev)) {
       description.kind = Kind::DEVICE;
       return with_file(open, std::move(description));

@@ -240,6 +240,8 @@ struct FileDescription {
   watches @16 :List(InotifyWatch);
   socket @17 :UInt32;         # of kind socket: which one of Sockets.sockets
   locks @18 :List(FileLock);
+  origin @19 :UInt32;         # on the way home: 1 more than its place among the descriptions of the
+                              # way there; 0: it is stdio, or was opened there
   enum Kind {
     regular @0;
     directory @1;

@@ -335,6 +335,9 @@ void Journey::leave() {
                   [&](const capture::Mapping& mapping) { return stub.owns(mapping.vma); });
     capture::throw_refusals(survey.refusals);
     for (const capture::Mapping& mapping : survey.mappings) home_.push_back(mapping.vma);
+    for (const capture::Descriptor& descriptor : survey.descriptors) {
+      sent_fds_.emplace(descriptor.fd, static_cast<std::uint32_t>(descriptor.description));
+    }
     capture::CaptureSettings settings = capture_settings();
     capture::Capture capture(survey, parked_->frozen(), stub, settings);
     write_header(writer, image::schema::Header::Purpose::RUN_ON);
@@ -371,6 +374,7 @@ void Journey::make_guest(const std::vector<std::byte>& image) {
   }
   restorer.finish();
   arrived_ = restorer.arrived_files();
+  origins_.emplace(restorer.pid(), restorer.files());
   guest_ = restorer.release();
   space_ = restorer.take_namespace();
 }
@@ -388,6 +392,7 @@ void Journey::capture_guest() {
     if (::fstat(streams_[stream].get(), &stat) != 0) throw_errno("looking at a stream");
     options.streams[stream] = stat.st_ino;
   }
+  if (origins_) options.origins = &*origins_;
   if (arrived_) {
     options.originals = [this](std::uint64_t device, std::uint64_t inode) {
       return arrived_->find(device, inode);
@@ -420,6 +425,7 @@ restore::HomecomingSettings Journey::settings() const {
   settings.our_socket = session_.get();
   settings.their_socket = Away::kSession;
   settings.own_fds = {Away::kSession};
+  settings.sent_fds = sent_fds_;
   settings.home = home_;
   return settings;
 }

@@ -6,11 +6,13 @@
 #include <mutex>
 #include <thread>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/procfs.h"
 #include "migrate/homecoming_trip.h"
 #include "tracee/testing_tracer_death.h"
 
@@ -77,6 +79,35 @@ TEST(Homecoming, BringsChangedPagesHome) {
     VERIFY(g_number == 2 && local == 6);
   });
 }
+
+// Two descriptors change places, and one more comes to name what another does.
+class DescriptorChanges {
+ public:
+  DescriptorChanges() {
+    for (int i = 0; i < 3; ++i) VERIFY(::lseek(fds_[i].get(), i, SEEK_SET) == i);
+    count_ = kernel::list_fds(::getpid()).size();
+  }
+  void make() {
+    UniqueFd aside = fds_[0].duplicate();
+    VERIFY(::dup2(fds_[1].get(), fds_[0].get()) >= 0 && ::dup2(aside.get(), fds_[1].get()) >= 0);
+    VERIFY(::dup2(fds_[0].get(), fds_[2].get()) >= 0);
+  }
+  bool is_old() { return are_at(0, 1, 2); }
+  bool is_new() {
+    if (!are_at(1, 0, 1)) return false;
+    VERIFY(::lseek(fds_[2].get(), 5, SEEK_SET) == 5);
+    return are_at(5, 0, 5);
+  }
+
+ private:
+  bool are_at(long a, long b, long c) {
+    auto at = [&](int i) { return ::lseek(fds_[i].get(), 0, SEEK_CUR); };
+    return at(0) == a && at(1) == b && at(2) == c && kernel::list_fds(::getpid()).size() == count_;
+  }
+  UniqueFd fds_[3] = {open_file("/etc/passwd", O_RDONLY), open_file("/etc/passwd", O_RDONLY),
+                      open_file("/etc/passwd", O_RDONLY)};
+  std::size_t count_ = 0;
+};
 
 // What changes there in every way that memory can, and which state it is in.
 class Changes {
@@ -162,21 +193,23 @@ TEST(Homecoming, BringsThreadsHomeThatLivedAllTheTime) {
 // Its caller is not its first thread, another one sleeps, one is begun and one ends there.
 void change_everything(Away& away) {
   Changes changes;
+  DescriptorChanges descriptors;
   Sleeper sleeper;
   auto ended = std::make_unique<Sleeper>();
   std::unique_ptr<Sleeper> begun;
   int state = 0;
   std::thread caller([&] {
     if (!away.leave()) {
-      state = changes.is_old() ? kOld : 98;
+      state = changes.is_old() && descriptors.is_old() ? kOld : 98;
       return;
     }
     changes.make();
+    descriptors.make();
     ended->end();
     ended.reset();
     begun = std::make_unique<Sleeper>();
     away.come_home();
-    state = changes.is_new() ? kNew : 97;
+    state = changes.is_new() && descriptors.is_new() ? kNew : 97;
   });
   caller.join();
   sleeper.poke();

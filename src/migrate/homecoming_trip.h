@@ -86,11 +86,13 @@ class Journey {
   pid_t guest_ = 0;
   std::optional<restore::PidNamespace> space_;
   std::optional<restore::ArrivedFiles> arrived_;
+  std::optional<capture::Origins> origins_;
   void come_home_raw(restore::HomecomingSettings settings);
   void feed(const UniqueFd& socket, std::span<const std::byte> payloads) const;
 
   std::vector<std::byte> image_;
   std::vector<kernel::Vma> home_;
+  std::map<int, std::uint32_t> sent_fds_;
   std::size_t interrupted_at_ = 0;
   std::function<void()> interruption_;
 };

@@ -2,6 +2,7 @@
 
 #include <thread>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -113,12 +114,15 @@ TEST(Handshake, RefusesAnotherVersionOnBothSidesNamingBoth) {
   ReceivedHello hello = receive_hello(server, Deadline::never());
   Error error = error_of([&] { check_hello(*hello, here.reader()); });
   EXPECT_EQ(error.code(), Code::kRefused);
-  EXPECT_THAT(error.text(), HasSubstr("version 7 there and 1 here"));
+  EXPECT_THAT(error.text(),
+              HasSubstr(fmt::format("version 7 there and {} here", kProtocolVersion)));
 
   MemoryStream client(reply_bytes(here, [](auto reply) { reply.setVersion(8); }));
   error = error_of([&] { say_hello(client, "node7", here.reader(), {}, Deadline::never()); });
   EXPECT_EQ(error.code(), Code::kRefused);
-  EXPECT_THAT(error.text(), HasSubstr("node7: the protocol is version 8 there and 1 here"));
+  EXPECT_THAT(error.text(),
+              HasSubstr(fmt::format("node7: the protocol is version 8 there and {} here",
+                                    kProtocolVersion)));
 }
 
 TEST(Handshake, RefusesAnotherArchitectureOnBothSidesNamingBoth) {

@@ -34,6 +34,7 @@
 #include "kernel/procfs_state.h"
 #include "restore/address_space.h"
 #include "restore/files.h"
+#include "restore/free_numbers.h"
 #include "restore/map_plan.h"
 #include "restore/page_reception.h"
 #include "tracee/parked_process.h"
@@ -48,8 +49,8 @@ struct HomecomingSettings {
   int bulk_fd = -1;
   // telefork's own in the process, `their_socket` among them: they stay as they are.
   std::set<int> own_fds;
-  // Descriptors that have stayed here, for which the guest has placeholders.
-  std::set<int> left_home;
+  // All others: which description each was on the way there.
+  std::map<int, std::uint32_t> sent_fds;
   // The guest has been given this user's ids: they must be the same still.
   bool same_user = true;
   std::size_t max_map_count = 65530;  // vm.max_map_count
@@ -106,17 +107,19 @@ class Homecoming {
     pid_t tid;      // as the tracer sees it
     pid_t own_tid;  // as the process sees it
   };
-  // Where a descriptor comes from.
+  // What a descriptor is to name.
   struct Placing {
     int fd = -1;
-    bool keeps = false;      // it is that file already
-    bool untouched = false;  // and whatever it is
-    int from = -1;           // a descriptor of home; else
-    int file = -1;           // in files_to_give_
+    int home = -1;       // what this descriptor of home names; else
+    int file = -1;       // in files_to_give_
+    bool keeps = false;  // it does already
     bool close_on_exec = false;
-    unsigned flags = 0;
-    bool seeks = false;
-    std::uint64_t position = 0;
+  };
+  // A description of home's that the guest had too.
+  struct Settling {
+    int fd;  // of home
+    unsigned flags;
+    std::optional<std::uint64_t> position;
   };
 
   image::schema::Process::Reader process() const;
@@ -175,15 +178,17 @@ class Homecoming {
                     tracee::SyscallProgram& program) const;
 
   // homecoming_files.cc
-  bool stays(int fd, image::schema::FileDescription::Reader description) const;
-  bool is_same_file(int fd, image::schema::FileDescription::Reader description) const;
-  bool is_same_description(int fd, image::schema::FileDescription::Reader description) const;
+  int home_of(image::schema::FileDescription::Reader description) const;
+  bool is_at_home(int fd, int home) const;
   void check_directory(int fd, image::schema::FileDescription::Reader description) const;
+  void plan_settling(int home, image::schema::FileDescription::Reader description);
   int add_file(UniqueFd file);
   void plan_descriptors();
   void check_numbers(const std::set<int>& there);
   void give_files();
   void move_out_of_the_way();
+  int next_number(FreeNumbers& free) const;
+  void add_settlings(tracee::SyscallProgram& program);
   void add_descriptors(tracee::SyscallProgram& program);
 
   // homecoming_threads.cc
@@ -256,7 +261,11 @@ class Homecoming {
   int pages_fd_ = -1;       // there
   std::map<const MapPiece*, int> mapped_files_;
   int cwd_file_ = -1;
+  std::map<std::uint32_t, int>
+      homes_;  // of each description of the way there: the first that has it
   std::vector<Placing> placings_;
+  std::vector<Settling> settlings_;
+  std::map<int, int> parked_fds_;  // descriptors of home: where their descriptions lie aside
   std::vector<int> closings_;
   std::uint64_t max_fds_ = 0;
   std::map<std::uint32_t, pid_t> begun_;       // the image's tid -> as the process sees it

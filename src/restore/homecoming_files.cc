@@ -1,7 +1,5 @@
-// Descriptors that come home. Those of home stay where the guest had the same file; what was opened
-// there is opened here before anything is changed.
-#include <algorithm>
-
+// Descriptors that come home. What went there is home's own, at whichever numbers the guest had it;
+// what was opened there is opened here before anything is changed.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -10,7 +8,6 @@
 
 #include "base/error.h"
 #include "kernel/procfs.h"
-#include "restore/free_numbers.h"
 #include "restore/homecoming.h"
 #include "tracee/fd_passing.h"
 
@@ -26,40 +23,22 @@ constexpr unsigned kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME |
 
 }  // namespace
 
-// A standard stream that is still its own, or one that was left here.
-bool Homecoming::stays(int fd, FileDescription::Reader description) const {
-  switch (description.getKind()) {
-    case FileDescription::Kind::LEFT_HOME:
-      return settings_.left_home.count(fd) != 0;
-    case FileDescription::Kind::NULL_:
-      return fd == STDIN_FILENO;
-    case FileDescription::Kind::STDIO:
-      return static_cast<unsigned>(fd) == description.getStream();
-    default:
-      return false;
+// The descriptor of home that names it, whatever its number is there; -1: it was opened there.
+int Homecoming::home_of(FileDescription::Reader description) const {
+  if (description.getKind() == FileDescription::Kind::STDIO) {
+    auto stream = static_cast<int>(description.getStream());
+    if (settings_.sent_fds.count(stream) != 0) return stream;
+    throw Error(Code::kCorrupt, fmt::format("there is no standard stream {} here", stream));
   }
+  if (description.getOrigin() == 0) return -1;
+  auto home = homes_.find(description.getOrigin() - 1);
+  if (home != homes_.end()) return home->second;
+  throw Error(Code::kCorrupt, "a descriptor names a file that did not go there");
 }
 
-// Its name may have changed meanwhile, here or there.
-bool Homecoming::is_same_file(int fd, FileDescription::Reader description) const {
-  if (description.getKind() != FileDescription::Kind::REGULAR &&
-      description.getKind() != FileDescription::Kind::DIRECTORY) {
-    return false;
-  }
-  UniqueFd here = open_file(kernel::fd_open_path(parked_.pid(), fd), O_PATH);
-  return kernel::same_file_whatever_its_content(kernel::identify_file(here.get()),
-                                                decode_identity(description.getFile()));
-}
-
-bool Homecoming::is_same_description(int fd, FileDescription::Reader description) const {
-  if (description.getKind() == FileDescription::Kind::STDIO) return false;
-  std::string there = description.getFile().getPath();
-  if (description.getFile().getDeleted()) there += " (deleted)";
-  if (kernel::read_fd_link(parked_.pid(), fd) != there && !is_same_file(fd, description)) {
-    return false;
-  }
-  unsigned flags = kernel::read_fdinfo(parked_.pid(), fd).flags;
-  return ((flags ^ description.getFlags()) & (O_ACCMODE | O_PATH)) == 0;
+bool Homecoming::is_at_home(int fd, int home) const {
+  auto here = settings_.sent_fds.find(fd);
+  return here != settings_.sent_fds.end() && here->second == settings_.sent_fds.at(home);
 }
 
 // Its position is that filesystem's own. The guest began at 0 where this is not that machine.
@@ -71,6 +50,22 @@ void Homecoming::check_directory(int fd, FileDescription::Reader description) co
                                           fd, description.getFile().getPath().cStr()));
 }
 
+// Of standard streams, and of what was left here, there were only stand-ins there.
+void Homecoming::plan_settling(int home, FileDescription::Reader description) {
+  const FileDescription::Kind kind = description.getKind();
+  if (kind != FileDescription::Kind::REGULAR && kind != FileDescription::Kind::DIRECTORY &&
+      kind != FileDescription::Kind::DEVICE) {
+    return;
+  }
+  Settling settling{home, description.getFlags(), std::nullopt};
+  const bool has_position = kind == FileDescription::Kind::REGULAR ||
+                            (kind == FileDescription::Kind::DIRECTORY && same_boot_);
+  if (has_position && (description.getFlags() & O_PATH) == 0) {
+    settling.position = description.getPosition();
+  }
+  settlings_.push_back(settling);
+}
+
 int Homecoming::add_file(UniqueFd file) {
   files_to_give_.push_back(std::move(file));
   return static_cast<int>(files_to_give_.size() - 1);
@@ -78,11 +73,9 @@ int Homecoming::add_file(UniqueFd file) {
 
 void Homecoming::plan_descriptors() {
   auto files = files_->get<image::schema::Files>();
-  std::vector<int> open = kernel::list_fds(parked_.pid());
-  std::set<int> here(open.begin(), open.end());
+  for (auto [fd, sent] : settings_.sent_fds) homes_.emplace(sent, fd);
   std::set<int> there;
-  std::map<unsigned, Placing> first;  // of each description: where it is to be had from
-  std::vector<std::pair<Placing, unsigned>> rest;
+  std::map<unsigned, Placing> known;  // of each description: where it is to be had from
   for (Descriptor::Reader descriptor : files.getDescriptors()) {
     auto fd = static_cast<int>(descriptor.getFd());
     if (settings_.own_fds.count(fd) != 0) {
@@ -95,49 +88,24 @@ void Homecoming::plan_descriptors() {
     FileDescription::Reader description = files.getDescriptions()[descriptor.getDescription()];
     there.insert(fd);
     check_directory(fd, description);
-    Placing placing;
-    placing.fd = fd;
-    placing.close_on_exec = descriptor.getCloseOnExec();
-    placing.flags = description.getFlags();
-    if (here.count(fd) != 0 && stays(fd, description)) {
-      placing.keeps = true;
-      placing.untouched = true;
-    } else if (here.count(fd) != 0 && is_same_description(fd, description)) {
-      placing.keeps = true;
-      bool has_position = description.getKind() == FileDescription::Kind::REGULAR ||
-                          (description.getKind() == FileDescription::Kind::DIRECTORY && same_boot_);
-      placing.seeks = has_position && (description.getFlags() & O_PATH) == 0;
-      placing.position = description.getPosition();
-    } else {
-      rest.emplace_back(placing, descriptor.getDescription());
-      continue;
-    }
-    first.emplace(descriptor.getDescription(), placing);
-    placings_.push_back(placing);
-  }
-  for (auto& [placing, number] : rest) {
-    FileDescription::Reader description = files.getDescriptions()[number];
-    auto known = first.find(number);
-    bool stream = description.getKind() == FileDescription::Kind::STDIO;
-    if (known != first.end()) {
-      placing.from = known->second.keeps ? known->second.fd : -1;
-      placing.file = known->second.file;
-    } else if (stream) {
-      placing.from = static_cast<int>(description.getStream());
-      if (here.count(placing.from) == 0) {
-        throw Error(Code::kRefused, fmt::format("fd {} is standard stream {} there, which is "
-                                                "closed here",
-                                                placing.fd, placing.from));
+    auto [found, is_new] = known.try_emplace(descriptor.getDescription());
+    if (is_new) {
+      found->second.home = home_of(description);
+      if (found->second.home >= 0) {
+        plan_settling(found->second.home, description);
+      } else {
+        found->second.file = add_file(open_files_.open_description(
+            description, contents_,
+            [](const std::string& text) { throw Error(Code::kRefused, text); }));
       }
-    } else {
-      placing.file = add_file(open_files_.open_description(
-          description, contents_,
-          [](const std::string& text) { throw Error(Code::kRefused, text); }));
-      first.emplace(number, placing);
     }
+    Placing placing = found->second;
+    placing.fd = fd;
+    placing.keeps = placing.home >= 0 && is_at_home(fd, placing.home);
+    placing.close_on_exec = descriptor.getCloseOnExec();
     placings_.push_back(placing);
   }
-  for (int fd : open) {
+  for (int fd : kernel::list_fds(parked_.pid())) {
     if (there.count(fd) == 0 && settings_.own_fds.count(fd) == 0) closings_.push_back(fd);
   }
   check_numbers(there);
@@ -183,7 +151,15 @@ void Homecoming::give_files() {
   pages_fd_ = given_.at(static_cast<std::size_t>(pages));
 }
 
-// They were given numbers that others are to have.
+int Homecoming::next_number(FreeNumbers& free) const {
+  int number = free.next();
+  if (static_cast<std::uint64_t>(number) < max_fds_) return number;
+  throw Error(Code::kResources,
+              fmt::format("there is no descriptor left here (limit nofile is {})", max_fds_));
+}
+
+// Files were given numbers that others are to have, and what descriptors of home name is to have
+// other numbers, where these may be in use.
 void Homecoming::move_out_of_the_way() {
   std::set<int> targets;
   for (const Placing& placing : placings_) targets.insert(placing.fd);
@@ -191,45 +167,56 @@ void Homecoming::move_out_of_the_way() {
   for (int fd : kernel::list_fds(parked_.pid())) taken.insert(fd);
   FreeNumbers free(taken);
   SyscallProgram program;
+  auto copy = [&](int fd) {
+    int to = next_number(free);
+    reverse_by(SYS_close, {to});
+    program.call_expecting("moving a descriptor", to, SYS_dup3, {fd, to, O_CLOEXEC});
+    return to;
+  };
   for (int& fd : given_) {
     if (targets.count(fd) == 0) continue;
-    int to = free.next();
-    if (static_cast<std::uint64_t>(to) >= max_fds_) {
-      throw Error(Code::kResources,
-                  fmt::format("there is no descriptor left here (limit nofile is {})", max_fds_));
-    }
-    reverse_by(SYS_close, {to});
-    program.call("moving a descriptor", SYS_dup3, {fd, to, O_CLOEXEC});
+    int to = copy(fd);
     program.call("moving a descriptor", SYS_close, {fd});
     fd = to;
+  }
+  for (const Placing& placing : placings_) {
+    if (placing.keeps || placing.home < 0 || parked_fds_.count(placing.home) != 0) continue;
+    parked_fds_.emplace(placing.home, copy(placing.home));
   }
   tell_reversal();
   run(program);
 }
 
+void Homecoming::add_settlings(SyscallProgram& program) {
+  for (const Settling& settling : settlings_) {
+    std::string name = fmt::format("restoring what fd {} names", settling.fd);
+    kernel::FdInfo info = kernel::read_fdinfo(parked_.pid(), settling.fd);
+    if (((info.flags ^ settling.flags) & kStatusFlags) != 0) {
+      program.call(name, SYS_fcntl, {settling.fd, F_SETFL, settling.flags & kStatusFlags});
+    }
+    if (settling.position && static_cast<std::uint64_t>(info.position) != *settling.position) {
+      program.call(name, SYS_lseek, {settling.fd, *settling.position, SEEK_SET});
+    }
+  }
+}
+
 void Homecoming::add_descriptors(SyscallProgram& program) {
+  add_settlings(program);
   for (int fd : closings_) {
     program.call_any(fmt::format("closing fd {}", fd), SYS_close, {fd});
   }
   for (const Placing& placing : placings_) {
     std::string name = fmt::format("restoring fd {}", placing.fd);
     if (!placing.keeps) {
-      int from =
-          placing.from >= 0 ? placing.from : given_.at(static_cast<std::size_t>(placing.file));
+      int from = placing.home >= 0 ? parked_fds_.at(placing.home)
+                                   : given_.at(static_cast<std::size_t>(placing.file));
       program.call_expecting(name, placing.fd, SYS_dup3,
                              {from, placing.fd, placing.close_on_exec ? O_CLOEXEC : 0});
       continue;
     }
-    if (placing.untouched) continue;
     kernel::FdInfo info = kernel::read_fdinfo(parked_.pid(), placing.fd);
     if (placing.close_on_exec != ((info.flags & O_CLOEXEC) != 0)) {
       program.call(name, SYS_fcntl, {placing.fd, F_SETFD, placing.close_on_exec ? FD_CLOEXEC : 0});
-    }
-    if (((info.flags ^ placing.flags) & kStatusFlags) != 0) {
-      program.call(name, SYS_fcntl, {placing.fd, F_SETFL, placing.flags & kStatusFlags});
-    }
-    if (placing.seeks && static_cast<std::uint64_t>(info.position) != placing.position) {
-      program.call(name, SYS_lseek, {placing.fd, placing.position, SEEK_SET});
     }
   }
   if (cwd_file_ >= 0) {
@@ -237,6 +224,9 @@ void Homecoming::add_descriptors(SyscallProgram& program) {
                  {given_.at(static_cast<std::size_t>(cwd_file_))});
   }
   for (int fd : given_) program.call_any("closing a file", SYS_close, {fd});
+  for (auto [fd, parked] : parked_fds_) {
+    program.call_any("closing a parked descriptor", SYS_close, {parked});
+  }
 }
 
 }  // namespace telefork::restore

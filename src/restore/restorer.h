@@ -98,6 +98,8 @@ class Restorer {
   // Whether it has the user and group ids of the image, which only a privileged restorer can give.
   bool has_same_user() const;
   const ArrivedFiles& arrived_files() const { return open_files_.arrived(); }
+  // What its descriptors were made of.
+  image::schema::Files::Reader files() const { return files_->get<image::schema::Files>(); }
   // The namespace that was made for it, if one was: to be kept until the guest has ended.
   std::optional<PidNamespace> take_namespace() { return std::exchange(space_of_pids_, {}); }
 

@@ -90,6 +90,7 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
   options.purpose = capture::Purpose::kReturn;
   options.own_fds.insert(session_number_);
   options.streams = streams_;
+  options.origins = &origins_;
   options.originals = [this](std::uint64_t device, std::uint64_t inode) {
     return files_.find(device, inode);
   };

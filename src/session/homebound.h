@@ -20,6 +20,7 @@
 #include <sys/types.h>
 
 #include "abi/agent.h"
+#include "capture/origins.h"
 #include "capture/page_hashes.h"
 #include "kernel/write_watch.h"
 #include "protocol/link.h"
@@ -37,11 +38,12 @@ class Homebound {
   // `session_number` is what the guest calls its session socket; `streams` are the inodes of the
   // pipes that are its stdout and stderr, and stdin where it has one.
   Homebound(pid_t guest, int session_number, std::map<unsigned, std::uint64_t> streams,
-            restore::ArrivedFiles files, kernel::PageMapAbi abi)
+            const restore::Restorer& restorer, kernel::PageMapAbi abi)
       : guest_(guest),
         session_number_(session_number),
         streams_(std::move(streams)),
-        files_(std::move(files)),
+        files_(restorer.arrived_files()),
+        origins_(guest, restorer.files()),
         abi_(abi) {}
 
   // From now on. Where this kernel cannot watch, the guest's pages are read and hashed now, and
@@ -64,6 +66,7 @@ class Homebound {
   int session_number_;
   std::map<unsigned, std::uint64_t> streams_;
   restore::ArrivedFiles files_;
+  capture::Origins origins_;
   kernel::PageMapAbi abi_;
   std::unique_ptr<kernel::WriteWatch> watch_;
   std::unique_ptr<capture::PageHashes> hashes_;  // or these

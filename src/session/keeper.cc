@@ -263,7 +263,7 @@ void Keeper::get_ready_to_return() {
     streams[stream] = status.st_ino;
   }
   homebound_.emplace(guest_, static_cast<int>(task().getSessionFd()), std::move(streams),
-                     restorer_->arrived_files(), settings_.pagemap);
+                     *restorer_, settings_.pagemap);
   homebound_->watch_writes(restorer_->stub());
 }
 

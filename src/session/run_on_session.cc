@@ -114,10 +114,7 @@ void RunOnSession::depart(const SessionInfo& info) {
   own_fds_.insert(caller_.session_fd);
   if (caller_.agent_fd >= 0) own_fds_.insert(caller_.agent_fd);
   for (const capture::Descriptor& descriptor : survey.descriptors) {
-    if (survey.descriptions[descriptor.description].kind ==
-        image::schema::FileDescription::Kind::LEFT_HOME) {
-      left_home_.insert(descriptor.fd);
-    }
+    sent_fds_.emplace(descriptor.fd, static_cast<std::uint32_t>(descriptor.description));
   }
   call_.tell_streams();
   // The node has something to do now, and need not wait for this.
@@ -302,7 +299,7 @@ void RunOnSession::take_home() {
   coming.their_socket = caller_.session_fd;
   coming.bulk_fd = link.bulk_fd();
   coming.own_fds = own_fds_;
-  coming.left_home = left_home_;
+  coming.sent_fds = sent_fds_;
   coming.same_user = same_user_;
   coming.max_map_count = kernel::read_max_map_count();
   coming.pagemap = settings.pagemap;

@@ -12,7 +12,9 @@
 #pragma once
 
 #include <csignal>
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -67,15 +69,15 @@ class RunOnSession {
   SourceState state_ = SourceState::kSending;
   std::unique_ptr<tracee::ParkedProcess> parked_;
   std::optional<proxy::StdioPump> pump_;
-  UniqueFd standard_error_;             // the program's, where it is carried
-  std::vector<kernel::Vma> map_;        // of the program, with flags
-  std::set<int> own_fds_;               // telefork's sockets in the program
-  std::set<int> left_home_;             // descriptors for which the guest has placeholders
-  bool same_user_ = true;               // the guest has the program's user and group ids
-  std::vector<siginfo_t> undelivered_;  // for the program, when it is back
-  std::vector<siginfo_t> sent_;         // to the guest, which may have had them by now
-  std::vector<siginfo_t> late_;         // of these, what it has not had: the node sent them back
-  bool stopped_ = false;                // both ends are stopped by a signal
+  UniqueFd standard_error_;                // the program's, where it is carried
+  std::vector<kernel::Vma> map_;           // of the program, with flags
+  std::set<int> own_fds_;                  // telefork's sockets in the program
+  std::map<int, std::uint32_t> sent_fds_;  // descriptors: which description each was sent as
+  bool same_user_ = true;                  // the guest has the program's user and group ids
+  std::vector<siginfo_t> undelivered_;     // for the program, when it is back
+  std::vector<siginfo_t> sent_;            // to the guest, which may have had them by now
+  std::vector<siginfo_t> late_;  // of these, what it has not had: the node sent them back
+  bool stopped_ = false;         // both ends are stopped by a signal
   bool over_ = false;
 };
 

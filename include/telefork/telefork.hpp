@@ -92,6 +92,14 @@ inline telefork_options plain(const Options& options) {
   throw Error(static_cast<telefork_code>(telefork_error_code()), error, telefork_error());
 }
 
+// A C string ends at the first NUL.
+inline std::string name_of(std::string_view node) {
+  if (node.find('\0') != std::string_view::npos) {
+    throw Error(TELEFORK_USAGE, EINVAL, "the node's name has a NUL in it");
+  }
+  return std::string(node);
+}
+
 // What f returned.
 template <class R>
 struct Result {
@@ -126,7 +134,7 @@ struct Result<void> {
 // parent only.
 inline pid_t fork(std::string_view node, const Options& options = {}) {
   const telefork_options plain = detail::plain(options);
-  const pid_t pid = telefork_fork_with(std::string(node).c_str(), &plain);
+  const pid_t pid = telefork_fork_with(detail::name_of(node).c_str(), &plain);
   if (pid < 0) detail::throw_last_error();
   return pid;
 }
@@ -152,7 +160,7 @@ auto run_on(std::string_view node, F&& f, const Options& options = {}) -> std::i
       here.thrown = std::current_exception();
     }
   };
-  if (telefork_run_on_with(std::string(node).c_str(), run, &call, &plain) != 0) {
+  if (telefork_run_on_with(detail::name_of(node).c_str(), run, &call, &plain) != 0) {
     detail::throw_last_error();
   }
   if (call.thrown) std::rethrow_exception(call.thrown);

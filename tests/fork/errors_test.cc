@@ -72,6 +72,25 @@ TEST_P(AFork, FailsForANodeThatCannotBe) {
   EXPECT_TRUE(went_well(outcome));
 }
 
+// Of a C string there would be nothing behind it.
+TEST_P(AFork, FailsForANodeWithANulInItsName) {
+  Outcome outcome = run([this] {
+    const std::string cut = node() + std::string(1, '\0') + "behind";
+    for (bool calls : {false, true}) {
+      try {
+        if (calls) telefork::run_on(cut, [] { _exit(1); });
+        if (!calls && telefork::fork(cut) == 0) _exit(1);
+        fail_here("it worked", Where::current());
+      } catch (const telefork::Error& error) {
+        require_equal(int{error.code()}, int{TELEFORK_USAGE});
+        require_equal(error.error(), EINVAL);
+        require(std::strstr(error.what(), "NUL") != nullptr);
+      }
+    }
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 TEST_P(AFork, FailsForANodeThatDoesNotAnswer) {
   close(listen_at(path("closed.sock")));
   Outcome outcome = run([this] {

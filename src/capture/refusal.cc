@@ -12,7 +12,7 @@ namespace telefork::capture {
 namespace {
 
 constexpr char kClose[] = "close it";
-constexpr char kCopyShared[] = "have a copy of it made with --shared=copy";
+constexpr char kCopyShared[] = "have a copy of it made with Options::shared = copy (--shared=copy)";
 constexpr char kCloseDevice[] = "have the program close the device";
 constexpr char kNegotiation[] = "src/session/file_negotiation.cc";
 constexpr char kYama[] = "src/kernel/yama.cc";
@@ -205,7 +205,8 @@ constexpr std::array kRules = {
     Rule{Reason::kChildren, Part::kProcess, "children, for `telefork save` and `move`",
          "it has children, and cannot go with them yet", "wait until they have ended"},
     Rule{Reason::kChildrenThere, Part::kProcess, "children begun in a `run_on`, when it returns",
-         "it has children there, which would stay behind", "have f wait for them"},
+         "it has children there, which would stay behind",
+         "have whoever began them wait for them before f returns"},
     Rule{Reason::kLeaderEnded, Part::kProcess, "a thread group whose leader has ended",
          "its first thread has ended, and the others live on", ""},
     Rule{Reason::kNoSignalReturn, Part::kProcess,

@@ -369,7 +369,7 @@ class Sorter {
     }
     Refusal refusal = refuse(describe(open), reason, detail);
     if (is_called()) {
-      refusal.remedy += ", or leave it at home with --leave-fds";
+      refusal.remedy += ", or leave it at home with Options::fds = leave_home (--leave-fds)";
     }
     survey_.refusals.push_back(std::move(refusal));
     return std::nullopt;

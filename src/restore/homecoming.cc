@@ -110,9 +110,11 @@ void Homecoming::check_user() const {
       throw Error(Code::kCorrupt, "credentials lack ids");
     }
     if (there.getUids()[i] == here.uids[i] && there.getGids()[i] == here.gids[i]) continue;
-    throw Error(Code::kRefused,
-                fmt::format("it became user {} with group {} there, which does not come home",
-                            there.getUids()[1], there.getGids()[1]));
+    throw Error(
+        Code::kRefused,
+        fmt::format("it became user {} with group {} there, which does not come home; have f "
+                    "become who it was again",
+                    there.getUids()[1], there.getGids()[1]));
   }
 }
 

@@ -183,6 +183,7 @@ class Homecoming {
   void check_directory(int fd, image::schema::FileDescription::Reader description) const;
   void plan_settling(int home, image::schema::FileDescription::Reader description);
   int add_file(UniqueFd file);
+  UniqueFd open_anew(int fd, image::schema::FileDescription::Reader description);
   void plan_descriptors();
   void check_numbers(const std::set<int>& there);
   void give_files();

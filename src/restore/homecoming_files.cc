@@ -21,6 +21,17 @@ using tracee::SyscallProgram;
 // What F_SETFL changes.
 constexpr unsigned kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | O_ASYNC;
 
+// What f uses there is to be had here too, or is in the way: `remedy` is what f can do.
+template <class Open>
+auto open_or_refuse(const std::string& what, std::string_view remedy, Open&& open) {
+  try {
+    return open();
+  } catch (const Error& error) {
+    if (error.code() != Code::kFailed && error.code() != Code::kRefused) throw;
+    throw Error(Code::kRefused, fmt::format("{}: {}; {}", what, error.text(), remedy));
+  }
+}
+
 }  // namespace
 
 // The descriptor of home that names it, whatever its number is there; -1: it was opened there.
@@ -71,6 +82,15 @@ int Homecoming::add_file(UniqueFd file) {
   return static_cast<int>(files_to_give_.size() - 1);
 }
 
+UniqueFd Homecoming::open_anew(int fd, FileDescription::Reader description) {
+  return open_or_refuse(fmt::format("fd {} -> {}", fd, description.getName().cStr()),
+                        "have f close it, or put it on a filesystem that both machines share", [&] {
+                          return open_files_.open_description(
+                              description, contents_,
+                              [](const std::string& text) { throw Error(Code::kRefused, text); });
+                        });
+}
+
 void Homecoming::plan_descriptors() {
   auto files = files_->get<image::schema::Files>();
   for (auto [fd, sent] : settings_.sent_fds) homes_.emplace(sent, fd);
@@ -79,8 +99,9 @@ void Homecoming::plan_descriptors() {
   for (Descriptor::Reader descriptor : files.getDescriptors()) {
     auto fd = static_cast<int>(descriptor.getFd());
     if (settings_.own_fds.count(fd) != 0) {
-      throw Error(Code::kRefused,
-                  fmt::format("fd {} was opened there, which is telefork's own here", fd));
+      throw Error(
+          Code::kRefused,
+          fmt::format("fd {} was opened there, which is telefork's own here; have f close it", fd));
     }
     if (descriptor.getDescription() >= files.getDescriptions().size()) {
       throw Error(Code::kCorrupt, "a descriptor names a file that is not in the image");
@@ -94,9 +115,7 @@ void Homecoming::plan_descriptors() {
       if (found->second.home >= 0) {
         plan_settling(found->second.home, description);
       } else {
-        found->second.file = add_file(open_files_.open_description(
-            description, contents_,
-            [](const std::string& text) { throw Error(Code::kRefused, text); }));
+        found->second.file = add_file(open_anew(fd, description));
       }
     }
     Placing placing = found->second;
@@ -135,12 +154,18 @@ void Homecoming::give_files() {
     auto key =
         std::make_pair(std::string(file.getPath()) + (writable ? "+" : ""), file.getContentId());
     auto [found, is_new] = known.emplace(key, 0);
-    if (is_new) found->second = add_file(open_files_.open_for_mapping(file, contents_, writable));
+    if (is_new) {
+      found->second = add_file(open_or_refuse(
+          fmt::format("mapping {}", place_name(piece.range)),
+          "have f unmap it, or put the file on a filesystem that both machines share",
+          [&] { return open_files_.open_for_mapping(file, contents_, writable); }));
+    }
     mapped_files_[&piece] = found->second;
   }
   std::string cwd = process().getCwd();
   if (cwd != kernel::read_cwd_link(parked_.pid())) {
-    cwd_file_ = add_file(open_file(cwd, O_PATH | O_DIRECTORY));
+    cwd_file_ = add_file(open_or_refuse("its working directory", "have f change to another one",
+                                        [&] { return open_file(cwd, O_PATH | O_DIRECTORY); }));
   }
   std::vector<int> numbers;
   for (const UniqueFd& file : files_to_give_) numbers.push_back(file.get());

@@ -418,7 +418,7 @@ void Keeper::on_session_message() {
   }
   settings_.steps.reach(Step::kCalledHome);
   continue_after_lease();
-  send_home(*caller);
+  with_context("on the way home", [&] { send_home(*caller); });
 }
 
 // A signal comes too late for the guest here, and is home's again.
@@ -454,8 +454,8 @@ void Keeper::send_home(const ReceivedSnapshot& caller) {
   if (!others.empty()) {
     throw Error(
         Code::kRefused,
-        fmt::format("process {}, which the function started, runs on: it would stay behind; "
-                    "wait for it",
+        fmt::format("process {}, which f or another thread began there, is there still: it would "
+                    "stay behind; have whoever began it wait for it before f returns",
                     others.front()));
   }
   drain_output();

@@ -246,7 +246,13 @@ void RunOnSession::on_message(const protocol::ReceivedMessage& message) {
       on_status(message->getStatus());
       break;
     case Message::RETURNING:
-      take_home();
+      try {
+        take_home();
+      } catch (Error& error) {
+        // The node says so itself.
+        if (!call_.link().other_end_failed()) error.add_context(call_.node() + ": on the way home");
+        throw;
+      }
       break;
     default:
       if (!keep_late_signal(message)) protocol::throw_unexpected(message, "a status");

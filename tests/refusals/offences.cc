@@ -376,7 +376,8 @@ void* outlive(void* done) {
 }
 
 constexpr char kMemoryFile[] =
-    "memory that others may share stays at home; have a copy of it made with --shared=copy";
+    "memory that others may share stays at home; have a copy of it made with Options::shared = "
+    "copy (--shared=copy)";
 constexpr char kDescriptor[] = "this kind of descriptor cannot move yet; close it";
 
 }  // namespace
@@ -480,7 +481,7 @@ const Offence kAll[] = {
      false},
     {"shared_memory", "mapping ",
      "memory shared with processes that stay cannot move; have a copy of it made with "
-     "--shared=copy",
+     "Options::shared = copy (--shared=copy)",
      [] { return share_memory() && have_a_child(); }},
     {"dead_leader", "process ", "its first thread has ended, and the others live on",
      [] { return true; }, "", false},

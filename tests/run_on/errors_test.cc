@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -11,6 +12,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "calls.h"
@@ -144,12 +146,54 @@ TEST_P(ACall, ThatLeavesAPipeOpenIsRefusedByName) {
   EXPECT_TRUE(went_well(outcome));
 }
 
+// Whether the node sees it or home does.
+TEST_P(ACall, ThatCannotComeHomeNamesTheNodeTheWayAndTheRemedy) {
+  Outcome outcome = run([this] {
+    auto open_one_of_nobody = [this] {
+      const std::string name = path("gone");
+      close(open(name.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+      require(open(name.c_str(), O_RDONLY) >= 0);
+      require_equal(unlink(name.c_str()), 0);
+    };
+    auto open_a_pipe = [] {
+      int ends[2];
+      require(pipe(ends) == 0);
+    };
+    auto leave_a_child = [] {
+      if (fork() == 0) {
+        for (;;) pause();
+      }
+    };
+    auto go_where_nobody_is = [this] {
+      const std::string name = path("left");
+      require(mkdir(name.c_str(), 0700) == 0 && chdir(name.c_str()) == 0);
+      require_equal(rename(name.c_str(), path("elsewhere").c_str()), 0);
+      require_equal(rmdir(path("elsewhere").c_str()), 0);
+    };
+    const std::pair<std::function<void()>, std::string> cases[] = {
+        {open_one_of_nobody, "have f close it, or put it on a filesystem"},
+        {open_a_pipe, "close it"},
+        {leave_a_child, "have whoever began it wait for it"},
+        {go_where_nobody_is, "have it change to another one"},
+    };
+    for (const auto& [function, remedy] : cases) {
+      std::string error = error_of_call(node(), function);
+      require_equal(int{telefork_error_code()}, int{TELEFORK_REFUSED});
+      if (!error.starts_with(node() + ": on the way home: ") || !contains(error, remedy)) {
+        fail_here(error, Where::current());
+      }
+    }
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 TEST_P(ACall, IsRefusedForADescriptorThatCannotTravel) {
   Outcome outcome = run([this] {
     int ends[2];
     require(pipe(ends) == 0);
     std::string error = error_of_call(node(), [] { _exit(1); });
     require(contains(error, "refused: fd"));
+    require(contains(error, "leave it at home with Options::fds = leave_home"));
     close(ends[0]);
     close(ends[1]);
     call_on(node(), [] {});

@@ -18,13 +18,18 @@ namespace {
 
 using net::NodeAddress;
 
+// For commands that mend: whoever types them may have another HOME than the process that asks here,
+// which an agent has from its telepad.
+std::string keys_option(const std::string& folder) { return "--keys " + quote_for_shell(folder); }
+
 net::Identity load_own(const std::string& folder) {
   try {
     return net::Identity::load(folder);
   } catch (const Error& error) {
     if (error.error() != ENOENT) throw;
     throw Error(Code::kUnauthorised,
-                fmt::format("there is no key of yours in {}: telefork keygen makes one", folder));
+                fmt::format("there is no key of yours in {}: telefork keygen {} makes one", folder,
+                            keys_option(folder)));
   }
 }
 
@@ -49,7 +54,8 @@ std::unique_ptr<net::Stream> NodeConnector::connect(net::Deadline deadline) {
 // The key that is pinned decides, and nothing else that the node says of itself.
 void NodeConnector::check_peer(const net::PublicKey& key) const {
   std::string name = node_.text();
-  std::string remedy = fmt::format("telefork trust {} {}", quote_for_shell(name), key.text());
+  std::string remedy = fmt::format("telefork trust {} {} {}", quote_for_shell(name), key.text(),
+                                   keys_option(access_.keys));
   std::optional<net::KnownNode> known = net::find_node(net::read_known_nodes(access_.keys), name);
   if (!known) {
     throw Error(

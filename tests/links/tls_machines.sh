@@ -60,15 +60,26 @@ meet_introduce alpha beta root
 # A program of eve's: its agent is started by root's telepad, and has eve's key all the same.
 as_eve() {
   machine_run alpha setpriv --reuid 54321 --regid 65534 --clear-groups env -i PATH="$PATH" \
-    HOME="$machines_folder/eve" LD_LIBRARY_PATH="$machines_folder/build/lib" "$@"
+    HOME="${eves_home:-$machines_folder/eve}" LD_LIBRARY_PATH="$machines_folder/build/lib" "$@"
 }
 eve=$machines_folder/build/bin/telefork
-key=$(as_eve "$eve" keygen)
-as_eve "$eve" trust "$node" "$(cat "$machines_folder/beta.key")" >/dev/null
 fork_as_eve() {
   as_eve TELEFORK_SOCKET=/run/telefork/telepad.sock \
     "$machines_folder/build/bin/hello_fork" "$node" 2>&1
 }
+# With another HOME than the agent has, too, what the refusals name mends it.
+eves_home=$machines_folder
+keys=$machines_folder/eve/.config/telefork
+said=$(fork_as_eve) && fail "eve was let in without a key:" "$said"
+[[ $said == *"no key of yours in $keys: telefork keygen --keys $keys makes one"* ]] ||
+  fail "eve without a key is told:" "$said"
+key=$(as_eve "$eve" keygen --keys "$keys")
+trusting="trust $node $(cat "$machines_folder/beta.key") --keys $keys"
+said=$(fork_as_eve) && fail "eve trusts beta by nobody's leave:" "$said"
+[[ $said == *"telefork $trusting"* ]] || fail "eve who does not know beta is told:" "$said"
+# shellcheck disable=SC2086  # these are words
+as_eve "$eve" $trusting >/dev/null
+eves_home=
 said=$(fork_as_eve) && fail "eve's key was let in by nobody's leave:" "$said"
 [[ $said == *"telefork trust $key --as USER"* ]] || fail "eve has another key than hers:" "$said"
 machine_run beta "$telefork" trust "$key" --as eve --keys "$machines_folder/keys.beta" >/dev/null

@@ -321,6 +321,37 @@ TEST_P(ACallAboutDescriptors, KnowsManyOfOneFileApart) {
   });
 }
 
+// Each node knows what came to it, and what came with that from home.
+TEST_P(ACallAboutDescriptors, BringsThemHomeFromACallWithinACall) {
+  const std::string one = file("one");
+  auto prepare = [one] {
+    for (int fd : {5, 6, 7}) ::lseek(open_at(fd, one, O_RDWR), fd, SEEK_SET);
+    require_equal(::dup2(5, 8), 8);
+  };
+  auto outer = [] { swap(5, 6); };
+  auto inner = [one] {
+    swap(6, 7);
+    ::close(8);
+    open_at(8, one, O_RDWR);
+  };
+  Outcome outcome = run([&, this] {
+    const std::string expected = after_a_plain_call(prepare, [&] {
+      outer();
+      inner();
+      outer();
+    });
+    prepare();
+    call_on(node(), [&] {
+      outer();
+      call_on("local", inner);
+      outer();
+    });
+    require_equal(describe_descriptors(), expected);
+    close_files();
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 // Nobody keeps it open there.
 TEST_P(ACallAboutDescriptors, UnlocksThereWhatItCloses) {
   const std::string one = file("one");

@@ -12,6 +12,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -679,6 +680,34 @@ TEST(HomecomingRefusal, NamesAFileThatIsNotHere) {
         VERIFY(false);
       },
       "No such file", [&](Journey&) { ::unlink(file.path().c_str()); });
+}
+
+TEST(HomecomingRefusal, NamesAFileThatDoesNotTakeItsFlags) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs: root";
+  ScratchFile file("there");
+  auto try_set_append_only = [&](bool on) {
+    int flags = on ? FS_APPEND_FL : 0;
+    UniqueFd attributes = open_file(file.path(), O_RDONLY);
+    return ::ioctl(attributes.get(), FS_IOC_SETFLAGS, &flags) == 0;
+  };
+  if (!try_set_append_only(true)) GTEST_SKIP() << "needs: append_only";
+  // A file that may only be appended to cannot change whether it is (fcntl(2)).
+  expect_stays_away(
+      [&](Away& away) {
+        VERIFY(try_set_append_only(false));
+        int fd = ::open(file.path().c_str(), O_WRONLY);
+        int other = ::open(file.path().c_str(), O_RDONLY);
+        if (away.leave()) {
+          VERIFY(::fcntl(other, F_SETFL, O_NONBLOCK) == 0);
+          VERIFY(::fcntl(fd, F_SETFL, O_APPEND) == 0);
+          away.come_home();
+          VERIFY(false);
+        }
+        VERIFY((::fcntl(fd, F_GETFL) & O_APPEND) == 0);
+        VERIFY((::fcntl(other, F_GETFL) & O_NONBLOCK) == 0);
+      },
+      "have f set them as they were", [&](Journey&) { ASSERT_TRUE(try_set_append_only(true)); });
+  ASSERT_TRUE(try_set_append_only(false));
 }
 
 TEST(HomecomingRefusal, NamesMemoryWhereTheStubLies) {

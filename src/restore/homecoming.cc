@@ -143,6 +143,7 @@ void Homecoming::prepare() {
   plan_memory();
   with_context("opening its files", [&] {
     plan_descriptors();
+    set_flags();
     give_files();
   });
   with_context("mapping its memory", [&] {

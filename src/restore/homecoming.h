@@ -189,7 +189,8 @@ class Homecoming {
   void give_files();
   void move_out_of_the_way();
   int next_number(FreeNumbers& free) const;
-  void add_settlings(tracee::SyscallProgram& program);
+  void set_flags();
+  void add_positions(tracee::SyscallProgram& program);
   void add_descriptors(tracee::SyscallProgram& program);
 
   // homecoming_threads.cc

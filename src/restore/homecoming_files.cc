@@ -22,10 +22,10 @@ using tracee::SyscallProgram;
 constexpr unsigned kStatusFlags = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | O_ASYNC;
 
 // What f uses there is to be had here too, or is in the way: `remedy` is what f can do.
-template <class Open>
-auto open_or_refuse(const std::string& what, std::string_view remedy, Open&& open) {
+template <class Get>
+auto have_or_refuse(const std::string& what, std::string_view remedy, Get&& get) {
   try {
-    return open();
+    return get();
   } catch (const Error& error) {
     if (error.code() != Code::kFailed && error.code() != Code::kRefused) throw;
     throw Error(Code::kRefused, fmt::format("{}: {}; {}", what, error.text(), remedy));
@@ -83,7 +83,7 @@ int Homecoming::add_file(UniqueFd file) {
 }
 
 UniqueFd Homecoming::open_anew(int fd, FileDescription::Reader description) {
-  return open_or_refuse(fmt::format("fd {} -> {}", fd, description.getName().cStr()),
+  return have_or_refuse(fmt::format("fd {} -> {}", fd, description.getName().cStr()),
                         "have f close it, or put it on a filesystem that both machines share", [&] {
                           return open_files_.open_description(
                               description, contents_,
@@ -155,7 +155,7 @@ void Homecoming::give_files() {
         std::make_pair(std::string(file.getPath()) + (writable ? "+" : ""), file.getContentId());
     auto [found, is_new] = known.emplace(key, 0);
     if (is_new) {
-      found->second = add_file(open_or_refuse(
+      found->second = add_file(have_or_refuse(
           fmt::format("mapping {}", place_name(piece.range)),
           "have f unmap it, or put the file on a filesystem that both machines share",
           [&] { return open_files_.open_for_mapping(file, contents_, writable); }));
@@ -164,7 +164,7 @@ void Homecoming::give_files() {
   }
   std::string cwd = process().getCwd();
   if (cwd != kernel::read_cwd_link(parked_.pid())) {
-    cwd_file_ = add_file(open_or_refuse("its working directory", "have f change to another one",
+    cwd_file_ = add_file(have_or_refuse("its working directory", "have f change to another one",
                                         [&] { return open_file(cwd, O_PATH | O_DIRECTORY); }));
   }
   std::vector<int> numbers;
@@ -212,21 +212,35 @@ void Homecoming::move_out_of_the_way() {
   run(program);
 }
 
-void Homecoming::add_settlings(SyscallProgram& program) {
+// Ahead of the rest: not every file takes all of them.
+void Homecoming::set_flags() {
   for (const Settling& settling : settlings_) {
-    std::string name = fmt::format("restoring what fd {} names", settling.fd);
+    const unsigned here = kernel::read_fdinfo(parked_.pid(), settling.fd).flags;
+    if (((here ^ settling.flags) & kStatusFlags) == 0) continue;
+    reverse_by(SYS_fcntl, {settling.fd, F_SETFL, here & kStatusFlags});
+    tell_reversal();
+    SyscallProgram program;
+    program.call("setting its flags", SYS_fcntl,
+                 {settling.fd, F_SETFL, settling.flags & kStatusFlags});
+    have_or_refuse(
+        fmt::format("fd {} -> {}", settling.fd, kernel::read_fd_link(parked_.pid(), settling.fd)),
+        "have f set them as they were (F_SETFL)", [&] { run(program); });
+  }
+}
+
+void Homecoming::add_positions(SyscallProgram& program) {
+  for (const Settling& settling : settlings_) {
     kernel::FdInfo info = kernel::read_fdinfo(parked_.pid(), settling.fd);
-    if (((info.flags ^ settling.flags) & kStatusFlags) != 0) {
-      program.call(name, SYS_fcntl, {settling.fd, F_SETFL, settling.flags & kStatusFlags});
+    if (!settling.position || static_cast<std::uint64_t>(info.position) == *settling.position) {
+      continue;
     }
-    if (settling.position && static_cast<std::uint64_t>(info.position) != *settling.position) {
-      program.call(name, SYS_lseek, {settling.fd, *settling.position, SEEK_SET});
-    }
+    program.call(fmt::format("restoring the position of fd {}", settling.fd), SYS_lseek,
+                 {settling.fd, *settling.position, SEEK_SET});
   }
 }
 
 void Homecoming::add_descriptors(SyscallProgram& program) {
-  add_settlings(program);
+  add_positions(program);
   for (int fd : closings_) {
     program.call_any(fmt::format("closing fd {}", fd), SYS_close, {fd});
   }

@@ -96,6 +96,7 @@ void Homecoming::plan_descriptors() {
   for (auto [fd, sent] : settings_.sent_fds) homes_.emplace(sent, fd);
   std::set<int> there;
   std::map<unsigned, Placing> known;  // of each description: where it is to be had from
+  std::set<std::uint32_t> origins;
   for (Descriptor::Reader descriptor : files.getDescriptors()) {
     auto fd = static_cast<int>(descriptor.getFd());
     if (settings_.own_fds.count(fd) != 0) {
@@ -111,6 +112,12 @@ void Homecoming::plan_descriptors() {
     check_directory(fd, description);
     auto [found, is_new] = known.try_emplace(descriptor.getDescription());
     if (is_new) {
+      if (description.getOrigin() != 0 && !origins.insert(description.getOrigin()).second) {
+        throw Error(Code::kRefused,
+                    fmt::format("fd {} -> {}: telefork knows another one by its signal; have f set "
+                                "it as it was (F_SETSIG)",
+                                fd, description.getName().cStr()));
+      }
       found->second.home = home_of(description);
       if (found->second.home >= 0) {
         plan_settling(found->second.home, description);

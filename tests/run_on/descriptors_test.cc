@@ -352,6 +352,19 @@ TEST_P(ACallAboutDescriptors, BringsThemHomeFromACallWithinACall) {
   EXPECT_TRUE(went_well(outcome));
 }
 
+TEST_P(ACallAboutDescriptors, DoesNotTakeOneForAnotherWhoseSignalItHas) {
+  const std::string one = file("one");
+  Outcome outcome = run([&, this] {
+    open_at(5, one, O_RDWR);
+    open_at(6, one, O_RDWR);
+    std::string error =
+        error_of_call(node(), [] { require_equal(::fcntl(6, F_SETSIG, ::fcntl(5, F_GETSIG)), 0); });
+    require(error.find("have f set it as it was (F_SETSIG)") != std::string::npos);
+    close_files();
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 // Nobody keeps it open there.
 TEST_P(ACallAboutDescriptors, UnlocksThereWhatItCloses) {
   const std::string one = file("one");

@@ -79,16 +79,16 @@ std::vector<Origins::Held>::const_iterator Origins::find_held(pid_t pid, int fd)
                               [&](const Held& held) { return is_before(held.file, pid, fd); });
 }
 
-std::optional<Origin> Origins::find(int fd) const {
+std::optional<Origin> Origins::find(int fd, const kernel::FdInfo& info) const {
+  if ((info.flags & O_PATH) == 0) {
+    UniqueFd file = kernel::take_fd(guest_, fd);
+    const int mark = file ? ::fcntl(file.get(), F_GETSIG) : 0;
+    auto marked = marked_.find(std::make_tuple(info.mount_id, info.inode, mark));
+    if (marked != marked_.end()) return marked->second;
+  }
   auto held = find_held(guest_, fd);
-  if (held != held_.end() && is_same(held->file, guest_, fd)) return held->origin;
-  kernel::FdInfo info = kernel::read_fdinfo(guest_, fd);
-  if ((info.flags & O_PATH) != 0) return std::nullopt;
-  UniqueFd file = kernel::take_fd(guest_, fd);
-  const int mark = file ? ::fcntl(file.get(), F_GETSIG) : 0;
-  auto marked = marked_.find(std::make_tuple(info.mount_id, info.inode, mark));
-  if (marked == marked_.end()) return std::nullopt;
-  return marked->second;
+  if (held == held_.end() || !is_same(held->file, guest_, fd)) return std::nullopt;
+  return held->origin;
 }
 
 }  // namespace telefork::capture

@@ -3,7 +3,7 @@
 //
 //     Origins origins(guest, files);           // it is whole, and has not run yet
 //     ... it runs ...
-//     origins.find(fd)                         // the frozen guest's; empty: it was opened there
+//     origins.find(fd, info)                   // the frozen guest's; empty: it was opened there
 //
 // Neither the number tells, behind which another file may be open by now, nor the file, which may
 // have been opened again. A copy of each description that is held here would, by kcmp(2), but what
@@ -28,6 +28,7 @@
 
 #include "base/unique_fd.h"
 #include "image/image.capnp.h"
+#include "kernel/procfs_file.h"
 
 namespace telefork::capture {
 
@@ -41,7 +42,7 @@ class Origins {
   // `files`: what it was made of.
   Origins(pid_t guest, image::schema::Files::Reader files);
 
-  std::optional<Origin> find(int fd) const;
+  std::optional<Origin> find(int fd, const kernel::FdInfo& info) const;
 
  private:
   // What stays the same of a description: where it was opened, as fdinfo has it.

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/procfs.h"
 
 namespace telefork::capture {
 namespace {
@@ -34,7 +35,7 @@ class OriginsTest : public testing::Test {
   }
   // -1: none of them.
   static int find(const Origins& origins, int fd) {
-    std::optional<Origin> origin = origins.find(fd);
+    std::optional<Origin> origin = origins.find(fd, kernel::read_fdinfo(::getpid(), fd));
     return origin ? static_cast<int>(origin->description) : -1;
   }
 

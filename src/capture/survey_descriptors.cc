@@ -248,7 +248,8 @@ class Sorter {
       description.stream = stream;
       return true;
     }
-    auto origin = options_.origins == nullptr ? std::nullopt : options_.origins->find(open.fd);
+    auto origin =
+        options_.origins == nullptr ? std::nullopt : options_.origins->find(open.fd, open.info);
     if (!origin) return false;
     description.origin = origin->description;
     if (origin->kind != Kind::NULL_ && origin->kind != Kind::LEFT_HOME) return false;

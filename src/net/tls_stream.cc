@@ -244,7 +244,6 @@ bool is_about_keys(unsigned long error) {
     case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE:
     case SSL_R_SSLV3_ALERT_UNSUPPORTED_CERTIFICATE:
     case SSL_R_SSLV3_ALERT_CERTIFICATE_UNKNOWN:
-    case SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE:
     case SSL_R_SSLV3_ALERT_ILLEGAL_PARAMETER:
     case SSL_R_TLSV1_ALERT_UNKNOWN_CA:
     case SSL_R_TLSV1_ALERT_ACCESS_DENIED:
@@ -264,8 +263,10 @@ void TlsStream::throw_from_handshake() {
     ::ERR_clear_error();
     throw_closed();
   }
-  Code code = is_about_keys(error) ? Code::kUnauthorised : Code::kUnreachable;
-  throw Error(code, fmt::format("{}: the TLS handshake failed: {}", name_, take_ssl_errors()));
+  const bool about_keys = is_about_keys(error);
+  throw Error(about_keys ? Code::kUnauthorised : Code::kUnreachable,
+              fmt::format("{}: the TLS handshake failed: {}{}", name_, take_ssl_errors(),
+                          about_keys ? "" : " (is it a telepad?)"));
 }
 
 // ---- Reading ----

@@ -136,7 +136,12 @@ void Homecoming::grow_stacks() {
   }
   if (program.empty()) return;
   tell_reversal();
-  run(program);
+  try {
+    run(program);
+  } catch (const Error& error) {
+    if (error.error() != EFAULT) throw;
+    throw Error(Code::kResources, error.text() + ": its limit here does not let it (RLIMIT_STACK)");
+  }
 }
 
 void Homecoming::plan_memory() {

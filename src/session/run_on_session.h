@@ -76,8 +76,8 @@ class RunOnSession {
   bool same_user_ = true;                  // the guest has the program's user and group ids
   std::vector<siginfo_t> undelivered_;     // for the program, when it is back
   std::vector<siginfo_t> sent_;            // to the guest, which may have had them by now
-  std::vector<siginfo_t> late_;  // of these, what it has not had: the node sent them back
-  bool stopped_ = false;         // both ends are stopped by a signal
+  std::vector<siginfo_t> late_;            // of these, what it has not had: the node sent them back
+  bool stopped_ = false;                   // both ends are stopped by a signal
   bool over_ = false;
 };
 

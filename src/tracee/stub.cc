@@ -1,6 +1,7 @@
 #include "tracee/stub.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 
 #include <fmt/format.h>
@@ -246,6 +247,13 @@ void Stub::install(const Options& options) {
     borrow_system_call(SYS_munmap, {area_.value(), area_size_, 0, 0, 0, 0});
     installed_ = false;
     leave_stack();
+    if (protect == -EACCES) {
+      throw Error(
+          Code::kRefused,
+          fmt::format("process {} may not make memory executable (PR_SET_MDWE, or a rule of "
+                      "this machine's); start it without that",
+                      pid_));
+    }
     throw_errno("making the stub executable", static_cast<int>(-protect));
   }
   set_idle();

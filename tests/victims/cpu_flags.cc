@@ -1,10 +1,5 @@
 // The flags DF and CF, and the general registers, of a thread that computes without a call.
-#include <pthread.h>
-
-#include "victim.h"
-
-static volatile char running = 0;
-static volatile char end = 0;
+#include "computing.h"
 
 static void* compute(void*) {
   unsigned long flags = 0;
@@ -17,20 +12,11 @@ static void* compute(void*) {
       "pushfq\n popq %0\n cld\n mov %%r8, %1\n add %%r9, %1\n add %%r10, %1\n add %%r11, %1\n"
       "add %%r12, %1\n add %%r13, %1\n add %%r14, %1\n"
       : "=&b"(flags), "=&d"(sum)
-      : "S"(&end), "D"(&running)
+      : "S"(&victim_ends), "D"(&victim_computes)
       : "memory", "cc", "rax", "r8", "r9", "r10", "r11", "r12", "r13", "r14");
   VICTIM_CHECK((flags & 0x401) == 0x401);
   VICTIM_CHECK(sum == 0x1111 + 0x2222 + 0x3333 + 0x4444 + 0x5555 + 0x6666 + 0x7777);
   return nullptr;
 }
 
-int main() {
-  pthread_t thread;
-  VICTIM_CHECK(pthread_create(&thread, nullptr, compute, nullptr) == 0);
-  while (running == 0) sched_yield();
-  victim_ready();
-  victim_wait();
-  end = 1;
-  VICTIM_CHECK(pthread_join(thread, nullptr) == 0);
-  victim_pass();
-}
+int main() { victim_pass_computing(compute); }

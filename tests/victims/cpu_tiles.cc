@@ -1,10 +1,5 @@
 // A tile of AMX, with its configuration, in a thread that computes without a call.
-#include <pthread.h>
-
-#include "victim.h"
-
-static volatile char running = 0;
-static volatile char end = 0;
+#include "computing.h"
 
 struct alignas(64) Configuration {
   unsigned char palette = 1;
@@ -23,7 +18,7 @@ __attribute__((target("amx-tile"))) static void* compute(void*) {
       "ldtilecfg (%0)\n tileloadd (%2,%5,1), %%tmm0\n movb $1, (%4)\n"
       "1: pause\n cmpb $0, (%1)\n je 1b\n"
       "tilestored %%tmm0, (%3,%5,1)\n tilerelease\n" ::"r"(&configuration),
-      "r"(&end), "r"(pattern), "r"(result), "r"(&running), "r"(64L)
+      "r"(&victim_ends), "r"(pattern), "r"(result), "r"(&victim_computes), "r"(64L)
       : "memory");
   VICTIM_CHECK(std::memcmp(pattern, result, sizeof pattern) == 0);
   return nullptr;
@@ -33,12 +28,5 @@ int main() {
   constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr int kTileData = 18;
   if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) victim_skip("amx_tile");
-  pthread_t thread;
-  VICTIM_CHECK(pthread_create(&thread, nullptr, compute, nullptr) == 0);
-  while (running == 0) sched_yield();
-  victim_ready();
-  victim_wait();
-  end = 1;
-  VICTIM_CHECK(pthread_join(thread, nullptr) == 0);
-  victim_pass();
+  victim_pass_computing(compute);
 }

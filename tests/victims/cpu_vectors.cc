@@ -1,17 +1,11 @@
 // The xmm registers of a thread that computes all the while, without a call.
 #include <emmintrin.h>
-#include <pthread.h>
 
-#include <atomic>
-
-#include "victim.h"
-
-static std::atomic<bool> running{false};
-static std::atomic<bool> end{false};
+#include "computing.h"
 
 static void* compute(void*) {
   long low[8];
-  running = true;
+  victim_computes = 1;
   asm volatile(
       "mov $1, %%rax\n"
       "movq %%rax, %%xmm8\n movq %%rax, %%xmm9\n movq %%rax, %%xmm10\n movq %%rax, %%xmm11\n"
@@ -22,20 +16,11 @@ static void* compute(void*) {
       "movq %%xmm8, 0(%1)\n movq %%xmm9, 8(%1)\n movq %%xmm10, 16(%1)\n movq %%xmm11, 24(%1)\n"
       "movq %%xmm12, 32(%1)\n movq %%xmm13, 40(%1)\n movq %%xmm14, 48(%1)\n movq %%xmm15, 56(%1)\n"
       :
-      : "r"(&end), "r"(low)
+      : "r"(&victim_ends), "r"(low)
       : "rax", "memory", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
   for (int i = 0; i < 7; ++i) VICTIM_CHECK(low[i] == i + 1);
   VICTIM_CHECK(low[7] == 1);
   return nullptr;
 }
 
-int main() {
-  pthread_t thread;
-  VICTIM_CHECK(pthread_create(&thread, nullptr, compute, nullptr) == 0);
-  while (!running) sched_yield();
-  victim_ready();
-  victim_wait();
-  end = true;
-  VICTIM_CHECK(pthread_join(thread, nullptr) == 0);
-  victim_pass();
-}
+int main() { victim_pass_computing(compute); }

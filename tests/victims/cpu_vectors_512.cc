@@ -1,10 +1,5 @@
 // A zmm register beyond the sixteenth, and a mask register.
-#include <pthread.h>
-
-#include "victim.h"
-
-static volatile char running = 0;
-static volatile char end = 0;
+#include "computing.h"
 
 __attribute__((target("avx512f"))) static void* compute(void*) {
   unsigned char pattern[64];
@@ -16,7 +11,7 @@ __attribute__((target("avx512f"))) static void* compute(void*) {
       "1: pause\n cmpb $0, (%1)\n je 1b\n"
       "vmovdqu64 %%zmm21, (%3)\n kmovw %%k5, %0\n vzeroupper\n"
       : "=&r"(mask)
-      : "r"(&end), "r"(pattern), "r"(result), "r"(&running)
+      : "r"(&victim_ends), "r"(pattern), "r"(result), "r"(&victim_computes)
       : "memory", "eax", "xmm21", "k5");
   VICTIM_CHECK(std::memcmp(pattern, result, sizeof pattern) == 0 && mask == 0xa5c3);
   return nullptr;
@@ -24,12 +19,5 @@ __attribute__((target("avx512f"))) static void* compute(void*) {
 
 int main() {
   if (!__builtin_cpu_supports("avx512f")) victim_skip("avx512bw");
-  pthread_t thread;
-  VICTIM_CHECK(pthread_create(&thread, nullptr, compute, nullptr) == 0);
-  while (running == 0) sched_yield();
-  victim_ready();
-  victim_wait();
-  end = 1;
-  VICTIM_CHECK(pthread_join(thread, nullptr) == 0);
-  victim_pass();
+  victim_pass_computing(compute);
 }

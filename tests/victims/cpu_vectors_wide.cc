@@ -1,10 +1,5 @@
 // The upper halves of the ymm registers of a thread that computes without a call.
-#include <pthread.h>
-
-#include "victim.h"
-
-static volatile char running = 0;
-static volatile char end = 0;
+#include "computing.h"
 
 static void* compute(void*) {
   unsigned char pattern[32];
@@ -13,8 +8,8 @@ static void* compute(void*) {
   asm volatile(
       "vmovdqu (%1), %%ymm5\n movb $1, (%3)\n"
       "1: pause\n cmpb $0, (%0)\n je 1b\n"
-      "vmovdqu %%ymm5, (%2)\n vzeroupper\n" ::"r"(&end),
-      "r"(pattern), "r"(result), "r"(&running)
+      "vmovdqu %%ymm5, (%2)\n vzeroupper\n" ::"r"(&victim_ends),
+      "r"(pattern), "r"(result), "r"(&victim_computes)
       : "memory", "xmm5");
   VICTIM_CHECK(std::memcmp(pattern, result, sizeof pattern) == 0);
   return nullptr;
@@ -22,12 +17,5 @@ static void* compute(void*) {
 
 int main() {
   if (!__builtin_cpu_supports("avx")) victim_skip("avx");
-  pthread_t thread;
-  VICTIM_CHECK(pthread_create(&thread, nullptr, compute, nullptr) == 0);
-  while (running == 0) sched_yield();
-  victim_ready();
-  victim_wait();
-  end = 1;
-  VICTIM_CHECK(pthread_join(thread, nullptr) == 0);
-  victim_pass();
+  victim_pass_computing(compute);
 }

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <csignal>
 #include <regex>
+#include <stdexcept>
+#include <system_error>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -37,8 +39,14 @@ std::string drain(int fd) {
   return text;
 }
 
+// Those below 1 are many processes, or the runner's own.
+void check_number(pid_t pid) {
+  if (pid <= 0) throw std::logic_error("no process: " + std::to_string(pid));
+}
+
 // Until the child ends. One that does not is killed.
 int wait_for(pid_t pid) {
+  check_number(pid);
   const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
   pollfd end{pidfd, POLLIN, 0};
   if (poll(&end, 1, kPatienceMs) != 1) {
@@ -82,8 +90,10 @@ pid_t launch(const Launch& launch) {
   sigprocmask(SIG_BLOCK, &term, &before);
   const pid_t pid = fork();
   if (pid == 0) become(launch);
+  const int error = errno;
   sigprocmask(SIG_SETMASK, &before, nullptr);
-  EXPECT_GT(pid, 0);
+  // Nobody may ever signal or await -1.
+  if (pid < 0) throw std::system_error(error, std::generic_category(), "fork");
   return pid;
 }
 
@@ -173,7 +183,10 @@ void VictimProcess::continue_as(const std::vector<std::string>& arguments) {
   stands_for_it_ = launch({arguments, folder_, out_[1], err_[1], true});
 }
 
-void VictimProcess::signal_it() const { kill(stands_for_it_, SIGTERM); }
+void VictimProcess::signal_it() const {
+  check_number(stands_for_it_);
+  kill(stands_for_it_, SIGTERM);
+}
 
 bool VictimProcess::wake() {
   asleep_ = false;

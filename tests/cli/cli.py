@@ -195,6 +195,22 @@ class Test(unittest.TestCase):
             self.assertIn(text if isinstance(text, bytes) else text.encode(), done.stderr)
 
 
+class NodeTest(Test):
+    """With a telepad of this machine, `self.node`."""
+
+    def setUp(self):
+        super().setUp()
+        self.node = f"unix:{self.folder}/telepad.sock"
+        self.telepad = subprocess.Popen(
+            [str(BIN / "telepad"), "--quiet", "--socket", str(self.folder / "telepad.sock")])
+        self.addCleanup(self.end_telepad)
+        wait_until(lambda: call("check", self.node).returncode == 0)
+
+    def end_telepad(self):
+        self.telepad.terminate()
+        self.telepad.wait(timeout=PATIENCE)
+
+
 def wait_readable(fd):
     """For a pidfd: whether that process ends."""
     return bool(select.select([fd], [], [], PATIENCE)[0])

@@ -45,19 +45,7 @@ def kill(pid):
         pass
 
 
-class Move(cli.Test):
-    def setUp(self):
-        super().setUp()
-        self.node = f"unix:{self.folder}/telepad.sock"
-        self.telepad = subprocess.Popen(
-            [str(cli.BIN / "telepad"), "--quiet", "--socket", str(self.folder / "telepad.sock")])
-        self.addCleanup(self.end_telepad)
-        cli.wait_until(lambda: call("check", self.node).returncode == 0)
-
-    def end_telepad(self):
-        self.telepad.terminate()
-        self.telepad.wait(timeout=cli.PATIENCE)
-
+class Move(cli.NodeTest):
     def start(self, *command, **options):
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, **options)

@@ -27,7 +27,7 @@ bench:           ## the benchmarks, with the floors of the same run beside them
 	@tools/bench
 
 soak:            ## the long run
-	@tools/setup
+	@tools/setup --soak
 	@tools/soak
 
 format:          ## rewrite sources as clang-format wants them

@@ -5,7 +5,7 @@ import array
 import fcntl
 import os
 import pathlib
-import random
+import shutil
 import subprocess
 import sys
 import termios
@@ -14,55 +14,8 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "cli"))
 import cli  # noqa: E402
+import programs  # noqa: E402
 from cli import call  # noqa: E402
-
-PYTHON = """
-import collections, queue, sys, threading
-lines, counted = queue.Queue(100), collections.Counter()
-lock = threading.Lock()
-def count():
-    while (line := lines.get()) is not None:
-        with lock:
-            counted.update(line.split())
-threads = [threading.Thread(target=count) for _ in range(4)]
-for thread in threads: thread.start()
-for line in sys.stdin: lines.put(line)
-for thread in threads: lines.put(None)
-for thread in threads: thread.join()
-print(sorted(counted.items()), threading.active_count())
-sys.exit(3)
-"""
-PERL = """
-my (%count, $last);
-while (<STDIN>) { $count{$_}++ for split; $last = $_; }
-print map { "$_ $count{$_}\\n" } sort keys %count;
-print $last; exit 5;
-"""
-BASH = """
-declare -A count
-while read -r -a words; do for word in "${words[@]}"; do ((++count[$word])); done; done
-for word in "${!count[@]}"; do echo "$word ${count[$word]}"; done
-exit 7
-"""
-AWK = "{ for (i = 1; i <= NF; ++i) ++n[$i] } END { for (w in n) s += n[w] * length(w); print NR, s; exit 9 }"
-
-# What each is given is text; the size in lines is one that each takes a moment for.
-PROGRAMS = {
-    "xz": (["xz", "-T2", "-3", "--block-size=256KiB", "-c"], 60000),
-    "gzip": (["gzip", "-c"], 60000),
-    "sort": (["sort", "-S", "8M"], 60000),
-    "sha256sum": (["sha256sum"], 60000),
-    "python3": ([sys.executable, "-c", PYTHON], 20000),
-    "perl": (["perl", "-e", PERL], 60000),
-    "bash": (["bash", "-c", BASH], 3000),
-    "awk": (["awk", AWK], 60000),
-}
-
-
-def text_of(lines):
-    words = [f"word{i}" for i in range(500)]
-    seed = random.Random(17)
-    return "".join(" ".join(seed.choices(words, k=10)) + "\n" for _ in range(lines)).encode()
 
 
 def unread(pipe):
@@ -71,59 +24,87 @@ def unread(pipe):
     return count[0]
 
 
-class Real(cli.Test):
-    def setUp(self):
-        super().setUp()
-        self.node = f"unix:{self.folder}/telepad.sock"
-        self.telepad = subprocess.Popen(
-            [str(cli.BIN / "telepad"), "--quiet", "--socket", str(self.folder / "telepad.sock")])
-        self.addCleanup(self.end_telepad)
-        cli.wait_until(lambda: call("check", self.node).returncode == 0)
+def waits_to_write(pid):
+    """Whether it is in write(1, ...)."""
+    return pathlib.Path(f"/proc/{pid}/syscall").read_text().startswith("1 0x1 ")
 
-    def end_telepad(self):
-        self.telepad.terminate()
-        self.telepad.wait(timeout=cli.PATIENCE)
 
-    def run_moved(self, command, text):
-        """Moved when it has read half of it -> (exit code, stdout, stderr)."""
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
+class Real(cli.NodeTest):
+    def start(self, program):
+        process = subprocess.Popen(program.command, cwd=self.folder, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(self.end, process)
+        return process
+
+    def end(self, process):
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            stream.close()
+
+    def move(self, process):
+        moved = call("move", process.pid, self.node)
+        self.assertEqual(moved.returncode, 0, moved.stderr)
+        self.assertIn("telefork-deputy", os.readlink(f"/proc/{process.pid}/exe"))
+
+    def run_moved(self, program, text):
+        """-> (exit code, stdout, stderr)."""
+        process = self.start(program)
         said = {}
-        readers = [threading.Thread(target=lambda name, pipe: said.update({name: pipe.read()}),
-                                    args=(name, pipe))
-                   for name, pipe in (("out", process.stdout), ("err", process.stderr))]
-        for reader in readers:
-            reader.start()
-        try:
-            process.stdin.write(text[:len(text) // 2])
-            process.stdin.flush()
-            cli.wait_until(lambda: unread(process.stdin) == 0)
-            moved = call("move", process.pid, self.node)
-            self.assertEqual(moved.returncode, 0, moved.stderr)
-            self.assertIn("telefork-deputy", os.readlink(f"/proc/{process.pid}/exe"))
-            process.stdin.write(text[len(text) // 2:])
-            process.stdin.close()
-            code = process.wait(timeout=cli.PATIENCE)
-        finally:
-            process.kill()
-            process.wait()
+        readers = [threading.Thread(target=lambda name: said.update(
+                       {name: getattr(process, name).read()}), args=(name,))
+                   for name in ("stdout", "stderr")]
+        half = len(text) if program.full else len(text) // 2
+        if not program.full:
             for reader in readers:
-                reader.join()
-            process.stdout.close()
-            process.stderr.close()
-        return code, said["out"], said["err"]
+                reader.start()
+        process.stdin.write(text[:half])
+        process.stdin.flush()
+        if program.full:
+            process.stdin.close()
+            cli.wait_until(lambda: waits_to_write(process.pid))
+        else:
+            cli.wait_until(lambda: unread(process.stdin) == 0)
+        self.move(process)
+        if program.full:
+            for reader in readers:
+                reader.start()
+        else:
+            process.stdin.write(text[half:])
+            process.stdin.close()
+        code = process.wait(timeout=cli.PATIENCE)
+        for reader in readers:
+            reader.join()
+        return code, said["stdout"], said["stderr"]
 
-    def compare(self, name):
-        command, lines = PROGRAMS[name]
-        text = text_of(lines)
-        alone = subprocess.run(command, input=text, capture_output=True, timeout=cli.PATIENCE)
-        self.assertEqual(self.run_moved(command, text), (alone.returncode, alone.stdout,
-                                                         alone.stderr))
+    def compare(self, program):
+        for name, content in program.files.items():
+            (self.folder / name).write_text(content)
+        if program.build:
+            subprocess.run(program.build, cwd=self.folder, check=True)
+        text = program.text(program.lines)
+        alone = subprocess.run(program.command, cwd=self.folder, input=text, capture_output=True,
+                               timeout=cli.PATIENCE)
+        self.assertEqual(self.run_moved(program, text),
+                         (alone.returncode, alone.stdout, alone.stderr))
 
 
-for program in PROGRAMS:
-    setattr(Real, f"test_{program}",
-            lambda self, program=program: self.compare(program))
+class Small(Real):
+    """Those that CI has."""
+
+
+class Large(Real):
+    """Those of the long run, where they are installed."""
+
+    def compare(self, program):
+        if not shutil.which(program.command[0]):
+            self.skipTest(f"needs: {program.command[0]}")
+        super().compare(program)
+
+
+for group, found in ((Small, programs.SMALL), (Large, programs.LARGE)):
+    for name, program in found.items():
+        setattr(group, f"test_{name}", lambda self, program=program: self.compare(program))
 
 if __name__ == "__main__":
     cli.main()

@@ -1,0 +1,81 @@
+#!/bin/bash
+# Servers that are moved with what they have in memory, the address that they listen at, and a thread
+# or more: from a machine where they had clients to one where they have others.
+# Usage: servers.sh BUILD NGINX
+set -euo pipefail
+build=$1
+nginx=$2
+# shellcheck source=tools/machines.sh
+source "$(dirname "$0")/../../tools/machines.sh"
+machines_for_test
+telefork=$build/bin/telefork
+fail() {
+  printf '%s\n' "$@" >&2
+  exit 1
+}
+for name in alpha beta; do machine_start "$name" "$build/bin/telepad" --quiet; done
+folder=$machines_folder
+
+# Starts a server on alpha and writes its pid there to the file `pid`; it ends with its machine.
+start() {
+  rm -f "$folder/pid"
+  # shellcheck disable=SC2016  # for the inner shell
+  machine_run alpha bash -c 'echo $$ >"$0"; exec -a "$1" "${@:2}"' "$folder/pid" "$@" &
+}
+# Until it answers.
+await() { until "$@" >/dev/null 2>&1; do kill -0 "$server"; done; }
+move() {
+  machine_run alpha "$telefork" move "$(<"$folder/pid")" "$(machine_node beta)" ||
+    fail "moving a server failed"
+}
+
+# Its package with a service has the same program by another name.
+start redis-server redis-check-rdb --port 4321 --save '' --dir "$folder" --daemonize no \
+  >"$folder/redis.log"
+server=$!
+redis() { machine_run "$1" redis-cli -p 4321 "${@:2}"; }
+await redis alpha ping
+for i in {1..2000}; do echo "set key$i value$i ex 1000"; done | redis alpha --pipe >"$folder/said"
+redis alpha eval 'return redis.call("rpush", "list", unpack(redis.call("keys", "key*")))' 0 \
+  >>"$folder/said"
+move
+[[ $(redis beta get key1999) == value1999 ]] || fail "redis has lost a key"
+[[ $(redis beta llen list) == 2000 ]] || fail "redis has lost a list"
+(($(redis beta ttl key7) > 900)) || fail "redis has lost a time"
+# It forks for this, and has the child say how it went.
+[[ $(redis beta config set save "100 1" && redis beta bgsave) == *"saving started"* ]] ||
+  fail "redis saves nothing"
+until [[ $(redis beta info persistence) == *rdb_bgsave_in_progress:0* ]]; do kill -0 "$server"; done
+[[ $(redis beta info persistence) == *rdb_last_bgsave_status:ok* && -s $folder/dump.rdb ]] ||
+  fail "redis has saved nothing:" "$(<"$folder/redis.log")"
+redis beta shutdown nosave || true
+wait "$server" || fail "redis ended with $?:" "$(<"$folder/redis.log")"
+
+mkdir "$folder/site"
+echo "a page" >"$folder/site/page"
+cat >"$folder/nginx.conf" <<END
+daemon off;
+master_process off;
+pid $folder/nginx.pid;
+error_log stderr;
+events { worker_connections 64; }
+http {
+  access_log off;
+  client_body_temp_path $folder/body;
+  proxy_temp_path $folder/proxy;
+  fastcgi_temp_path $folder/fastcgi;
+  uwsgi_temp_path $folder/uwsgi;
+  scgi_temp_path $folder/scgi;
+  server { listen 127.0.0.1:4322; root $folder/site; }
+}
+END
+start nginx "$nginx" -p "$folder" -c "$folder/nginx.conf"
+server=$!
+# shellcheck disable=SC2016  # for the inner shell
+get='exec 3<>/dev/tcp/127.0.0.1/4322; printf "GET /page HTTP/1.0\r\n\r\n" >&3; tail -n 1 <&3'
+ask() { machine_run "$1" bash -c "$get"; }
+await ask alpha
+move
+[[ $(ask beta) == "a page" ]] || fail "nginx does not serve"
+machine_run alpha kill -QUIT "$(<"$folder/pid")"
+wait "$server" || fail "nginx ended with $?"

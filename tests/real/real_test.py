@@ -92,6 +92,27 @@ class Real(cli.NodeTest):
 class Small(Real):
     """Those that CI has."""
 
+    def test_sqlite3_with_a_file_that_it_has_locked(self):
+        """Its file is the same one only on one kernel, where a lock cannot be had twice: saved."""
+        program = programs.Program(["sqlite3", "words.db"])
+        text = programs.statements(3000)
+        alone = subprocess.run(program.command, cwd=self.folder, input=text, capture_output=True,
+                               timeout=cli.PATIENCE)
+        (self.folder / "words.db").unlink()
+        process = self.start(program)
+        process.stdin.write(text[:len(text) // 2])
+        process.stdin.flush()
+        cli.wait_until(lambda: unread(process.stdin) == 0)
+        self.assertTrue((self.folder / "words.db-journal").exists())
+        image = self.folder / "image"
+        saved = call("save", process.pid, image)
+        self.assertEqual(saved.returncode, 0, saved.stderr)
+        process.wait(timeout=cli.PATIENCE)
+        loaded = call("load", image, stdin=text[len(text) // 2:])
+        self.assertEqual((loaded.returncode, process.stdout.read() + loaded.stdout, loaded.stderr),
+                         (alone.returncode, alone.stdout, alone.stderr))
+        self.assertFalse((self.folder / "words.db-journal").exists())
+
 
 class Large(Real):
     """Those of the long run, where they are installed."""

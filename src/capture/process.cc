@@ -6,6 +6,7 @@
 #include <ctime>
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -77,6 +78,17 @@ OwnAnswers ask(tracee::Stub& stub) {
           static_cast<unsigned>(std::max<std::int64_t>(0, run.result(membarrier))),
           run.result(merge) == 1,
           tracee::machine_state(run, machine)};
+}
+
+// What mlockall(2) has said of mappings to come no call tells. The stub's is one of them.
+unsigned read_lock_of_the_future(const tracee::Stub& stub) {
+  if (kernel::read_status(stub.pid()).locked_kb == 0) return 0;
+  for (const kernel::Vma& vma : kernel::read_smaps(stub.pid())) {
+    if (vma.end <= stub.area()) continue;
+    if (!vma.has(kernel::VmFlag::kLocked)) return 0;
+    return MCL_FUTURE | (vma.has(kernel::VmFlag::kLockOnFault) ? MCL_ONFAULT : 0);
+  }
+  return 0;
 }
 
 void fill_layout(const Survey& survey, std::uint64_t brk,
@@ -215,6 +227,7 @@ void Capture::write_process(image::RecordSink& sink) {
   process.setXstatePermissions(own.machine.xstate_permissions);
   process.setMembarrier(own.membarrier);
   process.setMemoryMerge(own.memory_merge);
+  process.setLockFuture(read_lock_of_the_future(stub_));
   fill_credentials(status, own.securebits, process.initCredentials());
   fill_layout(survey_, own.brk, process.initLayout());
   fill_vdso(survey_, process.initVdso());

@@ -121,7 +121,7 @@ constexpr std::array kRules = {
     Rule{Reason::kShadowStack, Part::kMemory, "a shadow stack",
          "a shadow stack cannot be restored yet",
          "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"},
-    Rule{Reason::kSealed, Part::kMemory, "mseal'ed memory",
+    Rule{Reason::kSealed, Part::kMemory, "mseal'ed memory, but for `telefork save` and `move`",
          "mseal'ed memory cannot be restored yet", ""},
     Rule{Reason::kDroppable, Part::kMemory, "droppable memory",
          "droppable memory cannot be restored yet", ""},

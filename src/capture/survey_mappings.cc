@@ -61,6 +61,7 @@ std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
     if (!vma.has(pair.flag)) continue;
     // What it writes is watched by its keeper.
     if (pair.flag == VmFlag::kUffdWp && is_in_a_call(survey)) continue;
+    if (pair.flag == VmFlag::kSealed && survey.whole) continue;
     return refuse(describe(vma), pair.reason);
   }
   if (!vma.unknown_flags.empty()) {

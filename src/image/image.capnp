@@ -177,6 +177,7 @@ struct Process {
   xstatePermissions @27 :UInt64;  # components that had to be asked for (ARCH_REQ_XCOMP_PERM)
   membarrier @28 :UInt32;     # the commands that have registered it
   memoryMerge @29 :Bool;      # PR_SET_MEMORY_MERGE
+  lockFuture @30 :UInt32;     # of mlockall(2): MCL_FUTURE, and MCL_ONFAULT with it
 }
 
 struct Vma {

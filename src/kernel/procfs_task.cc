@@ -202,6 +202,7 @@ const StatusField kStatusFields[] = {
     {"VmRSS", take_kilobytes<&Status::resident_kb>},
     {"RssAnon", take_kilobytes<&Status::anonymous_kb>},
     {"VmSwap", take_kilobytes<&Status::swap_kb>},
+    {"VmLck", take_kilobytes<&Status::locked_kb>},
 };
 
 bool has_living_threads(const Stat& stat) {

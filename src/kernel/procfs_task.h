@@ -90,6 +90,7 @@ struct Status {
   std::uint64_t resident_kb = 0;   // VmRSS
   std::uint64_t anonymous_kb = 0;  // RssAnon, part of that
   std::uint64_t swap_kb = 0;       // VmSwap
+  std::uint64_t locked_kb = 0;     // VmLck
 };
 
 Stat parse_stat(std::string_view text, std::string_view what = "stat");

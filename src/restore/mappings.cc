@@ -9,6 +9,7 @@
 // one of them was there before a fork, or was moved). The second is filled elsewhere and moved into
 // place, which keeps them apart.
 #include <algorithm>
+#include <cstring>
 
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -177,6 +178,30 @@ void Restorer::lock_these(std::span<const Mapping* const> mappings) {
     warn(fmt::format("its memory at {} is not locked: this user may lock less (limit memlock)",
                      place_name(mappings[i]->vma())));
   }
+}
+
+// Nothing can change it any more.
+void Restorer::seal_memory() {
+  SyscallProgram program;
+  for (const Mapping& mapping : mappings_) {
+    if (is_kernels_own(mapping.vma()) || !has_flag(mapping.vma(), VmFlag::kSealed)) continue;
+    program.call("sealing memory at " + place_name(mapping.vma()), kernel::kNrMseal,
+                 {mapping.start(), mapping.size(), 0});
+    run_if_large(program);
+  }
+  run_if_large(program, true);
+}
+
+// Of what is mapped later; what there is stays as it is. The stub's pages would be locked too.
+void Restorer::lock_the_future() {
+  if (process().getLockFuture() == 0) return;
+  SyscallProgram program;
+  Result result = program.call_any("locking memory to come", SYS_mlockall,
+                                   {process().getLockFuture() & (MCL_FUTURE | MCL_ONFAULT)});
+  const std::int64_t error = -blank_->stub().run(program).result(result);
+  if (error == 0) return;
+  warn(fmt::format("what it maps from here on is not locked (mlockall(2), MCL_FUTURE): {}",
+                   std::strerror(static_cast<int>(error))));
 }
 
 void Restorer::check_guard_pages() {

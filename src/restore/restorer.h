@@ -153,6 +153,8 @@ class Restorer {
   void settle_memory(tracee::SyscallProgram& program);
   void lock_memory();
   void lock_these(std::span<const Mapping* const> mappings);
+  void seal_memory();
+  void lock_the_future();
   void check_guard_pages();
   // memory.cc
   void take_pages(const image::Record& record, image::RecordSource& source);

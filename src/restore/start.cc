@@ -401,6 +401,7 @@ void Restorer::finish() {
   });
   with_context("restoring descriptors", [&] { restore_owners(); });
   with_context("restoring limits", [&] { restore_limits(); });
+  with_context("restoring memory", [&] { lock_the_future(); });
 }
 
 void Restorer::finish_as_this_user() {
@@ -411,6 +412,7 @@ void Restorer::finish_as_this_user() {
     place_vdso(program);
     run_if_large(program, true);
     lock_memory();
+    seal_memory();
   });
   with_context("restoring the process", [&] { restore_layout(); });
   with_context("restoring descriptors", [&] {

@@ -417,7 +417,8 @@ const Offence kAll[] = {
      "a shadow stack cannot be restored yet; start it with "
      "GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
      map_shadow_stack, "user_shstk"},
-    {"mseal", "mapping ", "mseal'ed memory cannot be restored yet", seal_memory, "mseal"},
+    {"mseal", "mapping ", "mseal'ed memory cannot be restored yet", seal_memory, "mseal", true,
+     false},
     {"droppable", "mapping ", "droppable memory cannot be restored yet", map_droppable,
      "MAP_DROPPABLE"},
     {"io_uring_mapping", "mapping ", "device memory cannot move; have the program close the device",

@@ -26,7 +26,8 @@ constexpr std::array kRules = {
     Rule{Reason::kSocket, Part::kDescriptors,
          "a socket; for `telefork save` and `move` not one whose other end the process has too "
          "(socketpair(2)), one of UDP that is not connected and in no multicast group, one of TCP "
-         "that listens or was never connected",
+         "that listens or was never connected, a unix one that is not connected and has no name "
+         "in a file system but an absolute one that still leads to it",
          "a socket cannot move yet", kClose},
     Rule{Reason::kDescriptor, Part::kDescriptors,
          "userfaultfd, io_uring, perf, bpf, a pidfd of another process; except for `telefork "
@@ -59,8 +60,9 @@ constexpr std::array kRules = {
          "of a plain user's, anything",
          "what it watches (number {}) is not told here by a name", "ask as root, or close it"},
     Rule{Reason::kUnread, Part::kDescriptors,
-         "for `telefork save` and `move`: a socket of TCP with connections that were not "
-         "accepted, or of UDP with datagrams that were not read",
+         "for `telefork save` and `move`: a socket of TCP, or a unix one with a name, with "
+         "connections that were not accepted, or of UDP, or a unix one with a name, with "
+         "datagrams that were not read",
          "it has what was not accepted or read yet", "have the program take it"},
     Rule{Reason::kSentAlong, Part::kDescriptors,
          "for `telefork save` and `move`: a unix socket with something unread that has "

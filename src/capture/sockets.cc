@@ -95,6 +95,7 @@ void Capture::fill_socket(int fd, const SocketObject& object, image::schema::Soc
   record.setShutdown(object.shutdown);
   record.setListening(object.listening);
   record.setBacklog(object.backlog);
+  record.setMode(object.mode);
   record.setAddress(::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(object.address.data()),
                                           object.address.size()));
   fill_options(socket, record);

@@ -124,6 +124,7 @@ struct SocketObject {
   bool listening = false;
   std::uint32_t backlog = 0;
   std::vector<std::byte> address;
+  unsigned mode = 0;  // the permissions of its name, where that is a file's
 };
 
 struct Survey {

@@ -1,5 +1,6 @@
 // Which sockets have everything that they are made of within the process.
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -7,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include "base/error.h"
@@ -66,20 +68,55 @@ bool is_bound(std::span<const std::byte> address) {
 
 const Obstacle kNoSocket{Reason::kSocket, ""};
 
-// A socket of socketpair(2), or one that is not connected. Those with a name can be reached by
-// others.
-std::optional<Obstacle> look_at_unix(const UniqueFd& socket, const OpenFile& open,
-                                     SocketObject& object) {
-  object.address = read_address(socket);
-  if (object.address.size() > sizeof(sa_family_t) || ask(socket, SO_ACCEPTCONN) != 0) {
-    return kNoSocket;
+// What a unix socket is bound to, or nothing.
+std::vector<std::byte> read_name(const UniqueFd& socket) {
+  std::vector<std::byte> address = read_address(socket);
+  if (address.size() <= sizeof(sa_family_t)) address.clear();
+  return address;
+}
+
+// A name in a file system, as others find it. Empty: it is another socket's by now, or nobody's, or
+// depends on where whoever bound it was then.
+std::optional<unsigned> find_mode(pid_t pid, std::span<const std::byte> address,
+                                  std::uint32_t inode) {
+  const std::span<const std::byte> bytes = address.subspan(offsetof(sockaddr_un, sun_path));
+  std::string path(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  path = path.substr(0, path.find('\0'));
+  struct stat stat;
+  if (!path.starts_with('/') || ::lstat((kernel::root_path(pid) + path).c_str(), &stat) != 0 ||
+      !S_ISSOCK(stat.st_mode) || static_cast<std::uint32_t>(stat.st_ino) != inode) {
+    return std::nullopt;
   }
-  object.address.clear();
+  return stat.st_mode & 07777;
+}
+
+// One with a name, that is connected with nobody.
+std::optional<Obstacle> look_at_named(pid_t pid, const UniqueFd& socket,
+                                      const kernel::UnixSocketState& state, SocketObject& object) {
+  if (state.has_peer) return kNoSocket;
+  if (state.waiting != 0 || (!state.listening && has_unread(socket))) {
+    return Obstacle{Reason::kUnread, ""};
+  }
+  if (state.file == 0) return std::nullopt;
+  std::optional<unsigned> mode = find_mode(pid, object.address, state.file);
+  if (!mode) return kNoSocket;
+  object.mode = *mode;
+  return std::nullopt;
+}
+
+// A socket of socketpair(2), or one that is not connected.
+std::optional<Obstacle> look_at_unix(pid_t pid, const UniqueFd& socket, const OpenFile& open,
+                                     SocketObject& object) {
+  object.address = read_name(socket);
   auto state = kernel::try_ask_unix_socket(static_cast<std::uint32_t>(open.stat.st_ino));
   if (!state) return kNoSocket;
   object.paired = state->has_peer;
   object.peer = state->peer;
   object.shutdown = state->shutdown;
+  object.listening = state->listening;
+  object.backlog = state->backlog;
+  if (!object.address.empty()) return look_at_named(pid, socket, *state, object);
+  if (object.listening) return kNoSocket;  // nobody can reach it
   const bool tells_sender = ask(socket, SO_PASSCRED) != 0 && has_unread(socket);
   if (tells_sender || kernel::parse_sent_descriptors(open.info) != 0) {
     return Obstacle{Reason::kSentAlong, ""};
@@ -144,7 +181,7 @@ Sorted MovingDescriptors::sort_socket(const OpenFile& open, Description descript
   object.type = ask(socket, SO_TYPE);
   object.protocol = ask(socket, SO_PROTOCOL);
   std::optional<Obstacle> obstacle = kNoSocket;
-  if (object.family == AF_UNIX) obstacle = look_at_unix(socket, open, object);
+  if (object.family == AF_UNIX) obstacle = look_at_unix(survey_.pid, socket, open, object);
   if (object.family == AF_INET || object.family == AF_INET6) {
     obstacle = look_at_internet(socket, object);
   }

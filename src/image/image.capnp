@@ -338,6 +338,7 @@ struct Socket {
   options @9 :List(SocketOption);
   contentId @10 :UInt32;      # not 0: the FileContent record with what it has not read
   messages @11 :List(UInt32); # the sizes of those
+  mode @12 :UInt32;           # the permissions of its name, where that is a file's
 }
 
 struct Sockets {

@@ -15,6 +15,8 @@
 namespace telefork::kernel {
 namespace {
 
+constexpr unsigned kListening = 10;  // TCP_LISTEN, include/net/tcp_states.h
+
 struct Request {
   nlmsghdr header;
   unix_diag_req question;
@@ -28,7 +30,7 @@ bool send_request(const UniqueFd& netlink, std::uint32_t inode) {
   request.question.sdiag_family = AF_UNIX;
   request.question.udiag_states = ~0U;
   request.question.udiag_ino = inode;
-  request.question.udiag_show = UDIAG_SHOW_PEER;
+  request.question.udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_VFS;
   request.question.udiag_cookie[0] = ~0U;  // whichever
   request.question.udiag_cookie[1] = ~0U;
   return ::send(netlink.get(), &request, sizeof(request), 0) == sizeof(request);
@@ -45,6 +47,13 @@ void take_attribute(unsigned type, std::span<const std::byte> value, UnixSocketS
   if (type == UNIX_DIAG_PEER) state.has_peer = read_object(value, state.peer);
   std::uint8_t shutdown = 0;
   if (type == UNIX_DIAG_SHUTDOWN && read_object(value, shutdown)) state.shutdown = shutdown;
+  unix_diag_vfs file{};
+  if (type == UNIX_DIAG_VFS && read_object(value, file)) state.file = file.udiag_vfs_ino;
+  unix_diag_rqlen queues{};
+  if (type == UNIX_DIAG_RQLEN && state.listening && read_object(value, queues)) {
+    state.waiting = queues.udiag_rqueue;
+    state.backlog = queues.udiag_wqueue;
+  }
 }
 
 std::optional<UnixSocketState> read_answer(std::span<const std::byte> message) {
@@ -55,6 +64,9 @@ std::optional<UnixSocketState> read_answer(std::span<const std::byte> message) {
     return std::nullopt;
   }
   UnixSocketState state;
+  unix_diag_msg head{};
+  read_object(message.subspan(NLMSG_HDRLEN), head);
+  state.listening = head.udiag_state == kListening;
   auto rest = message.first(header.nlmsg_len).subspan(NLMSG_HDRLEN + sizeof(unix_diag_msg));
   nlattr attribute;
   while (read_object(rest, attribute)) {

@@ -1,5 +1,5 @@
-// What the kernel knows of a unix socket and getsockopt(2) does not tell: who its peer is, and in
-// which directions it is shut down [sock_diag(7)].
+// What the kernel knows of a unix socket and getsockopt(2) does not tell: who its peer is, in which
+// directions it is shut down, who waits for it, and where its name is [sock_diag(7)].
 //
 // Needs no privilege; of the calling process's network namespace. A kernel may have been built
 // without (CONFIG_UNIX_DIAG), or have it as a module that it loads by itself.
@@ -14,6 +14,10 @@ struct UnixSocketState {
   bool has_peer = false;   // or had one: it may have been closed
   std::uint32_t peer = 0;  // its inode; 0: closed, or none
   unsigned shutdown = 0;   // 1: nothing more is received, 2: nothing sent
+  bool listening = false;
+  std::uint32_t waiting = 0;  // of one that listens: connections that were not accepted
+  std::uint32_t backlog = 0;  // likewise: of how many
+  std::uint32_t file = 0;     // the inode of its name; 0: that is none in a file system
 };
 
 // Empty: there is none of that inode here, or the kernel does not answer.

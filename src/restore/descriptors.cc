@@ -152,6 +152,7 @@ void Restorer::restore_descriptors() {
               [this](const std::string& text) { warn(text); });
   Sockets sockets(
       sockets_ ? sockets_->get<image::schema::Sockets>().getSockets() : Sockets::List(), contents_,
+      socket_names_,
       [this](int type, int protocol) { return make_socket_pair_inside(type, protocol); },
       [this](const std::string& text) { warn(text); });
   const std::size_t at_once = files_at_once();
@@ -180,6 +181,25 @@ void Restorer::restore_descriptors() {
   for (const NumberStep& step : plan_numbers(std::move(given), wanted, limit)) {
     add_step(step, program);
     run_if_large(program);
+  }
+  run_if_large(program, true);
+}
+
+// Whoever has a unix socket listen is whom SO_PEERCRED names to its clients: once more, as the user
+// that it is by now.
+void Restorer::restore_listeners() {
+  if (!sockets_) return;
+  const Sockets::List sockets = sockets_->get<image::schema::Sockets>().getSockets();
+  const auto descriptions = files_->get<image::schema::Files>().getDescriptions();
+  SyscallProgram program;
+  for (const auto& [number, descriptor] : descriptors_by_number()) {
+    for (FileDescription::Reader description : descriptions) {
+      if (description.getId() != descriptor.getDescription()) continue;
+      if (description.getKind() != FileDescription::Kind::SOCKET) continue;
+      image::schema::Socket::Reader socket = sockets[description.getSocket()];
+      if (socket.getFamily() != AF_UNIX || !socket.getListening()) continue;
+      program.call("listening", SYS_listen, {number, socket.getBacklog()});
+    }
   }
   run_if_large(program, true);
 }

@@ -182,6 +182,7 @@ class Restorer {
   void restore_event_files();
   void restore_disabled_targets(int epoll, image::schema::FileDescription::Reader description);
   void restore_targets(int epoll, image::schema::FileDescription::Reader description);
+  void restore_listeners();
   // locks.cc
   void restore_locks();
   std::int64_t read_guest_clock(int clock);
@@ -216,6 +217,7 @@ class Restorer {
   std::map<std::uint64_t, SharedMemory> shared_;
   ContentStore contents_;
   OpenFiles open_files_;
+  SocketNames socket_names_;
 
   AddressSpace space_;
   std::optional<PidNamespace> space_of_pids_;  // lives longer than the blank

@@ -1,6 +1,8 @@
 #include "restore/sockets.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <span>
 
@@ -9,6 +11,9 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "kernel/socket_options.h"
@@ -21,8 +26,18 @@ using image::schema::Socket;
 
 constexpr int kRoom = 1 << 30;  // for what is sent before anybody reads: the kernel's maximum
 
+// "/run/socket", "@abstract"
+std::string describe_name(const sockaddr_storage& address, std::size_t size) {
+  sockaddr_un name{};
+  std::memcpy(&name, &address, std::min(size, sizeof(name)));
+  std::string text(name.sun_path, std::min(size, sizeof(name)) - offsetof(sockaddr_un, sun_path));
+  if (text.starts_with('\0')) return "@" + text.substr(1);
+  return text.substr(0, text.find('\0'));
+}
+
 // "[::1]:80"
-std::string describe_address(const sockaddr_storage& address) {
+std::string describe_address(const sockaddr_storage& address, std::size_t size) {
+  if (address.ss_family == AF_UNIX) return describe_name(address, size);
   char text[INET6_ADDRSTRLEN] = "";
   const bool v6 = address.ss_family == AF_INET6;
   sockaddr_in6 six{};
@@ -35,18 +50,13 @@ std::string describe_address(const sockaddr_storage& address) {
   return fmt::format("{}:{}", text, ntohs(four.sin_port));
 }
 
-void bind_to(::capnp::Data::Reader bytes, const UniqueFd& socket) {
-  if (bytes.size() == 0) return;
-  sockaddr_storage address{};
-  if (bytes.size() > sizeof(address)) throw Error(Code::kCorrupt, "an address is too long");
-  std::memcpy(&address, bytes.begin(), bytes.size());
-  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address),
-             static_cast<socklen_t>(bytes.size())) == 0) {
-    return;
-  }
-  const int error = errno;
-  throw Error(Code::kRefused, fmt::format("its address {} cannot be had here: {}",
-                                          describe_address(address), std::strerror(error)));
+// Whether a name leads to no socket any more. One that is there would say that it is of another
+// type (unix_find_other in net/unix/af_unix.c), and does not hear of it.
+bool is_left_behind(const sockaddr_storage& address, socklen_t size, int type) {
+  const int other = type == SOCK_SEQPACKET ? SOCK_DGRAM : SOCK_SEQPACKET;
+  UniqueFd probe(::socket(AF_UNIX, other | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return probe && ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), size) != 0 &&
+         errno == ECONNREFUSED;
 }
 
 void set_flags(const UniqueFd& socket, unsigned flags) {
@@ -79,13 +89,47 @@ void send_all(std::span<const std::byte> message, const UniqueFd& socket) {
 
 }  // namespace
 
-Sockets::Sockets(List records, const ContentStore& contents, MakePair make_pair,
+Sockets::Sockets(List records, const ContentStore& contents, SocketNames& names, MakePair make_pair,
                  std::function<void(const std::string&)> warn)
     : records_(records),
       contents_(contents),
+      names_(names),
       make_pair_(std::move(make_pair)),
       warn_(std::move(warn)),
       made_(records.size()) {}
+
+SocketNames::~SocketNames() {
+  for (const std::string& path : paths_) ::unlink(path.c_str());
+}
+
+void Sockets::bind_to_address(Socket::Reader record, const UniqueFd& socket) const {
+  ::capnp::Data::Reader bytes = record.getAddress();
+  if (bytes.size() == 0) return;
+  sockaddr_storage address{};
+  if (bytes.size() > sizeof(address)) throw Error(Code::kCorrupt, "an address is too long");
+  std::memcpy(&address, bytes.begin(), bytes.size());
+  const auto size = static_cast<socklen_t>(bytes.size());
+  const std::string name = describe_address(address, size);
+  const bool is_file = address.ss_family == AF_UNIX && name.starts_with('/');
+  // The name gets what the socket has, but for the umask.
+  if (is_file && ::fchmod(socket.get(), record.getMode()) != 0) throw_errno("preparing a name");
+  auto bind = [&] {
+    return ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), size) == 0;
+  };
+  bool bound = bind();
+  int error = errno;
+  if (!bound && error == EADDRINUSE && is_file && is_left_behind(address, size, record.getType())) {
+    bound = ::unlink(name.c_str()) == 0 && bind();
+    error = errno;
+  }
+  if (!bound) {
+    throw Error(Code::kRefused,
+                fmt::format("its address {} cannot be had here: {}", name, std::strerror(error)));
+  }
+  if (!is_file) return;
+  names_.add(name);
+  if (::chmod(name.c_str(), record.getMode()) != 0) throw_errno("giving " + name + " its mode");
+}
 
 void Sockets::set_options(Socket::Reader record, const UniqueFd& socket) const {
   for (image::schema::SocketOption::Reader option : record.getOptions()) {
@@ -119,7 +163,7 @@ UniqueFd Sockets::make(Socket::Reader record) const {
   if (!socket) throw_errno("making a socket");
   // Some of them say what it may be bound to.
   set_options(record, socket);
-  bind_to(record.getAddress(), socket);
+  bind_to_address(record, socket);
   if (record.getListening() && ::listen(socket.get(), static_cast<int>(record.getBacklog())) != 0) {
     throw_errno("listening");
   }

@@ -1,6 +1,6 @@
 // Sockets with their options, and pairs with what lies in them unread.
 //
-//     Sockets sockets(sockets_record, contents, make_pair, warn);
+//     Sockets sockets(sockets_record, contents, names, make_pair, warn);
 //     UniqueFd one = sockets.open(description);           // once a description of kind socket
 //
 // A pair is made by the guest itself, whose ids it then bears (SO_PEERCRED, unix(7)), and is open
@@ -18,17 +18,33 @@
 
 namespace telefork::restore {
 
+// Names of unix sockets that were made in file systems: gone again with this object, unless they
+// are to stay.
+class SocketNames {
+ public:
+  SocketNames() = default;
+  SocketNames(const SocketNames&) = delete;
+  SocketNames& operator=(const SocketNames&) = delete;
+  ~SocketNames();
+  void add(std::string path) { paths_.push_back(std::move(path)); }
+  void keep() { paths_.clear(); }
+
+ private:
+  std::vector<std::string> paths_;
+};
+
 class Sockets {
  public:
   using MakePair = std::function<std::pair<UniqueFd, UniqueFd>(int type, int protocol)>;
   using List = ::capnp::List<image::schema::Socket>::Reader;
-  Sockets(List records, const ContentStore& contents, MakePair make_pair,
+  Sockets(List records, const ContentStore& contents, SocketNames& names, MakePair make_pair,
           std::function<void(const std::string&)> warn);
   // Throws kRefused for an address that is taken here.
   UniqueFd open(image::schema::FileDescription::Reader description);
 
  private:
   UniqueFd make(image::schema::Socket::Reader record) const;
+  void bind_to_address(image::schema::Socket::Reader record, const UniqueFd& socket) const;
   void make_pair_of(std::uint32_t index);
   // What `record` has not read, sent by the other end.
   void fill(image::schema::Socket::Reader record, const UniqueFd& sender) const;
@@ -36,6 +52,7 @@ class Sockets {
 
   List records_;
   const ContentStore& contents_;
+  SocketNames& names_;
   MakePair make_pair_;
   std::function<void(const std::string&)> warn_;
   std::vector<UniqueFd> made_;

@@ -399,7 +399,10 @@ void Restorer::finish() {
     restore_timers();
     restore_timer_files();
   });
-  with_context("restoring descriptors", [&] { restore_owners(); });
+  with_context("restoring descriptors", [&] {
+    restore_owners();
+    restore_listeners();
+  });
   with_context("restoring limits", [&] { restore_limits(); });
   with_context("restoring memory", [&] { lock_the_future(); });
 }

@@ -158,6 +158,7 @@ void Restorer::restore_threads() {
 }
 
 pid_t Restorer::release() {
+  socket_names_.keep();
   tracee::ThreadState state = decode_thread_state(threads_.front().get<Thread>());
   blank_->stub().replace_with(state);
   // Of each its options go first: from here on the guest no longer dies with its tracer's death.

@@ -16,7 +16,7 @@ int main() {
   const int sender = socket(AF_UNIX, SOCK_DGRAM, 0);
   VICTIM_CHECK(bind(receiver, name, length) == 0);
   VICTIM_CHECK(sendto(sender, "first", 5, 0, name, length) == 5);
-  VICTIM_REFUSED("a socket cannot move yet");
+  VICTIM_REFUSED("it has what was not accepted or read yet");
   victim_ready();
   victim_wait();
   char text[8];

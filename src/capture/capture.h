@@ -95,6 +95,9 @@ class Capture {
   // A FileContent record of bytes that lie in no file. Its id.
   std::uint32_t write_bytes(std::span<const std::byte> bytes, image::RecordSink& sink);
 
+  // seccomp.cc
+  void fill_seccomp(image::schema::Process::Builder process);
+
   TimerValues ask_for_timers(const std::vector<kernel::PosixTimer>& timers);
   TimerValues read_timers_and_signals(const std::vector<kernel::PosixTimer>& timers);
   void read_pending_signals();

@@ -228,6 +228,7 @@ void Capture::write_process(image::RecordSink& sink) {
   process.setMembarrier(own.membarrier);
   process.setMemoryMerge(own.memory_merge);
   process.setLockFuture(read_lock_of_the_future(stub_));
+  fill_seccomp(process);
   fill_credentials(status, own.securebits, process.initCredentials());
   fill_layout(survey_, own.brk, process.initLayout());
   fill_vdso(survey_, process.initVdso());

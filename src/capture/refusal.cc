@@ -156,12 +156,18 @@ constexpr std::array kRules = {
     Rule{Reason::kForeignProc, Part::kProcess, "a /proc of another pid namespace",
          "/proc here is that of another pid namespace, which does not know it by this number",
          "mount the right one (mount -t proc proc /proc, or unshare --mount-proc)"},
-    Rule{Reason::kSeccomp, Part::kProcess, "seccomp",
+    Rule{Reason::kSeccomp, Part::kProcess,
+         "seccomp, but for a `telefork save` of root's (CAP_SYS_ADMIN) where the process has "
+         "no_new_privs or CAP_SYS_ADMIN too, and of strict mode only one thread",
          "it runs under seccomp, which cannot be restored yet",
          "start it without a seccomp filter"},
+    Rule{Reason::kSeccompListener, Part::kProcess,
+         "a seccomp filter that asks a process (SECCOMP_RET_USER_NOTIF), once it is stopped",
+         "its seccomp filter asks another process, which would stay",
+         "start it without that filter"},
     Rule{Reason::kThreadDiffers, Part::kProcess,
-         "a thread with ids, capabilities, personality, directories, descriptors or namespaces of "
-         "its own, other than for a fork",
+         "a thread with ids, capabilities, personality, directories, descriptors, namespaces or "
+         "seccomp filters of its own, other than for a fork",
          "it does not have the first thread's {}, which cannot be restored yet",
          "have all threads keep the same"},
     Rule{Reason::kSharer, Part::kProcess,

@@ -72,6 +72,7 @@ enum class Reason {
   kMoreCapable,
   kForeignProc,
   kSeccomp,
+  kSeccompListener,
   kThreadDiffers,
   kSharer,
   kTraced,

@@ -1,5 +1,6 @@
 #include "capture/survey.h"
 
+#include <linux/capability.h>
 #include <cerrno>
 
 #include <fcntl.h>
@@ -127,6 +128,16 @@ void survey_directory(const SurveyOptions& options, Survey& survey) {
   }
 }
 
+// It can be put on it again by itself alone. What stays at home of a move would have it too.
+bool may_save_seccomp(const SurveyOptions& options, const Survey& survey) {
+  constexpr int kStrict = 1;
+  const kernel::Status& status = survey.status;
+  if (status.seccomp == 0) return true;
+  const bool may_have = status.no_new_privs || (status.cap_effective >> CAP_SYS_ADMIN & 1) != 0;
+  const bool alone = status.seccomp != kStrict || kernel::list_threads(survey.pid).size() == 1;
+  return options.purpose == Purpose::kSave && may_have && alone && kernel::may_suspend_seccomp();
+}
+
 }  // namespace
 
 unsigned Survey::carried_streams() const {
@@ -143,7 +154,9 @@ unsigned Survey::carried_streams() const {
 
 void survey_policy(const SurveyOptions& options, Survey& survey) {
   std::string process = name_of(survey);
-  if (survey.status.seccomp != 0) survey.refusals.push_back(refuse(process, Reason::kSeccomp));
+  if (!may_save_seccomp(options, survey)) {
+    survey.refusals.push_back(refuse(process, Reason::kSeccomp));
+  }
   if (survey.status.tracer_pid != 0 && survey.status.tracer_pid != ::getpid()) {
     survey.refusals.push_back(
         refuse(process, Reason::kTraced, std::to_string(survey.status.tracer_pid)));

@@ -97,6 +97,9 @@ class Comparison {
     if (compares_privileges_) {
       note(has_same_capabilities(status), "capabilities");
       note(status.no_new_privs == first.no_new_privs, "no_new_privs");
+      note(first.seccomp == 0 ||
+               (status.seccomp == first.seccomp && status.seccomp_filters == first.seccomp_filters),
+           "seccomp filters");
     }
     try {
       note(!personality_ || kernel::read_personality(tid) == *personality_, "personality");

@@ -178,6 +178,12 @@ struct Process {
   membarrier @28 :UInt32;     # the commands that have registered it
   memoryMerge @29 :Bool;      # PR_SET_MEMORY_MERGE
   lockFuture @30 :UInt32;     # of mlockall(2): MCL_FUTURE, and MCL_ONFAULT with it
+  seccompFilters @31 :List(SeccompFilter);  # of each of its threads, the oldest first
+}
+
+struct SeccompFilter {
+  program @0 :Data;           # struct sock_filter, one behind the other
+  flags @1 :UInt64;           # SECCOMP_FILTER_FLAG_LOG
 }
 
 struct Vma {

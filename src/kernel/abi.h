@@ -138,6 +138,8 @@ constexpr std::uint64_t kCloneNewTime = 0x80;  // CLONE_NEWTIME, for unshare and
 
 // ---- ptrace: include/uapi/linux/ptrace.h ----
 
+constexpr int kPtraceSeccompGetFilter = 0x420c;        // Linux 4.4
+constexpr int kPtraceSeccompGetMetadata = 0x420d;      // Linux 4.16
 constexpr int kPtraceGetSyscallInfo = 0x420e;          // Linux 5.3
 constexpr int kPtraceGetRseqConfiguration = 0x420f;    // Linux 5.13
 constexpr int kPtraceGetSyscallUserDispatch = 0x4211;  // Linux 6.4

@@ -104,6 +104,10 @@ ProcessId identify(pid_t pid);
 // leader that called pthread_exit() is a zombie with living threads: that is alive.
 bool is_alive(ProcessId id);
 
+// Whether this process may have a traced one's seccomp filters wait (PTRACE_O_SUSPEND_SECCOMP):
+// CAP_SYS_ADMIN in the first user namespace, and no filter of its own.
+bool may_suspend_seccomp();
+
 // The inode of the calling process's pid namespace (namespaces(7)); 0 where there is no /proc.
 std::uint64_t own_pid_namespace();
 // Whether /proc is that of the calling process's pid namespace, and so knows processes by the

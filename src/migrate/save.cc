@@ -175,14 +175,15 @@ image::Totals Save::write_image(const capture::Survey& survey, tracee::FrozenPro
   return writer.totals();
 }
 
-tracee::FrozenProcess Save::freeze() {
+tracee::FrozenProcess Save::freeze(bool suspends_seccomp) {
+  const std::uint64_t options = suspends_seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0;
   tracee::Patience patience{tracee::FrozenProcess::kLimit};
   if (settings_.interrupted) {
     patience.interrupt_fd = settings_.interrupt_fd;
     patience.interrupted = settings_.interrupted;
   }
   try {
-    return tracee::FrozenProcess::freeze(settings_.pid, 0, patience);
+    return tracee::FrozenProcess::freeze(settings_.pid, options, patience);
   } catch (const Error& error) {
     // Others of its threads stood still by then.
     frozen_ = error.code() == Code::kFailed;
@@ -202,10 +203,14 @@ SaveReport Save::run() {
   give_way();
 
   auto freeze_start = Clock::now();
-  tracee::FrozenProcess frozen = freeze();
+  tracee::FrozenProcess frozen = freeze(before.status.seccomp != 0);
   frozen_ = true;
   try {
     capture::Survey now = survey(&before);
+    if (now.status.seccomp != before.status.seccomp) {
+      capture::throw_refusals(
+          {capture::refuse(fmt::format("process {}", settings_.pid), capture::Reason::kSeccomp)});
+    }
     report.totals = write_image(now, frozen, sink);
     give_way();
     file.commit();

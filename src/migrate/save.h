@@ -62,7 +62,7 @@ class Save {
   image::Totals write_image(const capture::Survey& survey, tracee::FrozenProcess& frozen,
                             image::ByteSink& file) const;
   void give_way() const;
-  tracee::FrozenProcess freeze();
+  tracee::FrozenProcess freeze(bool suspends_seccomp);
 
   SaveSettings settings_;
   bool frozen_ = false;

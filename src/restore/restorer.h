@@ -169,6 +169,8 @@ class Restorer {
   void restore_credentials();
   void drop_spare_capabilities(tracee::SyscallProgram& program) const;
   void restore_limits();
+  // seccomp.cc
+  void restore_seccomp();
   // descriptors.cc
   void restore_descriptors();
   std::vector<WantedNumber> wanted_numbers() const;

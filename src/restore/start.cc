@@ -405,6 +405,7 @@ void Restorer::finish() {
   });
   with_context("restoring limits", [&] { restore_limits(); });
   with_context("restoring memory", [&] { lock_the_future(); });
+  with_context("restoring the process", [&] { restore_seccomp(); });
 }
 
 void Restorer::finish_as_this_user() {

@@ -306,6 +306,23 @@ std::optional<TracedThread::RseqArea> TracedThread::rseq() const {
                   configuration.signature, configuration.flags};
 }
 
+std::vector<TracedThread::SeccompFilter> TracedThread::seccomp_filters() const {
+  std::vector<SeccompFilter> filters;
+  for (std::uint64_t index = 0;; ++index) {
+    auto request = static_cast<__ptrace_request>(kernel::kPtraceSeccompGetFilter);
+    const long count = ::ptrace(request, tid_, index, nullptr);
+    if (count < 0 && errno == ENOENT) return filters;
+    if (count < 0) throw_errno(fmt::format("reading the seccomp filters of thread {}", tid_));
+    SeccompFilter filter{std::vector<std::uint8_t>(static_cast<std::size_t>(count) * 8), 0};
+    call_ptrace(request, tid_, index, filter.program.data(), "reading a seccomp filter of");
+    std::uint64_t metadata[] = {index, 0};  // struct seccomp_metadata: filter_off, flags
+    call_ptrace(static_cast<__ptrace_request>(kernel::kPtraceSeccompGetMetadata), tid_,
+                sizeof(metadata), metadata, "reading the flags of a seccomp filter of");
+    filter.flags = metadata[1];
+    filters.push_back(std::move(filter));
+  }
+}
+
 bool TracedThread::dispatches_system_calls() const {
   kernel::SyscallUserDispatch dispatch;
   void* size = reinterpret_cast<void*>(sizeof(dispatch));

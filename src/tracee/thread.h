@@ -88,6 +88,14 @@ class TracedThread {
   };
   // Nothing where none is registered.
   std::optional<RseqArea> rseq() const;
+  // One of seccomp(2): struct sock_filter, one behind the other.
+  struct SeccompFilter {
+    std::vector<std::uint8_t> program;
+    std::uint64_t flags;  // SECCOMP_FILTER_FLAG_LOG
+    bool operator==(const SeccompFilter&) const = default;
+  };
+  // The oldest first. To read them takes CAP_SYS_ADMIN.
+  std::vector<SeccompFilter> seccomp_filters() const;
   // False too where the kernel cannot tell (before Linux 6.4).
   bool dispatches_system_calls() const;
   // Of a thread in a syscall stop: whether it is the one at the entry (PTRACE_GET_SYSCALL_INFO).

@@ -432,7 +432,7 @@ const Offence kAll[] = {
     {"unlinked_memory_view", "mapping ", kMemoryFile, watch_unlinked_memory, "", true, false},
     {"seccomp", "process ",
      "it runs under seccomp, which cannot be restored yet; start it without a seccomp filter",
-     filter_system_calls},
+     filter_system_calls, "", true, false},
     {"seccomp_of_a_thread", "thread ",
      "it runs under seccomp, which cannot be restored yet; start it without a seccomp filter",
      in_a_thread<filter_system_calls>, "", false},

@@ -14,10 +14,11 @@ namespace victims {
 struct Declared {
   std::string skip;                  // the feature that is missing, or nothing
   std::vector<std::string> refused;  // in these words
-  bool once_stopped = false;         // only then
-  std::string loses;                 // a sentence of docs/limits.md, or nothing
-  std::string loses_in_namespace;    // the same, of who is in a pid namespace of its own
-  std::string clashes;               // in these words, or nothing
+  std::vector<std::string> refused_by_move;
+  bool once_stopped = false;       // only then
+  std::string loses;               // a sentence of docs/limits.md, or nothing
+  std::string loses_in_namespace;  // the same, of who is in a pid namespace of its own
+  std::string clashes;             // in these words, or nothing
 };
 
 // A command that has ended.

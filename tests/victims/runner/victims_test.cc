@@ -51,6 +51,9 @@ class Mode : public testing::TestWithParam<std::string> {
   virtual std::vector<std::string> check_command(pid_t pid) const {
     return {"check", std::to_string(pid), "--json"};
   }
+  virtual std::vector<std::string> refused(const Declared& declared) const {
+    return declared.refused;
+  }
   // Whether it goes on in a process that was restored.
   virtual bool restores() const { return false; }
   // The sentence about what it loses, or nothing.
@@ -102,7 +105,7 @@ void Mode::run() {
     FAIL() << "it was never ready: " << victim.finish().err;
   }
   const ProcessState before(victim.pid());
-  if (saves() && !victim.declared().refused.empty()) {
+  if (saves() && !refused(victim.declared()).empty()) {
     expect_refused(victim);
   } else {
     take(victim);
@@ -168,13 +171,14 @@ void Mode::expect_refused(const VictimProcess& victim) const {
   const Declared& declared = victim.declared();
   const Finished check = telefork(check_command(victim.pid()));
   const Finished save = telefork(command(victim.pid()));
-  EXPECT_EQ(check.code, declared.once_stopped ? 0 : kRefused) << check.out << check.err;
-  ASSERT_EQ(save.code, declared.once_stopped ? kUndone : kRefused) << save.err;
-  if (!declared.once_stopped) {
-    expect_same(refusals_of_check(check), declared.refused);
+  const bool once_stopped = declared.once_stopped && refused(declared) == declared.refused;
+  EXPECT_EQ(check.code, once_stopped ? 0 : kRefused) << check.out << check.err;
+  ASSERT_EQ(save.code, once_stopped ? kUndone : kRefused) << save.err;
+  if (!once_stopped) {
+    expect_same(refusals_of_check(check), refused(declared));
     EXPECT_EQ(refusals_of_save(save), refusals_of_check(check)) << save.err;
   } else {
-    for (const std::string& text : declared.refused) {
+    for (const std::string& text : refused(declared)) {
       EXPECT_NE(save.err.find(text), std::string::npos) << save.err;
     }
   }
@@ -251,6 +255,12 @@ class Move : public Mode {
     }
     ASSERT_EQ(move.code, 0) << move.err;
     victim.continue_elsewhere(nlohmann::json::parse(move.out).at("pid"));
+  }
+  std::vector<std::string> refused(const Declared& declared) const override {
+    std::vector<std::string> all = declared.refused_by_move;
+    if (!all.empty() && declared.once_stopped) return all;  // it comes not so far
+    all.insert(all.end(), declared.refused.begin(), declared.refused.end());
+    return all;
   }
   bool restores() const override { return true; }
   std::string lost(const Declared& declared) const override {

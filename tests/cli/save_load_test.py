@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import unittest
@@ -326,6 +327,44 @@ class SaveAndLoad(cli.Test):
         copy.write_bytes(data)
         self.refuses(call("load", image), 125, "refused: ", str(copy))
         self.assertFalse(os.path.exists(f"/proc/{process.pid}"))
+
+    def test_takes_over_the_names_of_sockets_that_lead_to_nobody(self):
+        listener = "import os, socket, sys\n" \
+            "names = [os.path.join(sys.argv[1], name) for name in ('a', 'b')]\n" \
+            "sockets = [socket.socket(socket.AF_UNIX) for name in names]\n" \
+            "for one, name in zip(sockets, names): one.bind(name); one.listen()\n" \
+            "print('ready', flush=True); sys.stdin.readline()\n" \
+            "print(sockets[0].accept()[0].recv(9).decode())\n"
+        process = subprocess.Popen([sys.executable, "-c", listener, self.folder],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        image = self.folder / "image"
+        self.assertEqual(call("save", process.pid, image).returncode, 0)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), -signal.SIGKILL)
+
+        # Somebody else has the second: the first goes again with what came to nothing.
+        name = str(self.folder / "b")
+        os.unlink(name)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(name)
+            other.listen()
+            self.refuses(call("load", image), 125, f"its address {name} cannot be had here: "
+                                                   "Address already in use")
+            self.assertEqual(sorted(os.listdir(self.folder)), ["b", "image"])
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(name)
+
+        # Now it leads to nobody.
+        guest = load(image)
+        self.addCleanup(guest.communicate)
+        self.addCleanup(guest.kill)
+        with socket.socket(socket.AF_UNIX) as client:
+            cli.wait_until(lambda: client.connect_ex(str(self.folder / "a")) == 0)
+            client.sendall(b"hello")
+            out, err = guest.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual((guest.returncode, out, err), (0, b"hello\n", b""))
 
     def test_does_not_write_over_what_others_have_written_since(self):
         file = self.folder / "file"

@@ -31,6 +31,7 @@ move() {
 
 # Its package with a service has the same program by another name.
 start redis-server redis-check-rdb --port 4321 --save '' --dir "$folder" --daemonize no \
+  --unixsocket /run/redis.sock --unixsocketperm 700 \
   >"$folder/redis.log"
 server=$!
 redis() { machine_run "$1" redis-cli -p 4321 "${@:2}"; }
@@ -42,6 +43,9 @@ move
 [[ $(redis beta get key1999) == value1999 ]] || fail "redis has lost a key"
 [[ $(redis beta llen list) == 2000 ]] || fail "redis has lost a list"
 (($(redis beta ttl key7) > 900)) || fail "redis has lost a time"
+[[ $(machine_run beta redis-cli -s /run/redis.sock get key5) == value5 ]] ||
+  fail "redis is not there by its name"
+[[ $(machine_run beta stat -c %a /run/redis.sock) == 700 ]] || fail "its name is another's"
 # It forks for this, and has the child say how it went.
 [[ $(redis beta config set save "100 1" && redis beta bgsave) == *"saving started"* ]] ||
   fail "redis saves nothing"

@@ -116,7 +116,10 @@ TELEFORK_API pid_t telefork_fork_with(const char* node, const struct telefork_op
  * at the call.
  *
  * - Meanwhile the process at home stands still; a signal that is sent to it is delivered there.
- *   Its pid and thread ids are the same in both places.
+ *   Its pid and the ids of its threads are the same in both places. A thread that f began and that
+ *   lives on has the id that it had there where the program may choose ids (root may) and that one
+ *   is free here; else it gets another, and a recursive, error-checking, priority-inheriting or
+ *   robust mutex that it holds when f returns is of no use any more. Others work.
  * - f that calls exit() ends the process at home too, with that status. A node that is lost, a
  *   crash there and what cannot come home are errors of the call.
  * - Children stay at home, and cannot be waited for there; f must have waited for its own.

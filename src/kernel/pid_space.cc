@@ -1,5 +1,6 @@
 #include "kernel/pid_space.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -11,11 +12,17 @@
 #include <unistd.h>
 
 #include "kernel/abi.h"
+#include "kernel/proc_file.h"
 #include "kernel/procfs_system.h"
+#include "kernel/procfs_task.h"
+#include "kernel/text_scanner.h"
 
 namespace telefork::kernel {
 namespace {
 
+constexpr pid_t kReservedIds = 300;    // RESERVED_PIDS in kernel/pid.c
+constexpr pid_t kUsualLimit = 32'768;  // PID_MAX_DEFAULT
+constexpr pid_t kMostTries = 32;
 constexpr char kOtherwise[] = ", or use a node whose telepad is root's";
 
 // What the new pid 1 says of its /proc, or the errno of making it.
@@ -28,6 +35,12 @@ int try_pid_namespace(int flags) {
   while (::waitpid(static_cast<pid_t>(pid), &status, __WALL) < 0 && errno == EINTR) {
   }
   return WIFEXITED(status) ? WEXITSTATUS(status) : EPERM;
+}
+
+// In this process's pid namespace.
+pid_t read_last_pid() {
+  const std::string text = try_read_system_file(kLastPidPath);
+  return text.empty() ? 0 : static_cast<pid_t>(parse_decimal(text, kLastPidPath));
 }
 
 }  // namespace
@@ -43,6 +56,46 @@ bool may_choose_ids() {
 int try_pid_namespace() {
   int error = try_pid_namespace(CLONE_NEWPID);
   return error == EPERM ? try_pid_namespace(CLONE_NEWPID | CLONE_NEWUSER) : error;
+}
+
+pid_t choose_stretch(pid_t last, pid_t limit, unsigned salt,
+                     const std::function<bool(pid_t)>& is_taken) {
+  const pid_t count = (limit - kReservedIds) / kIdStretch;
+  if (count < 1) return 0;
+  const pid_t half = std::max(count / 2, 1);
+  const pid_t last_one = std::clamp((last - kReservedIds) / kIdStretch, 0, count - 1);
+  auto start_of = [&](pid_t tried) {
+    const auto from =
+        static_cast<pid_t>((salt + static_cast<unsigned>(tried)) % static_cast<unsigned>(half));
+    return kReservedIds + (last_one + count / 4 + from) % count * kIdStretch;
+  };
+  auto is_free = [&](pid_t start) {
+    for (pid_t id = start; id < start + kIdStretch; ++id) {
+      if (is_taken(id)) return false;
+    }
+    return true;
+  };
+  for (pid_t tried = 0; tried < std::min(half, kMostTries); ++tried) {
+    if (is_free(start_of(tried))) return start_of(tried);
+  }
+  return start_of(0);
+}
+
+std::vector<pid_t> choose_ids_for(pid_t pid) {
+  const std::vector<pid_t> ids = read_status(pid).ns_pids;
+  // In a namespace below this process's own it is not known which are taken.
+  const bool is_own = ids.size() == 1;
+  const pid_t last = is_own ? read_last_pid() : ids.back();
+  auto is_taken = [is_own](pid_t id) { return is_own && (::getpgid(id) >= 0 || errno != ESRCH); };
+  const auto highest = static_cast<pid_t>(read_pid_max());
+  std::vector<pid_t> limits = {highest};
+  if (highest > kUsualLimit) limits.push_back(kUsualLimit);
+  std::vector<pid_t> starts;
+  for (pid_t limit : limits) {
+    const pid_t start = choose_stretch(last, limit, static_cast<unsigned>(pid), is_taken);
+    if (start != 0) starts.push_back(start);
+  }
+  return starts;
 }
 
 int mount_own_proc() {

@@ -9,7 +9,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <vector>
+
+#include <sys/types.h>
 
 namespace telefork::kernel {
 
@@ -18,6 +22,23 @@ bool may_choose_ids();
 // 0, or the errno of what stands in the way of a pid namespace with a /proc of its own. EPERM also
 // where the child that tried was killed.
 int try_pid_namespace();
+
+// Who writes a number to it has the next ids of its own pid namespace given out behind that one, if
+// it has CAP_CHECKPOINT_RESTORE over it and there is the file (CONFIG_CHECKPOINT_RESTORE).
+inline constexpr char kLastPidPath[] = "/proc/sys/kernel/ns_last_pid";
+
+// How many ids a stretch has.
+inline constexpr pid_t kIdStretch = 256;
+
+// The start of a stretch of ids between those that the kernel begins again with (300) and `limit`:
+// far from `last`, which was given out last, so that they are not given out soon; others for
+// another `salt`; and free, if one of those that are looked at is. 0: there is no room for one.
+pid_t choose_stretch(pid_t last, pid_t limit, unsigned salt,
+                     const std::function<bool(pid_t)>& is_taken);
+
+// For a process that is to get ids elsewhere with which it may come here: starts of such stretches
+// in the pid namespace of `pid`, the best first; the others are for where ids end earlier.
+std::vector<pid_t> choose_ids_for(pid_t pid);
 
 // In a process that has come into a pid namespace: a mount namespace, and in it the /proc of those
 // pids. An errno, or 0. System calls only. EPERM where a part of /proc is hidden, as containers do.

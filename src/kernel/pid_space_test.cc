@@ -1,5 +1,6 @@
 #include "kernel/pid_space.h"
 
+#include <algorithm>
 #include <cerrno>
 
 #include <gmock/gmock.h>
@@ -32,6 +33,55 @@ TEST(ExplainNoPidNamespace, NamesTheSettingAndWhatHelps) {
   EXPECT_THAT(explain(ENOSPC, UserNamespaceBar::kNone), HasSubstr("have root raise"));
   EXPECT_THAT(explain(EPERM, UserNamespaceBar::kNone),
               HasSubstr("(Operation not permitted), as in many containers; have it allowed"));
+}
+
+pid_t choose(pid_t last, pid_t limit, unsigned salt, pid_t first_taken = 0, pid_t last_taken = 0) {
+  return choose_stretch(last, limit, salt,
+                        [=](pid_t id) { return first_taken <= id && id <= last_taken; });
+}
+
+TEST(ChooseStretch, LiesFarFromWhatIsGivenOutNext) {
+  constexpr pid_t kLimit = 32'768;
+  for (pid_t last : {0, 300, 8'000, 16'500, 30'000, 32'767}) {
+    for (unsigned salt : {0u, 1u, 77u, 4'000'000'000u}) {
+      const pid_t start = choose(last, kLimit, salt);
+      EXPECT_GE(start, 300);
+      EXPECT_LE(start + kIdStretch, kLimit);
+      // Either way round.
+      const pid_t ahead = (start - std::max(last, 300) + kLimit) % kLimit;
+      EXPECT_GT(ahead, kLimit / 5) << last << " " << salt;
+      EXPECT_LT(ahead, kLimit - kLimit / 5) << last << " " << salt;
+    }
+  }
+}
+
+TEST(ChooseStretch, IsAnotherForAnotherProcess) {
+  EXPECT_NE(choose(500, 32'768, 1), choose(500, 32'768, 2));
+}
+
+TEST(ChooseStretch, IsFree) {
+  const pid_t wished = choose(500, 32'768, 7);
+  const pid_t other = choose(500, 32'768, 7, wished + kIdStretch - 1, wished + kIdStretch);
+  EXPECT_GT(other, wished + kIdStretch);
+  EXPECT_LT(other, wished + 4 * kIdStretch);
+}
+
+TEST(ChooseStretch, IsWhatItWouldBeWhereNoneIsFree) {
+  EXPECT_EQ(choose(500, 32'768, 7, 1, 32'768), choose(500, 32'768, 7));
+}
+
+TEST(ChooseStretch, IsNoneWhereThereAreFewIds) {
+  EXPECT_EQ(choose(301, 310, 7), 0);
+  EXPECT_EQ(choose(301, 300 + kIdStretch, 7), 300);
+}
+
+TEST(ChooseIdsFor, LieBelowTheLimit) {
+  const std::vector<pid_t> starts = choose_ids_for(::getpid());
+  ASSERT_FALSE(starts.empty());
+  for (pid_t start : starts) {
+    EXPECT_GE(start, 300);
+    EXPECT_LE(static_cast<std::uint64_t>(start + kIdStretch), read_pid_max());
+  }
 }
 
 TEST(TryPidNamespace, LeavesNothingBehind) {

@@ -131,6 +131,9 @@ struct Prepare {
   description @9 :Text;       # for `telefork ps`: the program and its arguments
   sessionFd @10 :UInt32;      # of a run_on: the number of the session socket in the program
   caller @11 :UInt32;         # of a run_on: the thread that called it, as the program sees it
+  newIds @12 :List(UInt32);   # of a run_on: where stretches of ids begin that most likely stay free at
+                              # home, the best first; threads that are begun in a pid namespace of
+                              # the guest's own get those of the first that is possible there
 }
 
 struct Streams {

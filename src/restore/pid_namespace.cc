@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <string_view>
 #include <utility>
 
 #include <fcntl.h>
@@ -36,11 +37,23 @@ pid_t clone_with(std::uint64_t flags, std::uint64_t exit_signal, pid_t want) {
   return static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof(arguments)));
 }
 
+// Here, before an exec takes the capabilities that a new user namespace gives its first process.
+// What may stand in the way (a /proc that is read-only) is not worth a failure.
+void set_last_id(std::string_view text) {
+  if (text.empty()) return;
+  int fd = ::open(kernel::kLastPidPath, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  [[maybe_unused]] ssize_t written = ::write(fd, text.data(), text.size());
+  ::close(fd);
+}
+
 // In the child, between clone and exec: nothing but system calls. What goes wrong is an errno on
 // `report`, which init closes when it runs: during the exec the kernel still has it for what it
 // was.
-[[noreturn]] void become_init(const std::string& program, int lifeline, int report) {
+[[noreturn]] void become_init(const std::string& program, std::string_view last_id, int lifeline,
+                              int report) {
   ::setsid();
+  set_last_id(last_id);
   lifeline = ::fcntl(lifeline, F_DUPFD, kReport + 1);
   report = ::fcntl(report, F_DUPFD, kReport + 1);
   if (::dup2(lifeline, kLifeline) < 0 || ::dup2(report, kReport) < 0 ||
@@ -59,7 +72,8 @@ pid_t clone_with(std::uint64_t flags, std::uint64_t exit_signal, pid_t want) {
 
 }  // namespace
 
-PidNamespace PidNamespace::make(const std::string& init_program) {
+PidNamespace PidNamespace::make(const std::string& init_program, pid_t first_id) {
+  const std::string last_id = first_id == 0 ? "" : std::to_string(first_id - 1);
   auto [lifeline_read, lifeline_write] = make_pipe();
   auto [report_read, report_write] = make_pipe();
   PidNamespace made;
@@ -77,7 +91,7 @@ PidNamespace PidNamespace::make(const std::string& init_program) {
   }
   if (made.init_ == 0) {
     ::close(lifeline_write.get());
-    become_init(init_program, lifeline_read.get(), report_write.get());
+    become_init(init_program, last_id, lifeline_read.get(), report_write.get());
   }
   made.lifeline_ = std::move(lifeline_write);
   made.report_ = std::move(report_read);

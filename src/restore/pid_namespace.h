@@ -24,8 +24,9 @@ namespace telefork::restore {
 
 class PidNamespace {
  public:
-  // Throws kUnsupported where none can be made, with the reason.
-  static PidNamespace make(const std::string& init_program);
+  // Throws kUnsupported where none can be made, with the reason. What it does not say otherwise
+  // gets ids from `first_id` on there, where the kernel lets them be set; 0: from 2 on.
+  static PidNamespace make(const std::string& init_program, pid_t first_id = 0);
   // The same. Does nothing when it has been called before.
   void await_init();
   PidNamespace(PidNamespace&& other) noexcept;

@@ -51,6 +51,8 @@ struct RestoreSettings {
   // telefork-init. With it a guest that must keep its ids and cannot have them in this process's
   // pid namespace has one of its own; empty: it is refused.
   std::string init_program;
+  // Of such a namespace, as PidNamespace::make() has it.
+  pid_t first_new_id = 0;
   // The descriptor to receive pages from, raw, in their order; -1: they come through the source.
   int bulk_fd = -1;
   // What the guest's standard streams become; an empty one is /dev/null. See set_streams().

@@ -257,7 +257,8 @@ void Restorer::make_namespace(const std::string& why) {
     throw Error(Code::kRefused, why + ", and the process must keep its ids");
   }
   why_namespace_ = why;
-  refuse_ids([&] { space_of_pids_ = PidNamespace::make(settings_.init_program); });
+  refuse_ids(
+      [&] { space_of_pids_ = PidNamespace::make(settings_.init_program, settings_.first_new_id); });
 }
 
 void Restorer::refuse_ids(const std::function<void()>& what_may_fail) const {

@@ -22,6 +22,7 @@
 
 #include "base/error.h"
 #include "image/reader.h"
+#include "kernel/pid_space.h"
 #include "kernel/procfs_system.h"
 #include "kernel/procfs_task.h"
 #include "migrate/libc_watch.h"
@@ -61,6 +62,18 @@ bool is_stopped(pid_t pid) {
   } catch (const Error&) {
     return true;  // it is gone
   }
+}
+
+// Of the first stretch that the ids here have room for; 0: of none.
+pid_t first_of(::capnp::List<std::uint32_t>::Reader stretches) {
+  if (stretches.size() == 0) return 0;
+  const std::uint64_t limit = kernel::read_pid_max();
+  for (std::uint32_t start : stretches) {
+    if (start > 1 && start + std::uint64_t{kernel::kIdStretch} <= limit) {
+      return static_cast<pid_t>(start);
+    }
+  }
+  return 0;
 }
 
 std::unique_ptr<net::Stream> make_control(KeeperSettings& settings) {
@@ -282,6 +295,7 @@ void Keeper::prepare() {
   group_.emplace(want_pid);
   settings.blank = {settings_.programs.blank, want_pid, task().getPidRequired(), group_->id()};
   settings.init_program = settings_.programs.init;
+  settings.first_new_id = first_of(task().getNewIds());
   settings.bulk_fd = link_.bulk_fd();
   if (returns()) make_session(settings);
   settings.live = true;

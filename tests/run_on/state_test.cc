@@ -1,4 +1,6 @@
 // What the function changed there is so here.
+#include <atomic>
+#include <cerrno>
 #include <cfenv>
 #include <condition_variable>
 #include <cstdlib>
@@ -10,6 +12,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
@@ -195,6 +198,138 @@ TEST_P(ACall, BringsThreadsThatWereBegunThereAndForgetsThoseThatEnded) {
     fresh.reset();
     Pool last(2);
     require_equal(last.run(), 2);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+using Attributes = void (*)(pthread_mutexattr_t*);
+
+pthread_mutex_t make_mutex(Attributes set) {
+  pthread_mutexattr_t attributes;
+  pthread_mutexattr_init(&attributes);
+  set(&attributes);
+  pthread_mutex_t mutex;
+  pthread_mutex_init(&mutex, &attributes);
+  return mutex;
+}
+
+void inherit_priority(pthread_mutexattr_t* attributes) {
+  pthread_mutexattr_setprotocol(attributes, PTHREAD_PRIO_INHERIT);
+}
+void be_robust(pthread_mutexattr_t* attributes) {
+  pthread_mutexattr_setrobust(attributes, PTHREAD_MUTEX_ROBUST);
+}
+
+// Locks that have the id of who holds them within.
+struct Locks {
+  pthread_mutex_t recursive = make_mutex([](pthread_mutexattr_t* attributes) {
+    pthread_mutexattr_settype(attributes, PTHREAD_MUTEX_RECURSIVE);
+  });
+  pthread_mutex_t checked = make_mutex([](pthread_mutexattr_t* attributes) {
+    pthread_mutexattr_settype(attributes, PTHREAD_MUTEX_ERRORCHECK);
+  });
+  pthread_mutex_t inheriting = make_mutex(&inherit_priority);
+  pthread_mutex_t robust = make_mutex(&be_robust);
+  pthread_mutex_t kept = make_mutex(&be_robust);      // to the end of who holds it
+  pthread_mutex_t plain = PTHREAD_MUTEX_INITIALIZER;  // has none that counts
+
+  void lock_all() {
+    for (pthread_mutex_t* mutex : {&recursive, &checked, &inheriting, &robust, &kept, &plain}) {
+      require_equal(pthread_mutex_lock(mutex), 0);
+    }
+  }
+  // By who holds them.
+  void use_as_before() {
+    require_equal(pthread_mutex_lock(&recursive), 0);
+    require_equal(pthread_mutex_unlock(&recursive), 0);
+    require_equal(pthread_mutex_lock(&checked), EDEADLK);
+    for (pthread_mutex_t* mutex : {&recursive, &checked, &inheriting, &robust, &plain}) {
+      require_equal(pthread_mutex_unlock(mutex), 0);
+    }
+  }
+  // By who holds them under another id now: docs/limits.md.
+  void be_useless() {
+    require_equal(pthread_mutex_trylock(&recursive), EBUSY);
+    for (pthread_mutex_t* mutex : {&recursive, &checked, &inheriting, &robust}) {
+      require_equal(pthread_mutex_unlock(mutex), EPERM);
+    }
+    require_equal(pthread_mutex_unlock(&plain), 0);
+  }
+  // By somebody else, afterwards.
+  void take_over() {
+    for (pthread_mutex_t* mutex : {&recursive, &checked, &inheriting, &robust, &plain}) {
+      require_equal(pthread_mutex_lock(mutex), 0);
+    }
+    require_equal(pthread_mutex_lock(&kept), EOWNERDEAD);
+  }
+};
+
+// A thread that holds the locks until it is told to go on.
+struct Holder {
+  Locks locks;
+  std::atomic<pid_t> tid = 0;
+  std::atomic<bool> goes_on = false;
+  std::thread thread;
+
+  void begin(const std::function<void()>& then) {
+    thread = std::thread([this, then] {
+      locks.lock_all();
+      tid = gettid();
+      tid.notify_all();
+      goes_on.wait(false);
+      then();
+    });
+    tid.wait(0);
+  }
+  void go_on() {
+    goes_on = true;
+    goes_on.notify_all();
+    thread.join();
+  }
+};
+
+// Another machine gives out ids from where it is, which may not be free at home.
+void give_ids_from(pid_t first) {
+  if (std::getenv("TELEFORK_TEST_HOST") == nullptr) return;
+  const int last = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
+  write_all(last, std::to_string(first));
+  close(last);
+}
+
+// As a thread that f began, at home; who is not root has the same id only by chance.
+void go_on_with(Holder& holder) {
+  if (geteuid() == 0) require_equal(gettid(), holder.tid);
+  if (gettid() == holder.tid) {
+    holder.locks.use_as_before();
+  } else {
+    holder.locks.be_useless();
+  }
+}
+
+TEST_P(ACall, BringsThreadsHomeWithTheIdsThatTheyHadThereWhereItMayChoose) {
+  Outcome outcome = run([this] {
+    const bool may_choose = geteuid() == 0;
+    for (int round = 0; round < 3; ++round) {
+      Holder first;
+      Holder second;
+      call_on(node(), [&] {
+        if (may_choose) give_ids_from(20'000 + 1000 * round);
+        for (int i = 0; i < 100; ++i) std::thread([] {}).join();
+        for (Holder* holder : {&first, &second}) holder->begin([holder] { go_on_with(*holder); });
+      });
+      require_equal(pthread_mutex_trylock(&first.locks.robust), EBUSY);
+      std::thread waiting([&] {
+        if (!may_choose) return;
+        require_equal(pthread_mutex_lock(&first.locks.inheriting), 0);
+        require_equal(pthread_mutex_unlock(&first.locks.inheriting), 0);
+      });
+      first.go_on();
+      second.go_on();
+      waiting.join();
+      if (!may_choose) continue;
+      first.locks.take_over();
+      second.locks.take_over();
+    }
   });
   EXPECT_TRUE(went_well(outcome));
 }

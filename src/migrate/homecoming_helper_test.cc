@@ -23,6 +23,7 @@
 #include "image/memory_stream.h"
 #include "image/reader.h"
 #include "image/writer.h"
+#include "kernel/pid_space.h"
 #include "kernel/probe.h"
 #include "kernel/procfs.h"
 #include "migrate/homecoming_trip.h"
@@ -363,6 +364,7 @@ void Journey::make_guest(const std::vector<std::byte>& image) {
   settings.blank.program = blank_program();
   settings.blank.pid_required = true;
   settings.init_program = TELEFORK_INIT_PROGRAM;
+  settings.first_new_id = kernel::choose_ids_for(pid_).front();
   settings.live = true;
   settings.session_number = Away::kSession;
   settings.session_socket = open_file("/dev/null", O_RDONLY);

@@ -50,9 +50,13 @@ std::string describe_address(const sockaddr_storage& address, std::size_t size) 
   return fmt::format("{}:{}", text, ntohs(four.sin_port));
 }
 
-// Whether a name leads to no socket any more. One that is there would say that it is of another
-// type (unix_find_other in net/unix/af_unix.c), and does not hear of it.
-bool is_left_behind(const sockaddr_storage& address, socklen_t size, int type) {
+// Whether a name is a socket's that is there no more. One that is would say that it is of another
+// type (unix_find_other in net/unix/af_unix.c), and does not hear of it; a file of any other kind
+// says the same as one that is left behind.
+bool is_left_behind(const std::string& name, const sockaddr_storage& address, socklen_t size,
+                    int type) {
+  struct stat stat;
+  if (::lstat(name.c_str(), &stat) != 0 || !S_ISSOCK(stat.st_mode)) return false;
   const int other = type == SOCK_SEQPACKET ? SOCK_DGRAM : SOCK_SEQPACKET;
   UniqueFd probe(::socket(AF_UNIX, other | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   return probe && ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), size) != 0 &&
@@ -118,7 +122,8 @@ void Sockets::bind_to_address(Socket::Reader record, const UniqueFd& socket) con
   };
   bool bound = bind();
   int error = errno;
-  if (!bound && error == EADDRINUSE && is_file && is_left_behind(address, size, record.getType())) {
+  if (!bound && error == EADDRINUSE && is_file &&
+      is_left_behind(name, address, size, record.getType())) {
     bound = ::unlink(name.c_str()) == 0 && bind();
     error = errno;
   }

@@ -347,6 +347,10 @@ class SaveAndLoad(cli.Test):
         # Somebody else has the second: the first goes again with what came to nothing.
         name = str(self.folder / "b")
         os.unlink(name)
+        pathlib.Path(name).write_text("a file")
+        self.refuses(call("load", image), 125, f"its address {name} cannot be had here")
+        self.assertEqual(pathlib.Path(name).read_text(), "a file")
+        os.unlink(name)
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(name)
             other.listen()

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
-#include <mutex>
 #include <thread>
 
 #include <fcntl.h>
@@ -20,14 +19,10 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
-#include "image/memory_stream.h"
-#include "image/reader.h"
 #include "kernel/abi.h"
-#include "kernel/pid_space.h"
 #include "kernel/probe.h"
 #include "kernel/procfs.h"
 #include "migrate/homecoming_trip.h"
@@ -578,133 +573,6 @@ TEST(HomecomingSignals, StaysAwayWhereFewerSignalsMayBePending) {
         rlimit limit{10, 10};
         ASSERT_EQ(::prlimit(journey.pid(), RLIMIT_SIGPENDING, &limit, nullptr), 0);
       });
-}
-
-thread_local int t_number = 1;
-
-TEST(HomecomingThreads, BringsManyHomeThatWereBegunThere) {
-  expect_comes_home([](Away& away) {
-    VERIFY(away.leave());
-    std::atomic<bool> go{false};
-    std::atomic<int> sum{0};
-    std::vector<std::thread> threads;
-    for (int i = 0; i < 20; ++i) {
-      threads.emplace_back([&, i] {
-        t_number = i;
-        while (!go) std::this_thread::yield();
-        VERIFY(t_number == i);
-        pthread_t self = ::pthread_self();
-        int policy = 0;
-        sched_param parameters{};
-        // By the id in its control block.
-        VERIFY(::pthread_getschedparam(self, &policy, &parameters) == 0);
-        VERIFY(::sched_getcpu() >= 0);
-        sum += i;
-      });
-    }
-    away.come_home();
-    go = true;
-    for (std::thread& thread : threads) thread.join();
-    VERIFY(sum == 190);
-  });
-}
-
-// What they hold has their ids within.
-TEST(HomecomingThreads, KeepsTheIdsOfThoseThatWereBegunThereWhereItMayChoose) {
-  if (!kernel::may_choose_ids()) GTEST_SKIP() << "needs: root";
-  expect_comes_home([](Away& away) {
-    VERIFY(away.leave());
-    std::recursive_mutex lock;
-    std::atomic<pid_t> there{0};
-    std::atomic<bool> go{false};
-    for (int i = 0; i < 10; ++i) std::thread([] {}).join();
-    std::thread begun([&] {
-      lock.lock();
-      there = ::gettid();
-      while (!go) std::this_thread::yield();
-      VERIFY(::gettid() == there);
-      VERIFY(lock.try_lock());
-      lock.unlock();
-      lock.unlock();
-    });
-    while (there == 0) std::this_thread::yield();
-    away.come_home();
-    VERIFY(!lock.try_lock());
-    go = true;
-    begun.join();
-    VERIFY(lock.try_lock());
-  });
-}
-
-pid_t thread_begun_there(Journey& journey) {
-  image::MemorySource source(journey.image());
-  image::Reader reader(source);
-  for (;;) {
-    image::Record record = reader.next();
-    if (record.type() == image::RecordType::kEnd) return 0;
-    if (reader.payload_left() != 0) reader.skip_payload();
-    if (record.type() != image::RecordType::kThreads) continue;
-    auto tid = static_cast<pid_t>(record.get<image::schema::Thread>().getTid());
-    if (tid != journey.pid()) return tid;
-  }
-}
-
-// A process of that id, which waits.
-pid_t take_id(pid_t id) {
-  kernel::CloneArgs arguments{
-      .exit_signal = SIGCHLD, .set_tid = reinterpret_cast<std::uint64_t>(&id), .set_tid_size = 1};
-  auto pid = static_cast<pid_t>(::syscall(kernel::kNrClone3, &arguments, sizeof(arguments)));
-  if (pid != 0) return pid;
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  for (;;) ::pause();
-}
-
-TEST(HomecomingThreads, HaveAnotherIdWhereTheirOwnIsTaken) {
-  if (!kernel::may_choose_ids()) GTEST_SKIP() << "needs: root";
-  Journey journey([](Away& away) {
-    VERIFY(away.leave());
-    std::atomic<pid_t> there{0};
-    std::atomic<bool> go{false};
-    std::thread begun([&] {
-      there = ::gettid();
-      while (!go) std::this_thread::yield();
-      VERIFY(::gettid() != there);
-      int policy = 0;
-      sched_param parameters{};
-      VERIFY(::pthread_getschedparam(::pthread_self(), &policy, &parameters) == 0);
-    });
-    while (there == 0) std::this_thread::yield();
-    away.come_home();
-    go = true;
-    begun.join();
-  });
-  journey.leave();
-  journey.capture_guest();
-  const pid_t id = thread_begun_there(journey);
-  ASSERT_EQ(take_id(id), id);
-  journey.come_home(Way::kFile);
-  std::string said;
-  EXPECT_EQ(journey.finish(&said), 0) << said;
-  ::kill(id, SIGKILL);
-  EXPECT_EQ(::waitpid(id, nullptr, 0), id);
-}
-
-TEST(HomecomingThreads, EndsThoseThatHaveEndedThere) {
-  expect_comes_home([](Away& away) {
-    std::atomic<bool> go{false};
-    std::vector<std::thread> threads;
-    for (int i = 0; i < 5; ++i) {
-      threads.emplace_back([&] {
-        while (!go) ::usleep(1000);
-      });
-    }
-    VERIFY(away.leave());
-    go = true;
-    for (std::thread& thread : threads) thread.join();
-    away.come_home();
-    while (kernel::list_threads(::getpid()).size() > 1) std::this_thread::yield();
-    std::thread([] {}).join();
-  });
 }
 
 // What stands in the way, and the victim that does nothing but say so.

@@ -45,6 +45,9 @@ meet_introduce alpha beta nobody
 code=0
 said=$(run sh -c 'kill -STOP 1; test -r /proc/1/mem' 2>&1) || code=$?
 ((code == 1)) || fail "nobody could do what root can: $code $said"
+# Nor has it what root's telepad lends the keeper.
+said=$(run grep '^Cap[IPEA]' /proc/self/status | cut -f 2 | sort -u)
+[[ $said == 0000000000000000 ]] || fail "nobody has capabilities:" "$said"
 
 # A process of root's cannot be one of nobody's, and hears of it before anything is done.
 code=0

@@ -1,5 +1,6 @@
 #include "tracee/guest_stubs.h"
 
+#include "base/error.h"
 #include "base/remote_ptr.h"
 
 namespace telefork::tracee {
@@ -7,6 +8,8 @@ namespace telefork::tracee {
 GuestStubs::GuestStubs(std::span<TracedThread* const> threads, Stub& host,
                        const SyscallProgram& program)
     : program_(program) {
+  // More would be mapped by a thread that others may be running beside.
+  TELEFORK_ASSERT(program.loaded_size() <= kGuestProgramSize);
   std::vector<ThreadState> states;
   std::uint64_t all = kPageSize;
   for (TracedThread* thread : threads) {

@@ -89,7 +89,8 @@ Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
 }
 
 std::uint64_t Stub::guest_size(const ThreadState& state) {
-  return exit_size(build_signal_frame(state.registers, state.xstate, 0, 0).size()) + 2 * kPageSize;
+  return exit_size(build_signal_frame(state.registers, state.xstate, 0, 0).size()) +
+         kGuestProgramSize;
 }
 
 Stub::Stub(TracedThread& thread, Stub& host)

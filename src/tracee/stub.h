@@ -59,6 +59,8 @@ ThreadState read_thread_state(const TracedThread& thread);
 // instead.
 bool leave_stub(TracedThread& thread);
 
+constexpr std::uint64_t kGuestProgramSize = 2 * kPageSize;
+
 class Stub {
  public:
   // Where so many bytes may be mapped; none: the kernel's choice.
@@ -85,7 +87,7 @@ class Stub {
     std::uint64_t size;
   };
   Stub(TracedThread& thread, ThreadState state, Stub& host, Room room);
-  // How many such a one needs for itself, with a program beside.
+  // How many such a one needs for itself, with a program of at most kGuestProgramSize beside.
   static std::uint64_t guest_size(const ThreadState& state);
   Stub(const Stub&) = delete;
   Stub& operator=(const Stub&) = delete;

@@ -40,13 +40,14 @@ TripOptions quick() {
   return options;
 }
 
-// Whether there was such a call. It ends in whatever error, and it ends.
+// Whether there was such a call. It ends in whatever error, and it ends; without the call in none.
 template <class Work>
 bool kill_at(long call, int kills, Work&& work) {
   tracee::tracer_death() = {.die_at = call, .kills_of_tracee = kills};
   try {
     work();
   } catch (const Error&) {
+    if (tracee::tracer_death().calls <= call) throw;
   }
   return tracee::tracer_death().calls > call;
 }

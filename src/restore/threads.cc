@@ -141,8 +141,12 @@ void Restorer::restore_threads() {
   std::map<pid_t, pid_t> tids = threads_as_seen_here();
   blank_->thread().set_leads(tids.size() > 1);
   for (std::size_t i = 1; i < threads_.size(); ++i) {
-    pid_t tid = tids.at(static_cast<pid_t>(threads_[i].get<Thread>().getTid()));
-    other_threads_.push_back(tracee::TracedThread::seize(tid, PTRACE_O_EXITKILL));
+    // Whoever is killed loses its threads one by one.
+    auto found = tids.find(static_cast<pid_t>(threads_[i].get<Thread>().getTid()));
+    if (found == tids.end()) {
+      throw Error(Code::kGone, fmt::format("process {} has ended", blank_->pid()));
+    }
+    other_threads_.push_back(tracee::TracedThread::seize(found->second, PTRACE_O_EXITKILL));
     other_threads_.back().request_stop();
   }
   for (std::size_t i = 1; i < threads_.size(); ++i) {

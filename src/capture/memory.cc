@@ -1,6 +1,7 @@
 // The memory map, and the pages that must travel.
 #include <algorithm>
 #include <memory>
+#include <span>
 
 #include "base/conveyor.h"
 #include "capture/capture.h"
@@ -48,36 +49,43 @@ void write_record(PageBatch& batch, image::RecordSink& sink) {
   sink.payload(batch.bytes());
 }
 
-using GuardRuns = std::vector<std::vector<PageRun>>;
+using RunsOfEach = std::vector<std::vector<PageRun>>;
 
-// One scan of the whole address space, dealt out to the mappings.
-GuardRuns find_guards_everywhere(const kernel::PageMap& map, const std::vector<Mapping>& mappings) {
-  GuardRuns guards(mappings.size());
-  RemotePtr end;
-  for (const Mapping& mapping : mappings) {
-    if (!mapping.vma.is_vsyscall()) end = mapping.vma.end;
-  }
+// What one scan has found, for each mapping. Between them may be what is not the program's: a stub.
+RunsOfEach deal_out(const std::vector<PageRun>& runs, std::span<const Mapping> mappings) {
+  RunsOfEach dealt(mappings.size());
   std::size_t i = 0;
-  for (PageRun run : map.guard_pages(mappings.front().vma.start, end)) {
-    while (run.pages > 0) {
-      const kernel::Vma& vma = mappings.at(i).vma;
+  for (PageRun run : runs) {
+    while (run.pages > 0 && i < mappings.size()) {
+      const kernel::Vma& vma = mappings[i].vma;
       if (run.start >= vma.end) {
         ++i;
         continue;
       }
-      std::uint64_t here = std::min<std::uint64_t>(run.pages, (vma.end - run.start) / kPageSize);
-      guards[i].push_back({run.start, here});
-      run = {run.start + here * kPageSize, run.pages - here};
+      RemotePtr start = std::max(run.start, vma.start);
+      RemotePtr end = std::min(run.end(), vma.end);
+      if (start < end) dealt[i].push_back({start, (end - start) / kPageSize});
+      end = std::max(end, std::min(run.end(), vma.start));
+      run = {end, (run.end() - end) / kPageSize};
     }
   }
-  return guards;
+  return dealt;
+}
+
+RunsOfEach find_guards_everywhere(const kernel::PageMap& map,
+                                  const std::vector<Mapping>& mappings) {
+  RemotePtr end;
+  for (const Mapping& mapping : mappings) {
+    if (!mapping.vma.is_vsyscall()) end = mapping.vma.end;
+  }
+  return deal_out(map.guard_pages(mappings.front().vma.start, end), mappings);
 }
 
 // Where the kernel says which VMAs may hold guard pages (the flag gu), only those are scanned.
-GuardRuns find_guards(const Survey& survey, kernel::PageMapAbi abi) {
+RunsOfEach find_guards(const Survey& survey, kernel::PageMapAbi abi) {
   const std::vector<Mapping>& mappings = survey.mappings;
   auto flagged = [](const Mapping& mapping) { return mapping.vma.has(kernel::VmFlag::kGuard); };
-  GuardRuns guards(mappings.size());
+  RunsOfEach guards(mappings.size());
   if (std::any_of(mappings.begin(), mappings.end(), flagged)) {
     kernel::PageMap map(survey.pid, abi);
     for (std::size_t i = 0; i < mappings.size(); ++i) {
@@ -89,6 +97,47 @@ GuardRuns find_guards(const Survey& survey, kernel::PageMapAbi abi) {
   }
   return guards;
 }
+
+// The pages of private mappings, asked for in their order. A system call each would cost small ones
+// more than their pages do, so those that are neighbours are scanned at once.
+class PrivatePages {
+ public:
+  PrivatePages(const kernel::PageMap& map, const std::vector<Mapping>& mappings)
+      : map_(map), mappings_(mappings) {}
+
+  std::vector<PageRun> take(std::size_t index) {
+    if (index >= first_ + runs_.size()) scan(index);
+    return std::move(runs_.at(index - first_));
+  }
+
+ private:
+  static constexpr std::uint64_t kSmall = 256 * 1024;
+  static constexpr std::size_t kMostAtOnce = 4096;
+
+  static bool is_private(const Mapping& mapping) {
+    return has_pages_of_its_own(mapping) && mapping.kind != Vma::Kind::SHARED_ANONYMOUS;
+  }
+
+  void scan(std::size_t first) {
+    const auto of = kernel::PageMap::kind_of(mappings_[first].vma);
+    std::size_t end = first + 1;
+    bool small = mappings_[first].vma.size() <= kSmall;
+    while (small && end < mappings_.size() && end - first < kMostAtOnce) {
+      const Mapping& next = mappings_[end];
+      if (!is_private(next) || kernel::PageMap::kind_of(next.vma) != of) break;
+      if (next.vma.size() > kSmall) break;
+      ++end;
+    }
+    first_ = first;
+    runs_ = deal_out(map_.private_pages(mappings_[first].vma.start, mappings_[end - 1].vma.end, of),
+                     std::span(mappings_).subspan(first, end - first));
+  }
+
+  const kernel::PageMap& map_;
+  const std::vector<Mapping>& mappings_;
+  std::size_t first_ = 0;
+  RunsOfEach runs_;
+};
 
 }  // namespace
 
@@ -125,6 +174,7 @@ void Capture::gather_pages(const PageGatherer::Exchange& exchange) {
   kernel::PageMap map(survey_.pid, settings_.pagemap);
   PageGatherer gatherer(survey_.pid, settings_.shares_pages, settings_.changes != nullptr,
                         exchange);
+  PrivatePages private_pages(map, survey_.mappings);
   for (std::size_t i = 0; i < survey_.mappings.size(); ++i) {
     const Mapping& mapping = survey_.mappings[i];
     if (!has_pages_of_its_own(mapping)) continue;
@@ -136,9 +186,7 @@ void Capture::gather_pages(const PageGatherer::Exchange& exchange) {
     }
     bool shared = mapping.kind == Vma::Kind::SHARED_ANONYMOUS;
     gatherer.add(mapping, !guards_of(i).empty(),
-                 shared ? kernel::shared_pages(survey_.pid, mapping.vma)
-                        : map.private_pages(mapping.vma.start, mapping.vma.end,
-                                            kernel::PageMap::kind_of(mapping.vma)));
+                 shared ? kernel::shared_pages(survey_.pid, mapping.vma) : private_pages.take(i));
   }
   gatherer.finish();
 }

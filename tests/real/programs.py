@@ -58,6 +58,28 @@ ksort($counts);
 foreach ($counts as $word => $count) echo "$word $count\\n";
 exit(8);
 """
+# Its library computes in threads of its own, beside the interpreter's.
+NUMPY = """
+import sys, threading
+import numpy
+numbers = numpy.zeros((40, 40))
+lock = threading.Lock()
+def add(block):
+    global numbers
+    with lock:
+        numbers = (numbers @ block + block.T) % 97
+def work(lines):
+    for at in range(0, len(lines), 40):
+        add(numpy.array([[len(word) + ord(word[-1]) for word in line * 4] for line in lines[at:at + 40]],
+                        dtype=float))
+while lines := [line.split() for line in (sys.stdin.readline() for _ in range(160)) if line]:
+    halves = [threading.Thread(target=work, args=(half,)) for half in (lines[:80], lines[80:])]
+    for half in halves:
+        half.start()
+        half.join()
+print(numbers.sum(), numpy.linalg.matrix_rank(numbers), numbers.trace())
+sys.exit(2)
+"""
 # Compiled as it runs by several threads of V8's own.
 NODE = """
 const counts = new Map();
@@ -147,6 +169,23 @@ def statements(lines):
             "SELECT count(*) FROM words;\nCOMMIT;\n.exit 12\n").encode()
 
 
+# Of no worth but here.
+AGE_KEY = "AGE-SECRET-KEY-1Z4U47ADD92MW22AAM4W60W9GCTCLC70WW548SWKPLQ43E2V8VYUSXDZQ2R"
+AGE_RECIPIENT = "age16xy2ya5ay74z9r9kxtl5e7r6sn4nctw2j0mxvtvdt4hz497egcmsk3scku"
+
+
+def sealed(lines):
+    """What `age` decrypts with that key."""
+    return subprocess.run(["age", "-r", AGE_RECIPIENT], check=True, input=text_of(lines),
+                          capture_output=True).stdout
+
+
+def frames(lines):
+    """So many grey pictures of 320 x 240 points, which move."""
+    row = bytes(i * i % 251 for i in range(1024))
+    return b"".join(row[(i * 3 + y) % 512:][:320] for i in range(lines) for y in range(240))
+
+
 def functions(lines):
     """C, whose translation takes a moment and says much."""
     return b"".join(b"int f%d(int *a, int n) { int s = %d; for (int i = 0; i < n; ++i) "
@@ -183,6 +222,8 @@ SMALL = {
     "sqlite3": Program(["sqlite3"], statements, 20000),
     "ruby": Program(["ruby", "-e", RUBY], lines=10000),
     "php": Program(["php", "-r", PHP]),
+    "numpy": Program(["/usr/bin/python3", "-c", NUMPY], lines=16000),
+    "age": Program(["age", "-d", "-i", "key"], sealed, files={"key": AGE_KEY + "\n"}),  # Go
     "cc1": Program([cc1(), "-quiet", "-O2", "-", "-o", "-"], functions, 300, full=True),
     "musl": Program(["./count"], lines=20000, files={"count.c": MUSL},
                     build=["musl-gcc", "-static", "-O2", "-o", "count", "count.c"]),
@@ -191,4 +232,7 @@ SMALL = {
 LARGE = {
     "node": Program(["node", "-e", NODE]),
     "java": Program(["java", "Count.java"], files={"Count.java": JAVA}),
+    "ffmpeg": Program(["ffmpeg", "-v", "error", "-nostdin", "-f", "rawvideo", "-pix_fmt", "gray",
+                       "-s", "320x240", "-i", "-", "-c:v", "mpeg4", "-threads", "2", "-fflags",
+                       "+bitexact", "-flags", "+bitexact", "-f", "matroska", "-"], frames, 300),
 }

@@ -44,6 +44,16 @@ bool may_write(pid_t pid, const Vma& vma) {
 // in arch/x86/mm/pkeys.c); the destination's kernel does the same.
 bool is_execute_only(const Vma& vma) { return vma.protection() == PROT_EXEC; }
 
+// The file that the kernel makes for MAP_HUGETLB.
+bool is_anonymous_hugetlb(const Vma& vma) { return vma.path == "/anon_hugepage" && vma.deleted; }
+
+// Memory that is made anew by its flags alone.
+bool is_remade_by_flags(const Vma& vma, VmFlag flag) {
+  if (flag == VmFlag::kSealed || flag == VmFlag::kDroppable) return true;
+  return flag == VmFlag::kHugeTlb && is_anonymous_hugetlb(vma) && !vma.shared &&
+         vma.kernel_page_kb == kHugePageSize / 1024;
+}
+
 // Why the memory behind a VMA cannot be captured, whatever it maps; nothing: it can.
 std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
   struct Pair {
@@ -61,7 +71,7 @@ std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
     if (!vma.has(pair.flag)) continue;
     // What it writes is watched by its keeper.
     if (pair.flag == VmFlag::kUffdWp && is_in_a_call(survey)) continue;
-    if (pair.flag == VmFlag::kSealed && survey.whole) continue;
+    if (survey.whole && is_remade_by_flags(vma, pair.flag)) continue;
     return refuse(describe(vma), pair.reason);
   }
   if (!vma.unknown_flags.empty()) {
@@ -70,8 +80,7 @@ std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
   if (vma.protection_key != 0 && !is_execute_only(vma)) {
     return refuse(describe(vma), Reason::kProtectionKey);
   }
-  // Without flags: the file that the kernel makes for MAP_HUGETLB.
-  if (vma.path == "/anon_hugepage" && vma.deleted) return refuse(describe(vma), Reason::kHugeTlb);
+  if (vma.flags == 0 && is_anonymous_hugetlb(vma)) return refuse(describe(vma), Reason::kHugeTlb);
   return std::nullopt;
 }
 
@@ -268,6 +277,8 @@ void sort_mapping(const SurveyOptions& options, SharedObjects& shared, Mapping& 
   }
   if (vma.is_shared_anonymous()) {
     survey_shared_memory(options, shared, mapping, survey);
+  } else if (is_anonymous_hugetlb(vma)) {
+    mapping.kind = Kind::ANONYMOUS;
   } else if (vma.is_file() && vma.shared) {
     survey_shared_file(options, shared, mapping, survey);
   } else if (vma.is_file()) {

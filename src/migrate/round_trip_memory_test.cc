@@ -5,6 +5,8 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include <fcntl.h>
@@ -658,6 +660,78 @@ TEST_F(RoundTripOfMemory, KeepsGuardRegions) {
     VERIFY(::madvise(touched, kPage, kernel::kMadvGuardRemove) == 0);
     VERIFY(is_zero(touched, kPage));
   });
+}
+
+// Lets this machine have as many huge pages more than there are in its pool.
+class SpareHugePages {
+ public:
+  explicit SpareHugePages(int count) {
+    std::ifstream(kPath) >> before_;
+    given_ = set(before_ + count);
+  }
+  ~SpareHugePages() { set(before_); }
+  SpareHugePages(const SpareHugePages&) = delete;
+  SpareHugePages& operator=(const SpareHugePages&) = delete;
+  bool given() const { return given_; }
+
+ private:
+  static constexpr const char* kPath = "/proc/sys/vm/nr_overcommit_hugepages";
+  static bool set(int count) {
+    std::ofstream file(kPath);
+    file << count << std::flush;
+    return file.good();
+  }
+  int before_ = 0;
+  bool given_ = false;
+};
+
+// Twice as many as they need: restored while those of the image's process are there.
+TEST_F(RoundTripOfMemory, KeepsHugetlbPages) {
+  constexpr std::size_t kHuge = kHugePageSize;
+  SpareHugePages spare(12);
+  if (!spare.given()) GTEST_SKIP() << "needs: huge pages";
+  expect_survives([](Self& self) {
+    constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
+    char* pages = map(4 * kHuge, PROT_READ | PROT_WRITE, kFlags);
+    fill(pages, kHuge, 3);
+    pages[2 * kHuge + 5] = 'x';
+    VERIFY(::mprotect(pages + kHuge, kHuge, PROT_NONE) == 0);
+    char* sparse = map(kHuge, PROT_READ, kFlags | MAP_NORESERVE);
+    self.travel();
+    VERIFY(is_filled(pages, kHuge, 3));
+    VERIFY(pages[2 * kHuge + 5] == 'x' && pages[2 * kHuge + 4] == 0);
+    VERIFY(fault_at(pages + kHuge, false) == SIGSEGV);
+    VERIFY(vma_at(pages).has(kernel::VmFlag::kHugeTlb) && vma_at(pages).kernel_page_kb == 2048);
+    VERIFY(vma_at(sparse).has(kernel::VmFlag::kHugeTlb));
+    VERIFY(is_zero(pages + 3 * kHuge, kHuge));
+    // What is not aligned to them is refused, as ever.
+    VERIFY(::munmap(pages, kPage) == -1 && ::munmap(pages, 4 * kHuge) == 0);
+  });
+}
+
+TEST_F(RoundTripOfMemory, TellsThatThereAreNoHugePages) {
+  TripOptions options;
+  options.compare = false;
+  std::string said;
+  {
+    auto spare = std::make_unique<SpareHugePages>(4);
+    if (!spare->given()) GTEST_SKIP() << "needs: huge pages";
+    Traveller traveller([](Self& self) {
+      char* pages =
+          map(2 * kHugePageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB);
+      pages[0] = 1;
+      self.travel();
+    });
+    traveller.save(options);
+    spare.reset();
+    try {
+      traveller.load(options);
+    } catch (const Error& error) {
+      said = error.text();
+      EXPECT_EQ(error.code(), Code::kResources);
+    }
+  }
+  EXPECT_NE(said.find("vm.nr_hugepages"), std::string::npos) << said;
 }
 
 }  // namespace

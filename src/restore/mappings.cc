@@ -36,8 +36,9 @@ constexpr std::size_t kMaxLocks = 1000;  // of one program
 bool would_merge(Vma::Reader left, Vma::Reader right) {
   constexpr std::uint64_t kHistory =
       static_cast<std::uint64_t>(VmFlag::kSoftDirty) | static_cast<std::uint64_t>(VmFlag::kGuard);
-  return left.getEnd() == right.getStart() && left.getKind() == Vma::Kind::ANONYMOUS &&
-         right.getKind() == Vma::Kind::ANONYMOUS && left.getProtection() == right.getProtection() &&
+  return left.getEnd() == right.getStart() && !has_flag(left, VmFlag::kHugeTlb) &&
+         left.getKind() == Vma::Kind::ANONYMOUS && right.getKind() == Vma::Kind::ANONYMOUS &&
+         left.getProtection() == right.getProtection() &&
          ((left.getFlags() ^ right.getFlags()) & ~kHistory) == 0;
 }
 
@@ -74,8 +75,10 @@ void Restorer::map_private(Mapping& mapping, bool apart, SyscallProgram& program
   Vma::Reader vma = mapping.vma();
   mapping.protection = apart ? kWritable : first_protection(vma);
   if (apart) mapping.at = space_.allocate(mapping.size(), mapping.start());
-  program.call_expecting("mapping memory at " + place_name(vma),
-                         static_cast<std::int64_t>(mapping.at.value()), SYS_mmap,
+  const char* what = has_flag(vma, VmFlag::kHugeTlb) ? "mapping huge pages (vm.nr_hugepages) at "
+                                                     : "mapping memory at ";
+  program.call_expecting(what + place_name(vma), static_cast<std::int64_t>(mapping.at.value()),
+                         SYS_mmap,
                          {mapping.at, mapping.size(), mapping.protection,
                           map_flags(vma) | MAP_FIXED_NOREPLACE, mapping.file, vma.getOffset()});
   // A page that was there once is what keeps it apart (an anon_vma, and pgoff of the old place).

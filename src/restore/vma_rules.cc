@@ -4,11 +4,15 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "kernel/abi.h"
+
 namespace telefork::restore {
 
 using image::schema::Vma;
 using kernel::VmFlag;
 using tracee::SyscallProgram;
+
+constexpr int kMapHuge2Mb = 21 << MAP_HUGE_SHIFT;
 
 static_assert(kWritable == (PROT_READ | PROT_WRITE));
 
@@ -44,6 +48,8 @@ int map_flags(Vma::Reader vma) {
     default:
       flags = MAP_PRIVATE | MAP_ANONYMOUS;
   }
+  if (has_flag(vma, VmFlag::kHugeTlb)) flags |= MAP_HUGETLB | kMapHuge2Mb;
+  if (has_flag(vma, VmFlag::kDroppable)) flags = (flags & ~MAP_TYPE) | kernel::kMapDroppable;
   if (has_flag(vma, VmFlag::kNoReserve)) flags |= MAP_NORESERVE;
   if (has_flag(vma, VmFlag::kGrowsDown)) flags |= MAP_GROWSDOWN;
   return flags;
@@ -67,7 +73,7 @@ std::string place_name(Vma::Reader vma) {
 
 // A kernel without huge pages or KSM has nothing to advise.
 bool may_have_huge_pages(Vma::Reader vma, std::uint32_t thp_disable) {
-  if (has_flag(vma, VmFlag::kNoHugePage)) return false;
+  if (has_flag(vma, VmFlag::kNoHugePage) || has_flag(vma, VmFlag::kHugeTlb)) return false;
   if (vma.getKind() != Vma::Kind::ANONYMOUS && vma.getKind() != Vma::Kind::STACK) return false;
   return thp_disable == 0 || ((thp_disable & 2) != 0 && has_flag(vma, VmFlag::kHugePage));
 }

@@ -66,14 +66,17 @@ TEST(Maps, KnowAFileWhoseNameEndsLikeThatOfADeletedOne) {
   ASSERT_NE(memory, MAP_FAILED);
   for (auto read : {read_maps, read_smaps}) {
     std::vector<Vma> vmas = read(::getpid());
-    ASSERT_NE(find(vmas, memory), nullptr);
-    EXPECT_EQ(find(vmas, memory)->path, path);
-    EXPECT_FALSE(find(vmas, memory)->deleted);
+    const Vma* vma = find(vmas, memory);
+    ASSERT_NE(vma, nullptr);
+    EXPECT_EQ(vma->path, path);
+    EXPECT_FALSE(vma->deleted);
   }
   ASSERT_EQ(::unlink(path.c_str()), 0);
   std::vector<Vma> vmas = read_maps(::getpid());
-  EXPECT_EQ(find(vmas, memory)->path, path);
-  EXPECT_TRUE(find(vmas, memory)->deleted);
+  const Vma* vma = find(vmas, memory);
+  ASSERT_NE(vma, nullptr);
+  EXPECT_EQ(vma->path, path);
+  EXPECT_TRUE(vma->deleted);
   ::munmap(memory, 4096);
 }
 

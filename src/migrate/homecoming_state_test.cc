@@ -8,6 +8,7 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
+#include <sstream>
 #include <thread>
 
 #include <fcntl.h>
@@ -196,7 +197,9 @@ TEST(HomecomingMemory, IsOfHugePagesWhereItIsWholeThoughItDoesNotAskForThem) {
 
 std::string text_of(const std::string& path) {
   std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
 }
 
 // A SIGSTOP ends the system call in which the process receives.

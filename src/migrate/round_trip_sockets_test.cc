@@ -323,7 +323,8 @@ TEST_F(RoundTripOfSockets, StayWithDescriptorsOnTheirWay) {
         VERIFY(::sendmsg(pair[0], &message, 0) == 1);
         self.travel();
         VERIFY(::recvmsg(pair[1], &message, 0) == 1);
-        VERIFY(CMSG_FIRSTHDR(&message)->cmsg_type == SCM_RIGHTS);
+        const cmsghdr* came = CMSG_FIRSTHDR(&message);
+        VERIFY(came != nullptr && came->cmsg_type == SCM_RIGHTS);
       },
       "descriptors or ids were sent along with what it has not read");
 }

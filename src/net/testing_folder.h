@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -35,7 +36,9 @@ class InTestFolder : public testing::Test {
   }
   std::string read(const std::string& name) const {
     std::ifstream file(path(name));
-    return {std::istreambuf_iterator<char>(file), {}};
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
   }
 
  private:

@@ -100,12 +100,6 @@ std::vector<PageRun> PageMap::private_pages(RemotePtr start, RemotePtr end, Of o
   return scan(start, end, kPageIsPresent | kPageIsSwapped, never_private(of));
 }
 
-std::vector<PageRun> PageMap::written_pages(RemotePtr start, RemotePtr end, Of of) const {
-  TELEFORK_ASSERT(abi_ != PageMapAbi::kEntries);
-  if (start >= end) return {};
-  return scan(start, end, kPageIsPresent | kPageIsSwapped, never_private(of), kPageIsWritten);
-}
-
 std::vector<PageRun> PageMap::swapped_pages(RemotePtr start, RemotePtr end) const {
   TELEFORK_ASSERT(abi_ != PageMapAbi::kEntries);
   if (start >= end) return {};
@@ -127,25 +121,44 @@ std::vector<PageRun> PageMap::guard_pages(RemotePtr start, RemotePtr end) const 
   return read_entries(start, end, is_guard_page);
 }
 
-// Pages of any category in `wanted`, of none in `absent` and of all in `needed`.
+template <class OnRun>
+void PageMap::scan_each(RemotePtr start, RemotePtr end, const Query& query, OnRun&& on_run) const {
+  std::vector<PageRegion> regions(kRegions);
+  PagemapScanArg argument{.size = sizeof(PagemapScanArg),
+                          .end = end.value(),
+                          .category_inverted = query.absent,
+                          .category_mask = query.absent | query.needed,
+                          .category_anyof_mask = query.wanted,
+                          .return_mask = query.told};
+  for (argument.start = start.value(); argument.start < argument.end;) {
+    std::size_t found = scan_once(fd_, argument, regions, pid_);
+    for (std::size_t i = 0; i < found; ++i) on_run(run_of(regions[i]), regions[i].categories);
+    argument.start = next_start(argument, regions, found);
+  }
+}
+
 std::vector<PageRun> PageMap::scan(RemotePtr start, RemotePtr end, std::uint64_t wanted,
                                    std::uint64_t absent, std::uint64_t needed) const {
   std::vector<PageRun> runs;
-  std::vector<PageRegion> regions(kRegions);
-  PagemapScanArg query{.size = sizeof(PagemapScanArg),
-                       .end = end.value(),
-                       .category_inverted = absent,
-                       .category_mask = absent | needed,
-                       .category_anyof_mask = wanted,
-                       // The kernel wants one; where it tells touching regions apart, append_run
-                       // joins them.
-                       .return_mask = kPageIsPresent};
-  for (query.start = start.value(); query.start < query.end;) {
-    std::size_t found = scan_once(fd_, query, regions, pid_);
-    for (std::size_t i = 0; i < found; ++i) append_run(runs, run_of(regions[i]));
-    query.start = next_start(query, regions, found);
-  }
+  // The kernel wants something to be told; where that tells touching regions apart, append_run
+  // joins them.
+  scan_each(start, end, {wanted, absent, needed, kPageIsPresent},
+            [&runs](const PageRun& run, std::uint64_t) { append_run(runs, run); });
   return runs;
+}
+
+PageMap::Private PageMap::private_and_written_pages(RemotePtr start, RemotePtr end, Of of) const {
+  TELEFORK_ASSERT(abi_ != PageMapAbi::kEntries);
+  Private pages;
+  if (start >= end) return pages;
+  scan_each(
+      start, end,
+      {kPageIsPresent | kPageIsSwapped, never_private(of), 0, kPageIsPresent | kPageIsWritten},
+      [&pages](const PageRun& run, std::uint64_t categories) {
+        append_run(pages.all, run);
+        if ((categories & kPageIsWritten) != 0) append_run(pages.written, run);
+      });
+  return pages;
 }
 
 std::vector<PageRun> PageMap::read_entries(RemotePtr start, RemotePtr end, EntryTest test) const {

@@ -67,10 +67,13 @@ class PageMap {
   // private file mappings alike; ranges that are not mapped count as untouched.
   std::vector<PageRun> private_pages(RemotePtr start, RemotePtr end, Of of = Of::kAny) const;
 
-  // Of those, likewise, the ones that a userfaultfd does not protect from being written to; not
-  // with kEntries. See WriteWatch.
-  std::vector<PageRun> written_pages(RemotePtr start, RemotePtr end, Of of = Of::kAny) const;
-  // And the ones that are not in memory; not with kEntries.
+  struct Private {
+    std::vector<PageRun> all;      // as private_pages() has them
+    std::vector<PageRun> written;  // of those, what no userfaultfd protects from being written to
+  };
+  // At the cost of one scan; not with kEntries. See WriteWatch.
+  Private private_and_written_pages(RemotePtr start, RemotePtr end, Of of = Of::kAny) const;
+  // Of all, likewise, the ones that are not in memory; not with kEntries.
   std::vector<PageRun> swapped_pages(RemotePtr start, RemotePtr end) const;
 
   // Guard pages (MADV_GUARD_INSTALL) in that range, likewise. None before Linux 6.15, where nothing
@@ -80,6 +83,14 @@ class PageMap {
  private:
   using EntryTest = bool (*)(std::uint64_t entry);
   std::uint64_t never_private(Of of = Of::kAny) const;
+  struct Query {
+    std::uint64_t wanted;  // pages of any of these categories
+    std::uint64_t absent;  // of none of these
+    std::uint64_t needed;  // and of all of these
+    std::uint64_t told;    // what is to be known of each
+  };
+  template <class OnRun>
+  void scan_each(RemotePtr start, RemotePtr end, const Query& query, OnRun&& on_run) const;
   std::vector<PageRun> scan(RemotePtr start, RemotePtr end, std::uint64_t wanted,
                             std::uint64_t absent, std::uint64_t needed = 0) const;
   std::vector<PageRun> read_entries(RemotePtr start, RemotePtr end, EntryTest test) const;

@@ -54,15 +54,13 @@ void WriteWatch::protect(const PageRun& run) const {
   }
 }
 
-std::vector<PageRun> WriteWatch::written(const Vma& vma) const {
-  std::vector<PageRun> written = map_.written_pages(vma.start, vma.end, PageMap::kind_of(vma));
-  if (!vma.is_file()) return written;
-  return unite_runs(written, map_.swapped_pages(vma.start, vma.end));
-}
-
-std::vector<PageRun> WriteWatch::dropped(const Vma& vma) const {
-  return subtract_runs(before_, vma.start, vma.end,
-                       map_.private_pages(vma.start, vma.end, PageMap::kind_of(vma)));
+WriteWatch::Changes WriteWatch::changes(const Vma& vma) const {
+  PageMap::Private pages =
+      map_.private_and_written_pages(vma.start, vma.end, PageMap::kind_of(vma));
+  if (vma.is_file()) {
+    pages.written = unite_runs(pages.written, map_.swapped_pages(vma.start, vma.end));
+  }
+  return {std::move(pages.written), subtract_runs(before_, vma.start, vma.end, pages.all)};
 }
 
 std::vector<PageRun> unite_runs(const std::vector<PageRun>& a, const std::vector<PageRun>& b) {

@@ -3,8 +3,8 @@
 //     WriteWatch watch(pid, abi, userfaultfd);    // made by the process itself: userfaultfd(2)
 //     watch.begin(vma); ...
 //     ... it runs ...
-//     watch.written(vma)                          // those travel
-//     watch.dropped(vma)                          // had content then, and have none now
+//     watch.changes(vma)                          // what was written travels; what is dropped had
+//                                                 // content then, and has none now
 //
 // The pages are write-protected with UFFD_FEATURE_WP_ASYNC (Linux 6.7): the kernel lifts the
 // protection at the first write and tells nobody; PAGEMAP_SCAN sees what is protected still. What
@@ -36,8 +36,11 @@ class WriteWatch {
   // In a private mapping that begin() may know or not; rising. A page of a file's that is swapped
   // out counts as written: it cannot be told from one that lost its copy, whose protection the
   // kernel remembers in the same place (PTE_MARKER_UFFD_WP).
-  std::vector<PageRun> written(const Vma& vma) const;
-  std::vector<PageRun> dropped(const Vma& vma) const;
+  struct Changes {
+    std::vector<PageRun> written;
+    std::vector<PageRun> dropped;
+  };
+  Changes changes(const Vma& vma) const;
 
  private:
   void protect(const PageRun& run) const;

@@ -58,8 +58,8 @@ class Watched : public ::testing::Test {
     vma.inode = inode_;
     return vma;
   }
-  std::vector<PageRun> written() { return watch_->written(vma()); }
-  std::vector<PageRun> dropped() { return watch_->dropped(vma()); }
+  std::vector<PageRun> written() { return watch_->changes(vma()).written; }
+  std::vector<PageRun> dropped() { return watch_->changes(vma()).dropped; }
 
   char* bytes_;
   std::uint64_t inode_ = 0;

@@ -12,6 +12,7 @@
 #include "image/writer.h"
 #include "kernel/pidfd.h"
 #include "kernel/procfs.h"
+#include "kernel/procfs_task.h"
 #include "session/image_header.h"
 #include "tracee/same_cpu.h"
 #include "tracee/stub.h"
@@ -21,6 +22,8 @@ namespace {
 
 using image::schema::Header;
 using image::schema::Vma;
+
+constexpr std::uint64_t kWorthAThreadKb = 64 * 1024;
 
 bool is_watched(const kernel::Vma& vma) {
   return !vma.shared && !vma.is_vdso_or_vvar() && !vma.is_vsyscall();
@@ -83,6 +86,31 @@ void Homebound::freeze(const telefork_snapshot& call) {
   call_ = call;
   frozen_.emplace(tracee::FrozenProcess::freeze(guest_, PTRACE_O_EXITKILL));
   frozen_->thread_seen_as(call_.tid).run_into_system_call(SYS_read);
+  if (watch_ && kernel::read_status(guest_).anonymous_kb >= kWorthAThreadKb) {
+    ahead_ = std::async(std::launch::async, [this] { return find_all_changes(); });
+  }
+}
+
+capture::ChangedPages Homebound::find_changes(const kernel::Vma& vma) const {
+  kernel::WriteWatch::Changes changes = watch_->changes(vma);
+  return {std::move(changes.written), std::move(changes.dropped)};
+}
+
+std::map<Homebound::Place, capture::ChangedPages> Homebound::find_all_changes() const {
+  std::map<Place, capture::ChangedPages> changes;
+  for (const kernel::Vma& vma : kernel::read_maps(guest_)) {
+    if (is_watched(vma)) changes[{vma.start, vma.end}] = find_changes(vma);
+  }
+  return changes;
+}
+
+capture::ChangedPages Homebound::changes_of(const capture::Mapping& mapping) {
+  const kernel::Vma& vma = mapping.vma;
+  if (vma.shared) return shared_pages(mapping, guest_);
+  if (hashes_) return hashes_->changed(vma);
+  if (ahead_.valid()) changes_ = ahead_.get();
+  auto known = changes_.extract({vma.start, vma.end});
+  return known ? std::move(known.mapped()) : find_changes(vma);
 }
 
 void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) {
@@ -111,12 +139,7 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
   settings.pagemap = abi_;
   settings.caller = stub.thread().tid();
   settings.system_call_result = TELEFORK_RETURNED;
-  settings.changes = [&](const capture::Mapping& mapping) {
-    const kernel::Vma& vma = mapping.vma;
-    if (vma.shared) return shared_pages(mapping, guest_);
-    if (hashes_) return hashes_->changed(vma);
-    return capture::ChangedPages{watch_->written(vma), watch_->dropped(vma)};
-  };
+  settings.changes = [this](const capture::Mapping& mapping) { return changes_of(mapping); };
   capture::Capture capture(survey, *frozen_, stub, settings);
   image::Writer writer(link.record_sink(), link.bulk_sink());
   write_header(Header::Purpose::RETURN, here, writer);

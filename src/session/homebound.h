@@ -12,16 +12,19 @@
 #pragma once
 
 #include <cstdint>
+#include <future>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include <sys/types.h>
 
 #include "abi/agent.h"
 #include "capture/origins.h"
 #include "capture/page_hashes.h"
+#include "capture/survey.h"
 #include "kernel/write_watch.h"
 #include "protocol/link.h"
 #include "restore/files.h"
@@ -60,7 +63,12 @@ class Homebound {
   void send(protocol::Link& link, image::schema::Machine::Reader here);
 
  private:
+  using Place = std::pair<RemotePtr, RemotePtr>;  // start and end of a VMA
+
   void make_watch(tracee::Stub& stub);
+  capture::ChangedPages find_changes(const kernel::Vma& vma) const;
+  std::map<Place, capture::ChangedPages> find_all_changes() const;
+  capture::ChangedPages changes_of(const capture::Mapping& mapping);
 
   pid_t guest_;
   int session_number_;
@@ -70,6 +78,9 @@ class Homebound {
   kernel::PageMapAbi abi_;
   std::unique_ptr<kernel::WriteWatch> watch_;
   std::unique_ptr<capture::PageHashes> hashes_;  // or these
+  // Of a large guest they are looked for while its mappings' flags are read, which takes as long.
+  std::future<std::map<Place, capture::ChangedPages>> ahead_;
+  std::map<Place, capture::ChangedPages> changes_;
   std::optional<tracee::FrozenProcess> frozen_;
   telefork_snapshot call_{};
 };

@@ -70,6 +70,12 @@ TracedThread TracedThread::seize(pid_t tid, std::uint64_t options) {
   return TracedThread(tid);
 }
 
+TracedThread TracedThread::adopt(pid_t tid) {
+  TracedThread thread(tid);
+  thread.await_stop();
+  return thread;
+}
+
 TracedThread::TracedThread(TracedThread&& other) noexcept
     : tid_(std::exchange(other.tid_, 0)),
       stopped_(std::exchange(other.stopped_, false)),

@@ -28,6 +28,9 @@ class TracedThread {
  public:
   // Does not stop it. PTRACE_O_TRACESYSGOOD is always among the options.
   static TracedThread seize(pid_t tid, std::uint64_t options);
+  // One that a traced thread has made with CLONE_PTRACE: has its options, and is stopped before its
+  // first instruction.
+  static TracedThread adopt(pid_t tid);
 
   TracedThread(TracedThread&& other) noexcept;
   TracedThread& operator=(TracedThread&& other) noexcept;

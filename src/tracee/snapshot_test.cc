@@ -1,0 +1,153 @@
+#include "tracee/snapshot.h"
+
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <filesystem>
+#include <thread>
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "kernel/procfs_task.h"
+#include "tracee/freezer.h"
+#include "tracee/memory.h"
+#include "tracee/testing_tracer_death.h"
+#include "tracee/testing_victim.h"
+
+namespace telefork::tracee {
+namespace {
+
+std::atomic<long> counter{1};
+std::atomic<int> signals_of_children{0};
+
+bool is_told_to_end(int fd) {
+  pollfd poll = {fd, POLLIN, 0};
+  return ::poll(&poll, 1, 0) == 1;
+}
+
+// Its memory changes all the time; one thread waits for whatever child there is, again and again.
+int count_and_wait(int stop_fd, int ready_fd) {
+  std::signal(SIGCHLD, [](int) { ++signals_of_children; });
+  std::atomic<bool> stop{false};
+  std::atomic<int> seen{0};
+  std::thread waiter([&] {
+    while (!stop) {
+      int status;
+      if (::waitpid(-1, &status, 0) >= 0 || errno != ECHILD) ++seen;
+    }
+  });
+  if (::write(ready_fd, "", 1) != 1) return 9;
+  while (!is_told_to_end(stop_fd)) ++counter;
+  stop = true;
+  waiter.join();
+  if (seen != 0) return 1;
+  if (signals_of_children != 0) return 2;
+  // Not one that is seen only by who asks for it either.
+  if (::waitpid(-1, nullptr, __WALL | WNOHANG) >= 0 || errno != ECHILD) return 3;
+  return 0;
+}
+
+long read_counter(pid_t pid) {
+  return read_object<long>(pid, RemotePtr(reinterpret_cast<std::uint64_t>(&counter)));
+}
+
+std::size_t count_descriptors(pid_t pid) {
+  std::filesystem::directory_iterator begin("/proc/" + std::to_string(pid) + "/fd"), end;
+  return static_cast<std::size_t>(std::distance(begin, end));
+}
+
+TEST(Snapshot, HasTheMemoryOfThatInstantWhileTheProcessRunsOn) {
+  Victim victim(count_and_wait);
+  SnapshotId id;
+  {
+    FrozenProcess frozen = FrozenProcess::freeze(victim.pid(), 0);
+    EXPECT_EQ(frozen.threads().size(), 2u);
+    Stub stub(frozen.leader(), victim.pid(), {});
+    const long then = read_counter(victim.pid());
+    Snapshot snapshot(stub);
+    stub.remove();
+    frozen.thaw();
+    while (read_counter(victim.pid()) == then) ::sched_yield();
+    EXPECT_EQ(read_counter(snapshot.pid()), then);
+    EXPECT_EQ(kernel::read_stat(snapshot.pid()).exit_signal, 0);
+    EXPECT_EQ(kernel::read_stat(snapshot.pid()).ppid, victim.pid());
+    EXPECT_EQ(count_descriptors(snapshot.pid()), 0u);
+    id = snapshot.id();
+    snapshot.end();
+  }
+  EXPECT_EQ(kernel::list_children(victim.pid()), std::vector<pid_t>{id.pid});
+  reap_snapshot(victim.pid(), id);
+  EXPECT_TRUE(kernel::list_children(victim.pid()).empty());
+  EXPECT_EQ(victim.finish(), 0);
+}
+
+TEST(Snapshot, IsReapedInTheStubThatMadeIt) {
+  Victim victim(count_and_wait);
+  {
+    FrozenProcess frozen = FrozenProcess::freeze(victim.pid(), 0);
+    Stub stub(frozen.leader(), victim.pid(), {});
+    Snapshot snapshot(stub);
+    snapshot.end();
+    reap_snapshot(stub, snapshot.id());
+    reap_snapshot(stub, snapshot.id());
+  }
+  EXPECT_TRUE(kernel::list_children(victim.pid()).empty());
+  EXPECT_EQ(victim.finish(), 0);
+}
+
+TEST(Snapshot, IsNothingToAProcessThatHasEnded) {
+  SnapshotId id;
+  {
+    Victim victim(count_and_wait);
+    FrozenProcess frozen = FrozenProcess::freeze(victim.pid(), 0);
+    Stub stub(frozen.leader(), victim.pid(), {});
+    Snapshot snapshot(stub);
+    id = snapshot.id();
+    snapshot.end();
+    reap_snapshot(stub, id);
+    stub.remove();
+    frozen.thaw();
+    EXPECT_EQ(victim.finish(), 0);
+  }
+  reap_snapshot(::getpid(), id);
+}
+
+// Of every call by which it acts on them, up to where the process runs on.
+TEST(Snapshot, EndsWithItsTracerAndIsReapedAsLongAsTheStubIsThere) {
+  long calls = 0;
+  for (long die_at = 0;; ++die_at) {
+    Victim victim(count_and_wait);
+    const pid_t tracer = ::fork();
+    ASSERT_GE(tracer, 0);
+    if (tracer == 0) {
+      tracer_death() = {};
+      tracer_death().die_at = die_at;
+      try {
+        FrozenProcess frozen = FrozenProcess::freeze(victim.pid(), 0);
+        Stub stub(frozen.leader(), victim.pid(), {});
+        Snapshot snapshot(stub);
+        snapshot.end();
+        reap_snapshot(stub, snapshot.id());
+      } catch (const Error&) {
+        ::_exit(1);
+      }
+      ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(tracer, &status, 0), tracer);
+    EXPECT_EQ(victim.finish(), 0) << "the tracer died before its call " << die_at;
+    if (WIFEXITED(status)) {
+      EXPECT_EQ(WEXITSTATUS(status), 0);
+      calls = die_at;
+      break;
+    }
+  }
+  EXPECT_GT(calls, 40);
+}
+
+}  // namespace
+}  // namespace telefork::tracee

@@ -1,188 +1,28 @@
 // telefork move PID NODE
-//
-//     telefork (what the shell waits for)
-//        |-- fork, fork --> session process, in a session of its own: moves it, says how that
-//        |                  went, and stays as long as PID is away
-//        |<---------------- the exit code
-//
-// ^C here is a wish not to have it moved; once it may run there, it comes too late.
-#include <cerrno>
-#include <csignal>
-#include <cstdio>
-#include <tuple>
-
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
-#include <nlohmann/json.hpp>
 
 #include "app/commands.h"
-#include "app/foreground.h"
+#include "app/departing.h"
 #include "app/output.h"
-#include "app/places.h"
-#include "app/settings.h"
-#include "base/error.h"
-#include "base/soft_limits.h"
-#include "kernel/yama.h"
-#include "net/stream.h"
 #include "session/move_session.h"
 
 namespace telefork::app {
-namespace {
-
-using session::MoveReport;
-using session::MoveSession;
-
-constexpr int kUndone = 75;
-
-session::MoveRequest make_request(const MoveCommand& command) {
-  session::MoveRequest request;
-  request.pid = command.pid;
-  request.node = net::parse_node(command.node);
-  request.copy_shared = command.copy_shared;
-  request.cpu_force = command.cpu_force;
-  request.libc_force = command.libc_force;
-  return request;
-}
-
-// Whoever asked for it sends nothing: the end of the stream is a wish not to have it.
-bool is_closed(int fd) {
-  char byte;
-  return ::recv(fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK) == 0;
-}
-
-session::MoveSettings make_settings(const MoveCommand& command, int talk) {
-  Settings told = read_settings();
-  session::check_lease(told.lease);
-  session::MoveSettings settings;
-  settings.programs = session::find_programs();
-  settings.access = told.access;
-  settings.registry = registry_folder();
-  settings.lease = told.lease;
-  settings.pagemap = best_pagemap_abi();
-  settings.trace_bar = kernel::read_trace_bar();
-  settings.wish_fd = talk;
-  settings.is_unwanted = [talk] { return is_closed(talk); };
-  settings.steps = stop_at_step(command.stop_at);
-  return settings;
-}
-
-void tell(const MoveReport& report, const MoveCommand& command) {
-  for (const std::string& warning : report.warnings) print_note("note: " + warning);
-  if (!command.json) {
-    return print_note(fmt::format(
-        "process {} runs on {}, as {} there: {} sent, stopped for {:.0f} ms", command.pid,
-        command.node, report.pid, format_bytes(report.bytes_sent), report.freeze_ms));
-  }
-  nlohmann::ordered_json shares;
-  for (const MoveReport::Share& share : report.shares) shares[std::string(share.step)] = share.ms;
-  print_json({{"pid", report.pid},
-              {"guest_pid", report.guest_pid},
-              {"node", command.node},
-              {"mode", "eager"},
-              {"bytes_sent", report.bytes_sent},
-              {"pages_sent", report.pages_sent},
-              {"freeze_ms", report.freeze_ms},
-              {"total_ms", report.total_ms},
-              {"steps_ms", shares},
-              {"warnings", report.warnings}});
-  finish_stdout();
-}
-
-int tell_failure(const Error& error, const MoveCommand& command, bool undone) {
-  int code = undone ? kUndone : exit_code(error);
-  if (command.json) print_json(error_object(error, code));
-  print_error(error);
-  if (undone) print_note(fmt::format("process {} runs on here", command.pid));
-  return code;
-}
-
-void let_go_of_streams() {
-  UniqueFd null = open_file("/dev/null", O_RDWR);
-  for (int fd = 0; fd < 3; ++fd) ::dup2(null.get(), fd);
-}
-
-void answer(UniqueFd talk, int code) {
-  [[maybe_unused]] ssize_t told = ::send(talk.get(), &code, sizeof(code), MSG_NOSIGNAL);
-}
-
-// The session process.
-void serve(const MoveCommand& command, UniqueFd talk) {
-  std::optional<MoveSession> session;
-  MoveReport report;
-  try {
-    session.emplace(make_settings(command, talk.get()), make_request(command));
-    report = session->move();
-  } catch (const Error& error) {
-    return answer(std::move(talk),
-                  tell_failure(error, command, session && session->freeze_undone()));
-  }
-  int code = 0;
-  try {
-    tell(report, command);
-  } catch (const Error& error) {
-    // It has gone; only nobody could be told.
-    print_error(error);
-    code = exit_code(error);
-  }
-  answer(std::move(talk), code);
-  let_go_of_streams();
-  // It may last for days: no file system is to be busy because of it.
-  [[maybe_unused]] int moved = ::chdir("/");
-  session->stay(watch_foreground(command.pid, session->input()));
-}
-
-// A grandchild, so that it is nobody's child here.
-void start_session(const MoveCommand& command, const UniqueFd& talk, UniqueFd talk_there) {
-  pid_t child = ::fork();
-  if (child < 0) throw_errno("starting the session's process", Code::kResources);
-  if (child == 0) {
-    if (::fork() == 0) {
-      ::setsid();
-      ::close(talk.get());
-      try {
-        serve(command, std::move(talk_there));
-      } catch (const std::exception&) {
-        // Whoever waits for it sees its socket close, or its deputy end.
-      }
-      // A private telepad that is about to end would become the child of whoever orphans go to.
-      while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {
-      }
-    }
-    ::_exit(0);
-  }
-  talk_there.reset();
-  while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
-  }
-}
-
-}  // namespace
 
 int move_command(const MoveCommand& command) {
-  if (command.node.empty()) throw Error(Code::kUsage, "the NODE has no name");
-  net::parse_node(command.node);
-  // Not the default: the process may be anywhere when one comes.
-  session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
-  set_own_signals();
-  raise_soft_limits();
-  UniqueFd talk, talk_there;
-  std::tie(talk, talk_there) = make_socket_pair(SOCK_STREAM);
-  start_session(command, talk, std::move(talk_there));
-  for (;;) {
-    pollfd entries[] = {{talk.get(), POLLIN, 0}, {signals.fd(), POLLIN, 0}};
-    net::poll_until(entries, net::Deadline::never());
-    while (signals.try_read()) ::shutdown(talk.get(), SHUT_WR);
-    if (entries[0].revents != 0) break;
-  }
-  int code = 0;
-  if (::recv(talk.get(), &code, sizeof(code), MSG_WAITALL) == sizeof(code)) return code;
-  throw Error(Code::kLost,
-              fmt::format("the process that moved {} was killed; if it had not gone by "
-                          "then, it runs on here when its lease is over",
-                          command.pid));
+  DepartureKind kind;
+  kind.make = [](session::DepartureSettings settings, session::DepartureRequest request) {
+    return std::make_unique<session::MoveSession>(std::move(settings), std::move(request));
+  };
+  kind.say = [&command](const session::DepartureReport& report) {
+    return fmt::format("process {} runs on {}, as {} there: {} sent, stopped for {:.0f} ms",
+                       command.pid, command.node, report.pid, format_bytes(report.bytes_sent),
+                       report.freeze_ms);
+  };
+  kind.lost = fmt::format(
+      "the process that moved {} was killed; if it had not gone by then, it runs on here when its "
+      "lease is over",
+      command.pid);
+  return depart(command, kind);
 }
 
 }  // namespace telefork::app

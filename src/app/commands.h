@@ -24,7 +24,8 @@ struct RunCommand {
 };
 int run_command(const RunCommand& command);
 
-struct MoveCommand {
+// Of a process by its pid.
+struct DepartCommand {
   pid_t pid = 0;
   std::string node;
   bool copy_shared = false;
@@ -33,6 +34,8 @@ struct MoveCommand {
   bool json = false;
   std::string stop_at;  // a step; empty: none
 };
+
+struct MoveCommand : DepartCommand {};
 int move_command(const MoveCommand& command);
 
 struct SaveCommand {

@@ -1,0 +1,142 @@
+// A process that was never asked, on its way to a node: what a move (move_session.h) and a copy
+// have in common.
+//
+//   look        while it runs: what cannot go is told before anything stops
+//   announce    the node makes a process meanwhile
+//   look_again  it is frozen; its records follow
+//   await_ready the node has all of it
+//
+// Owned by the process that serves this one session, single-threaded, with SIGCHLD blocked.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "capture/survey.h"
+#include "kernel/probe.h"
+#include "kernel/yama.h"
+#include "protocol/machine.h"
+#include "proxy/stdio_pump.h"
+#include "session/fence.h"
+#include "session/file_negotiation.h"
+#include "session/handover.h"
+#include "session/home.h"
+#include "session/node_link.h"
+#include "session/programs.h"
+#include "session/registry.h"
+#include "session/signal_fd.h"
+
+namespace telefork::session {
+
+struct DepartureRequest {
+  pid_t pid = 0;
+  net::NodeAddress node;
+  bool copy_shared = false;
+  bool cpu_force = false;
+  bool libc_force = false;
+};
+
+struct DepartureSettings {
+  Programs programs;
+  NodeAccess access;
+  std::string registry;  // see registry.h; empty: none
+  Lease lease;
+  kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
+  // Readable: whoever asked for it may not want it any more, and `is_unwanted` is asked, until the
+  // process is given up.
+  int wish_fd = -1;
+  std::function<bool()> is_unwanted;
+  Steps steps;
+};
+
+struct DepartureReport {
+  // How long it took from the step before, or from the beginning, to this one.
+  struct Share {
+    std::string_view step;
+    double ms;
+  };
+
+  pid_t pid = 0;        // as the node sees it
+  pid_t guest_pid = 0;  // as it sees itself
+  std::uint64_t bytes_sent = 0;
+  std::uint64_t pages_sent = 0;
+  double freeze_ms = 0;  // that nothing of it ran
+  double total_ms = 0;
+  std::vector<Share> shares;          // in their order
+  std::vector<std::string> warnings;  // what is not as it was
+};
+
+class Departure {
+ public:
+  Departure(const Departure&) = delete;
+  Departure& operator=(const Departure&) = delete;
+  virtual ~Departure();
+
+  // Throws what is in the way; then the process runs on here, or has ended.
+  virtual DepartureReport run() = 0;
+  // Until what went has ended there with all that it has begun. `may_read_input` as in HomeOptions.
+  virtual void stay(std::function<bool()> may_read_input) = 0;
+  // Whether it had stopped for a while, and runs on, when its departure failed.
+  bool freeze_undone() const { return frozen_; }
+  // The standard input that is carried; -1: none is.
+  int input() const { return input_.get(); }
+
+ protected:
+  using Clock = std::chrono::steady_clock;
+  static double ms_since(Clock::time_point start);
+
+  // `doing`: "moving", for people.
+  Departure(DepartureSettings settings, DepartureRequest request, std::string_view doing);
+
+  void begin();
+  void look(const capture::SurveyOptions& options);
+  void announce();
+  capture::Survey look_again(const capture::SurveyOptions& options);
+  void tell_streams(const capture::Survey& survey);
+  // What of them is carried is ours too from now on.
+  void take_streams(const capture::Survey& survey);
+  void await_ready();
+  // The process may run there from now on.
+  void send_go();
+  void await_started();
+  // Throws where it was killed, or is not wanted to go any more.
+  void throw_if_ended();
+  // After it was given up. Returns when it does not run there; the text of the error, and more.
+  std::string await_end_there(const Error& error);
+  // Until the guest has ended with all that it has begun.
+  void stay_home(deputy::Supervisor& supervisor, std::function<bool()> may_read_input);
+  void step(SourceEvent event);
+  void reach(Step step);
+  void tell_registry();
+
+  protocol::Link& link() { return *opened_->link; }
+
+  DepartureSettings settings_;
+  DepartureRequest request_;
+  std::string doing_;
+  protocol::OwnMachine here_;
+  std::optional<OpenedNode> opened_;
+  SourceState state_ = SourceState::kSending;
+  SessionInfo info_;
+  std::optional<RegistryEntry> registry_;
+  UniqueFd input_, complaints_;
+  DepartureReport report_;
+  bool frozen_ = false;
+
+ private:
+  std::unique_ptr<Fence> fence_;
+  FileNegotiation files_;
+  capture::Survey looked_;
+  SignalFd signals_;
+  UniqueFd interest_;  // an epoll: of what may end the waits for the node
+  std::optional<proxy::StdioPump> pump_;
+  Clock::time_point start_, last_step_;
+};
+
+}  // namespace telefork::session

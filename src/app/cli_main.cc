@@ -160,6 +160,8 @@ void CommandLine::add_move() {
       ->check(CLI::IsMember({"force"}));
   sub->add_option("--libc", libc_, "force: try it with another C library")
       ->check(CLI::IsMember({"force"}));
+  sub->add_flag("--detach", move_.detach,
+                "nothing stays here: PID ends with 0; its standard streams have to be files");
   sub->add_option("--stop-at", move_.stop_at, "a step of the hand-over to stop at, for tests")
       ->group("");
 }
@@ -225,6 +227,9 @@ void CommandLine::add_check() {
           const char* whole = check_.node.empty() ? "save" : "move";
           check_.purpose = check_.leave_fds ? "fork" : whole;
         }
+        if (check_.detach && check_.purpose != "move") {
+          throw Error(Code::kUsage, "--detach is about a move");
+        }
         return check_command(check_);
       });
   sub->add_option("PID", pid_, "a process; digits alone are one");
@@ -234,6 +239,7 @@ void CommandLine::add_check() {
   sub->add_flag(
       "--leave-fds", check_.leave_fds,
       "descriptors that cannot move may stay at home (for a fork, or --for run_on); list them");
+  sub->add_flag("--detach", check_.detach, "of a move: nothing of it is to stay here");
   sub->add_option("--shared", shared_, "copy: shared memory is to be copied")
       ->check(CLI::IsMember({"refuse", "copy"}));
   sub->add_option("--cpu", cpu_, "force: do not compare CPU features")

@@ -178,6 +178,7 @@ capture::SurveyOptions Check::survey_options() const {
   options.leave_home = command_.leave_fds;
   options.trace_bar = kernel::read_trace_bar();
   options.purpose = purpose();
+  options.detached = command_.detach;
   // It stays, and with it all that it shares.
   if (purpose() == capture::Purpose::kFork) options.sharer = command_.pid;
   return options;
@@ -187,6 +188,7 @@ capture::SurveyOptions Check::survey_options() const {
 void Check::check_node() {
   session::check_user(command_.pid, *opened_);
   session::check_hosting(*opened_->reply, command_.node, purpose() != capture::Purpose::kFork);
+  if (command_.detach) session::check_detaching(opened_->reply, command_.node);
   if (purpose() == capture::Purpose::kRunOn) {
     protocol::check_can_return(here_.reader(), opened_->reply->getMachine());
   }

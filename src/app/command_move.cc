@@ -10,7 +10,8 @@ namespace telefork::app {
 
 int move_command(const MoveCommand& command) {
   DepartureKind kind;
-  kind.make = [](session::DepartureSettings settings, session::DepartureRequest request) {
+  kind.make = [&command](session::DepartureSettings settings, session::DepartureRequest request) {
+    request.detach = command.detach;
     return std::make_unique<session::MoveSession>(std::move(settings), std::move(request));
   };
   kind.say = [&command](const session::DepartureReport& report) {

@@ -35,7 +35,9 @@ struct DepartCommand {
   std::string stop_at;  // a step; empty: none
 };
 
-struct MoveCommand : DepartCommand {};
+struct MoveCommand : DepartCommand {
+  bool detach = false;
+};
 int move_command(const MoveCommand& command);
 
 struct SaveCommand {
@@ -70,6 +72,7 @@ struct CheckCommand {
   bool leave_fds = false;  // descriptors of what cannot move stay at home
   bool copy_shared = false;
   bool cpu_force = false;
+  bool detach = false;  // of a move: nothing of it stays here
   bool json = false;
 };
 int check_command(const CheckCommand& command);

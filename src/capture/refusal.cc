@@ -29,6 +29,10 @@ constexpr std::array kRules = {
          "that listens or was never connected, a unix one that is not connected and has no name "
          "in a file system but an absolute one that still leads to it",
          "a socket cannot move yet", kClose},
+    Rule{Reason::kStream, Part::kDescriptors,
+         "for `telefork move --detach`: a standard stream that is a pipe, a terminal or a socket",
+         "nothing of the process stays here that could carry this stream",
+         "have it write to a file, or move it without --detach"},
     Rule{Reason::kDescriptor, Part::kDescriptors,
          "userfaultfd, io_uring, perf, bpf, a pidfd of another process; except for `telefork "
          "save` and `move` also epoll, eventfd, timerfd, signalfd, inotify, any pidfd",

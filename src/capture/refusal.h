@@ -31,6 +31,7 @@ using Refusals = std::vector<Refusal>;
 enum class Reason {
   kPipe,
   kSocket,
+  kStream,
   kDescriptor,
   kMemfd,
   kLock,

@@ -49,6 +49,7 @@ struct SurveyOptions {
   bool leave_home = false;   // descriptors that cannot travel become placeholders
   bool copy_shared = false;  // shared memory becomes the copy's own
   bool takes_stdin = false;  // fd 0 is carried from home
+  bool detached = false;     // move: nothing of it stays at home
   kernel::TraceBar trace_bar = kernel::TraceBar::kNone;  // of who is about to capture it
   std::set<int> own_fds;  // telefork's own sockets in the process: no part of it
   // Of a guest on its way home: the inodes of the pipes that carry its standard streams, by number.

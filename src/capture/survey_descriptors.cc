@@ -237,7 +237,9 @@ class Sorter {
     return options_.purpose == Purpose::kFork || options_.purpose == Purpose::kRunOn;
   }
   // What stdout and stderr are stays there, and is served from there.
-  bool has_home() const { return is_called() || options_.purpose == Purpose::kMove; }
+  bool has_home() const {
+    return is_called() || (options_.purpose == Purpose::kMove && !options_.detached);
+  }
 
   // What stands for something of home's, on its way back. False: it is a file, home's or its own.
   bool sort_returning(const OpenFile& open, Description& description) const {
@@ -287,6 +289,7 @@ class Sorter {
       description.kind = Kind::DIRECTORY;
       return with_file(open, std::move(description));
     }
+    if (stream && options_.detached) return stay(open, Reason::kStream);
     if (stream && survey_.whole) {
       // `load` gives its own standard streams in their place.
       description.kind = Kind::STDIO;

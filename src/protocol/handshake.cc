@@ -134,14 +134,14 @@ decltype(auto) joining(F&& f) {
   return recoding(Code::kUnreachable, Code::kLost, std::forward<F>(f));
 }
 
+}  // namespace
+
 bool offers(const ReceivedHelloReply& reply, std::string_view feature) {
   for (auto offered : reply->getFeatures()) {
     if (feature == offered.cStr()) return true;
   }
   return false;
 }
-
-}  // namespace
 
 std::span<std::byte> HelloDecoder::begin_receive() {
   if (bytes_.size() < wanted()) bytes_.resize(wanted());

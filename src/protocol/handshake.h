@@ -42,6 +42,8 @@ inline constexpr std::string_view kFeatureJoin = "join";  // a bulk connection m
 // As well, but as a TLS connection to the keeper itself: it begins with kJoinPreamble and the
 // joinId, which anybody on the way can read, and both ends have the joinSecret.
 inline constexpr std::string_view kFeatureTlsJoin = "tls-join";
+// A guest may stay behind without a home (Prepare.detached).
+inline constexpr std::string_view kFeatureDetach = "detach";
 inline constexpr std::string_view kJoinPreamble = "TFBULK01";
 inline constexpr std::size_t kJoinIdSize = 16;
 inline constexpr std::size_t kJoinSecretSize = 32;
@@ -61,6 +63,7 @@ class Greeting {
 };
 using ReceivedHello = Greeting<schema::Hello>;
 using ReceivedHelloReply = Greeting<schema::HelloReply>;
+bool offers(const ReceivedHelloReply& reply, std::string_view feature);
 
 // Collects the bytes of one greeting; pure.
 class HelloDecoder {

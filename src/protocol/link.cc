@@ -221,11 +221,13 @@ ReceivedMessage Link::expect(schema::Message::Which expected, Deadline deadline)
 }
 
 ReceivedMessage Link::expect_while_heard(schema::Message::Which expected) {
+  return check(receive_while_heard(), expected);
+}
+
+ReceivedMessage Link::receive_while_heard() {
   const Clock::time_point began = Clock::now();
   while (true) {
-    if (std::optional<ReceivedMessage> message = try_receive()) {
-      return check(std::move(*message), expected);
-    }
+    if (std::optional<ReceivedMessage> message = try_receive()) return std::move(*message);
     wait(kNothing, Deadline::at(std::max(began, last_heard_) + patience_));
   }
 }

@@ -71,6 +71,8 @@ class Link {
   // As expect(); kLost when nothing at all, heartbeats included, has come for as long as
   // set_patience() says.
   ReceivedMessage expect_while_heard(schema::Message::Which expected);
+  // The same of any message.
+  ReceivedMessage receive_while_heard();
   // Never waits. Also sends what is left to send. Throws kLost at the end of the connection, once
   // everything that came before was given out.
   std::optional<ReceivedMessage> try_receive();

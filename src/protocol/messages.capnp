@@ -86,7 +86,8 @@ struct Message {
     report @17 :Text;         # JSON, for --json and the log
     # The way home of a run_on.
     returning @18 :Void;      # from the keeper: it stands still, its image follows
-    dismiss @19 :Void;        # from home: nothing more is wanted of the guest
+    dismiss @19 :Void;        # from home: nothing more is wanted of the guest; of a detached one: it has
+                              # no home from now on, which the destination answers by `finished`
     # Destination to source.
     checkFilesReply @2 :CheckFilesReply;
   }
@@ -123,7 +124,7 @@ struct Prepare {
   wantPid @1 :UInt32;         # 0: any
   pidRequired @2 :Bool;       # another pid is a refusal
   dieWithParent @3 :Bool;
-  detached @4 :Bool;          # no home, no lease
+  detached @4 :Bool;          # no home, and no lease once home has sent `dismiss`
   cpuForce @5 :Bool;
   libcForce @6 :Bool;
   leaseStopMs @7 :UInt32;     # silence from home after which the guest is stopped

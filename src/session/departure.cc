@@ -103,6 +103,7 @@ void Departure::look(const capture::SurveyOptions& options) {
   looked_ = migrate::survey_by_pid(request_.pid, options, {});
   check_user(request_.pid, *opened_);
   check_hosting(*opened_->reply, request_.node.text(), true);
+  if (request_.detach) check_detaching(opened_->reply, request_.node.text());
   files_.settle(looked_, link());
   capture::throw_refusals(looked_.refusals);
   info_.command = describe_command(request_.pid);
@@ -117,6 +118,7 @@ void Departure::announce() {
     prepare.setDescription(info_.command);
     prepare.setCpuForce(request_.cpu_force);
     prepare.setLibcForce(request_.libc_force);
+    prepare.setDetached(request_.detach);
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
   });
@@ -182,12 +184,13 @@ std::string Departure::await_end_there(const Error& error) {
   std::string text = error.text();
   step(link().other_end_failed() ? SourceEvent::kFailure : SourceEvent::kLost);
   link().fail(error);
-  if (state_ != SourceState::kUnknown) return text;
+  known_not_to_run_ = state_ != SourceState::kUnknown;
+  if (known_not_to_run_) return text;
   auto deadline = fence_deadline(link().last_heard() + settings_.lease.home);
-  bool confirmed = await_fence(fence_.get(), net::Deadline::at(deadline),
-                               [this] { return !tracee::was_killed(request_.pid); });
+  known_not_to_run_ = await_fence(fence_.get(), net::Deadline::at(deadline),
+                                  [this] { return !tracee::was_killed(request_.pid); });
   step(SourceEvent::kFence);
-  if (!confirmed) text += "; nobody there can be asked, and its lease is over";
+  if (!known_not_to_run_) text += "; nobody there can be asked, and its lease is over";
   return text;
 }
 

@@ -39,6 +39,7 @@ struct DepartureRequest {
   bool copy_shared = false;
   bool cpu_force = false;
   bool libc_force = false;
+  bool detach = false;  // nothing of it stays here
 };
 
 struct DepartureSettings {
@@ -107,8 +108,11 @@ class Departure {
   void await_started();
   // Throws where it was killed, or is not wanted to go any more.
   void throw_if_ended();
-  // After it was given up. Returns when it does not run there; the text of the error, and more.
+  // After it was given up. Returns when it does not run there, as far as that can be known; the
+  // text of the error, and more.
   std::string await_end_there(const Error& error);
+  // Not only by its lease.
+  bool is_known_not_to_run() const { return known_not_to_run_; }
   // Until the guest has ended with all that it has begun.
   void stay_home(deputy::Supervisor& supervisor, std::function<bool()> may_read_input);
   void step(SourceEvent event);
@@ -130,6 +134,7 @@ class Departure {
   bool frozen_ = false;
 
  private:
+  bool known_not_to_run_ = false;
   std::unique_ptr<Fence> fence_;
   FileNegotiation files_;
   capture::Survey looked_;

@@ -50,4 +50,12 @@ void check_hosting(const protocol::schema::HelloReply::Reader& reply, const std:
   }
 }
 
+void check_detaching(const protocol::ReceivedHelloReply& reply, const std::string& node) {
+  if (protocol::offers(reply, protocol::kFeatureDetach)) return;
+  throw Error(Code::kRefused,
+              fmt::format("no process can stay on {} by itself: the telepad there ends with its "
+                          "session; name one that listens, or move it without --detach",
+                          node));
+}
+
 }  // namespace telefork::session

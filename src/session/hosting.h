@@ -34,4 +34,7 @@ bool lets_keep_ids(const protocol::schema::HelloReply::Reader& reply);
 void check_hosting(const protocol::schema::HelloReply::Reader& reply, const std::string& node,
                    bool keeps_ids);
 
+// Throws kRefused where no guest can stay there without a home.
+void check_detaching(const protocol::ReceivedHelloReply& reply, const std::string& node);
+
 }  // namespace telefork::session

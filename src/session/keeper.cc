@@ -125,6 +125,8 @@ class Keeper {
   void send_home(const ReceivedSnapshot& caller);
   bool await_go();
   void supervise();
+  void let_go();
+  void supervise_alone();
   void on_message(const ReceivedMessage& message);
   void on_signal_message(protocol::schema::Signal::Reader signal);
   void on_child_changes();
@@ -162,6 +164,7 @@ class Keeper {
   std::vector<std::string> warnings_;  // of its restoring, for home
   std::optional<int> end_;             // the guest's wait status, until it was sent
   bool finished_ = false;              // no descendant is left
+  bool homeless_ = false;              // detached: nobody is told of the guest any more
   bool stopped_by_lease_ = false;
   std::vector<pid_t> held_by_lease_;  // those that ran when it stopped them
   protocol::Link::Clock::time_point next_heartbeat_{};
@@ -413,6 +416,7 @@ void Keeper::supervise() {
       // Before what it says: it may be a SIGSTOP.
       continue_after_lease();
       if (!pump_->on_message(*message)) on_message(*message);
+      if (homeless_) return supervise_alone();
     }
     if (entries.back().revents != 0) on_session_message();
     send_status_when_drained();
@@ -421,6 +425,32 @@ void Keeper::supervise() {
   }
   link_.send([](Message::Builder message) { message.setFinished(); });
   link_.flush(net::Deadline::in(lease_.kill));
+}
+
+// Home ends its own process when it hears that; whether it has heard it, it says to nobody. From
+// here on nothing but the guest's end, or somebody who is asked by a fence, ends the session.
+void Keeper::let_go() {
+  homeless_ = true;
+  SessionInfo info = registered_.info();
+  info.state = "detached";
+  registered_.update(info);
+  try {
+    link_.send([](Message::Builder message) { message.setFinished(); });
+    link_.flush(net::Deadline::in(lease_.kill));
+  } catch (const Error&) {
+    // It finds out by a fence, or not at all: then it does not run there any more either.
+  }
+}
+
+void Keeper::supervise_alone() {
+  while (!finished_) {
+    pollfd entry{signals_.fd(), POLLIN, 0};
+    net::poll_until({&entry, 1}, net::Deadline::never());
+    while (auto signal = signals_.try_read()) {
+      if (signal->ssi_signo == SIGTERM) return;
+    }
+    on_child_changes();
+  }
 }
 
 // The function has returned there, or the program has closed the socket and has no way back.
@@ -496,6 +526,9 @@ void Keeper::on_message(const ReceivedMessage& message) {
       break;
     case Message::ABORT:
       throw Error(Code::kGone, "home took the process back");
+    case Message::DISMISS:
+      if (task().getDetached()) return let_go();
+      [[fallthrough]];
     default:
       protocol::throw_unexpected(message, "a signal");
   }
@@ -539,7 +572,7 @@ void Keeper::on_guest_change(int status) {
     pump_->begin_drain();
     return;
   }
-  if (stopped_by_lease_) return;
+  if (stopped_by_lease_ || homeless_) return;
   link_.send([&](Message::Builder message) {
     auto report = message.initStatus();
     if (WIFSTOPPED(status)) {

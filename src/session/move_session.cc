@@ -20,6 +20,14 @@
 namespace telefork::session {
 
 using image::schema::Header;
+using protocol::schema::Message;
+
+namespace {
+
+// As a deputy whose session has ended.
+constexpr int kEndedBySession = 125;
+
+}  // namespace
 
 MoveSession::MoveSession(DepartureSettings settings, DepartureRequest request)
     : Departure(std::move(settings), std::move(request), "moving") {}
@@ -29,7 +37,8 @@ capture::SurveyOptions MoveSession::survey_options() const {
   options.purpose = capture::Purpose::kMove;
   options.trace_bar = settings_.trace_bar;
   options.copy_shared = request_.copy_shared;
-  options.takes_stdin = true;
+  options.takes_stdin = !request_.detach;
+  options.detached = request_.detach;
   return options;
 }
 
@@ -94,7 +103,7 @@ void MoveSession::give_up() {
   parked_->look_for_timers();
   await_ready();
   parked_->hold_for(settings_.lease.home);
-  open_session_socket();
+  if (!request_.detach) open_session_socket();
   // From here on it may run there.
   send_go();
   await_started();
@@ -124,6 +133,20 @@ void MoveSession::hollow_out() {
                       std::move(complaints_));
 }
 
+// If this process dies from here on, the one here ends at once: nobody would know of two.
+void MoveSession::let_go() {
+  tracee::SyscallProgram end;
+  end.undo(SYS_exit_group, {kEndedBySession});
+  parked_->set_undo(end);
+  may_stay_there_ = true;
+  link().send([](Message::Builder message) { message.setDismiss(); });
+  // How it fares there is nobody's business here.
+  while (link().receive_while_heard()->which() != Message::FINISHED) {
+  }
+  reach(Step::kLetGo);
+  end_here(0);
+}
+
 DepartureReport MoveSession::run() {
   begin();
   try {
@@ -134,7 +157,7 @@ DepartureReport MoveSession::run() {
     depart();
     give_up();
     report_.freeze_ms = ms_since(freeze_start);
-    hollow_out();
+    request_.detach ? let_go() : hollow_out();
   } catch (const Error& error) {
     on_failure(error);
   }
@@ -152,10 +175,25 @@ void MoveSession::on_failure(const Error& error) {
     link().fail(error);
   } else {
     text = await_end_there(error);
-    roll_back();
+    if (may_stay_there_ && !is_known_not_to_run()) {
+      end_here(kEndedBySession);
+      text += "; it may run there, and has ended here";
+    } else {
+      roll_back();
+    }
   }
   if (error.code() == Code::kGone) frozen_ = false;
   throw Error(error.code(), text);
+}
+
+void MoveSession::end_here(int status) noexcept {
+  frozen_ = false;
+  try {
+    if (parked_) parked_->end(status);
+  } catch (const Error&) {
+    // It was killed.
+  }
+  parked_.reset();
 }
 
 void MoveSession::roll_back() noexcept {
@@ -171,6 +209,7 @@ void MoveSession::roll_back() noexcept {
 }
 
 void MoveSession::stay(std::function<bool()> may_read_input) {
+  if (request_.detach) return;
   stay_home(*supervisor_, std::move(may_read_input));
 }
 

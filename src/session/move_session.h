@@ -6,11 +6,17 @@
 //     session.stay();                          // until nothing of it is left there
 //
 //   look -> freeze -> capture -> sent -> ready | given up -> go -> started -> hollow | stay
+//                                                                       \-> let go -> end
 //
 // Until it is given up the process goes on here whatever happens. From then on it waits, parked
 // (tracee/parked_process.h), until the node says that it runs there, and then becomes the deputy;
 // or until it is known that it does not (fence.h), and then it goes on here after all. Two never
 // run. If this process dies in between, the parked one waits out the lease.
+//
+// Of one that is detached nothing stays: when the node has said that it runs there, it is asked to
+// hold it without a home, and the process here ends, with 0, when it has confirmed that. While that
+// is asked the node may hold it whatever is heard of it, so the process does not go on here any
+// more unless a fence confirms that nothing of it runs: else it ends with 125.
 //
 // Owned as a Departure is.
 #pragma once
@@ -41,14 +47,17 @@ class MoveSession : public Departure {
   void close_session_socket();
   void take_stale_signals();
   void hollow_out();
+  void let_go();
   [[noreturn]] void on_failure(const Error& error);
   void roll_back() noexcept;
+  void end_here(int status) noexcept;
 
   std::unique_ptr<tracee::ParkedProcess> parked_;
   std::vector<siginfo_t> captured_signals_;  // pending ones that have gone with it
   std::vector<siginfo_t> taken_signals_;     // of them, to be given back if it goes on here
   UniqueFd session_socket_;                  // our end
   int their_socket_ = -1;                    // its number in the process
+  bool may_stay_there_ = false;              // detached: whatever becomes of the link
   std::optional<deputy::Supervisor> supervisor_;
 };
 

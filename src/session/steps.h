@@ -25,6 +25,7 @@ enum class Step {
   kHollowed,   // it is the deputy
   kStartSeen,  // the destination said that the child runs
   kEndSeen,    // and how it ended
+  kLetGo,      // of a detached one: the destination holds it without a home
   // Of a run_on.
   kReturnSeen,  // the destination said that it comes home
   kTakenHome,   // all of its image is here, none of it applied
@@ -62,6 +63,7 @@ inline constexpr StepName kStepNames[] = {
     {Step::kHollowed, "hollowed"},
     {Step::kStartSeen, "start_seen"},
     {Step::kEndSeen, "end_seen"},
+    {Step::kLetGo, "let_go"},
     {Step::kReturnSeen, "return_seen"},
     {Step::kTakenHome, "taken_home"},
     {Step::kApplied, "applied"},

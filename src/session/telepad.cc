@@ -389,14 +389,17 @@ void Telepad::fill_welcome(const Session& session,
   user.setGid(session.user.gid);
   user.setChoosesIds(session.user.uid == 0 && may_set_ids());
   say_hosting(find_hosting(session.user.uid != ::geteuid()), reply.initHosting());
-  if (!session.channel) return;
-  std::string_view feature = protocol::kFeatureJoin;
-  if (!session.join_id.empty()) {
-    feature = protocol::kFeatureTlsJoin;
+  std::vector<std::string> features;
+  // Else it ends with its last session, which who has no home does not end.
+  if (listens()) features.emplace_back(protocol::kFeatureDetach);
+  if (session.channel && session.join_id.empty()) features.emplace_back(protocol::kFeatureJoin);
+  if (session.channel && !session.join_id.empty()) {
+    features.emplace_back(protocol::kFeatureTlsJoin);
     reply.setJoinId(as_data(session.join_id));
     reply.setJoinSecret(as_data(session.join_secret));
   }
-  reply.initFeatures(1).set(0, ::capnp::Text::Reader(feature.data(), feature.size()));
+  auto list = reply.initFeatures(static_cast<unsigned>(features.size()));
+  for (unsigned i = 0; i < list.size(); ++i) list.set(i, features[i]);
 }
 
 void Telepad::serve_join(const protocol::ReceivedHello& hello, net::Stream& stream,

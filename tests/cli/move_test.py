@@ -2,81 +2,28 @@
 """telefork move: a running process that knows nothing of it, to a telepad of the same machine."""
 import json
 import os
-import pathlib
-import re
 import signal
 import subprocess
 import sys
-import unittest
 
 import cli
 from cli import call
+from departure import (LISTENER, STEPS_HERE, DepartureTest, is_deputy, sessions)
 
-STEPS_HERE = ("checked", "announced", "frozen", "described", "sent")
 STEPS_AWAY = ("given_up", "go_sent", "start_seen")
-SHORT_LEASE = {"TELEFORK_LEASE_STOP_MS": "500", "TELEFORK_LEASE_KILL_MS": "2000",
-               "TELEFORK_LEASE_HOME_MS": "4000"}
-
-# Says which signals it gets, and what its parent has to know at the end.
-LISTENER = """
-import os, signal, sys
-signals = (signal.SIGUSR1, signal.SIGRTMIN + 1, signal.SIGTERM)
-signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-print("ready", os.getpid(), flush=True)
-while True:
-    info = signal.sigwaitinfo(signals)
-    if info.si_signo == signal.SIGTERM:
-        sys.exit(9)
-    print(info.si_signo, flush=True)
-"""
 
 
-def arguments_of(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return [b""]
-
-
-def kill(pid):
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-
-
-class Move(cli.NodeTest):
-    def start(self, *command, **options):
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, **options)
-        self.addCleanup(self.end, process)
-        return process
-
-    def end(self, process):
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=cli.PATIENCE)
-
-    def listener(self):
-        process = self.start(sys.executable, "-c", LISTENER)
-        self.assertEqual(process.stdout.readline(), b"ready %d\n" % process.pid)
-        return process
+class Move(DepartureTest):
+    command = "move"
 
     def is_away(self, pid):
-        return os.readlink(f"/proc/{pid}/exe").endswith("telefork-deputy")
+        return is_deputy(pid)
 
     def move(self, pid, *flags):
         done = call("move", pid, self.node, *flags)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertTrue(self.is_away(pid))
         return done
-
-    def guest_of(self, pid):
-        """Of whom only the deputy is here -> its pid there."""
-        for entry in json.loads(call("ps", "--json").stdout)["sessions"]:
-            if entry["pid"] == pid and entry["role"] == "away":
-                return entry["guest_pid"]
-        return None
 
     def test_moves_a_process_with_threads(self):
         victim = self.victim(4, 8, __file__)
@@ -179,37 +126,19 @@ class Move(cli.NodeTest):
         self.refuses(call("move", "x", self.node), 2)
         self.assertIsNone(parent.poll())
 
-    def stopped_at(self, step, victim):
-        """A move that stands still at a step -> (the command, its session process)."""
-        environment = {**os.environ, **SHORT_LEASE}
-        command = subprocess.Popen(
-            [cli.TELEFORK, "move", str(victim.pid), self.node, "--stop-at", step],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.addCleanup(self.end, command)
-
-        def find():
-            for pid, state in cli.processes().items():
-                if state == "T" and arguments_of(pid)[1:3] == [b"move", b"%d" % victim.pid]:
-                    return pid
-            return None
-        cli.wait_until(find)
-        session = find()
-        self.addCleanup(kill, session)
-        return command, session
-
     def test_it_goes_on_here_when_the_move_dies(self):
         """From when it is given up on, not before its lease is over: it may run there."""
         for step in STEPS_HERE + STEPS_AWAY:
             with self.subTest(step):
                 victim = self.victim(3, 2)
-                command, session = self.stopped_at(step, victim)
+                command, session = self.stopped_at(step, victim.pid)
                 os.kill(session, signal.SIGKILL)
                 self.assertEqual(command.wait(timeout=cli.PATIENCE), 1)
                 self.assertEqual(victim.finish(), (42, b"pass\n"))
 
     def test_the_pid_ends_when_the_session_dies_later(self):
         victim = self.victim(3, 2, stderr=subprocess.PIPE)
-        command, session = self.stopped_at("hollowed", victim)
+        command, session = self.stopped_at("hollowed", victim.pid)
         os.kill(session, signal.SIGKILL)
         out, err = victim.process.communicate(b"go\n", timeout=cli.PATIENCE)
         self.assertEqual((victim.process.returncode, out), (125, b""))
@@ -219,46 +148,124 @@ class Move(cli.NodeTest):
         for step in STEPS_HERE:
             with self.subTest(step):
                 victim = self.victim(3, 2)
-                command, session = self.stopped_at(step, victim)
-                command.send_signal(signal.SIGINT)
-                cli.wait_until(lambda: self.has_taken_signals(command.pid))
-                os.kill(session, signal.SIGCONT)
-                _, err = command.communicate(timeout=cli.PATIENCE)
+                command, session = self.stopped_at(step, victim.pid)
+                err = self.interrupt(command, session)
                 self.assertEqual(command.returncode, 75, err)
                 self.assertIn(b"interrupted while moving", err)
                 self.assertFalse(self.is_away(victim.pid))
                 self.assertEqual(victim.finish(), (42, b"pass\n"))
 
-    def has_taken_signals(self, pid):
-        """None is pending, and it waits for what comes next."""
-        text = pathlib.Path(f"/proc/{pid}/status").read_text()
-        return re.search(r"^ShdPnd:\t0+$", text, re.M) and cli.processes()[pid] == "S"
-
     def test_it_goes_on_here_when_the_node_dies(self):
         for step in STEPS_HERE + ("given_up",):
             with self.subTest(step):
                 victim = self.victim(3, 2)
-                command, session = self.stopped_at(step, victim)
-                for pid in cli.processes():
-                    if (arguments_of(pid)[0].endswith(b"telefork-keeper") and
-                            self.is_of_this_telepad(pid)):
-                        os.kill(pid, signal.SIGKILL)
+                command, session = self.stopped_at(step, victim.pid)
+                self.kill_keepers()
                 os.kill(session, signal.SIGCONT)
                 _, err = command.communicate(timeout=cli.PATIENCE)
                 self.assertEqual(command.returncode, 75, err)
                 self.assertIn(b"runs on here", err)
                 self.assertEqual(victim.finish(), (42, b"pass\n"))
 
-    def is_of_this_telepad(self, pid):
-        while pid > 1:
-            if pid == self.telepad.pid:
-                return True
-            try:
-                text = pathlib.Path(f"/proc/{pid}/stat").read_text()
-            except OSError:
-                return False
-            pid = int(text[text.rindex(")") + 2:].split()[1])
-        return False
+
+class Detach(DepartureTest):
+    """Nothing stays at home."""
+    command = "move"
+
+    def hermit(self):
+        """A listener without anything of its parent's -> (the process, where it writes)."""
+        output = self.folder / "output"
+        with open(output, "wb") as file:
+            process = self.start(sys.executable, "-c", LISTENER, stdin=subprocess.DEVNULL,
+                                 stdout=file, stderr=file)
+        cli.wait_until(lambda: output.read_bytes() == b"ready %d\n" % process.pid)
+        return process, output
+
+    def guests(self):
+        return [entry for entry in sessions() if entry["role"] == "guest" and
+                self.is_of_this_telepad(entry["pid"])]
+
+    def runs_here(self, process, output):
+        os.kill(process.pid, signal.SIGUSR1)
+        cli.wait_until(lambda: output.read_bytes().endswith(b"\n%d\n" % signal.SIGUSR1))
+        os.kill(process.pid, signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 9)
+        cli.wait_until(lambda: not self.guests())
+
+    def ends_there(self, process, output, guest):
+        os.kill(guest, signal.SIGUSR1)
+        cli.wait_until(lambda: output.read_bytes() == b"ready %d\n%d\n" % (process.pid,
+                                                                          signal.SIGUSR1))
+        os.kill(guest, signal.SIGTERM)
+        cli.wait_until(lambda: guest not in cli.processes() and not self.guests())
+
+    def test_the_pid_ends_and_it_lives_on_there(self):
+        process, output = self.hermit()
+        done = call("move", process.pid, self.node, "--detach", "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 0)
+        told = json.loads(done.stdout)
+        self.assertEqual((told["guest_pid"], told["warnings"]), (process.pid, []))
+        guest, = self.guests()
+        self.assertEqual((guest["pid"], guest["state"]), (told["pid"], "detached"))
+        self.assertIsNone(self.guest_of(process.pid))
+        self.ends_there(process, output, told["pid"])
+
+    def test_a_stop_there_is_nobodys_business_here(self):
+        process, output = self.hermit()
+        told = json.loads(call("move", process.pid, self.node, "--detach", "--json").stdout)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 0)
+        os.kill(told["pid"], signal.SIGSTOP)
+        cli.wait_until(lambda: cli.processes()[told["pid"]] == "T")
+        os.kill(told["pid"], signal.SIGCONT)
+        self.ends_there(process, output, told["pid"])
+
+    def test_refuses_streams_that_nobody_would_carry(self):
+        process = self.listener()
+        why = "nothing of the process stays here that could carry this stream"
+        self.refuses(call("move", process.pid, self.node, "--detach"), 3,
+                     "fd 0 -> pipe:", "fd 1 -> pipe:", "fd 2 -> pipe:", why)
+        checked = call("check", process.pid, self.node, "--detach")
+        self.assertEqual(checked.returncode, 3, checked.stderr)
+        self.assertEqual(checked.stdout.count(why.encode()), 3)
+        self.assertIsNone(process.poll())
+        self.refuses(call("check", process.pid, "--detach"), 2)
+        process.kill()
+
+    def test_refuses_a_node_that_ends_with_the_session(self):
+        process, output = self.hermit()
+        why = "no process can stay on local by itself"
+        self.refuses(call("move", process.pid, "local", "--detach"), 3, why)
+        self.assertIn(why.encode(), call("check", process.pid, "local", "--detach").stdout)
+        self.runs_here(process, output)
+
+    def test_it_goes_on_here_when_the_move_dies(self):
+        for step in STEPS_HERE + STEPS_AWAY:
+            with self.subTest(step):
+                process, output = self.hermit()
+                command, session = self.stopped_at(step, process.pid, "--detach")
+                os.kill(session, signal.SIGKILL)
+                self.assertEqual(command.wait(timeout=cli.PATIENCE), 1)
+                self.runs_here(process, output)
+
+    def test_it_goes_on_here_when_the_node_dies(self):
+        for step in STEPS_HERE + STEPS_AWAY:
+            with self.subTest(step):
+                process, output = self.hermit()
+                command, session = self.stopped_at(step, process.pid, "--detach")
+                self.kill_keepers()
+                os.kill(session, signal.SIGCONT)
+                _, err = command.communicate(timeout=cli.PATIENCE)
+                self.assertEqual(command.returncode, 75, err)
+                self.runs_here(process, output)
+
+    def test_it_is_there_alone_once_it_was_let_go(self):
+        process, output = self.hermit()
+        _, session = self.stopped_at("let_go", process.pid, "--detach")
+        guest, = self.guests()
+        os.kill(session, signal.SIGKILL)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 125)
+        self.ends_there(process, output, guest["pid"])
 
 
 if __name__ == "__main__":

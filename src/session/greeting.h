@@ -7,11 +7,13 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 
 #include <sys/types.h>
 
 #include "base/unique_fd.h"
+#include "net/public_key.h"
 #include "net/stream.h"
 #include "protocol/handshake.h"
 
@@ -45,6 +47,7 @@ class Greeting {
   Via via;
   uid_t uid;
   std::string who;
+  std::optional<net::PublicKey> key;  // of kTls
 
  private:
   bool take_preamble();

@@ -45,6 +45,7 @@
 #include "session/registry.h"
 #include "session/sent_signal.h"
 #include "session/signal_fd.h"
+#include "session/trust_channel.h"
 
 namespace telefork::session {
 namespace {
@@ -110,6 +111,7 @@ class Keeper {
   Error with_cause_of_death(const Error& error) const;
   void attach_bulk();
   void await_bulk();
+  void watch_trust();
   protocol::schema::Prepare::Reader task() const { return (*task_)->getPrepare(); }
   bool returns() const { return task().getPurpose() == Purpose::RUN_ON; }
   void prepare();
@@ -148,6 +150,7 @@ class Keeper {
   Lease lease_;
   std::uint64_t memory_kills_before_ = kernel::read_out_of_memory_kills();
 
+  TrustAsker trust_;                      // of a session by key
   std::optional<ReceivedMessage> task_;   // what it was told to prepare
   std::optional<LeaderlessGroup> group_;  // until the guest is in it
 
@@ -174,6 +177,7 @@ void Keeper::serve() {
   if (settings_.bulk_first) {
     await_bulk();
     attach_bulk();
+    watch_trust();
   }
   for (;;) {
     ReceivedMessage message = link_.receive(net::Deadline::never());
@@ -184,11 +188,14 @@ void Keeper::serve() {
       case Message::PREPARE:
         if (task_) protocol::throw_unexpected(message, "streams");
         task_ = std::move(message);
+        link_.set_interrupt(-1, {});
+        trust_.ask();
         prepare();
         break;
       case Message::STREAMS:
         if (!task_) protocol::throw_unexpected(message, "prepare");
         make_streams(message->getStreams());
+        trust_.await_answer(net::Deadline::in(kBulkPatience));
         host();
         return;
       case Message::ABORT:
@@ -218,8 +225,8 @@ void Keeper::await_bulk() {
 // The second connection of the session, which the telepad passes on; with it, where it is a TLS of
 // its own, comes the secret that proves that it is home's.
 void Keeper::attach_bulk() {
+  if (!settings_.telepad) return;
   UniqueFd telepad = std::move(settings_.telepad);
-  if (!telepad) return;
   std::array<std::byte, protocol::kJoinSecretSize> secret;
   net::Deadline deadline = net::Deadline::in(kBulkPatience);
   net::ReceivedFds received = net::receive_fds(telepad.get(), secret, 1, deadline);
@@ -230,12 +237,21 @@ void Keeper::attach_bulk() {
   if (settings_.bulk_first) {
     if (received.bytes != secret.size()) throw Error(Code::kCorrupt, "a secret of a wrong length");
     link_.set_bulk(net::TlsStream::accept(std::move(bulk), settings_.node, secret, deadline));
+    trust_ = TrustAsker(std::move(telepad));
     return;
   }
   // The blank process does not wait where this one may, which looks for other things too meanwhile.
   constexpr timeval kPatience{1, 0};
   ::setsockopt(bulk.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof(kPatience));
   link_.set_bulk(std::make_unique<net::FdStream>(std::move(bulk), settings_.node));
+}
+
+// Until there is a task.
+void Keeper::watch_trust() {
+  link_.set_interrupt(trust_.fd(), [this] {
+    // Nobody is asked without need.
+    if (!trust_.take_word()) link_.set_interrupt(-1, {});
+  });
 }
 
 void Keeper::make_streams(protocol::schema::Streams::Reader streams) {

@@ -80,9 +80,20 @@ std::unique_ptr<net::Stream> NodeConnector::connect_tls(net::Deadline deadline) 
       net::connect_tcp(addresses_, node_.text(), net::TcpUse::kControl, deadline);
   auto stream = net::TlsStream::connect(
       std::move(tcp.socket), node_.text(), own,
-      [this](const net::PublicKey& key) { check_peer(key); }, deadline);
+      [this](const net::PublicKey& key) {
+        check_peer(key);
+        shown_ = key;
+      },
+      deadline);
   addresses_ = {tcp.peer};
   return stream;
+}
+
+bool NodeConnector::still_trusts() const {
+  if (!shown_) return true;
+  std::optional<net::KnownNode> known =
+      net::find_node(net::read_known_nodes(access_.keys), node_.text());
+  return known && known->key == *shown_;
 }
 
 std::unique_ptr<net::Stream> NodeConnector::connect_bulk(std::span<const std::byte> id,

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -38,6 +39,8 @@ class NodeConnector {
                                             std::span<const std::byte> secret,
                                             net::Deadline deadline);
   const net::NodeAddress& node() const { return node_; }
+  // Whether the key that the node has shown is the one that is trusted still.
+  bool still_trusts() const;
 
  private:
   std::unique_ptr<net::Stream> connect_tls(net::Deadline deadline);
@@ -46,6 +49,7 @@ class NodeConnector {
   net::NodeAddress node_;
   NodeAccess access_;
   std::vector<net::SocketAddress> addresses_;  // of kTcp, once they were looked up
+  std::optional<net::PublicKey> shown_;        // likewise, once it was found to be trusted
 };
 
 }  // namespace telefork::session

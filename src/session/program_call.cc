@@ -44,18 +44,23 @@ ProgramCall::ProgramCall(const AgentSettings& settings, std::string node)
 
 ProgramCall::~ProgramCall() = default;
 
-void ProgramCall::open() {
-  if (opened_) {
-    try {
-      // Nothing is to be expected: only the end of the connection.
-      while (opened_->link->try_receive()) {
-      }
-      return;
-    } catch (const Error&) {
-      opened_.reset();
-      files_ = FileNegotiation();
+// What was opened ahead may have been ended there, or be with whom nobody trusts here any more.
+bool ProgramCall::is_open() const {
+  if (!opened_) return false;
+  try {
+    // Nothing is to be expected: only the end of the connection.
+    while (opened_->link->try_receive()) {
     }
+    return !opened_->connector || opened_->connector->still_trusts();
+  } catch (const Error&) {
+    return false;
   }
+}
+
+void ProgramCall::open() {
+  if (is_open()) return;
+  opened_.reset();
+  files_ = FileNegotiation();
   opened_.emplace(
       open_node(net::parse_node(node_), here_, settings_.programs, settings_.access, false));
   opened_->link->set_patience(settings_.lease.kill);

@@ -79,6 +79,7 @@ class ProgramCall {
 
  private:
   // Where it is not open, or not any more. Throws what is in the way.
+  bool is_open() const;
   void open();
   void check(const telefork_agent_request& request, pid_t pid);
 

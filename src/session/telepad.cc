@@ -1,8 +1,11 @@
 #include "session/telepad.h"
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstring>
 #include <list>
 #include <map>
 #include <optional>
@@ -10,6 +13,7 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/inotify.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -30,6 +34,7 @@
 #include "session/signal_fd.h"
 #include "session/spawn.h"
 #include "session/tls_entrance.h"
+#include "session/trust_channel.h"
 
 namespace telefork::session {
 namespace {
@@ -45,10 +50,12 @@ constexpr auto kRetryAfter = 200ms;
 struct Session {
   pid_t keeper;
   User user;         // that it is
-  UniqueFd channel;  // to the keeper, for its bulk connection
+  UniqueFd channel;  // to the keeper, for its bulk connection; of kTls also trust_channel.h's
+  std::optional<net::PublicKey> key;  // of kTls
   std::vector<std::byte> token;
   std::vector<std::byte> join_id;  // of kTls
   std::vector<std::byte> join_secret;
+  bool joined = false;
 };
 
 // Somebody waits to hear that nothing is left of a session.
@@ -87,6 +94,7 @@ class Telepad {
     for (UniqueFd& connection : settings_.connections) greet(std::move(connection));
     settings_.connections.clear();
     if (settings_.input) greet_stdio();
+    if (!settings_.listen.empty()) watch_keys();
   }
 
   void run() {
@@ -108,6 +116,9 @@ class Telepad {
   void greet_arrival(TlsEntrance::Arrival arrival);
   void serve_tls_join(TlsEntrance::Join join);
   void serve_entrance();
+  void watch_keys();
+  void on_keys_changed();
+  void answer_about_keys();
   // True when the connection has been dealt with.
   bool advance(Greeting& greeting);
   void serve(Greeting& greeting);
@@ -130,6 +141,7 @@ class Telepad {
   std::optional<net::UnixListener> listener_;
   TlsEntrance entrance_;
   std::list<Greeting> greetings_;
+  UniqueFd keys_watch_;  // an inotify, readable when trusted_keys may have changed
   const std::size_t max_greetings_ = std::min(kMaxGreeting, half_of_the_descriptors());
   std::list<Session> sessions_;
   std::map<pid_t, std::string> registries_;  // of keepers and agents
@@ -160,6 +172,45 @@ void Telepad::greet_arrival(TlsEntrance::Arrival arrival) {
   }
   greetings_.emplace_back(std::move(arrival.connection), Via::kTls, arrival.uid,
                           fmt::format("user {} ({})", arrival.uid, arrival.who));
+  greetings_.back().key = arrival.key;
+}
+
+// Sessions are told at once, so that one that waits for its task ends before it gets one. Without
+// the watch they are refused when they ask.
+void Telepad::watch_keys() {
+  keys_watch_.reset(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  constexpr auto kChanges = IN_MOVED_TO | IN_MOVED_FROM | IN_CLOSE_WRITE | IN_DELETE;
+  if (keys_watch_ && ::inotify_add_watch(keys_watch_.get(), settings_.keys.c_str(), kChanges) >= 0)
+    return;
+  spdlog::warn("changes of the keys in {} are not seen at once: {}", settings_.keys,
+               std::strerror(errno));
+  keys_watch_.reset();
+}
+
+void Telepad::on_keys_changed() {
+  if (!keys_watch_) return;
+  alignas(inotify_event) std::array<char, 4096> events;
+  bool changed = false;
+  while (::read(keys_watch_.get(), events.data(), events.size()) > 0) changed = true;
+  if (!changed) return;
+  for (const Session& session : sessions_) {
+    if (!session.key || !session.channel) continue;
+    auto why = entrance_.refuse_key(*session.key, session.user.uid);
+    if (why) TrustChannel::send_verdict(session.channel.get(), why);
+  }
+}
+
+void Telepad::answer_about_keys() {
+  for (Session& session : sessions_) {
+    if (!session.key || !session.channel) continue;
+    bool asked = false;
+    const int channel = session.channel.get();
+    if (!TrustChannel::try_take_question(channel, asked)) {
+      session.channel.reset();
+    } else if (asked) {
+      TrustChannel::send_verdict(channel, entrance_.refuse_key(*session.key, session.user.uid));
+    }
+  }
 }
 
 // The keeper itself proves the secret; who only knows the id gets nowhere.
@@ -167,7 +218,7 @@ void Telepad::serve_tls_join(TlsEntrance::Join join) {
   auto session = std::find_if(sessions_.begin(), sessions_.end(), [&](const Session& s) {
     return protocol::same_token(s.join_id, join.id);
   });
-  if (session == sessions_.end() || !session->channel) {
+  if (session == sessions_.end() || !session->channel || session->joined) {
     spdlog::warn("{}: there is no session that it could join", join.who);
     return;
   }
@@ -178,7 +229,7 @@ void Telepad::serve_tls_join(TlsEntrance::Join join) {
     spdlog::warn("{}: {}", join.who, error.text());
   }
   // One bulk connection a session.
-  session->channel.reset();
+  session->joined = true;
 }
 
 void Telepad::serve_entrance() {
@@ -240,11 +291,17 @@ void Telepad::poll_once() {
   if (listener_ && !accept_again_) entries.push_back({listener_->fd(), POLLIN, 0});
   for (const Greeting& greeting : greetings_) entries.push_back({greeting.fd.get(), POLLIN, 0});
   entrance_.add_interest(entries);
+  if (keys_watch_) entries.push_back({keys_watch_.get(), POLLIN, 0});
+  for (const Session& session : sessions_) {
+    if (session.key && session.channel) entries.push_back({session.channel.get(), POLLIN, 0});
+  }
   net::poll_until(entries, next_turn());
   while (auto signal = signals_.try_read()) {
     if (signal->ssi_signo != SIGCHLD) ended_ = true;
   }
   reap();
+  on_keys_changed();
+  answer_about_keys();
   if (listener_) accept_all();
   serve_entrance();
   for (auto greeting = greetings_.begin(); greeting != greetings_.end();) {
@@ -354,14 +411,15 @@ std::string Telepad::make_registry_of(const User& user) const {
 
 void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control,
                             UniqueFd out) {
-  Session session{0, {}, {}, protocol::make_token(), {}, {}};
+  Session session{0, {}, {}, greeting.key, protocol::make_token(), {}, {}};
   Spawn what{settings_.programs.keeper, {"--control", "3"}, {control.get()}, true, {}};
   UniqueFd theirs;
   if (out) {
     what.arguments.insert(what.arguments.end(), {"--control-out", "4"});
     what.fds.push_back(out.get());
   } else {
-    std::tie(session.channel, theirs) = make_socket_pair(SOCK_STREAM);
+    std::tie(session.channel, theirs) =
+        make_socket_pair(greeting.via == Via::kTls ? SOCK_SEQPACKET : SOCK_STREAM);
     what.arguments.insert(what.arguments.end(), {"--telepad", "4"});
     what.fds.push_back(theirs.get());
   }

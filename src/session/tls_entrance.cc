@@ -59,6 +59,16 @@ void check_keys(const TlsEntrance::Settings& settings) {
   net::read_trusted_keys(settings.keys, keys_for_this_user());
 }
 
+// A damaged file concerns whoever looks after this machine, not who asks.
+std::string text_for_peer(const Error& error, const net::PublicKey& key) {
+  if (error.code() == Code::kUnauthorised && error.error() == 0 &&
+      error.text().find(key.text()) != std::string::npos) {
+    return error.text();
+  }
+  spdlog::error("{}", error.text());
+  return "this telepad cannot read which keys it is to trust; its log says why";
+}
+
 }  // namespace
 
 TlsEntrance::TlsEntrance(Settings settings) : settings_(std::move(settings)) {
@@ -213,20 +223,22 @@ TlsEntrance::Progress TlsEntrance::advance(Handshake& handshake) {
 void TlsEntrance::take_report(Handshake& handshake) {
   net::PublicKey key = decode_greeter_report(handshake.report);
   Arrival arrival{
-      std::move(handshake.channel), fmt::format("{}, {}", handshake.who, key.text()), 0, {}};
+      std::move(handshake.channel), fmt::format("{}, {}", handshake.who, key.text()), 0, key, {}};
   try {
     arrival.uid = find_uid(key);
   } catch (const Error& error) {
-    // A damaged file concerns whoever looks after this machine, not who asks.
-    bool for_peer = error.code() == Code::kUnauthorised && error.error() == 0 &&
-                    error.text().find(key.text()) != std::string::npos;
-    if (!for_peer) spdlog::error("{}", error.text());
-    arrival.refusal = for_peer ? error
-                               : Error(Code::kUnauthorised,
-                                       "this telepad cannot read which keys it is to trust; its "
-                                       "log says why");
+    arrival.refusal = Error(Code::kUnauthorised, text_for_peer(error, key));
   }
   arrivals_.push_back(std::move(arrival));
+}
+
+std::optional<std::string> TlsEntrance::refuse_key(const net::PublicKey& key, uid_t uid) const {
+  try {
+    if (find_uid(key) == uid) return std::nullopt;
+    return fmt::format("the key {} is another user's now on this telepad's machine", key.text());
+  } catch (const Error& error) {
+    return text_for_peer(error, key);
+  }
 }
 
 uid_t TlsEntrance::find_uid(const net::PublicKey& key) const {

@@ -45,6 +45,7 @@ class TlsEntrance {
     UniqueFd connection;  // a socket pair, whose other end the greeter has
     std::string who;      // "10.0.0.7:4711, tf1:..."
     uid_t uid = 0;
+    net::PublicKey key;
     std::optional<Error> refusal;  // then nothing that it says is to be read
   };
   struct Join {
@@ -64,6 +65,8 @@ class TlsEntrance {
   void on_ready();
   std::list<Arrival>& arrivals() { return arrivals_; }
   std::list<Join>& joins() { return joins_; }
+  // Why whoever came as `uid` with that key would be refused now.
+  std::optional<std::string> refuse_key(const net::PublicKey& key, uid_t uid) const;
 
   // Greeters are children of this process, which reaps them.
   bool is_greeter(pid_t child) const { return greeters_.count(child) != 0; }

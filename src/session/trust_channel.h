@@ -1,0 +1,48 @@
+// Whether the key that began a session may still have it. The telepad alone can tell, which reads
+// trusted_keys; the keeper, as whatever user, alone knows whether the session has begun its work.
+//
+//   telepad                                     keeper, which has no task yet
+//     the list has changed: the key is not in it --why--> ends: the next call begins a session anew
+//                                     <--question--  a task has come
+//     is the key in the list?          --yes, why-->  before anything of it runs
+//
+// Both ends of one SOCK_SEQPACKET pair, a message each. A session that works is not ended.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "base/unique_fd.h"
+#include "net/deadline.h"
+
+namespace telefork::session {
+
+// The telepad's end. None of it waits or throws: a keeper that has ended needs no answer.
+class TrustChannel {
+ public:
+  // Takes a question, if there is one. False: nobody is at the other end any more.
+  static bool try_take_question(int channel, bool& asked);
+  // `why` not: kUnauthorised's text.
+  static void send_verdict(int channel, const std::optional<std::string>& why);
+};
+
+// The keeper's.
+class TrustAsker {
+ public:
+  TrustAsker() = default;
+  explicit TrustAsker(UniqueFd channel) : channel_(std::move(channel)) {}
+
+  int fd() const { return channel_.get(); }
+  // What came unasked: throws kUnauthorised with it. False: nobody is there any more to say it.
+  bool take_word();
+  void ask();
+  // The answer: throws what it says against it, kLost when none comes. Without a channel, none.
+  void await_answer(net::Deadline deadline);
+
+ private:
+  std::string receive();
+
+  UniqueFd channel_;
+};
+
+}  // namespace telefork::session

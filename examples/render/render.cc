@@ -8,8 +8,12 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -58,6 +62,10 @@ int main(int argc, char** argv) try {
   if (arguments.size() != 2) {
     std::fprintf(stderr, "usage: render [-o PICTURE.png] [-s SAMPLES] MESH.obj NODE\n");
     return 2;
+  }
+  // Better now than when the work is done.
+  if (!std::ofstream(path, std::ios::app)) {
+    throw std::runtime_error(path + " cannot be written: " + std::strerror(errno));
   }
   auto start = Clock::now();
   const Mesh mesh = Mesh::load(arguments[0]);

@@ -82,6 +82,7 @@ class CommandLine {
         "unix:PATH.");
     add_run();
     add_move();
+    add_fork();
     add_save();
     add_load();
     add_show();
@@ -101,6 +102,9 @@ class CommandLine {
   void add_check();
   void add_ps();
   void add_move();
+  void add_fork();
+  void add_departure(CLI::App& sub, DepartCommand& command);
+  void take_departure(DepartCommand& command) const;
   void add_keygen();
   void add_trust();
   CLI::App* add(const char* name, const char* what, bool& json, std::function<int()> command) {
@@ -115,6 +119,7 @@ class CommandLine {
   std::map<std::string, std::function<int()>> commands_;
   RunCommand run_;
   MoveCommand move_;
+  ForkCommand fork_;
   SaveCommand save_;
   LoadCommand load_;
   ShowCommand show_;
@@ -143,27 +148,47 @@ void CommandLine::add_run() {
   sub->add_option("--json-file", run_.json_file, "write the JSON there, not to stderr");
 }
 
+// What it is given is to be read by take_departure().
+void CommandLine::add_departure(CLI::App& sub, DepartCommand& command) {
+  sub.add_option("PID", pid_, "the process")->required();
+  sub.add_option("NODE", command.node, "where to")->required();
+  sub.add_option("--shared", shared_, "copy: make a copy of shared memory")
+      ->check(CLI::IsMember({"refuse", "copy"}));
+  sub.add_option("--cpu", cpu_, "force: try it on a CPU that lacks features")
+      ->check(CLI::IsMember({"force"}));
+  sub.add_option("--libc", libc_, "force: try it with another C library")
+      ->check(CLI::IsMember({"force"}));
+  sub.add_option("--stop-at", command.stop_at, "a step of the hand-over to stop at, for tests")
+      ->group("");
+}
+
+void CommandLine::take_departure(DepartCommand& command) const {
+  command.pid = parse_pid(pid_);
+  command.copy_shared = shared_ == "copy";
+  command.cpu_force = cpu_ == "force";
+  command.libc_force = libc_ == "force";
+}
+
 void CommandLine::add_move() {
   CLI::App* sub = add("move", "move a running process to NODE; its deputy takes its place here",
                       move_.json, [this] {
-                        move_.pid = parse_pid(pid_);
-                        move_.copy_shared = shared_ == "copy";
-                        move_.cpu_force = cpu_ == "force";
-                        move_.libc_force = libc_ == "force";
+                        take_departure(move_);
                         return move_command(move_);
                       });
-  sub->add_option("PID", pid_, "the process")->required();
-  sub->add_option("NODE", move_.node, "where to")->required();
-  sub->add_option("--shared", shared_, "copy: make a copy of shared memory")
-      ->check(CLI::IsMember({"refuse", "copy"}));
-  sub->add_option("--cpu", cpu_, "force: try it on a CPU that lacks features")
-      ->check(CLI::IsMember({"force"}));
-  sub->add_option("--libc", libc_, "force: try it with another C library")
-      ->check(CLI::IsMember({"force"}));
+  add_departure(*sub, move_);
   sub->add_flag("--detach", move_.detach,
                 "nothing stays here: PID ends with 0; its standard streams have to be files");
-  sub->add_option("--stop-at", move_.stop_at, "a step of the hand-over to stop at, for tests")
-      ->group("");
+}
+
+void CommandLine::add_fork() {
+  CLI::App* sub = add("fork", "have a copy of a running process on NODE; the process runs on here",
+                      fork_.json, [this] {
+                        take_departure(fork_);
+                        return fork_command(fork_);
+                      });
+  add_departure(*sub, fork_);
+  sub->add_flag("--leave-fds", fork_.leave_fds,
+                "descriptors of what cannot be copied stay here; the copy's are useless");
 }
 
 void CommandLine::add_save() {
@@ -234,11 +259,12 @@ void CommandLine::add_check() {
       });
   sub->add_option("PID", pid_, "a process; digits alone are one");
   sub->add_option("NODE", check_.node, "where it is to move");
-  sub->add_option("--for", check_.purpose, "what it is to do: fork, run_on, move or save")
-      ->check(CLI::IsMember({"fork", "run_on", "move", "save"}));
+  sub->add_option("--for", check_.purpose,
+                  "what it is to do: fork, run_on, move, copy (telefork fork) or save")
+      ->check(CLI::IsMember({"fork", "run_on", "move", "copy", "save"}));
   sub->add_flag(
       "--leave-fds", check_.leave_fds,
-      "descriptors that cannot move may stay at home (for a fork, or --for run_on); list them");
+      "descriptors that cannot move may stay at home (--for fork, run_on or copy); list them");
   sub->add_flag("--detach", check_.detach, "of a move: nothing of it is to stay here");
   sub->add_option("--shared", shared_, "copy: shared memory is to be copied")
       ->check(CLI::IsMember({"refuse", "copy"}));

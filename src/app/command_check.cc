@@ -71,6 +71,8 @@ class Check {
         return "fork";
       case capture::Purpose::kRunOn:
         return "go for a call";
+      case capture::Purpose::kCopy:
+        return "be copied";
       default:
         return "move";
     }
@@ -169,6 +171,7 @@ void Check::tell_lacks(std::string_view what, const std::string& why) const {
 capture::Purpose Check::purpose() const {
   if (command_.purpose == "fork") return capture::Purpose::kFork;
   if (command_.purpose == "run_on") return capture::Purpose::kRunOn;
+  if (command_.purpose == "copy") return capture::Purpose::kCopy;
   return command_.purpose == "move" ? capture::Purpose::kMove : capture::Purpose::kSave;
 }
 

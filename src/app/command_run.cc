@@ -35,6 +35,7 @@
 #include "base/error.h"
 #include "base/soft_limits.h"
 #include "session/command_session.h"
+#include "session/own_deputy.h"
 #include "session/own_guest.h"
 
 extern char** environ;  // NOLINT(readability-redundant-declaration): unistd.h only has it for GNU
@@ -287,7 +288,8 @@ int run_command(const RunCommand& given) {
     arguments.push_back(const_cast<char*>(argument.c_str()));
   }
   arguments.push_back(nullptr);
-  int error = session::become_deputy(programs.deputy, deputy_socket.get(), arguments.data());
+  int error =
+      session::become_deputy(programs.deputy, deputy_socket.get(), "telefork", arguments.data());
   throw_errno("starting " + programs.deputy, error, Code::kUnsupported);
 }
 

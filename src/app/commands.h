@@ -40,6 +40,11 @@ struct MoveCommand : DepartCommand {
 };
 int move_command(const MoveCommand& command);
 
+struct ForkCommand : DepartCommand {
+  bool leave_fds = false;  // descriptors of what cannot be copied stay at home
+};
+int fork_command(const ForkCommand& command);
+
 struct SaveCommand {
   pid_t pid = 0;
   std::string file;
@@ -68,7 +73,7 @@ int show_command(const ShowCommand& command);
 struct CheckCommand {
   pid_t pid = 0;  // 0: none was given
   std::string node;
-  std::string purpose;     // "fork", "run_on", "move" or "save"; of a PID
+  std::string purpose;     // "fork", "run_on", "move", "copy" or "save"; of a PID
   bool leave_fds = false;  // descriptors of what cannot move stay at home
   bool copy_shared = false;
   bool cpu_force = false;

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <optional>
 #include <tuple>
 
 #include <fcntl.h>
@@ -21,6 +22,7 @@
 #include "base/soft_limits.h"
 #include "kernel/yama.h"
 #include "net/stream.h"
+#include "tracee/snapshot.h"
 
 namespace telefork::app {
 namespace {
@@ -46,6 +48,17 @@ bool is_closed(int fd) {
   return ::recv(fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK) == 0;
 }
 
+// From the session process to the command.
+struct Word {
+  enum class Kind { kCode, kSnapshot } kind;
+  int code = 0;                      // of the exit
+  tracee::SnapshotId snapshot = {};  // there is one
+};
+
+void say(int talk, const Word& word) {
+  [[maybe_unused]] ssize_t told = ::send(talk, &word, sizeof(word), MSG_NOSIGNAL);
+}
+
 session::DepartureSettings make_settings(const DepartCommand& command, int talk) {
   Settings told = read_settings();
   session::check_lease(told.lease);
@@ -58,6 +71,9 @@ session::DepartureSettings make_settings(const DepartCommand& command, int talk)
   settings.trace_bar = kernel::read_trace_bar();
   settings.wish_fd = talk;
   settings.is_unwanted = [talk] { return is_closed(talk); };
+  settings.on_snapshot = [talk](const tracee::SnapshotId& snapshot) {
+    say(talk, {Word::Kind::kSnapshot, 0, snapshot});
+  };
   settings.steps = stop_at_step(command.stop_at);
   return settings;
 }
@@ -69,16 +85,17 @@ void tell(const DepartureReport& report, const DepartCommand& command, const Dep
   for (const DepartureReport::Share& share : report.shares) {
     shares[std::string(share.step)] = share.ms;
   }
-  print_json({{"pid", report.pid},
-              {"guest_pid", report.guest_pid},
-              {"node", command.node},
-              {"mode", "eager"},
-              {"bytes_sent", report.bytes_sent},
-              {"pages_sent", report.pages_sent},
-              {"freeze_ms", report.freeze_ms},
-              {"total_ms", report.total_ms},
-              {"steps_ms", shares},
-              {"warnings", report.warnings}});
+  nlohmann::ordered_json told = {{"pid", report.pid}, {"guest_pid", report.guest_pid}};
+  if (report.home_pid != 0) told["home_pid"] = report.home_pid;
+  told["node"] = command.node;
+  told["mode"] = "eager";
+  told["bytes_sent"] = report.bytes_sent;
+  told["pages_sent"] = report.pages_sent;
+  told["freeze_ms"] = report.freeze_ms;
+  told["total_ms"] = report.total_ms;
+  told["steps_ms"] = shares;
+  told["warnings"] = report.warnings;
+  print_json(told);
   finish_stdout();
 }
 
@@ -95,9 +112,7 @@ void let_go_of_streams() {
   for (int fd = 0; fd < 3; ++fd) ::dup2(null.get(), fd);
 }
 
-void answer(UniqueFd talk, int code) {
-  [[maybe_unused]] ssize_t told = ::send(talk.get(), &code, sizeof(code), MSG_NOSIGNAL);
-}
+void answer(UniqueFd talk, int code) { say(talk.get(), {Word::Kind::kCode, code}); }
 
 // The session process.
 void serve(const DepartCommand& command, const DepartureKind& kind, UniqueFd talk) {
@@ -162,14 +177,19 @@ int depart(const DepartCommand& command, const DepartureKind& kind) {
   UniqueFd talk, talk_there;
   std::tie(talk, talk_there) = make_socket_pair(SOCK_STREAM);
   start_session(command, kind, talk, std::move(talk_there));
+  std::optional<tracee::SnapshotId> snapshot;
   for (;;) {
     pollfd entries[] = {{talk.get(), POLLIN, 0}, {signals.fd(), POLLIN, 0}};
     net::poll_until(entries, net::Deadline::never());
     while (signals.try_read()) ::shutdown(talk.get(), SHUT_WR);
-    if (entries[0].revents != 0) break;
+    if (entries[0].revents == 0) continue;
+    Word word{};
+    if (::recv(talk.get(), &word, sizeof(word), MSG_WAITALL) != sizeof(word)) break;
+    if (word.kind == Word::Kind::kCode) return word.code;
+    snapshot = word.snapshot;
   }
-  int code = 0;
-  if (::recv(talk.get(), &code, sizeof(code), MSG_WAITALL) == sizeof(code)) return code;
+  // It has ended with its tracer.
+  if (snapshot) tracee::reap_snapshot(command.pid, *snapshot);
   throw Error(Code::kLost, kind.lost);
 }
 

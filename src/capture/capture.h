@@ -70,6 +70,11 @@ class Capture {
   void write_threads(image::RecordSink& sink);
   // All pages that must travel. Does not use the stub: the threads may be parked meanwhile.
   MemoryTotals write_pages(image::RecordSink& sink);
+  // The same in two parts, behind write_metadata(): first what a snapshot of the process
+  // (tracee/snapshot.h) has not, since the two share it, or since it is not handed on to a child.
+  void write_pages_beside_snapshot(image::RecordSink& sink);
+  // Then the others, from the snapshot; the process may run.
+  void write_pages_of_snapshot(pid_t snapshot, image::RecordSink& sink);
 
   // Everything but the pages, in the order of docs/image-format.md. `on_process` is called when the
   // process record is written, from which on a blank process can be made.
@@ -101,7 +106,13 @@ class Capture {
   TimerValues ask_for_timers(const std::vector<kernel::PosixTimer>& timers);
   TimerValues read_timers_and_signals(const std::vector<kernel::PosixTimer>& timers);
   void read_pending_signals();
-  void gather_pages(const PageGatherer::Exchange& exchange);
+  struct PageSource {
+    pid_t pid;
+    bool shares_pages;
+    std::function<bool(const Mapping&)> has;
+  };
+  void gather_pages(const PageSource& source, const PageGatherer::Exchange& exchange);
+  MemoryTotals write_pages_of(const PageSource& source, image::RecordSink& sink);
   const std::vector<kernel::PageRun>& guards_of(std::size_t index);
   // threads.cc
   struct ThreadAnswers;

@@ -30,6 +30,15 @@ bool has_pages_of_its_own(const Mapping& mapping) {
   }
 }
 
+// As it was when the snapshot was made: kernel/fork.c, dup_mmap. Huge pages of the pool are taken
+// from it where the process writes to them and the pool is empty (mm/hugetlb.c, hugetlb_wp).
+bool is_in_snapshot(const Mapping& mapping) {
+  return mapping.kind != Vma::Kind::SHARED_ANONYMOUS &&
+         !mapping.vma.has(kernel::VmFlag::kHugeTlb) &&
+         !mapping.vma.has(kernel::VmFlag::kDontCopy) &&
+         !mapping.vma.has(kernel::VmFlag::kWipeOnFork);
+}
+
 void fill_runs(const std::vector<PageRun>& runs,
                ::capnp::List<image::schema::PageRun>::Builder list) {
   for (unsigned i = 0; i < list.size(); ++i) {
@@ -170,14 +179,13 @@ void Capture::write_mappings(image::RecordSink& sink) {
   }
 }
 
-void Capture::gather_pages(const PageGatherer::Exchange& exchange) {
-  kernel::PageMap map(survey_.pid, settings_.pagemap);
-  PageGatherer gatherer(survey_.pid, settings_.shares_pages, settings_.changes != nullptr,
-                        exchange);
+void Capture::gather_pages(const PageSource& source, const PageGatherer::Exchange& exchange) {
+  kernel::PageMap map(source.pid, settings_.pagemap);
+  PageGatherer gatherer(source.pid, source.shares_pages, settings_.changes != nullptr, exchange);
   PrivatePages private_pages(map, survey_.mappings);
   for (std::size_t i = 0; i < survey_.mappings.size(); ++i) {
     const Mapping& mapping = survey_.mappings[i];
-    if (!has_pages_of_its_own(mapping)) continue;
+    if (!has_pages_of_its_own(mapping) || !source.has(mapping)) continue;
     if (settings_.changes) {
       ChangedPages changed = settings_.changes(mapping);
       gatherer.add(mapping, !guards_of(i).empty(), changed.written);
@@ -186,13 +194,13 @@ void Capture::gather_pages(const PageGatherer::Exchange& exchange) {
     }
     bool shared = mapping.kind == Vma::Kind::SHARED_ANONYMOUS;
     gatherer.add(mapping, !guards_of(i).empty(),
-                 shared ? kernel::shared_pages(survey_.pid, mapping.vma) : private_pages.take(i));
+                 shared ? kernel::shared_pages(source.pid, mapping.vma) : private_pages.take(i));
   }
   gatherer.finish();
 }
 
 // Reading takes a processor as long as sending does: one batch is read while another is on its way.
-MemoryTotals Capture::write_pages(image::RecordSink& sink) {
+MemoryTotals Capture::write_pages_of(const PageSource& source, image::RecordSink& sink) {
   MemoryTotals totals;
   auto write = [&](PageBatch& batch) {
     if (batch.used > 0 || !batch.dropped.empty()) write_record(batch, sink);
@@ -202,7 +210,7 @@ MemoryTotals Capture::write_pages(image::RecordSink& sink) {
   };
   if (survey_.status.resident_kb < kAloneKb) {
     const bool no_huge_page = survey_.status.anonymous_kb < kHugePageSize / 1024;
-    gather_pages([&](std::unique_ptr<PageBatch> full) {
+    gather_pages(source, [&](std::unique_ptr<PageBatch> full) {
       if (!full) {
         return std::make_unique<PageBatch>(no_huge_page ? PageBatch::kSmallSize : PageBatch::kSize);
       }
@@ -218,7 +226,7 @@ MemoryTotals Capture::write_pages(image::RecordSink& sink) {
   }
   conveyor.run(
       [&] {
-        gather_pages([&conveyor](std::unique_ptr<PageBatch> full) {
+        gather_pages(source, [&conveyor](std::unique_ptr<PageBatch> full) {
           if (full) conveyor.hand_over(std::move(full));
           return conveyor.take_empty();
         });
@@ -229,6 +237,22 @@ MemoryTotals Capture::write_pages(image::RecordSink& sink) {
         conveyor.give_back(std::move(batch));
       });
   return totals;
+}
+
+MemoryTotals Capture::write_pages(image::RecordSink& sink) {
+  return write_pages_of({survey_.pid, settings_.shares_pages, [](const Mapping&) { return true; }},
+                        sink);
+}
+
+void Capture::write_pages_beside_snapshot(image::RecordSink& sink) {
+  auto has = [](const Mapping& mapping) { return !is_in_snapshot(mapping); };
+  if (std::any_of(survey_.mappings.begin(), survey_.mappings.end(), has)) {
+    write_pages_of({survey_.pid, settings_.shares_pages, has}, sink);
+  }
+}
+
+void Capture::write_pages_of_snapshot(pid_t snapshot, image::RecordSink& sink) {
+  write_pages_of({snapshot, true, is_in_snapshot}, sink);
 }
 
 }  // namespace telefork::capture

@@ -43,6 +43,10 @@ constexpr std::array kRules = {
          "a file with a lock; for `telefork save` and `move` with a lease (fcntl(2), F_SETLEASE) "
          "only",
          "a lock on the file cannot move yet", kClose},
+    Rule{Reason::kKept, Part::kDescriptors,
+         "for `telefork fork`: a file with a lock, a socket that has an address or a name, a FIFO "
+         "that has a name",
+         "the original keeps it, and only one can have it", kClose},
     Rule{Reason::kDeletedWritable, Part::kDescriptors,
          "a deleted file open for writing, but for `telefork save` and `move`",
          "a deleted file that is open for writing cannot move yet", kClose},

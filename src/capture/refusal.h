@@ -35,6 +35,7 @@ enum class Reason {
   kDescriptor,
   kMemfd,
   kLock,
+  kKept,
   kDeletedWritable,
   kHolder,
   kEpollTarget,

@@ -187,6 +187,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
 Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   Survey survey(pid);
   survey.whole = moves_whole(options.purpose);
+  survey.original_stays = options.purpose == Purpose::kCopy;
   survey.copies_shared = options.copy_shared;
   if (options.purpose == Purpose::kReturn) survey.in_a_call = true;
   survey.files.know(std::move(earlier.files));

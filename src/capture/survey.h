@@ -30,13 +30,14 @@
 namespace telefork::capture {
 
 // kRunOn: the whole process for a call; kReturn: the guest of one, on its way home. kMove: all of
-// it for good, with a deputy at home.
-enum class Purpose { kFork, kSave, kRunOn, kReturn, kMove };
+// it for good, with a deputy at home. kCopy: all of it, and the original runs on.
+enum class Purpose { kFork, kSave, kRunOn, kReturn, kMove, kCopy };
 
-// Nothing of it stays in use at home: what lives with the process is then rebuilt there. Of a fork
-// or a call the original would still have it.
+// All of it is taken as it is at one instant: what lives with the process is then rebuilt there. Of
+// a fork or a call the original has had it since. (Who is copied has it still, and what only one
+// can have is refused.)
 constexpr bool moves_whole(Purpose purpose) {
-  return purpose == Purpose::kSave || purpose == Purpose::kMove;
+  return purpose == Purpose::kSave || purpose == Purpose::kMove || purpose == Purpose::kCopy;
 }
 
 // What a call may be held up by the flags of its memory. In a process whose memory is small pages
@@ -142,8 +143,9 @@ struct Survey {
   std::vector<PipeObject> pipes;
   std::vector<SocketObject> sockets;
   OutsideHolders outside;
-  bool whole = false;          // moves_whole()
-  bool copies_shared = false;  // SurveyOptions::copy_shared
+  bool whole = false;           // moves_whole()
+  bool original_stays = false;  // Purpose::kCopy
+  bool copies_shared = false;   // SurveyOptions::copy_shared
   Refusals refusals;
   // telefork's own sockets, which it knew by their names.
   std::set<int> own_sockets;

@@ -238,7 +238,8 @@ class Sorter {
   }
   // What stdout and stderr are stays there, and is served from there.
   bool has_home() const {
-    return is_called() || (options_.purpose == Purpose::kMove && !options_.detached);
+    return is_called() || options_.purpose == Purpose::kCopy ||
+           (options_.purpose == Purpose::kMove && !options_.detached);
   }
 
   // What stands for something of home's, on its way back. False: it is a file, home's or its own.
@@ -320,6 +321,7 @@ class Sorter {
 
   std::optional<Description> sort_regular(const OpenFile& open, Description description) {
     if (survey_.whole ? has_lease(description) : has_lock(open)) return stay(open, Reason::kLock);
+    if (survey_.original_stays && !description.locks.empty()) return stay(open, Reason::kKept);
     // The content of a file may have come in a memory file.
     if (survey_.files.is_from_elsewhere(open.stat)) return with_file(open, std::move(description));
     const bool in_memory = open.link.starts_with(kMemoryFilePrefix);
@@ -374,6 +376,8 @@ class Sorter {
     Refusal refusal = refuse(describe(open), reason, detail);
     if (is_called()) {
       refusal.remedy += ", or leave it at home with Options::fds = leave_home (--leave-fds)";
+    } else if (survey_.original_stays) {
+      refusal.remedy += ", or leave it at home (--leave-fds)";
     }
     survey_.refusals.push_back(std::move(refusal));
     return std::nullopt;

@@ -74,6 +74,10 @@ std::string find_watched(const kernel::InotifyTarget& target,
   return "";
 }
 
+bool is_named_fifo(const OpenFile& open) {
+  return open.link.starts_with('/') && open.stat.st_nlink > 0;
+}
+
 }  // namespace
 
 pid_t MovingDescriptors::holder_of(const OpenFile& open) {
@@ -97,13 +101,14 @@ Sorted MovingDescriptors::sort(const OpenFile& open, Description description) {
 
 Sorted MovingDescriptors::sort_pipe(const OpenFile& open, Description description) {
   if (holder_of(open) != 0) return Obstacle{Reason::kPipe, ""};
+  if (survey_.original_stays && is_named_fifo(open)) return Obstacle{Reason::kKept, ""};
   description.kind = Kind::PIPE;
   auto [known, is_new] = pipes_.emplace(open.link, survey_.pipes.size());
   description.object = known->second;
   if (!is_new) return description;
   PipeObject pipe{open.link, std::nullopt};
   // One whose name is gone is found by nobody else any more.
-  if (open.link.starts_with('/') && open.stat.st_nlink > 0) {
+  if (is_named_fifo(open)) {
     pipe.fifo = survey_.files.add(kernel::fd_open_path(survey_.thread, open.fd), open.link, false);
     survey_.files.entries()[*pipe.fifo].access |= R_OK | W_OK;
   }

@@ -187,6 +187,7 @@ Sorted MovingDescriptors::sort_socket(const OpenFile& open, Description descript
   }
   if (obstacle) return *obstacle;
   if (object.peer != 0 && !has_own_peer(open)) return kNoSocket;
+  if (survey_.original_stays && !object.address.empty()) return Obstacle{Reason::kKept, ""};
   if (pid_t other = holder_of(open)) return Obstacle{Reason::kHolder, std::to_string(other)};
   description.kind = Kind::SOCKET;
   description.object = survey_.sockets.size();

@@ -11,22 +11,17 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "abi/deputy.h"
 #include "base/error.h"
 #include "image/writer.h"
-#include "kernel/procfs_task.h"
-#include "kernel/yama.h"
 #include "session/description.h"
 #include "session/image_header.h"
 #include "session/node_link.h"
+#include "session/own_deputy.h"
 
 namespace telefork::session {
 namespace {
 
-using namespace std::chrono_literals;
 using protocol::schema::Message;
-
-constexpr auto kDeputyPatience = 10s;
 
 // An O_PATH descriptor, which cannot be read or written, only keeps a number taken.
 bool is_open(int fd) {
@@ -69,19 +64,6 @@ void encode_strings(const std::vector<std::string>& strings,
   for (unsigned i = 0; i < list.size(); ++i) {
     const std::string& string = strings[i];
     list.set(i, {reinterpret_cast<const kj::byte*>(string.data()), string.size()});
-  }
-}
-
-tracee::StopWatch watch(pid_t home) {
-  try {
-    return tracee::StopWatch::seize(home);
-  } catch (const Error& error) {
-    if (error.error() != EPERM) throw;
-    std::string why = kernel::say_bar(kernel::read_trace_bar());
-    if (kernel::read_status(home).tracer_pid != 0 || why.empty()) {
-      why = "telefork itself is being traced, or may not be; call it without a debugger";
-    }
-    throw Error(Code::kRefused, fmt::format("process {}: {}", home, why));
   }
 }
 
@@ -145,27 +127,6 @@ void CommandSession::send_command() {
   link.flush();
 }
 
-// Before that a signal would end the process at home, or be lost.
-void CommandSession::await_deputy(deputy::Supervisor& supervisor, SignalFd& signals) const {
-  net::Deadline deadline = net::Deadline::in(kDeputyPatience);
-  for (;;) {
-    pollfd entries[] = {{signals.fd(), POLLIN, 0}, {supervisor.socket_fd(), POLLIN, 0}};
-    if (net::poll_until(entries, deadline) == 0) {
-      throw Error(Code::kFailed, "telefork-deputy did not start in time");
-    }
-    while (signals.try_read()) {
-    }
-    supervisor.on_sigchld();
-    supervisor.on_readable();
-    while (auto event = supervisor.next_event()) {
-      if (event->kind == deputy::Event::Kind::kReady) return;
-      if (event->kind == deputy::Event::Kind::kKilled) {
-        throw Error(Code::kGone, "telefork was ended before the command began");
-      }
-    }
-  }
-}
-
 void CommandSession::run(pid_t home, UniqueFd socket, const std::function<void()>& become,
                          HomeOptions options) {
   protocol::Link& link = *opened_->link;
@@ -181,9 +142,9 @@ void CommandSession::run(pid_t home, UniqueFd socket, const std::function<void()
   RegistryEntry registry(settings_.registry, info);
   std::optional<deputy::Supervisor> supervisor;
   try {
-    supervisor.emplace(watch(home), std::move(socket), try_duplicate(2));
+    supervisor.emplace(watch_own(home), std::move(socket), try_duplicate(2));
     become();
-    await_deputy(*supervisor, signals);
+    await_own_deputy(*supervisor, signals);
     proxy::StdioPump pump = proxy::StdioPump::at_home(link, duplicate_carried(0),
                                                       duplicate_carried(1), duplicate_carried(2));
     // But for stderr, where this process tells of errors as long as the command may run.
@@ -201,26 +162,6 @@ void CommandSession::run(pid_t home, UniqueFd socket, const std::function<void()
     link.fail(error);
     throw;
   }
-}
-
-int become_deputy(const std::string& program, int socket, char* const* arguments) {
-  // All 64, those that libc keeps for itself too: the deputy reads them by signalfd.
-  std::uint64_t all = ~std::uint64_t{0};
-  ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, nullptr, sizeof(all));
-  std::string fd = fmt::format("{}={}", TELEFORK_DEPUTY_FD, socket);
-  std::string name = fmt::format("{}=telefork", TELEFORK_DEPUTY_COMM);
-  char* environment[] = {fd.data(), name.data(), nullptr};
-  // Whoever waits for the end of a pipe must not wait for a deputy.
-  // But for stderr, where it says why when nobody else is left to.
-  auto kept = static_cast<unsigned>(socket);
-  ::close_range(0, STDERR_FILENO - 1, CLOSE_RANGE_CLOEXEC);
-  if (kept > STDERR_FILENO + 1) {
-    ::close_range(STDERR_FILENO + 1, kept - 1, CLOSE_RANGE_CLOEXEC);
-  }
-  ::close_range(kept + 1, ~0u, CLOSE_RANGE_CLOEXEC);
-  ::fcntl(socket, F_SETFD, 0);
-  ::execve(program.c_str(), arguments, environment);
-  return errno;
 }
 
 }  // namespace telefork::session

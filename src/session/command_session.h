@@ -63,7 +63,6 @@ class CommandSession {
 
  private:
   void send_command();
-  void await_deputy(deputy::Supervisor& supervisor, SignalFd& signals) const;
 
   Settings settings_;
   CommandRequest request_;
@@ -73,9 +72,5 @@ class CommandSession {
   pid_t pid_ = 0;
   pid_t guest_pid_ = 0;
 };
-
-// Blocks every signal and executes the deputy's program in the place of this one, with `socket` as
-// its only descriptor. Returns the errno when that failed.
-int become_deputy(const std::string& program, int socket, char* const* arguments);
 
 }  // namespace telefork::session

@@ -1,5 +1,5 @@
 // A process that was never asked, on its way to a node: what a move (move_session.h) and a copy
-// have in common.
+// (copy_session.h) have in common.
 //
 //   look        while it runs: what cannot go is told before anything stops
 //   announce    the node makes a process meanwhile
@@ -30,6 +30,7 @@
 #include "session/programs.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
+#include "tracee/snapshot.h"
 
 namespace telefork::session {
 
@@ -39,7 +40,8 @@ struct DepartureRequest {
   bool copy_shared = false;
   bool cpu_force = false;
   bool libc_force = false;
-  bool detach = false;  // nothing of it stays here
+  bool detach = false;     // of a move: nothing of it stays here
+  bool leave_fds = false;  // of a copy: descriptors of what cannot be copied stay here
 };
 
 struct DepartureSettings {
@@ -53,6 +55,8 @@ struct DepartureSettings {
   // process is given up.
   int wish_fd = -1;
   std::function<bool()> is_unwanted;
+  // Of a copy: if this process dies from now on, the program has to reap it.
+  std::function<void(const tracee::SnapshotId&)> on_snapshot;
   Steps steps;
 };
 
@@ -65,6 +69,7 @@ struct DepartureReport {
 
   pid_t pid = 0;        // as the node sees it
   pid_t guest_pid = 0;  // as it sees itself
+  pid_t home_pid = 0;   // of a copy: its deputy's
   std::uint64_t bytes_sent = 0;
   std::uint64_t pages_sent = 0;
   double freeze_ms = 0;  // that nothing of it ran
@@ -132,13 +137,13 @@ class Departure {
   UniqueFd input_, complaints_;
   DepartureReport report_;
   bool frozen_ = false;
+  SignalFd signals_;
 
  private:
   bool known_not_to_run_ = false;
   std::unique_ptr<Fence> fence_;
   FileNegotiation files_;
   capture::Survey looked_;
-  SignalFd signals_;
   UniqueFd interest_;  // an epoll: of what may end the waits for the node
   std::optional<proxy::StdioPump> pump_;
   Clock::time_point start_, last_step_;

@@ -43,4 +43,16 @@ std::string describe_command(const std::vector<std::string>& arguments) {
   return shorten(line, kMaxDescription);
 }
 
+std::vector<std::string> list_arguments(pid_t pid) {
+  const std::string line = kernel::read_cmdline(pid);
+  std::vector<std::string> arguments;
+  for (std::size_t at = 0; at < line.size();) {
+    std::size_t end = std::min(line.find('\0', at), line.size());
+    arguments.push_back(line.substr(at, end - at));
+    at = end + 1;
+  }
+  if (arguments.empty()) arguments.emplace_back("telefork-deputy");
+  return arguments;
+}
+
 }  // namespace telefork::session

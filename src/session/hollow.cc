@@ -14,6 +14,7 @@
 #include "abi/deputy.h"
 #include "base/error.h"
 #include "kernel/procfs.h"
+#include "session/description.h"
 #include "tracee/fd_passing.h"
 #include "tracee/freezer.h"
 #include "tracee/stub.h"
@@ -23,17 +24,6 @@ namespace {
 
 using tracee::Data;
 using tracee::SyscallProgram;
-
-std::vector<std::string> split_arguments(const std::string& line) {
-  std::vector<std::string> arguments;
-  for (std::size_t at = 0; at < line.size();) {
-    std::size_t end = std::min(line.find('\0', at), line.size());
-    arguments.push_back(line.substr(at, end - at));
-    at = end + 1;
-  }
-  if (arguments.empty()) arguments.emplace_back("telefork-deputy");
-  return arguments;
-}
 
 // A NULL-terminated array of pointers to strings.
 Data string_array(SyscallProgram& program, const std::vector<std::string>& strings) {
@@ -46,7 +36,7 @@ Data string_array(SyscallProgram& program, const std::vector<std::string>& strin
 
 // Its file comes in through the session socket. The last step is the exec.
 SyscallProgram program_of(pid_t pid, tracee::Stub& stub, const HollowSettings& settings) {
-  std::vector<std::string> arguments = split_arguments(kernel::read_cmdline(pid));
+  std::vector<std::string> arguments = list_arguments(pid);
   std::vector<std::string> environment = {
       fmt::format("{}={}", TELEFORK_DEPUTY_FD, settings.session_fd),
       fmt::format("{}={}", TELEFORK_DEPUTY_COMM, kernel::read_comm(pid, pid))};

@@ -3,6 +3,7 @@
 //
 //     victim THREADS MEGABYTES [FILE]      FILE is kept open for reading, half-way through
 #include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -63,9 +64,32 @@ void check_sparse(const char* sparse, std::size_t size) {
   expect(sparse[size / 2] == 'x' && sparse[0] == 0, "the content of sparse memory");
 }
 
+// Nobody has its stdin: it waits for SIGUSR1, which is blocked in all threads.
+bool waits_for_signal() { return std::getenv("VICTIM_WAITS_FOR_SIGNAL") != nullptr; }
+
+sigset_t signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  return set;
+}
+
+void await_word() {
+  char line[16];
+  const sigset_t set = signals();
+  int signal = 0;
+  if (waits_for_signal()) {
+    expect(sigwait(&set, &signal) == 0 && signal == SIGUSR1, "the signal");
+  } else {
+    expect(read(STDIN_FILENO, line, sizeof(line)) > 0, "stdin");
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  const sigset_t set = signals();
+  if (waits_for_signal()) sigprocmask(SIG_BLOCK, &set, nullptr);
   const unsigned count = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 0;
   const std::size_t words = (argc > 2 ? std::strtoul(argv[2], nullptr, 10) : 1) << 18;
   const int file = argc > 3 ? open(argv[3], O_RDONLY) : -1;
@@ -88,9 +112,7 @@ int main(int argc, char** argv) {
   std::printf("ready %d\n", pid);
   std::fflush(stdout);
 
-  char line[16];
-  ssize_t got = read(STDIN_FILENO, line, sizeof(line));
-  expect(got > 0, "stdin");
+  await_word();
   const unsigned long before = turns;
   while (count > 0 && turns < before + 10) usleep(1000);
   go = true;

@@ -8,6 +8,7 @@ int main() {
   const int both = open("fifo", O_RDWR);
   const int writing = open("fifo", O_WRONLY);
   VICTIM_CHECK(both >= 0 && writing >= 0 && write(writing, "inside", 6) == 6);
+  VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();
   char text[8];

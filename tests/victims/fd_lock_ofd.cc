@@ -8,6 +8,7 @@ int main() {
   lock.l_start = 3;
   lock.l_len = 4;
   VICTIM_CHECK(fcntl(fd, F_OFD_SETLK, &lock) == 0);
+  VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();
   const int other = open("file", O_RDWR);

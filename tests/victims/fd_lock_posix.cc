@@ -9,6 +9,7 @@ int main() {
   lock.l_len = 5;
   VICTIM_CHECK(fcntl(fd, F_SETLK, &lock) == 0);
   VICTIM_CLASHES("lock");
+  VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();
   const pid_t child = fork();

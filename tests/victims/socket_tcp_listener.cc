@@ -37,6 +37,7 @@ int main() {
   const int v6 = make_listener(AF_INET6);
   if (v6 < 0) victim_skip("IPv6");
   VICTIM_CLASHES("Address already in use");
+  VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();
   check_listener(v4);

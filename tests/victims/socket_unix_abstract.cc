@@ -20,6 +20,7 @@ int main() {
   const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
   VICTIM_CHECK(bind(listener, name, set_name("listener")) == 0 && listen(listener, 5) == 0);
   VICTIM_CLASHES("Address already in use");
+  VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();
   char text[8];

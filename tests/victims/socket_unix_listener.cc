@@ -55,6 +55,7 @@ int main() {
   const int bound = make("bound", SOCK_STREAM, 0600);
   VICTIM_CHECK(listen(streams, 5) == 0 && listen(packets, 3) == 0);
   VICTIM_CLASHES("Address already in use");
+  VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();
   check_name(streams, "streams", 0660);

@@ -43,6 +43,8 @@
 #define VICTIM_REFUSED(text) victim_say("refused: " text "\n")
 // The same of `move` alone.
 #define VICTIM_REFUSED_BY_MOVE(text) victim_say("refused by move: " text "\n")
+// The same of `telefork fork` alone: the original keeps it.
+#define VICTIM_NOT_COPIED(text) victim_say("refused by fork: " text "\n")
 // The same of what is only seen once the process is stopped: `check` does not know it.
 #define VICTIM_REFUSED_ONCE_STOPPED(text) victim_say("refused once stopped: " text "\n")
 // What is lost on the way without a refusal. TEXT stands in docs/limits.md, and the victim has to

@@ -59,6 +59,16 @@ int wait_for(pid_t pid) {
   return exit_code(status);
 }
 
+void await_stranger(pid_t pid) {
+  const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+  if (pidfd < 0) return;  // it has ended
+  pollfd entry = {pidfd, POLLIN, 0};
+  if (poll(&entry, 1, kPatienceMs) <= 0) {
+    ADD_FAILURE() << "it does not end\n" << fork_test::describe_descendants();
+  }
+  close(pidfd);
+}
+
 void become(const Launch& launch) {
   sigset_t mask;
   sigemptyset(&mask);
@@ -97,6 +107,12 @@ pid_t launch(const Launch& launch) {
   return pid;
 }
 
+void end_stranger(pid_t pid) {
+  check_number(pid);
+  kill(pid, SIGKILL);
+  await_stranger(pid);
+}
+
 Finished run_command(const std::vector<std::string>& arguments, const std::string& folder) {
   int out[2];
   int err[2];
@@ -121,7 +137,7 @@ VictimProcess::VictimProcess(const std::string& program, const std::string& fold
 VictimProcess::~VictimProcess() {
   if (stands_for_it_ > 0) {
     kill(stands_for_it_, SIGKILL);
-    waitpid(stands_for_it_, nullptr, 0);
+    if (is_ours_) waitpid(stands_for_it_, nullptr, 0);
   }
   for (int fd : {out_[0], out_[1], err_[0], err_[1]}) close(fd);
 }
@@ -162,6 +178,8 @@ bool VictimProcess::await_ready() {
       declared_.once_stopped = name != "refused";
     } else if (name == "refused by move") {
       declared_.refused_by_move.push_back(text);
+    } else if (name == "refused by fork") {
+      declared_.refused_by_fork.push_back(text);
     } else if (name == "loses") {
       declared_.loses = text;
     } else if (name == "loses in a namespace") {
@@ -175,14 +193,29 @@ bool VictimProcess::await_ready() {
   return false;
 }
 
+// Of another one's child nobody here hears the status: what it has said is all there is.
 int VictimProcess::await_end() {
-  const int code = wait_for(stands_for_it_);
+  int code = 0;
+  if (is_ours_) {
+    code = wait_for(stands_for_it_);
+  } else {
+    await_stranger(stands_for_it_);
+  }
   stands_for_it_ = -1;
   return code;
 }
 
 void VictimProcess::continue_as(const std::vector<std::string>& arguments) {
   stands_for_it_ = launch({arguments, folder_, out_[1], err_[1], true});
+}
+
+void VictimProcess::continue_as_copy(pid_t home, pid_t guest) {
+  check_number(home);
+  kill(pid_, SIGKILL);
+  wait_for(pid_);
+  stands_for_it_ = home;
+  guest_ = guest;
+  is_ours_ = false;
 }
 
 void VictimProcess::signal_it() const {

@@ -15,6 +15,7 @@ struct Declared {
   std::string skip;                  // the feature that is missing, or nothing
   std::vector<std::string> refused;  // in these words
   std::vector<std::string> refused_by_move;
+  std::vector<std::string> refused_by_fork;
   bool once_stopped = false;       // only then
   std::string loses;               // a sentence of docs/limits.md, or nothing
   std::string loses_in_namespace;  // the same, of who is in a pid namespace of its own
@@ -38,6 +39,8 @@ struct Launch {
   bool block_sigterm = false;
 };
 pid_t launch(const Launch& launch);
+// Kills a child of another process, and returns when it has ended.
+void end_stranger(pid_t pid);
 // Runs a command to its end.
 Finished run_command(const std::vector<std::string>& arguments, const std::string& folder);
 
@@ -61,6 +64,10 @@ class VictimProcess {
   // It runs as `guest` from now on; its own pid still stands for it.
   void continue_elsewhere(pid_t guest) { guest_ = guest; }
 
+  // It is killed, and its copy stands for it: `home` here, whose parent is somebody else, and
+  // `guest` where it went.
+  void continue_as_copy(pid_t home, pid_t guest);
+
   // The first signal. True when it says `awake`; false: it has said something else.
   bool wake();
   // Where the victim itself is to be seen in /proc: below what stands for it, by the number that it
@@ -77,6 +84,7 @@ class VictimProcess {
   pid_t pid_ = -1;
   pid_t stands_for_it_ = -1;  // to be signalled and waited for; -1 when it has been waited for
   pid_t guest_ = -1;          // where it went; -1: nowhere
+  bool is_ours_ = true;       // what stands for it is a child of this process
   int out_[2] = {-1, -1};
   int err_[2] = {-1, -1};
   std::string unread_;

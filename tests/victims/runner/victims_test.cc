@@ -221,14 +221,14 @@ class File : public Mode {
   bool restores() const override { return true; }
 };
 
-// A telepad of the same machine takes it, and its deputy stays.
-class Move : public Mode {
+// With a telepad of the same machine.
+class ToNode : public Mode {
  protected:
   void SetUp() override {
     ASSERT_NO_FATAL_FAILURE(Mode::SetUp());
     node_ = fs::temp_directory_path() / ("telefork-victim." + std::to_string(getpid()) + ".sock");
     telepad_ = launch({{TELEPAD_PROGRAM, "--quiet", "--socket", node_}, "/"});
-    while (telefork({"check", "unix:" + node_}).code != 0) {
+    while (telefork({"check", node()}).code != 0) {
       ASSERT_EQ(waitpid(telepad_, nullptr, WNOHANG), 0) << "telepad has ended";
     }
   }
@@ -240,11 +240,33 @@ class Move : public Mode {
     }
     Mode::TearDown();
   }
+  std::string node() const { return "unix:" + node_; }
+  // What is refused there, `more` beside what always is.
+  static std::vector<std::string> refused_with(const Declared& declared,
+                                               std::vector<std::string> more) {
+    if (!more.empty() && declared.once_stopped) return more;  // it comes not so far
+    more.insert(more.end(), declared.refused.begin(), declared.refused.end());
+    return more;
+  }
+  bool restores() const override { return true; }
+  std::string lost(const Declared& declared) const override {
+    return declared.loses.empty() ? declared.loses_in_namespace : declared.loses;
+  }
+  bool loses_for_certain() const override { return false; }
+
+ private:
+  std::string node_;
+  pid_t telepad_ = -1;
+};
+
+// It goes there, and its deputy stays.
+class Move : public ToNode {
+ protected:
   std::vector<std::string> command(pid_t pid) const override {
-    return {"move", std::to_string(pid), "unix:" + node_, "--json"};
+    return {"move", std::to_string(pid), node(), "--json"};
   }
   std::vector<std::string> check_command(pid_t pid) const override {
-    return {"check", std::to_string(pid), "unix:" + node_, "--json"};
+    return {"check", std::to_string(pid), node(), "--json"};
   }
   void take(VictimProcess& victim) override {
     const Finished move = telefork(command(victim.pid()));
@@ -257,20 +279,39 @@ class Move : public Mode {
     victim.continue_elsewhere(nlohmann::json::parse(move.out).at("pid"));
   }
   std::vector<std::string> refused(const Declared& declared) const override {
-    std::vector<std::string> all = declared.refused_by_move;
-    if (!all.empty() && declared.once_stopped) return all;  // it comes not so far
-    all.insert(all.end(), declared.refused.begin(), declared.refused.end());
-    return all;
+    return refused_with(declared, declared.refused_by_move);
   }
-  bool restores() const override { return true; }
-  std::string lost(const Declared& declared) const override {
-    return declared.loses.empty() ? declared.loses_in_namespace : declared.loses;
-  }
-  bool loses_for_certain() const override { return false; }
+};
 
- private:
-  std::string node_;
-  pid_t telepad_ = -1;
+// A copy goes there, and the original is killed: the copy passes.
+class Fork : public ToNode {
+ protected:
+  std::vector<std::string> command(pid_t pid) const override {
+    return {"fork", std::to_string(pid), node(), "--json"};
+  }
+  std::vector<std::string> check_command(pid_t pid) const override {
+    return {"check", std::to_string(pid), node(), "--for", "copy", "--json"};
+  }
+  void take(VictimProcess& victim) override {
+    const Finished fork = telefork(command(victim.pid()));
+    ASSERT_EQ(fork.code, 0) << fork.err;
+    const auto told = nlohmann::json::parse(fork.out);
+    go_on(victim, told.at("home_pid"), told.at("pid"));
+  }
+  std::vector<std::string> refused(const Declared& declared) const override {
+    std::vector<std::string> more = declared.refused_by_move;
+    more.insert(more.end(), declared.refused_by_fork.begin(), declared.refused_by_fork.end());
+    return refused_with(declared, std::move(more));
+  }
+  virtual void go_on(VictimProcess& victim, pid_t home, pid_t guest) const {
+    victim.continue_as_copy(home, guest);
+  }
+};
+
+// The copy is killed: the original passes.
+class Original : public Fork {
+  void go_on(VictimProcess&, pid_t home, pid_t) const override { end_stranger(home); }
+  bool restores() const override { return false; }
 };
 
 std::string name_of(const testing::TestParamInfo<std::string>& info) { return info.param; }
@@ -284,6 +325,8 @@ VICTIMS_MODE(Check);
 VICTIMS_MODE(Keep);
 VICTIMS_MODE(File);
 VICTIMS_MODE(Move);
+VICTIMS_MODE(Fork);
+VICTIMS_MODE(Original);
 
 }  // namespace
 }  // namespace victims

@@ -1,0 +1,28 @@
+// telefork fork PID NODE
+#include <fmt/format.h>
+
+#include "app/commands.h"
+#include "app/departing.h"
+#include "app/output.h"
+#include "session/copy_session.h"
+
+namespace telefork::app {
+
+int fork_command(const ForkCommand& command) {
+  DepartureKind kind;
+  kind.make = [&command](session::DepartureSettings settings, session::DepartureRequest request) {
+    request.leave_fds = command.leave_fds;
+    return std::make_unique<session::CopySession>(std::move(settings), std::move(request));
+  };
+  kind.say = [&command](const session::DepartureReport& report) {
+    return fmt::format(
+        "a copy of process {} runs on {}, as {} there and {} here: {} sent, stopped for {:.0f} ms",
+        command.pid, command.node, report.pid, report.home_pid, format_bytes(report.bytes_sent),
+        report.freeze_ms);
+  };
+  kind.lost = fmt::format("the process that copied {} was killed; {} itself runs on here",
+                          command.pid, command.pid);
+  return depart(command, kind);
+}
+
+}  // namespace telefork::app

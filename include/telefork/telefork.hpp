@@ -167,5 +167,14 @@ auto run_on(std::string_view node, F&& f, const Options& options = {}) -> std::i
   return call.result.give();
 }
 
+// The calling process moves to `node`; returns there. Throws Error here when it does not go. See
+// telefork_move_to.
+inline void move_to(std::string_view node, const Options& options = {}) {
+  const telefork_options plain = detail::plain(options);
+  if (telefork_move_to_with(detail::name_of(node).c_str(), &plain) != 0) {
+    detail::throw_last_error();
+  }
+}
+
 }  // namespace api
 }  // namespace telefork

@@ -31,6 +31,8 @@
 //     telefork_snapshot, read() ---------------->  (keeper) freezes it, sends home what it changed
 //   home:  read() "returns" TELEFORK_RETURNED
 //
+// move_to() begins as run_on() does, and ends there: at home the deputy takes the process's place.
+//
 // Pids come from the kernel: both ends set SO_PASSCRED and read SCM_CREDENTIALS. The library takes
 // the sender of the reply for the process that will trace the snapshot or be an ancestor of the one
 // that does (Yama: PR_SET_PTRACER), so the agent itself sends it.
@@ -84,6 +86,7 @@ struct telefork_abi_header {
 enum telefork_agent_op {
   TELEFORK_OP_FORK = 1,
   TELEFORK_OP_RUN_ON = 2,
+  TELEFORK_OP_MOVE_TO = 3,
 };
 
 // The values of struct telefork_options of include/telefork/telefork.h.

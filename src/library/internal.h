@@ -53,6 +53,8 @@ extern struct telefork_verdict tf_verdict;
 // that went on elsewhere, in which nothing has written to tf_verdict; its size with a verdict; 0
 // for everything else.
 long tf_await_verdict(const struct tf_go_ahead* go);
+// Sets the error from what that returned, which was a verdict or nothing.
+void tf_take_verdict(long n);
 
 // agent_socket.c. All of it under the lock.
 // Sends the request to the agent, connecting or starting one where there is none. False: the error

@@ -61,16 +61,6 @@ static long wait_in_session(const struct tf_go_ahead* go, const tf_signals* mask
   return tf_announce(go, mask) ? tf_await_verdict(go) : 0;
 }
 
-static int take_verdict(long n) {
-  const struct telefork_verdict* verdict = &tf_verdict;
-  if (n != (long)sizeof *verdict) {
-    tf_set_error(TELEFORK_LOST, 0, "the agent ended while the process was away");
-  } else {
-    tf_set_error((enum telefork_code)verdict->code, verdict->error, "%s", verdict->message);
-  }
-  return -1;
-}
-
 // On the node. `cancel_state` becomes what f left.
 static void run_there(void (*f)(void*), void* arg, tf_signals* mask, int* cancel_state) {
   uint32_t mine = atomic_load(&depth) + 1;
@@ -111,7 +101,8 @@ static int run_through_agent(struct telefork_agent_request* request, void (*f)(v
     if (n != TELEFORK_RETURNED) die_here("the way home is lost");
     set_depth(atomic_load(&depth) - 1);
   } else {
-    result = take_verdict(n);
+    tf_take_verdict(n);
+    result = -1;
   }
   close(go.session_fd);
   tf_let_nobody_trace();

@@ -22,6 +22,7 @@
 #include "net/unix_stream.h"
 #include "session/agent_socket.h"
 #include "session/fork_session.h"
+#include "session/move_call.h"
 #include "session/registry.h"
 #include "session/run_on_session.h"
 #include "session/signal_fd.h"
@@ -97,6 +98,11 @@ class Worker {
     ::prctl(PR_SET_PDEATHSIG, 0);
     Order order;
     if (::recv(orders.get(), &order, sizeof(order), 0) != static_cast<ssize_t>(sizeof(order))) {
+      return;
+    }
+    if (!unreachable && order.request.op == TELEFORK_OP_MOVE_TO) {
+      call.part();
+      MoveCall(settings, order.request, order.pid, program_socket).run(std::move(orders));
       return;
     }
     bool go_ahead = false;

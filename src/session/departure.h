@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "abi/agent.h"
 #include "capture/survey.h"
 #include "kernel/probe.h"
 #include "kernel/yama.h"
@@ -42,6 +43,7 @@ struct DepartureRequest {
   bool libc_force = false;
   bool detach = false;     // of a move: nothing of it stays here
   bool leave_fds = false;  // of a copy: descriptors of what cannot be copied stay here
+  int agent_fd = -1;  // of a process that has asked itself: its library's socket, no part of it
 };
 
 struct DepartureSettings {
@@ -55,6 +57,9 @@ struct DepartureSettings {
   // process is given up.
   int wish_fd = -1;
   std::function<bool()> is_unwanted;
+  // Of a process that has asked itself: called once it is known that it may go; gives the thread
+  // that waits in a read() of its session socket, and is told there that it has gone.
+  std::function<telefork_snapshot()> await_caller;
   // Of a copy: if this process dies from now on, the program has to reap it.
   std::function<void(const tracee::SnapshotId&)> on_snapshot;
   Steps steps;

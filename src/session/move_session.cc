@@ -39,6 +39,8 @@ capture::SurveyOptions MoveSession::survey_options() const {
   options.copy_shared = request_.copy_shared;
   options.takes_stdin = !request_.detach;
   options.detached = request_.detach;
+  if (request_.agent_fd >= 0) options.own_fds.insert(request_.agent_fd);
+  if (caller_) options.own_fds.insert(caller_->session_fd);
   return options;
 }
 
@@ -48,15 +50,26 @@ void MoveSession::depart() {
   reach(Step::kAnnounced);
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(request_.pid, 0);
   frozen_ = true;
+  pid_t caller = request_.pid;
+  if (caller_) {
+    // Anywhere else the result that it is given would be another call's.
+    tracee::TracedThread& thread = frozen.thread_seen_as(caller_->tid);
+    thread.run_into_system_call(SYS_read);
+    caller = thread.tid();
+  }
   reach(Step::kFrozen);
   capture::Survey survey = look_again(survey_options());
   tell_streams(survey);
   tracee::ParkedProcess::Options options;
-  options.caller = request_.pid;
+  options.caller = request_.pid;  // who becomes the deputy
   options.wait = std::min<std::chrono::nanoseconds>(options.wait, settings_.lease.stop);
   parked_ = std::make_unique<tracee::ParkedProcess>(std::move(frozen), options);
   capture::CaptureSettings capture_settings;
   capture_settings.pagemap = settings_.pagemap;
+  if (caller_) {
+    capture_settings.caller = caller;
+    capture_settings.system_call_result = TELEFORK_RESUMED;
+  }
   capture::Capture capture(survey, parked_->frozen(), parked_->stub(), capture_settings);
   image::Writer writer(link().record_sink(), link().bulk_sink());
   write_header(Header::Purpose::MOVE, here_.reader(), writer);
@@ -153,6 +166,7 @@ DepartureReport MoveSession::run() {
     look(survey_options());
     reach(Step::kChecked);
     registry_.emplace(settings_.registry, info_);
+    if (settings_.await_caller) caller_ = settings_.await_caller();
     const Clock::time_point freeze_start = Clock::now();
     depart();
     give_up();

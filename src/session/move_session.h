@@ -57,6 +57,7 @@ class MoveSession : public Departure {
   std::vector<siginfo_t> taken_signals_;     // of them, to be given back if it goes on here
   UniqueFd session_socket_;                  // our end
   int their_socket_ = -1;                    // its number in the process
+  std::optional<telefork_snapshot> caller_;  // the thread that has asked for it, if one has
   bool may_stay_there_ = false;              // detached: whatever becomes of the link
   std::optional<deputy::Supervisor> supervisor_;
 };

@@ -37,6 +37,8 @@ struct AgentSettings {
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
   Lease lease;
+  // Of the standard input of a process that has moved: as HomeOptions::may_read_input.
+  std::function<std::function<bool()>(pid_t home, int input)> watch_input;
   Steps steps;
 };
 
@@ -48,6 +50,8 @@ class ProgramCall {
   // Ahead of a request of process `pid`: opens the link, and asks about the files that it maps.
   // What is in the way is thrown, and found again when the request comes.
   void get_ready_for(pid_t pid);
+  // Closes what was opened ahead of a request that another serves.
+  void part() { opened_.reset(); }
   // Checks the request of process `pid` and answers it on the program's socket. False: the answer
   // was an error.
   bool answer(const telefork_agent_request& request, pid_t pid, int program_socket);

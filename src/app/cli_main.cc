@@ -83,6 +83,7 @@ class CommandLine {
     add_run();
     add_move();
     add_fork();
+    add_home();
     add_save();
     add_load();
     add_show();
@@ -105,6 +106,7 @@ class CommandLine {
   void add_fork();
   void add_departure(CLI::App& sub, DepartCommand& command);
   void take_departure(DepartCommand& command) const;
+  void add_home();
   void add_keygen();
   void add_trust();
   CLI::App* add(const char* name, const char* what, bool& json, std::function<int()> command) {
@@ -120,6 +122,7 @@ class CommandLine {
   RunCommand run_;
   MoveCommand move_;
   ForkCommand fork_;
+  HomeCommand home_;
   SaveCommand save_;
   LoadCommand load_;
   ShowCommand show_;
@@ -189,6 +192,17 @@ void CommandLine::add_fork() {
   add_departure(*sub, fork_);
   sub->add_flag("--leave-fds", fork_.leave_fds,
                 "descriptors of what cannot be copied stay here; the copy's are useless");
+}
+
+void CommandLine::add_home() {
+  CLI::App* sub =
+      add("home", "bring back a process that `telefork move` took away", home_.json, [this] {
+        home_.pid = parse_pid(pid_);
+        return home_command(home_);
+      });
+  sub->add_option("PID", pid_, "the pid that it has here")->required();
+  sub->add_option("--stop-at", home_.stop_at, "a step of the hand-over to stop at, for tests")
+      ->group("");
 }
 
 void CommandLine::add_save() {

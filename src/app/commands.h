@@ -44,6 +44,12 @@ struct ForkCommand : DepartCommand {
   bool leave_fds = false;  // descriptors of what cannot be copied stay at home
 };
 int fork_command(const ForkCommand& command);
+struct HomeCommand {
+  pid_t pid = 0;
+  bool json = false;
+  std::string stop_at;  // a step of the session process; empty: none
+};
+int home_command(const HomeCommand& command);
 
 struct SaveCommand {
   pid_t pid = 0;

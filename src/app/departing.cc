@@ -75,6 +75,7 @@ session::DepartureSettings make_settings(const DepartCommand& command, int talk)
     say(talk, {Word::Kind::kSnapshot, 0, snapshot});
   };
   settings.steps = stop_at_step(command.stop_at);
+  settings.steps_by_name = stop_at_step;
   return settings;
 }
 

@@ -189,7 +189,10 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   survey.whole = moves_whole(options.purpose);
   survey.original_stays = options.purpose == Purpose::kCopy;
   survey.copies_shared = options.copy_shared;
-  if (options.purpose == Purpose::kReturn) survey.in_a_call = true;
+  // Its keeper may have made namespaces for either.
+  if (options.purpose == Purpose::kReturn || options.purpose == Purpose::kHome) {
+    survey.in_a_call = true;
+  }
   survey.files.know(std::move(earlier.files));
   survey.files.set_originals(options.originals);
   survey.stat = kernel::read_stat(pid);

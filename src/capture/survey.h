@@ -30,14 +30,16 @@
 namespace telefork::capture {
 
 // kRunOn: the whole process for a call; kReturn: the guest of one, on its way home. kMove: all of
-// it for good, with a deputy at home. kCopy: all of it, and the original runs on.
-enum class Purpose { kFork, kSave, kRunOn, kReturn, kMove, kCopy };
+// it for good, with a deputy at home; kHome: the guest of one, whose deputy it is to take the place
+// of. kCopy: all of it, and the original runs on.
+enum class Purpose { kFork, kSave, kRunOn, kReturn, kMove, kHome, kCopy };
 
 // All of it is taken as it is at one instant: what lives with the process is then rebuilt there. Of
 // a fork or a call the original has had it since. (Who is copied has it still, and what only one
 // can have is refused.)
 constexpr bool moves_whole(Purpose purpose) {
-  return purpose == Purpose::kSave || purpose == Purpose::kMove || purpose == Purpose::kCopy;
+  return purpose == Purpose::kSave || purpose == Purpose::kMove || purpose == Purpose::kHome ||
+         purpose == Purpose::kCopy;
 }
 
 // What a call may be held up by the flags of its memory. In a process whose memory is small pages

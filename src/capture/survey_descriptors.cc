@@ -244,7 +244,7 @@ class Sorter {
 
   // What stands for something of home's, on its way back. False: it is a file, home's or its own.
   bool sort_returning(const OpenFile& open, Description& description) const {
-    if (options_.purpose != Purpose::kReturn) return false;
+    if (options_.purpose != Purpose::kReturn && options_.purpose != Purpose::kHome) return false;
     for (auto [stream, inode] : options_.streams) {
       if (!S_ISFIFO(open.stat.st_mode) || open.stat.st_ino != inode) continue;
       description.kind = Kind::STDIO;
@@ -273,7 +273,9 @@ class Sorter {
       return with_file(open, std::move(description));
     }
     if (open.stat.st_mode == 0) return stay(open, Reason::kProcFile);
-    const bool stream = is_standard_stream(survey_.pid, open) && !is_own_stream(open);
+    // Of one on its way home those were known by their pipes.
+    const bool stream = options_.purpose != Purpose::kHome &&
+                        is_standard_stream(survey_.pid, open) && !is_own_stream(open);
     if (stream && has_home()) {
       bool carried = open.fd != 0 || options_.takes_stdin;
       description.kind = carried ? Kind::STDIO : Kind::NULL_;

@@ -75,6 +75,14 @@ class Supervisor {
   // By this very signal where the kernel lets a process be stopped by it, else by SIGSTOP.
   void stop(int signal);
   void resume();
+  // Both ends are stopped, or will be when they have heard of it.
+  bool held() const { return held_; }
+  // It has read all that it was told.
+  bool settled() const { return unacknowledged_ == 0 && !ending_; }
+  // The deputy is the caller's to trace from now on, in this thread; until take_back(), which has
+  // to find it running, only on_readable() and next_event() may be called.
+  pid_t release() { return watch_.release(); }
+  void take_back(pid_t pid) { watch_.take_back(pid); }
   // Nothing more will be told there.
   void forget_standard_error() { standard_error_.reset(); }
   void tell(std::string_view text) { tell_on(standard_error_, text); }

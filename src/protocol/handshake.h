@@ -31,7 +31,7 @@
 
 namespace telefork::protocol {
 
-inline constexpr std::uint32_t kProtocolVersion = 2;
+inline constexpr std::uint32_t kProtocolVersion = 3;
 inline constexpr std::string_view kPreamble = "TFLINK01";
 inline constexpr std::size_t kMaxHello = 256 * 1024;
 inline constexpr std::chrono::seconds kHandshakePatience(10);

@@ -110,6 +110,18 @@ void Link::close_bulk() {
   bulk_elsewhere_ = true;
 }
 
+void Link::do_without_bulk() {
+  bulk_.reset();
+  bulk_elsewhere_ = false;
+}
+
+void Link::set_discarding(bool on) {
+  discarding_ = on;
+  image_ = {};
+  bulk_frames_ = {};
+  abort_.reset();
+}
+
 // ---- Input ----
 
 // One read of the control connection; whether anything came, the end included.
@@ -143,10 +155,10 @@ void Link::take_frame(const Frame& frame) {
       take_message(frame.payload);
       break;
     case Channel::kImage:
-      image_.put(frame.payload);
+      if (!discarding_) image_.put(frame.payload);
       break;
     case Channel::kBulk:
-      bulk_frames_.put(frame.payload);
+      if (!discarding_) bulk_frames_.put(frame.payload);
       break;
   }
   if (message_bytes_ + image_.size() + bulk_frames_.size() > kMaxUnread) {
@@ -217,11 +229,17 @@ ReceivedMessage Link::receive(Deadline deadline) {
 }
 
 ReceivedMessage Link::expect(schema::Message::Which expected, Deadline deadline) {
-  return check(receive(deadline), expected);
+  while (true) {
+    ReceivedMessage message = receive(deadline);
+    if (!bystander_ || !bystander_(message)) return check(std::move(message), expected);
+  }
 }
 
 ReceivedMessage Link::expect_while_heard(schema::Message::Which expected) {
-  return check(receive_while_heard(), expected);
+  while (true) {
+    ReceivedMessage message = receive_while_heard();
+    if (!bystander_ || !bystander_(message)) return check(std::move(message), expected);
+  }
 }
 
 ReceivedMessage Link::receive_while_heard() {

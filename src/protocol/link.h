@@ -91,12 +91,19 @@ class Link {
   Clock::time_point last_heard() const { return last_heard_; }
   // The other end has said `failed`.
   bool other_end_failed() const { return failure_.has_value(); }
+  // And `abort`, since the last set_discarding().
+  bool other_end_aborted() const { return abort_.has_value(); }
   // Records, payloads and expect_while_heard() give up (kLost) after so long without a byte. 60 s
   // unless set.
   void set_patience(std::chrono::milliseconds patience) { patience_ = patience; }
   // Something else that may end a wait: whenever `fd` is readable while records or payloads are
   // sent, or something is waited for, `check` is called, which may throw. -1: nothing any more.
   void set_interrupt(int fd, std::function<void()> check);
+  // Messages that may come at any time: expect() and expect_while_heard() pass over those that it
+  // takes, which is to return true. It may throw. Empty: none.
+  void set_bystander(std::function<bool(const ReceivedMessage&)> bystander) {
+    bystander_ = std::move(bystander);
+  }
 
   // Each lives as long as the Link.
   image::ByteSink& record_sink();
@@ -114,6 +121,11 @@ class Link {
   // Another process has its own copy of bulk_fd() and does the rest, so that its end is the end of
   // the stream. bulk_sink() and bulk_source() may not be used after it.
   void close_bulk();
+  // From now on payloads are frames of the control connection. To be called at both ends.
+  void do_without_bulk();
+  // While `on`, records and payloads that come are forgotten, as are those that nobody has read
+  // yet: of an image that is not wanted any more. An `abort` that came with it is forgotten too.
+  void set_discarding(bool on);
 
  private:
   class RecordSink;
@@ -184,6 +196,8 @@ class Link {
   std::chrono::milliseconds patience_{60'000};
   int interrupt_fd_ = -1;
   std::function<void()> interrupt_;
+  std::function<bool(const ReceivedMessage&)> bystander_;
+  bool discarding_ = false;
   std::unique_ptr<RecordSink> record_sink_;
   std::unique_ptr<RecordSource> record_source_;
   std::unique_ptr<BulkSink> bulk_sink_;

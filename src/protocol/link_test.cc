@@ -300,6 +300,59 @@ TEST_P(LinkTest, EndsTheBulkStreamWithTheProcessThatTookItOver) {
   EXPECT_EQ(error_of([&] { home_->bulk_sink().write(numbered(3)); }).code(), Code::kLost);
 }
 
+TEST_P(LinkTest, GoesOnBehindAnImageThatIsNotWanted) {
+  for (Link* link : {home_.get(), keeper_.get()}) link->do_without_bulk();
+  // What is read of it, what has come, and what is on its way.
+  for (int i = 0; i < 2; ++i) {
+    keeper_->record_sink().write(numbered(1000));
+    keeper_->bulk_sink().write(numbered(20'000));
+    keeper_->flush(Deadline::in(10s));
+    if (i > 0) break;
+    std::vector<std::byte> some(10);
+    home_->record_source().read(some);
+    home_->bulk_source().read(some);
+    EXPECT_EQ(some, numbered(10));
+    home_->set_discarding(true);
+  }
+  keeper_->send([](Message::Builder message) { message.setAbort("it is not wanted"); });
+  keeper_->flush(Deadline::in(10s));
+  EXPECT_EQ(home_->receive(Deadline::in(10s))->which(), Message::ABORT);
+  EXPECT_TRUE(home_->other_end_aborted());
+  home_->set_discarding(false);
+  EXPECT_FALSE(home_->other_end_aborted());
+
+  const auto twenty = numbered(20);
+  keeper_->record_sink().write(std::span(twenty).subspan(10));
+  keeper_->bulk_sink().write(std::span(twenty).first(10));
+  keeper_->flush(Deadline::in(10s));
+  std::vector<std::byte> got(10);
+  home_->bulk_source().read(got);
+  EXPECT_EQ(got, numbered(10));
+  std::vector<std::byte> records(10);
+  home_->record_source().read(records);
+  EXPECT_EQ(records[0], twenty[10]);
+}
+
+TEST_P(LinkTest, PassesOverWhatABystanderTakes) {
+  std::vector<unsigned> seen;
+  keeper_->set_bystander([&](const ReceivedMessage& message) {
+    if (!message->isReady()) return false;
+    seen.push_back(message->getReady().getPid());
+    return true;
+  });
+  for (int i = 0; i < 2; ++i) {
+    send_ready(*home_, 7);
+    home_->send([](Message::Builder message) { message.setGo(); });
+  }
+  keeper_->expect(Message::GO, Deadline::in(10s));
+  keeper_->expect_while_heard(Message::GO);
+  EXPECT_EQ(seen, (std::vector<unsigned>{7, 7}));
+  keeper_->set_bystander({});
+  send_ready(*home_, 7);
+  Error error = error_of([&] { keeper_->expect(Message::GO, Deadline::in(10s)); });
+  EXPECT_EQ(error.code(), Code::kCorrupt);
+}
+
 TEST(LinkOnOneStream, LetsAMessageWaitForOneShortFrame) {
   auto stream = std::make_unique<net::MemoryStream>();
   net::MemoryStream* kept = stream.get();

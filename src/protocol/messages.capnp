@@ -88,6 +88,13 @@ struct Message {
     returning @18 :Void;      # from the keeper: it stands still, its image follows
     dismiss @19 :Void;        # from home: nothing more is wanted of the guest; of a detached one: it has
                               # no home from now on, which the destination answers by `finished`
+    # The way home of a process that was moved: the hand-over in the other direction.
+    callHome @21 :Void;       # from home: it is to come
+    offer @22 :Offer;         # from the keeper: it could come; home looks whether it can have it
+    come @23 :Void;           # from home: it can
+    stay @24 :Failure;        # from either end: it does not come now, and why; it runs on there
+    unread @25 :Data;         # from the keeper: what it has not read of its stdin
+    sentHome @26 :Void;       # from the keeper: that was all of the image
     # Destination to source.
     checkFilesReply @2 :CheckFilesReply;
   }
@@ -160,6 +167,14 @@ enum ChangeFinder {
   none @0;                    # it does not come back
   writeProtection @1;         # a userfaultfd, asynchronous (Linux 6.7)
   hashes @2;                  # of all its pages, before and after
+}
+
+struct Offer {
+  # What a process has there that home must be able to give it.
+  tids @0 :List(UInt32);      # of its threads, the first aside, as it sees them
+  permitted @1 :UInt64;       # capabilities
+  uids @2 :List(UInt32);      # real, effective, saved, of the filesystem
+  gids @3 :List(UInt32);
 }
 
 struct Status {

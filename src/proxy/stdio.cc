@@ -74,6 +74,7 @@ void StdioSender::on_credit(std::size_t bytes) {
 }
 
 void StdioSender::on_broken() {
+  broken_ = true;
   if (fd_) end();
 }
 

@@ -60,6 +60,8 @@ class StdioSender {
   // Everything that was in the pipe at begin_drain() has been sent.
   bool drained() const { return drain_left_ == 0U || !fd_; }
   bool ended() const { return !fd_; }
+  // Because of that.
+  bool broken() const { return broken_; }
 
  private:
   void read_once();
@@ -72,6 +74,7 @@ class StdioSender {
   SharedFd fd_;
   std::size_t window_ = kStdioWindow;
   bool paused_ = false;
+  bool broken_ = false;
   std::optional<std::size_t> drain_left_;  // bytes, once begin_drain() was called
 };
 
@@ -89,6 +92,8 @@ class StdioReceiver {
   // Nothing waits to be written.
   bool idle() const { return unwritten() == 0; }
   bool ended() const { return !fd_; }
+  // What came and is not written yet; it stays.
+  std::span<const std::byte> waiting() const { return std::span(queue_).subspan(begin_); }
   // The first errno for which something that somebody would have read was not written; 0: none.
   int loss() const { return loss_; }
 

@@ -115,6 +115,18 @@ std::optional<Error> StdioPump::loss() const {
   return std::nullopt;
 }
 
+std::vector<std::byte> StdioPump::undelivered_input() const {
+  if (!streams_[0].receiver) return {};
+  auto waiting = streams_[0].receiver->waiting();
+  return {waiting.begin(), waiting.end()};
+}
+
+bool StdioPump::closed_by_guest(unsigned number) const {
+  const Stream& one = streams_[number];
+  if (one.sender) return one.sender->broken();
+  return !one.receiver || one.receiver->ended();
+}
+
 bool StdioPump::senders_ended() const {
   return std::all_of(std::begin(streams_), std::end(streams_),
                      [](const Stream& one) { return !one.sender || one.sender->ended(); });

@@ -53,6 +53,10 @@ class StdioPump {
   bool idle() const;
   // What of that could not be written though there was somebody to read it: "writing its stdout".
   std::optional<Error> loss() const;
+  // What came for stdin and is not in the guest's pipe yet; it stays.
+  std::vector<std::byte> undelivered_input() const;
+  // Whether the guest has closed stream `number`, or never had it.
+  bool closed_by_guest(unsigned number) const;
   // Nothing more will be read here: every sender came to its end.
   bool senders_ended() const;
 

@@ -232,6 +232,30 @@ TEST_F(StdioPumpTest, StopsReadingInputThatTheGuestClosed) {
   EXPECT_TRUE(home_.pump->senders_ended());
 }
 
+TEST_F(StdioPumpTest, KnowsWhatTheGuestHasClosed) {
+  start();
+  run();
+  for (unsigned stream : {0U, 1U}) EXPECT_FALSE(home_.pump->closed_by_guest(stream));
+  EXPECT_TRUE(home_.pump->closed_by_guest(2));
+  guest_in_.reset();
+  guest_out_.reset();
+  write_text(user_in_, "nobody reads this");
+  run();
+  for (unsigned stream : {0U, 1U}) EXPECT_TRUE(home_.pump->closed_by_guest(stream));
+}
+
+TEST_F(StdioPumpTest, KnowsWhatInputDidNotFitIntoTheGuestsPipe) {
+  start();
+  std::string sent;
+  while (sent.size() < 3 * 65536) {
+    sent += std::string(write_all_that_fits(user_in_), 'x');
+    run();
+  }
+  std::vector<std::byte> waiting = keeper_.pump->undelivered_input();
+  EXPECT_EQ(waiting, keeper_.pump->undelivered_input());
+  EXPECT_EQ(waiting.size() + read_all_there_is(guest_in_).size(), sent.size());
+}
+
 TEST_F(StdioPumpTest, TellsTheGuestThatAClosedStreamOfHomeHasNoReader) {
   auto [keeper_err, guest_err] = make_pipe();
   home_.pump = StdioPump::at_home(*home_.link, {}, {}, {});

@@ -149,9 +149,17 @@ Blank::Blank(Blank&& other) noexcept
     : pid_(std::exchange(other.pid_, 0)),
       guest_pid_(other.guest_pid_),
       socket_(std::move(other.socket_)),
+      socket_number_(other.socket_number_),
       thread_(std::move(other.thread_)),
       stub_(std::move(other.stub_)) {
   TELEFORK_ASSERT(stub_ == nullptr);  // it refers to the thread object that moves
+}
+
+Blank Blank::take(UniqueFd socket, int number, tracee::TracedThread thread) {
+  const pid_t pid = thread.tid();
+  Blank blank(pid, pid, std::move(socket), std::move(thread));
+  blank.socket_number_ = number;
+  return blank;
 }
 
 Blank::~Blank() {
@@ -198,7 +206,7 @@ void Blank::install_stub(const tracee::Stub::Options& options) {
 }
 
 std::vector<int> Blank::give_fds(std::span<const int> fds) {
-  return tracee::give_fds(*stub_, socket_.get(), kSocket, fds);
+  return tracee::give_fds(*stub_, socket_.get(), socket_number_, fds);
 }
 
 }  // namespace telefork::restore

@@ -37,6 +37,10 @@ struct BlankSettings {
 class Blank {
  public:
   static Blank start(const BlankSettings& settings);
+  // One that runs telefork-blank already: `thread` stands still at its first instruction, with
+  // PTRACE_O_EXITKILL, and `socket` is the other end of its descriptor `number`, which is its only
+  // one.
+  static Blank take(UniqueFd socket, int number, tracee::TracedThread thread);
   Blank(Blank&&) noexcept;
   Blank& operator=(Blank&&) = delete;
   ~Blank();
@@ -51,8 +55,9 @@ class Blank {
 
   // Through the socket that the blank was born with; their numbers there, in order.
   std::vector<int> give_fds(std::span<const int> fds);
-  // The socket's number in the blank.
+  // The socket's number in a blank that was started here.
   static constexpr int kSocket = 3;
+  int socket_number() const { return socket_number_; }
 
   // With all that has become of it. Whoever traces other threads of it waits for them before this
   // object goes, which waits for the whole.
@@ -66,6 +71,7 @@ class Blank {
   pid_t pid_;
   pid_t guest_pid_;
   UniqueFd socket_;
+  int socket_number_ = kSocket;
   tracee::TracedThread thread_;
   std::unique_ptr<tracee::Stub> stub_;
 };

@@ -104,10 +104,11 @@ int Restorer::make_room_for_descriptors(const std::vector<WantedNumber>& wanted)
       need = std::max(need, static_cast<rlim_t>(item.getFd()) + 1);
     }
   }
-  rlimit limit{};
-  if (::prlimit(blank_->pid(), RLIMIT_NOFILE, nullptr, &limit) != 0) {
-    throw_errno("reading the limit of descriptors");
-  }
+  // By itself: one that was found may be another user's.
+  SyscallProgram ask;
+  const tracee::Data answer = ask.buffer(sizeof(rlimit));
+  ask.call("reading the limit of descriptors", SYS_prlimit64, {0, RLIMIT_NOFILE, 0, answer});
+  auto limit = blank_->stub().run(ask).object<rlimit>(answer);
   if (limit.rlim_cur < need + kRoom) {
     rlimit wider{need + kRoom, std::max(limit.rlim_max, need + kRoom)};
     if (::prlimit(blank_->pid(), RLIMIT_NOFILE, &wider, nullptr) == 0) limit = wider;
@@ -177,7 +178,7 @@ void Restorer::restore_descriptors() {
   contents_ = ContentStore();
 
   SyscallProgram program;
-  program.call("closing the way in", SYS_close, {Blank::kSocket});
+  program.call("closing the way in", SYS_close, {blank_->socket_number()});
   for (const NumberStep& step : plan_numbers(std::move(given), wanted, limit)) {
     add_step(step, program);
     run_if_large(program);

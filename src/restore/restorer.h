@@ -62,6 +62,11 @@ struct RestoreSettings {
   int session_number = -1;
   // The thread, as the guest sees it, that is let run when no other is traced any more; 0: any.
   pid_t last_released = 0;
+  // Instead of starting a blank process: takes one that is there, with the pid of the image. Called
+  // when all but the pages has come and its other threads' ids are free here.
+  std::function<Blank()> find_blank;
+  // The process comes back to the clocks that it left: they have gone on.
+  bool own_clocks = false;
   // The process waits elsewhere for its life here: no image of the past. See OpenFiles.
   bool live = false;
   // PR_TIMER_CREATE_RESTORE_IDS, where the kernel has it.
@@ -90,6 +95,10 @@ class Restorer {
   void finish();
   // Lets the guest run. The caller reaps it from now on.
   pid_t release();
+  // Gives up what it was to be: it executes another program, which is the last step of what
+  // `make` gives, and stands still as that begins, traced with no options. Only of a blank that was
+  // found (RestoreSettings::find_blank).
+  tracee::TracedThread become(const std::function<tracee::SyscallProgram(Blank&)>& make);
 
   // Of the guest, once there is one.
   pid_t pid() const { return blank_ ? blank_->pid() : 0; }
@@ -131,6 +140,7 @@ class Restorer {
   void prepare();
   void start_blank_early();
   void start_blank(bool pid_required);
+  void find_blank();
   bool blank_has_ids() const;
   void set_clocks();
   void finish_as_this_user();

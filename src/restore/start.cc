@@ -1,6 +1,7 @@
 // The blank process, and room in its address space for what it will be.
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 
 #include <fcntl.h>
@@ -281,7 +282,20 @@ void Restorer::start_blank_early() {
   with_context("making the guest's process", [&] { start_blank(false); });
 }
 
+// At home: under the pid that has stood for it.
+void Restorer::find_blank() {
+  const std::string taken = describe_taken_id(false);
+  if (!taken.empty()) {
+    throw Error(Code::kRefused, taken + ", and the process must keep its ids");
+  }
+  blank_ = std::make_unique<Blank>(settings_.find_blank());
+  if (blank_->guest_pid() == wanted_pid()) return;
+  throw Error(Code::kCorrupt, fmt::format("process {} came in the place of process {}",
+                                          wanted_pid(), blank_->guest_pid()));
+}
+
 void Restorer::start_blank(bool pid_required) {
+  if (settings_.find_blank) return find_blank();
   BlankSettings settings = settings_.blank;
   settings.want_pid = wanted_pid();
   settings.pid_required = pid_required;
@@ -306,7 +320,7 @@ void Restorer::start_blank(bool pid_required) {
 
 void Restorer::set_clocks() {
   // An older image does not tell its clocks.
-  if (!process().hasClocks()) return;
+  if (!process().hasClocks() || settings_.own_clocks) return;
   std::optional<ClockChange> change = plan_clocks(process().getClocks(), read_host_clocks());
   if (!change) return;
   int error = 0;
@@ -352,6 +366,8 @@ void Restorer::keep_stop_signal_free() {
   for (const image::Record& thread : threads_) {
     add(thread.get<image::schema::Thread>().getPending());
   }
+  // One that was found may be in a terminal's foreground, which sends it when its size changes.
+  if (settings_.find_blank) pending |= std::uint64_t{1} << (SIGWINCH - 1);
   blank_->thread().set_signal_mask(pending);
 }
 

@@ -151,6 +151,9 @@ void Departure::take_streams(const capture::Survey& survey) {
   }
   if (streams[0]) input_ = streams[0].duplicate();
   if (streams[2]) complaints_ = streams[2].duplicate();
+  for (int fd = 0; fd < 3; ++fd) {
+    if (streams[fd]) streams_[fd] = streams[fd].duplicate();
+  }
   pump_.emplace(proxy::StdioPump::at_home(link(), std::move(streams[0]), std::move(streams[1]),
                                           std::move(streams[2])));
 }
@@ -194,11 +197,11 @@ std::string Departure::await_end_there(const Error& error) {
   return text;
 }
 
-void Departure::stay_home(deputy::Supervisor& supervisor, std::function<bool()> may_read_input) {
+void Departure::stay_home(deputy::Supervisor& supervisor, std::function<bool()> may_read_input,
+                          HomeOptions options) {
   for (const std::string& warning : report_.warnings) {
     supervisor.tell(fmt::format("process {} on {}: {}", info_.pid, info_.node, warning));
   }
-  HomeOptions options;
   options.lease = settings_.lease;
   options.fence = fence_.get();
   options.steps = settings_.steps;

@@ -63,6 +63,8 @@ struct DepartureSettings {
   // Of a copy: if this process dies from now on, the program has to reap it.
   std::function<void(const tracee::SnapshotId&)> on_snapshot;
   Steps steps;
+  // Of whoever calls home what was moved: what its --stop-at says.
+  std::function<Steps(const std::string&)> steps_by_name;
 };
 
 struct DepartureReport {
@@ -124,7 +126,8 @@ class Departure {
   // Not only by its lease.
   bool is_known_not_to_run() const { return known_not_to_run_; }
   // Until the guest has ended with all that it has begun.
-  void stay_home(deputy::Supervisor& supervisor, std::function<bool()> may_read_input);
+  void stay_home(deputy::Supervisor& supervisor, std::function<bool()> may_read_input,
+                 HomeOptions options = {});
   void step(SourceEvent event);
   void reach(Step step);
   void tell_registry();
@@ -140,17 +143,18 @@ class Departure {
   SessionInfo info_;
   std::optional<RegistryEntry> registry_;
   UniqueFd input_, complaints_;
+  UniqueFd streams_[3];  // the process's own that are carried
+  std::unique_ptr<Fence> fence_;
+  SignalFd signals_;
+  std::optional<proxy::StdioPump> pump_;
   DepartureReport report_;
   bool frozen_ = false;
-  SignalFd signals_;
 
  private:
   bool known_not_to_run_ = false;
-  std::unique_ptr<Fence> fence_;
   FileNegotiation files_;
   capture::Survey looked_;
   UniqueFd interest_;  // an epoll: of what may end the waits for the node
-  std::optional<proxy::StdioPump> pump_;
   Clock::time_point start_, last_step_;
 };
 

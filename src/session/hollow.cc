@@ -34,39 +34,48 @@ Data string_array(SyscallProgram& program, const std::vector<std::string>& strin
   return array;
 }
 
-// Its file comes in through the session socket. The last step is the exec.
 SyscallProgram program_of(pid_t pid, tracee::Stub& stub, const HollowSettings& settings) {
-  std::vector<std::string> arguments = list_arguments(pid);
-  std::vector<std::string> environment = {
-      fmt::format("{}={}", TELEFORK_DEPUTY_FD, settings.session_fd),
-      fmt::format("{}={}", TELEFORK_DEPUTY_COMM, kernel::read_comm(pid, pid))};
-  if (settings.die_with_parent != 0) {
-    environment.push_back(fmt::format("{}={}", TELEFORK_DEPUTY_PARENT, settings.die_with_parent));
-  }
   UniqueFd program_file = open_file(settings.deputy_program, O_PATH);
   const int given[] = {program_file.get()};
-  const int number =
+  DeputyStart start;
+  // Its file comes in through the session socket.
+  start.program_fd =
       tracee::give_fds(stub, settings.session_socket, settings.session_fd, given).front();
+  start.session_fd = settings.session_fd;
+  start.arguments = list_arguments(pid);
+  start.name = kernel::read_comm(pid, pid);
+  start.die_with_parent = settings.die_with_parent;
+  return become_deputy(start);
+}
 
+}  // namespace
+
+SyscallProgram become_deputy(const DeputyStart& start) {
+  std::vector<std::string> environment = {
+      fmt::format("{}={}", TELEFORK_DEPUTY_FD, start.session_fd),
+      fmt::format("{}={}", TELEFORK_DEPUTY_COMM, start.name)};
+  if (start.die_with_parent != 0) {
+    environment.push_back(fmt::format("{}={}", TELEFORK_DEPUTY_PARENT, start.die_with_parent));
+  }
   SyscallProgram become;
-  become.call("keeping the session socket", SYS_fcntl, {settings.session_fd, F_SETFD, 0});
+  become.call("keeping the session socket", SYS_fcntl, {start.session_fd, F_SETFD, 0});
   // Everything else goes, so that nobody waits for the end of a pipe that a deputy holds; but for
   // stderr, as long as the child has its own: the deputy may have to say why nobody else can.
   int from = 0;
-  for (int kept : std::set<int>{STDERR_FILENO, settings.session_fd, number}) {
+  for (int kept : std::set<int>{STDERR_FILENO, start.session_fd, start.program_fd}) {
     if (kept > from) become.call("closing descriptors", SYS_close_range, {from, kept - 1, 0});
     from = kept + 1;
   }
   become.call("closing descriptors", SYS_close_range, {from, ~0u, 0});
   become.call("becoming the deputy", SYS_execveat,
-              {number, become.text(""), string_array(become, arguments),
+              {start.program_fd, become.text(""), string_array(become, start.arguments),
                string_array(become, environment), AT_EMPTY_PATH});
   return become;
 }
 
 // Before it does anything it stops once more: that stop says whether a SIGSTOP to the process is
 // still in force. Then whoever watches it from now on is to see it too.
-void let_begin(tracee::TracedThread& deputy) {
+void let_deputy_begin(tracee::TracedThread& deputy) {
   deputy.request_stop();
   deputy.resume(PTRACE_CONT);
   deputy.await_stop();
@@ -74,8 +83,6 @@ void let_begin(tracee::TracedThread& deputy) {
   deputy.resume(PTRACE_CONT);
   deputy.forget();
 }
-
-}  // namespace
 
 void hollow(pid_t pid, const HollowSettings& settings) {
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(pid, PTRACE_O_TRACEEXEC);
@@ -89,11 +96,11 @@ void hollow(pid_t pid, const HollowSettings& settings) {
     throw Error(Code::kFailed, "the deputy's program did not start");
   }
   frozen.leader().set_options(0);
-  let_begin(frozen.leader());
+  let_deputy_begin(frozen.leader());
 }
 
 void hollow(tracee::ParkedProcess& parked, const HollowSettings& settings) {
-  let_begin(parked.become(program_of(parked.pid(), parked.stub(), settings)));
+  let_deputy_begin(parked.become(program_of(parked.pid(), parked.stub(), settings)));
 }
 
 }  // namespace telefork::session

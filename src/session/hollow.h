@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include <sys/types.h>
 
@@ -17,6 +18,19 @@ struct HollowSettings {
   int session_socket = -1;    // our end of it
   pid_t die_with_parent = 0;  // not 0: the parent whose end is the guest's
 };
+
+// What becomes of a process by its last step, an execve(2) of `program_fd`: it has no other
+// descriptors then than stderr and `session_fd`.
+struct DeputyStart {
+  int program_fd = -1;
+  int session_fd = -1;
+  std::vector<std::string> arguments;
+  std::string name;  // as /proc/PID/comm has it
+  pid_t die_with_parent = 0;
+};
+tracee::SyscallProgram become_deputy(const DeputyStart& start);
+// Of one that stands still as that program begins: lets it run, for a StopWatch to adopt.
+void let_deputy_begin(tracee::TracedThread& deputy);
 
 // `pid` is single-threaded and waits, untraced, with every signal blocked. Afterwards it is the
 // deputy, seized by this thread with no options and running (StopWatch::adopt). Throws where that

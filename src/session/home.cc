@@ -31,7 +31,8 @@ void Home::step(SourceEvent event) {
 
 void Home::run() {
   try {
-    while (!finished_ || end_ || !pump_.idle()) poll_once();
+    while (!is_home_ && (!finished_ || end_ || !pump_.idle())) poll_once();
+    if (is_home_) return;
     if (!delivered_) throw Error(Code::kCorrupt, link_.node() + ": it finished without a status");
   } catch (const Error& error) {
     on_failure(error);
@@ -117,6 +118,8 @@ void Home::poll_once() {
   net::Deadline deadline = next_turn();
   bool hushed = is_hushed();
   if (!hushed) pump_.add_interest(entries);
+  const std::size_t call_entry = entries.size();
+  entries.push_back({may_be_called() ? options_.call_fd : -1, POLLIN, 0});
   net::poll_until(entries, deadline);
 
   bool deputy_ready = entries[deputy_entry].revents != 0;
@@ -139,6 +142,25 @@ void Home::poll_once() {
   if (finished_) return;
   if (!is_hushed()) send_held_signals();
   lease_.take_turn();
+  if (options_.on_turn) options_.on_turn();
+  if (entries[call_entry].revents != 0 && may_be_called()) bring_home();
+}
+
+// What happened meanwhile is taken up where it does not come.
+void Home::bring_home() {
+  using Where = ReturnSession::Where;
+  ReturnSession::Outcome outcome = options_.on_call();
+  is_home_ = outcome.where == Where::kHome || outcome.ended_there;
+  if (is_home_) return;
+  if (outcome.where == Where::kGone) {
+    deputy_gone_ = true;
+    send_signal(SIGKILL, false, nullptr);
+  }
+  for (const deputy::Event& event : outcome.events) {
+    if (event.kind != deputy::Event::Kind::kKilled) on_deputy_event(event);
+  }
+  for (const protocol::ReceivedMessage& message : outcome.messages) on_message(message);
+  if (outcome.where == Where::kLost) throw Error(*outcome.error);
 }
 
 void Home::on_message(const protocol::ReceivedMessage& message) {

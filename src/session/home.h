@@ -21,6 +21,7 @@
 #include "session/home_lease.h"
 #include "session/lease.h"
 #include "session/registry.h"
+#include "session/return_session.h"
 #include "session/signal_fd.h"
 #include "session/steps.h"
 
@@ -39,6 +40,11 @@ struct HomeOptions {
   std::function<std::string(const Error&)> on_failure;
   // Whether home's stdin may be read now; asked often. Without it: always.
   std::function<bool()> may_read_input;
+  // Readable: somebody calls the guest home, and `on_call` is to bring it.
+  int call_fd = -1;
+  std::function<ReturnSession::Outcome()> on_call;
+  // After every turn.
+  std::function<void()> on_turn;
   // Bit N-1: signal N is not for the guest.
   std::uint64_t ignored_signals = 0;
   Lease lease;
@@ -61,7 +67,7 @@ class Home {
         lease_(link, options_.lease) {}
 
   // Until the guest and its last descendant have ended, or nothing more is to be learnt. The pid at
-  // home has ended by then, with the guest's status or with 125.
+  // home has ended by then, with the guest's status or with 125; or it runs here, called home.
   void run();
 
  private:
@@ -78,6 +84,8 @@ class Home {
   void send_held_signals();
   bool is_hushed() const { return !finished_ && lease_.is_hushed(); }
   void deliver_end();
+  bool may_be_called() const { return !is_hushed() && !end_ && !delivered_ && !deputy_gone_; }
+  void bring_home();
   void note_loss();
   bool may_read_input();
   net::Deadline next_turn();
@@ -97,6 +105,7 @@ class Home {
   bool loss_noted_ = false;
   bool deputy_gone_ = false;
   bool finished_ = false;
+  bool is_home_ = false;
   bool stopped_by_terminal_ = false;
   struct HeldSignal {
     int number;

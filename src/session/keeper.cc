@@ -40,6 +40,7 @@
 #include "session/guest_tree.h"
 #include "session/handover.h"
 #include "session/homebound.h"
+#include "session/homeward.h"
 #include "session/leaderless_group.h"
 #include "session/lease.h"
 #include "session/registry.h"
@@ -125,6 +126,10 @@ class Keeper {
   void on_late_message(const ReceivedMessage& message);
   void drain_output();
   void send_home(const ReceivedSnapshot& caller);
+  std::map<unsigned, std::uint64_t> stream_inodes() const;
+  void note_for_the_way_home();
+  std::vector<pid_t> list_others() const;
+  void let_go_home();
   bool await_go();
   void supervise();
   void let_go();
@@ -136,6 +141,7 @@ class Keeper {
   void send_status_when_drained();
   void say_that_we_live();
   void hold_lease();
+  void throw_if_lease_is_over() const;
   void stop_for_lease();
   void continue_after_lease();
   void step(DestinationEvent event) { state_ = next_state(state_, event); }
@@ -163,6 +169,8 @@ class Keeper {
   std::optional<proxy::StdioPump> pump_;
   UniqueFd session_socket_;  // of a run_on: the guest comes home by it
   std::optional<Homebound> homebound_;
+  std::map<unsigned, std::uint64_t> streams_;  // of one that was moved: inodes of its pipes
+  restore::ArrivedFiles arrived_;              // and what came for it
   pid_t guest_ = 0;
   std::vector<std::string> warnings_;  // of its restoring, for home
   std::optional<int> end_;             // the guest's wait status, until it was sent
@@ -286,7 +294,7 @@ void Keeper::make_session(restore::RestoreSettings& settings) {
   settings.session_number = static_cast<int>(task().getSessionFd());
 }
 
-void Keeper::get_ready_to_return() {
+std::map<unsigned, std::uint64_t> Keeper::stream_inodes() const {
   std::map<unsigned, std::uint64_t> streams;
   for (unsigned stream = 0; stream < 3; ++stream) {
     struct stat status;
@@ -294,8 +302,12 @@ void Keeper::get_ready_to_return() {
     if (::fstat(own_streams_[stream].get(), &status) != 0) throw_errno("looking at a pipe");
     streams[stream] = status.st_ino;
   }
-  homebound_.emplace(guest_, static_cast<int>(task().getSessionFd()), std::move(streams),
-                     *restorer_, settings_.pagemap);
+  return streams;
+}
+
+void Keeper::get_ready_to_return() {
+  homebound_.emplace(guest_, static_cast<int>(task().getSessionFd()), stream_inodes(), *restorer_,
+                     settings_.pagemap);
   homebound_->watch_writes(restorer_->stub());
 }
 
@@ -346,6 +358,49 @@ void Keeper::receive_process(image::Reader& reader) {
   group_.reset();
   guest_ = restorer_->pid();
   if (returns()) get_ready_to_return();
+  if (task().getPurpose() == Purpose::MOVE) note_for_the_way_home();
+}
+
+// Home may call for it as long as it is here.
+void Keeper::note_for_the_way_home() {
+  streams_ = stream_inodes();
+  arrived_ = restorer_->arrived_files();
+}
+
+std::vector<pid_t> Keeper::list_others() const {
+  std::vector<pid_t> others = list_guests();
+  std::erase_if(others, [this](pid_t pid) {
+    return pid == guest_ || (namespace_ && pid == namespace_->init());
+  });
+  return others;
+}
+
+void Keeper::let_go_home() {
+  continue_after_lease();
+  if (guest_ == 0 || task().getPurpose() != Purpose::MOVE) {
+    link_.send([](Message::Builder message) {
+      protocol::encode_failure(Error(Code::kGone, "the process has ended"), message.initStay());
+    });
+    return;
+  }
+  Homeward::Settings settings;
+  settings.guest = guest_;
+  settings.streams = streams_;
+  settings.files = arrived_;
+  settings.pagemap = settings_.pagemap;
+  settings.steps = settings_.steps;
+  settings.others = [this] { return list_others(); };
+  settings.hold_lease = [this] {
+    say_that_we_live();
+    throw_if_lease_is_over();
+  };
+  settings.kill = [this] { kill_descendants(); };
+  Homeward homeward(link_, *pump_, std::move(settings));
+  if (!homeward.run()) return;
+  guest_ = 0;
+  namespace_.reset();
+  finished_ = true;
+  step(DestinationEvent::kEnd);
 }
 
 void Keeper::host() {
@@ -507,10 +562,7 @@ void Keeper::drain_output() {
 void Keeper::send_home(const ReceivedSnapshot& caller) {
   homebound_->freeze(caller.message);
   settings_.steps.reach(Step::kHeld);
-  std::vector<pid_t> others = list_guests();
-  std::erase_if(others, [this](pid_t pid) {
-    return pid == guest_ || (namespace_ && pid == namespace_->init());
-  });
+  std::vector<pid_t> others = list_others();
   if (!others.empty()) {
     throw Error(
         Code::kRefused,
@@ -539,6 +591,11 @@ void Keeper::on_message(const ReceivedMessage& message) {
   switch (message->which()) {
     case Message::SIGNAL:
       on_signal_message(message->getSignal());
+      break;
+    case Message::CALL_HOME:
+      let_go_home();
+      break;
+    case Message::STAY:  // it crossed our own
       break;
     case Message::ABORT:
       throw Error(Code::kGone, "home took the process back");
@@ -624,15 +681,17 @@ void Keeper::say_that_we_live() {
   next_heartbeat_ = now + lease_.heartbeat();
 }
 
+void Keeper::throw_if_lease_is_over() const {
+  auto silence = protocol::Link::Clock::now() - link_.last_heard();
+  if (silence < lease_.kill) return;
+  throw Error(Code::kLost, fmt::format("nothing was heard from home for {:.3g} s",
+                                       std::chrono::duration<double>(silence).count()));
+}
+
 void Keeper::hold_lease() {
   say_that_we_live();
-  auto now = protocol::Link::Clock::now();
-  auto silence = now - link_.last_heard();
-  if (silence >= lease_.kill) {
-    throw Error(Code::kLost, fmt::format("nothing was heard from home for {:.3g} s",
-                                         std::chrono::duration<double>(silence).count()));
-  }
-  if (silence >= lease_.stop) {
+  throw_if_lease_is_over();
+  if (protocol::Link::Clock::now() - link_.last_heard() >= lease_.stop) {
     stop_for_lease();
   } else {
     continue_after_lease();

@@ -172,6 +172,7 @@ DepartureReport MoveSession::run() {
     give_up();
     report_.freeze_ms = ms_since(freeze_start);
     request_.detach ? let_go() : hollow_out();
+    if (!request_.detach) call_.emplace(settings_.registry);
   } catch (const Error& error) {
     on_failure(error);
   }
@@ -224,7 +225,12 @@ void MoveSession::roll_back() noexcept {
 
 void MoveSession::stay(std::function<bool()> may_read_input) {
   if (request_.detach) return;
-  stay_home(*supervisor_, std::move(may_read_input));
+  HomeOptions options;
+  options.call_fd = call_->fd();
+  options.on_call = [this] { return bring_home(); };
+  options.on_turn = [this] { let_go_of_closed_streams(); };
+  stay_home(*supervisor_, may_read_input, std::move(options));
+  finish_at_home(may_read_input);
 }
 
 }  // namespace telefork::session

@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "session/departure.h"
+#include "session/home_call.h"
 #include "tracee/parked_process.h"
 
 namespace telefork::session {
@@ -36,7 +37,8 @@ class MoveSession : public Departure {
   MoveSession(DepartureSettings settings, DepartureRequest request);
 
   DepartureReport run() override;
-  // The pid here has ended when it returns.
+  // The pid here has ended when it returns; or it has been called home, and has read what it had
+  // not read there of its stdin.
   void stay(std::function<bool()> may_read_input) override;
 
  private:
@@ -51,6 +53,10 @@ class MoveSession : public Departure {
   [[noreturn]] void on_failure(const Error& error);
   void roll_back() noexcept;
   void end_here(int status) noexcept;
+  // move_return.cc
+  ReturnSession::Outcome bring_home();
+  void let_go_of_closed_streams();
+  void finish_at_home(const std::function<bool()>& may_read_input);
 
   std::unique_ptr<tracee::ParkedProcess> parked_;
   std::vector<siginfo_t> captured_signals_;  // pending ones that have gone with it
@@ -60,6 +66,8 @@ class MoveSession : public Departure {
   std::optional<telefork_snapshot> caller_;  // the thread that has asked for it, if one has
   bool may_stay_there_ = false;              // detached: whatever becomes of the link
   std::optional<deputy::Supervisor> supervisor_;
+  std::optional<HomeCall> call_;
+  std::optional<ReturnSession::Outcome> at_home_;  // since it was called home
 };
 
 }  // namespace telefork::session

@@ -22,6 +22,7 @@ namespace {
 
 constexpr std::size_t kMaxFile = 16 * 1024;
 constexpr const char* kNewSuffix = ".new";
+constexpr const char* kCallSuffix = ".call";
 
 std::string without_newlines(std::string text) {
   std::replace(text.begin(), text.end(), '\n', ' ');
@@ -114,6 +115,7 @@ void for_each_living(const std::string& folder, See see) {
     if (!file || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) continue;
     if (is_left_over(file)) {
       ::unlink(path.c_str());
+      ::unlink((path + kCallSuffix).c_str());
     } else {
       see(name, file, path);
     }
@@ -165,6 +167,11 @@ void forget_session(const std::string& folder, pid_t process) {
   const std::string path = fmt::format("{}/{}", folder, file_name(process));
   ::unlink(path.c_str());
   ::unlink((path + kNewSuffix).c_str());
+  ::unlink((path + kCallSuffix).c_str());
+}
+
+std::string call_path(const std::string& folder, pid_t process) {
+  return fmt::format("{}/{}{}", folder, file_name(process), kCallSuffix);
 }
 
 void forget_ended_sessions(const std::string& folder) {
@@ -175,7 +182,11 @@ std::vector<SessionInfo> list_sessions(const std::vector<std::string>& folders) 
   std::vector<SessionInfo> sessions;
   const std::string ours = fmt::format(".{}", kernel::own_pid_namespace());
   auto see = [&](const std::string& name, const UniqueFd& file, const std::string& path) {
-    if (name.ends_with(ours)) sessions.push_back(decode(read_small_file(file, path)));
+    if (!name.ends_with(ours)) return;
+    sessions.push_back(decode(read_small_file(file, path)));
+    std::string call = path + kCallSuffix;
+    struct stat status {};
+    if (::lstat(call.c_str(), &status) == 0) sessions.back().call = std::move(call);
   };
   for (const std::string& folder : folders) for_each_living(folder, see);
   std::sort(sessions.begin(), sessions.end(),

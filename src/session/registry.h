@@ -31,6 +31,7 @@ struct SessionInfo {
   std::string changes_found_by;  // see change_finder_name(); empty: it does not come back
   std::uint64_t bytes = 0;
   std::vector<std::string> warnings;  // what is not as it was before
+  std::string call;  // where it can be called home (home_call.h); empty: it cannot. Only listed
 };
 
 class RegistryEntry {
@@ -52,6 +53,9 @@ class RegistryEntry {
   UniqueFd file_;  // locked
   SessionInfo info_;
 };
+
+// The socket of a session process, beside its entry.
+std::string call_path(const std::string& folder, pid_t process);
 
 // Of a process of our pid namespace that has been reaped: what it left there if it was killed.
 void forget_session(const std::string& folder, pid_t process);

@@ -40,10 +40,10 @@ enum class Step {
   kStarted,     // and home was told
   kEnded,       // it ended
   kStatusSent,  // and home was told
-  // The keeper of a run_on.
-  kCalledHome,  // the function has returned
+  // The keeper of a run_on, or of what was moved.
+  kCalledHome,  // the function has returned, or home has called
   kHeld,        // its process stands still
-  kSentHome,    // all of it that changed was sent
+  kSentHome,    // all of it that changed was sent, or all of it
 };
 
 struct StepName {

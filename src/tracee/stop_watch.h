@@ -19,6 +19,7 @@
 // has to be reaped here.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include <sys/types.h>
@@ -50,6 +51,11 @@ class StopWatch {
   StopWatch& operator=(const StopWatch&) = delete;
   // Detaches: a process that is stopped by a signal stays so, every other one runs on.
   ~StopWatch();
+
+  // It is another's from now on, who traces it in this thread too (TracedThread::take_over).
+  pid_t release() { return std::exchange(pid_, 0); }
+  // And is watched again.
+  void take_back(pid_t pid) { pid_ = pid; }
 
   // 0 after kEnded.
   pid_t pid() const { return pid_; }

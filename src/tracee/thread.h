@@ -31,6 +31,9 @@ class TracedThread {
   // One that a traced thread has made with CLONE_PTRACE: has its options, and is stopped before its
   // first instruction.
   static TracedThread adopt(pid_t tid);
+  // One that this thread has seized before (StopWatch::release), and that is not in a stop that
+  // somebody has waited for.
+  static TracedThread take_over(pid_t tid) { return TracedThread(tid); }
 
   TracedThread(TracedThread&& other) noexcept;
   TracedThread& operator=(TracedThread&& other) noexcept;

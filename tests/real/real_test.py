@@ -47,13 +47,29 @@ class Real(cli.NodeTest):
         self.assertEqual(moved.returncode, 0, moved.stderr)
         self.assertIn("telefork-deputy", os.readlink(f"/proc/{process.pid}/exe"))
 
-    def run_moved(self, program, text):
-        """-> (exit code, stdout, stderr)."""
+    def home(self, process):
+        came = call("home", process.pid)
+        self.assertEqual(came.returncode, 0, came.stderr)
+        self.assertNotIn("telefork-deputy", os.readlink(f"/proc/{process.pid}/exe"))
+
+    def begin(self, program):
+        """-> (the process, what it will have said, who reads that)."""
         process = self.start(program)
         said = {}
         readers = [threading.Thread(target=lambda name: said.update(
                        {name: getattr(process, name).read()}), args=(name,))
                    for name in ("stdout", "stderr")]
+        return process, said, readers
+
+    def finish(self, process, said, readers):
+        """-> (exit code, stdout, stderr)."""
+        code = process.wait(timeout=cli.PATIENCE)
+        for reader in readers:
+            reader.join()
+        return code, said["stdout"], said["stderr"]
+
+    def run_moved(self, program, text):
+        process, said, readers = self.begin(program)
         half = len(text) if program.full else len(text) // 2
         if not program.full:
             for reader in readers:
@@ -72,10 +88,21 @@ class Real(cli.NodeTest):
         else:
             process.stdin.write(text[half:])
             process.stdin.close()
-        code = process.wait(timeout=cli.PATIENCE)
+        return self.finish(process, said, readers)
+
+    def run_there_and_back(self, program, text, times=5):
+        """Its input comes in pieces, one before each way."""
+        process, said, readers = self.begin(program)
         for reader in readers:
-            reader.join()
-        return code, said["stdout"], said["stderr"]
+            reader.start()
+        piece = len(text) // (2 * times + 1)
+        for i in range(2 * times):
+            process.stdin.write(text[i * piece:(i + 1) * piece])
+            process.stdin.flush()
+            (self.home if i % 2 else self.move)(process)
+        process.stdin.write(text[2 * times * piece:])
+        process.stdin.close()
+        return self.finish(process, said, readers)
 
     def compare(self, program):
         for name, content in program.files.items():
@@ -85,8 +112,11 @@ class Real(cli.NodeTest):
         text = program.text(program.lines)
         alone = subprocess.run(program.command, cwd=self.folder, input=text, capture_output=True,
                                timeout=cli.PATIENCE)
-        self.assertEqual(self.run_moved(program, text),
-                         (alone.returncode, alone.stdout, alone.stderr))
+        expected = (alone.returncode, alone.stdout, alone.stderr)
+        self.assertEqual(self.run_moved(program, text), expected)
+        # One that is full has read all of its input before it is moved.
+        if not program.full:
+            self.assertEqual(self.run_there_and_back(program, text), expected)
 
 
 class Small(Real):

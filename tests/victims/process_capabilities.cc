@@ -15,6 +15,8 @@ int main() {
   VICTIM_CHECK(prctl(PR_CAPBSET_DROP, CAP_SYS_BOOT) == 0);
   VICTIM_CHECK(syscall(SYS_capset, &header, sets) == 0);
   VICTIM_CHECK(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0) == 0);
+  // It has dropped one from its bounding set that it still has.
+  VICTIM_REFUSED_BY_HOME("capabilities there that its deputy has lost");
   victim_ready();
   victim_wait();
   __user_cap_data_struct now[2] = {};

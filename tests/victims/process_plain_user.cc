@@ -10,6 +10,7 @@ int main() {
   VICTIM_CHECK(chown(".", 65534, 65534) == 0 && setgroups(1, &group) == 0);
   VICTIM_CHECK(setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0);
   VICTIM_CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
+  VICTIM_LOSES_AT_HOME("/proc/self/exe** is telefork-blank");
   victim_ready();
   victim_wait();
   gid_t now[4];

@@ -45,6 +45,8 @@
 #define VICTIM_REFUSED_BY_MOVE(text) victim_say("refused by move: " text "\n")
 // The same of `telefork fork` alone: the original keeps it.
 #define VICTIM_NOT_COPIED(text) victim_say("refused by fork: " text "\n")
+// And of `home`, when it is away.
+#define VICTIM_REFUSED_BY_HOME(text) victim_say("refused by home: " text "\n")
 // The same of what is only seen once the process is stopped: `check` does not know it.
 #define VICTIM_REFUSED_ONCE_STOPPED(text) victim_say("refused once stopped: " text "\n")
 // What is lost on the way without a refusal. TEXT stands in docs/limits.md, and the victim has to
@@ -53,6 +55,8 @@
 
 // The same where it gets a pid namespace of its own, as beside itself on one machine.
 #define VICTIM_LOSES_IN_NAMESPACE(text) victim_say("loses in a namespace: " text "\n")
+// The same where it comes home.
+#define VICTIM_LOSES_AT_HOME(text) victim_say("loses at home: " text "\n")
 // What the process that has gone still holds while it may go on here, so that another one on the
 // same machine cannot have it: TEXT is in what is said. Between two machines it travels.
 #define VICTIM_CLASHES(text) victim_say("clashes: " text "\n")

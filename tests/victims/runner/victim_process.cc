@@ -180,6 +180,10 @@ bool VictimProcess::await_ready() {
       declared_.refused_by_move.push_back(text);
     } else if (name == "refused by fork") {
       declared_.refused_by_fork.push_back(text);
+    } else if (name == "refused by home") {
+      declared_.refused_by_home.push_back(text);
+    } else if (name == "loses at home") {
+      declared_.loses_at_home = text;
     } else if (name == "loses") {
       declared_.loses = text;
     } else if (name == "loses in a namespace") {

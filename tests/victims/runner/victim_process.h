@@ -16,9 +16,11 @@ struct Declared {
   std::vector<std::string> refused;  // in these words
   std::vector<std::string> refused_by_move;
   std::vector<std::string> refused_by_fork;
+  std::vector<std::string> refused_by_home;
   bool once_stopped = false;       // only then
   std::string loses;               // a sentence of docs/limits.md, or nothing
   std::string loses_in_namespace;  // the same, of who is in a pid namespace of its own
+  std::string loses_at_home;       // the same, of who comes home
   std::string clashes;             // in these words, or nothing
 };
 
@@ -63,6 +65,8 @@ class VictimProcess {
   void continue_as(const std::vector<std::string>& arguments);
   // It runs as `guest` from now on; its own pid still stands for it.
   void continue_elsewhere(pid_t guest) { guest_ = guest; }
+  // And again as itself.
+  void continue_at_home() { guest_ = -1; }
 
   // It is killed, and its copy stands for it: `home` here, whose parent is somebody else, and
   // `guest` where it went.

@@ -314,6 +314,27 @@ class Original : public Fork {
   bool restores() const override { return false; }
 };
 
+// And comes back to its own pid: what it is then is what it was.
+class ThereAndBack : public Move {
+  void take(VictimProcess& victim) override {
+    Move::take(victim);
+    if (HasFatalFailure() || !victim.declared().clashes.empty()) return;
+    const Finished home = telefork({"home", std::to_string(victim.pid())});
+    if (const auto& refused = victim.declared().refused_by_home; !refused.empty()) {
+      EXPECT_EQ(home.code, kRefused) << home.err;
+      for (const std::string& text : refused) {
+        EXPECT_NE(home.err.find(text), std::string::npos) << home.err;
+      }
+      return;
+    }
+    ASSERT_EQ(home.code, 0) << home.err;
+    victim.continue_at_home();
+  }
+  std::string lost(const Declared& declared) const override {
+    return declared.loses.empty() ? declared.loses_at_home : declared.loses;
+  }
+};
+
 std::string name_of(const testing::TestParamInfo<std::string>& info) { return info.param; }
 
 #define VICTIMS_MODE(mode)        \
@@ -327,6 +348,7 @@ VICTIMS_MODE(File);
 VICTIMS_MODE(Move);
 VICTIMS_MODE(Fork);
 VICTIMS_MODE(Original);
+VICTIMS_MODE(ThereAndBack);
 
 }  // namespace
 }  // namespace victims

@@ -1,0 +1,242 @@
+#include "session/homeward.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <sys/ptrace.h>
+#include <unistd.h>
+
+#include "capture/capture.h"
+#include "image/writer.h"
+#include "kernel/pidfd.h"
+#include "kernel/procfs_task.h"
+#include "protocol/machine.h"
+#include "session/image_header.h"
+#include "session/program_call.h"
+#include "tracee/stub.h"
+
+namespace telefork::session {
+namespace {
+
+using image::schema::Header;
+using protocol::ReceivedMessage;
+using protocol::schema::Message;
+using Kind = image::schema::FileDescription::Kind;
+
+bool has_name_at_home(image::schema::FileRef::Reader file) {
+  return !file.getDeleted() && !std::string_view(file.getPath().cStr()).starts_with("/memfd:");
+}
+
+// What lies in a pipe, which it leaves there. (capture/pipes.cc keeps packets apart; there are none
+// in the keeper's.)
+std::vector<std::byte> copy_content(const UniqueFd& pipe) {
+  int count = 0;
+  if (::ioctl(pipe.get(), FIONREAD, &count) != 0) throw_errno("asking what lies in its stdin");
+  std::vector<std::byte> bytes(static_cast<std::size_t>(count));
+  if (bytes.empty()) return bytes;
+  auto [read_end, write_end] = make_pipe(O_NONBLOCK);
+  ::fcntl(write_end.get(), F_SETPIPE_SZ, ::fcntl(pipe.get(), F_GETPIPE_SZ));
+  const ssize_t copied = ::tee(pipe.get(), write_end.get(), bytes.size(), SPLICE_F_NONBLOCK);
+  if (copied < 0) throw_errno("copying what lies in its stdin");
+  std::size_t taken = 0;
+  while (taken < static_cast<std::size_t>(copied)) {
+    const ssize_t n = ::read(read_end.get(), bytes.data() + taken, bytes.size() - taken);
+    if (n <= 0) throw_errno("reading what lies in its stdin");
+    taken += static_cast<std::size_t>(n);
+  }
+  if (taken != bytes.size()) {
+    throw Error(Code::kResources,
+                "what lies in its stdin cannot all be copied by this user "
+                "(pipe(7), pipe-user-pages-soft)");
+  }
+  return bytes;
+}
+
+}  // namespace
+
+bool Homeward::run() {
+  settings_.steps.reach(Step::kCalledHome);
+  link_.set_bystander([this](const ReceivedMessage& message) { return on_other_message(message); });
+  bool gone = false;
+  try {
+    offer();
+    await(Message::COME);
+    freeze();
+    drain_output();
+    send_unread();
+    send_image();
+    await(Message::READY);
+    settings_.kill();
+    gone = true;
+    settings_.steps.reach(Step::kGivenUp);
+    link_.send([](Message::Builder message) { message.setGo(); });
+    link_.flush();
+    settings_.steps.reach(Step::kGoSent);
+  } catch (const Error& error) {
+    link_.set_bystander({});
+    if (gone || error.code() == Code::kLost || link_.other_end_failed()) throw;
+    frozen_.reset();
+    // What is missing of it then is no reason.
+    refuse(has_ended(settings_.guest) ? Error(Code::kGone, "the process has ended") : error);
+    return false;
+  }
+  link_.set_bystander({});
+  return true;
+}
+
+void Homeward::refuse(const Error& error) {
+  link_.send([&](Message::Builder message) {
+    if (in_image_ && !told_no_) {
+      message.setAbort(error.text());
+    } else {
+      protocol::encode_failure(error, message.initStay());
+    }
+  });
+}
+
+capture::SurveyOptions Homeward::survey_options() {
+  capture::SurveyOptions options;
+  options.purpose = capture::Purpose::kHome;
+  options.streams = settings_.streams;
+  // Of what has no name at home the only one is here.
+  options.originals = [this](std::uint64_t device, std::uint64_t inode) {
+    auto original = settings_.files.find(device, inode);
+    if (original && !has_name_at_home(*original)) original.reset();
+    return original;
+  };
+  return options;
+}
+
+void Homeward::check_others() const {
+  std::vector<pid_t> others = settings_.others();
+  if (others.empty()) return;
+  throw Error(Code::kRefused,
+              fmt::format("process {}, which it began there, is there still: it would stay behind; "
+                          "let it end first",
+                          others.front()));
+}
+
+// All that can be known while it runs.
+void Homeward::offer() {
+  survey_ = capture::survey_process(settings_.guest, survey_options());
+  if (survey_.refusals.empty()) files_.settle(survey_, link_);
+  capture::throw_refusals(survey_.refusals);
+  check_others();
+  std::vector<std::uint32_t> tids;
+  for (pid_t tid : kernel::list_threads(settings_.guest)) {
+    if (tid == settings_.guest) continue;
+    tids.push_back(static_cast<std::uint32_t>(kernel::read_status(tid).ns_pids.back()));
+  }
+  const kernel::Status status = kernel::read_status(settings_.guest);
+  link_.send([&](Message::Builder message) {
+    auto offer = message.initOffer();
+    offer.setTids({tids.data(), tids.size()});
+    // In a user namespace of the keeper's they are worth nothing elsewhere.
+    const bool own_users =
+        kernel::read_ns_link(settings_.guest, "user") != kernel::read_ns_link(::getpid(), "user");
+    offer.setPermitted(own_users ? 0 : status.cap_permitted);
+    offer.setUids({status.uids.data(), status.uids.size()});
+    offer.setGids({status.gids.data(), status.gids.size()});
+  });
+}
+
+void Homeward::freeze() {
+  frozen_.emplace(tracee::FrozenProcess::freeze(settings_.guest, PTRACE_O_EXITKILL));
+  settings_.steps.reach(Step::kHeld);
+  capture::Survey survey =
+      capture::survey_process(settings_.guest, survey_options(), std::move(survey_));
+  if (survey.refusals.empty()) files_.settle(survey, link_);
+  capture::throw_refusals(survey.refusals);
+  check_others();
+  survey_ = std::move(survey);
+}
+
+// Home writes it before the process goes on, which may write to the same places.
+void Homeward::drain_output() {
+  pump_.begin_drain();
+  while (!pump_.drained()) poll_once();
+}
+
+// Of a pipe or terminal home cannot put back what it has read.
+std::vector<std::byte> Homeward::read_unread() const {
+  for (const capture::Descriptor& descriptor : survey_.descriptors) {
+    const capture::Description& description = survey_.descriptions[descriptor.description];
+    if (description.kind != Kind::STDIO || description.stream != 0) continue;
+    UniqueFd pipe = kernel::take_fd(settings_.guest, descriptor.fd);
+    if (!pipe) throw Error(Code::kGone, "its stdin has just been closed");
+    std::vector<std::byte> bytes = copy_content(pipe);
+    const std::vector<std::byte> behind = pump_.undelivered_input();
+    bytes.insert(bytes.end(), behind.begin(), behind.end());
+    return bytes;
+  }
+  return {};
+}
+
+void Homeward::send_unread() {
+  const std::vector<std::byte> bytes = read_unread();
+  if (bytes.empty()) return;
+  link_.send([&](Message::Builder message) {
+    message.setUnread({reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()});
+  });
+}
+
+void Homeward::send_image() {
+  link_.do_without_bulk();
+  link_.send([](Message::Builder message) { message.setReturning(); });
+  in_image_ = true;
+  tracee::Stub stub(frozen_->leader(), settings_.guest, {});
+  capture::CaptureSettings settings;
+  settings.pagemap = settings_.pagemap;
+  capture::Capture capture(survey_, *frozen_, stub, settings);
+  image::Writer writer(link_.record_sink(), link_.bulk_sink());
+  protocol::OwnMachine here;
+  write_header(Header::Purpose::MOVE, here.reader(), writer);
+  capture.write_metadata(writer, [this] { link_.flush_some(); });
+  stub.remove();
+  capture.write_pages(writer);
+  writer.end();
+  link_.send([](Message::Builder message) { message.setSentHome(); });
+  link_.flush();
+  in_image_ = false;
+  settings_.steps.reach(Step::kSentHome);
+}
+
+void Homeward::poll_once() {
+  std::vector<pollfd> entries = link_.poll_entries();
+  pump_.add_interest(entries);
+  const auto deadline =
+      link_.is_ready_now() ? net::Deadline::now() : net::Deadline::in(std::chrono::seconds(1));
+  net::poll_until(entries, deadline);
+  pump_.on_ready(entries);
+  while (auto message = link_.try_receive()) {
+    if (!on_other_message(*message)) protocol::throw_unexpected(*message, "credit");
+  }
+  settings_.hold_lease();
+}
+
+// The pump stands still, but for what home has to say to it.
+void Homeward::await(Message::Which expected) {
+  for (;;) {
+    while (auto message = link_.try_receive()) {
+      if (on_other_message(*message)) continue;
+      if ((*message)->which() == expected) return;
+      protocol::throw_unexpected(*message, protocol::message_name(expected));
+    }
+    std::vector<pollfd> entries = link_.poll_entries();
+    net::poll_until(entries, link_.is_ready_now() ? net::Deadline::now()
+                                                  : net::Deadline::in(std::chrono::seconds(1)));
+    settings_.hold_lease();
+  }
+}
+
+bool Homeward::on_other_message(const ReceivedMessage& message) {
+  if (pump_.on_message(message)) return true;
+  if (message->which() != Message::STAY) return false;
+  told_no_ = true;
+  throw protocol::decode_failure(message->getStay(), link_.node());
+}
+
+}  // namespace telefork::session

@@ -1,0 +1,91 @@
+// The node's side of `telefork home`: its guest, which was moved here, goes back to where its
+// deputy is. The hand-over of a move in the other direction.
+//
+//     keeper                                             home (return_session.h)
+//            <-------------------------------- callHome
+//     looks at it while it runs
+//     checkFiles, offer  ---------------------------->   looks whether it can have it
+//            <------------------------------------ come
+//     freezes it, all its output goes
+//     unread, returning, records, payloads, sentHome -->  restores it in the deputy's place
+//            <----------------------------------- ready  whole, stopped
+//     kills it
+//     go  ------------------------------------------->   only now it runs there
+//
+// Until `ready` either end may say `stay`, and then the guest goes on here as if nothing had been.
+// The keeper answers home's with its own, behind whatever was on its way; in the middle of the
+// image it says `abort` for that. Meanwhile it dies with the keeper, so that it does not run while
+// home may have it whole.
+//
+// Owned by the keeper, whose child the guest is.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "capture/survey.h"
+#include "kernel/pagemap.h"
+#include "protocol/link.h"
+#include "proxy/stdio_pump.h"
+#include "restore/files.h"
+#include "session/file_negotiation.h"
+#include "session/steps.h"
+#include "tracee/freezer.h"
+
+namespace telefork::session {
+
+class Homeward {
+ public:
+  // What of the guest is known to its keeper, and what that does.
+  struct Settings {
+    pid_t guest = 0;
+    std::map<unsigned, std::uint64_t> streams;  // the inodes of its standard streams' pipes
+    restore::ArrivedFiles files;                // what came for it, as home calls it
+    kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+    Steps steps;
+    // Whether somebody descends from it, or is here besides: that one would stay behind.
+    std::function<std::vector<pid_t>()> others;
+    // Says that the keeper lives, and throws when home is silent for too long; often.
+    std::function<void()> hold_lease;
+    // Ends it for good.
+    std::function<void()> kill;
+  };
+
+  Homeward(protocol::Link& link, proxy::StdioPump& pump, Settings settings)
+      : link_(link), pump_(pump), settings_(std::move(settings)) {}
+
+  // True: it is home's, and nothing of it is left here. False: it runs on here, and home knows why.
+  // Throws where the link is lost.
+  bool run();
+
+ private:
+  void offer();
+  void freeze();
+  void drain_output();
+  void send_unread();
+  std::vector<std::byte> read_unread() const;
+  void send_image();
+  capture::SurveyOptions survey_options();
+  void check_others() const;
+  void refuse(const Error& error);
+  void poll_once();
+  void await(protocol::schema::Message::Which expected);
+  bool on_other_message(const protocol::ReceivedMessage& message);
+
+  protocol::Link& link_;
+  proxy::StdioPump& pump_;
+  Settings settings_;
+  FileNegotiation files_;
+  capture::Survey survey_;
+  std::optional<tracee::FrozenProcess> frozen_;
+  bool told_no_ = false;   // by home
+  bool in_image_ = false;  // home reads records
+};
+
+}  // namespace telefork::session

@@ -1,0 +1,83 @@
+// What a session process does when the process that it moved is called home.
+#include <utility>
+
+#include "session/input_carrier.h"
+#include "session/move_session.h"
+
+namespace telefork::session {
+namespace {
+
+HomeAnswer make_answer(const ReturnSession::Outcome& outcome, const std::string& node) {
+  HomeAnswer answer;
+  answer.error = outcome.error;
+  answer.stood_still =
+      outcome.stood_still && outcome.where == ReturnSession::Where::kThere && outcome.error;
+  answer.node = node;
+  answer.bytes_sent = outcome.report.bytes_sent;
+  answer.pages_sent = outcome.report.pages_sent;
+  answer.freeze_ms = outcome.report.freeze_ms;
+  answer.total_ms = outcome.report.total_ms;
+  for (const ReturnReport::Share& share : outcome.report.shares) {
+    answer.shares.emplace_back(share.step, share.ms);
+  }
+  answer.warnings = outcome.report.warnings;
+  return answer;
+}
+
+}  // namespace
+
+ReturnSession::Outcome MoveSession::bring_home() {
+  std::optional<HomeCaller> caller = call_->try_accept();
+  if (!caller) return {};
+  ReturnSession::Request request;
+  try {
+    if (settings_.steps_by_name) request.steps = settings_.steps_by_name(caller->stop_at());
+  } catch (const Error& error) {
+    ReturnSession::Outcome refused;
+    refused.error = error;
+    caller->answer(make_answer(refused, info_.node));
+    return {};
+  }
+  request.wish_fd = caller->fd();
+  request.is_unwanted = [&caller] { return caller->is_gone(); };
+  const ReturnSession::Parts parts{request_.pid, *opened_->link,  *pump_,
+                                   supervisor_,  signals_,        *registry_,
+                                   fence_.get(), settings_.lease, settings_.programs,
+                                   streams_,     streams_[2]};
+  ReturnSession::Outcome outcome = ReturnSession(parts, std::move(request)).run();
+  if (outcome.where == ReturnSession::Where::kHome) {
+    // Whoever hears of it finds it here, and nobody away.
+    registry_.reset();
+    call_.reset();
+  }
+  caller->answer(make_answer(outcome, info_.node));
+  if (outcome.where != ReturnSession::Where::kHome) return outcome;
+  at_home_.emplace(std::move(outcome));
+  ReturnSession::Outcome home;
+  home.where = ReturnSession::Where::kHome;
+  return home;
+}
+
+// Whoever is at their other ends is to see that the guest has.
+void MoveSession::let_go_of_closed_streams() {
+  for (unsigned fd = 0; fd < 3; ++fd) {
+    if (streams_[fd] && pump_->closed_by_guest(fd)) streams_[fd].reset();
+  }
+}
+
+// Nothing of the program's is to be held open here any longer than it takes.
+void MoveSession::finish_at_home(const std::function<bool()>& may_read_input) {
+  if (!at_home_) return;
+  const bool had_all = pump_->senders_ended();
+  pump_.reset();
+  supervisor_.reset();
+  opened_.reset();
+  streams_[1].reset();
+  streams_[2].reset();
+  input_.reset();
+  if (!at_home_->input) return;
+  carry_input(had_all ? UniqueFd() : std::move(streams_[0]), at_home_->unread,
+              std::move(at_home_->input), may_read_input);
+}
+
+}  // namespace telefork::session

@@ -1,0 +1,415 @@
+#include "session/return_session.h"
+
+#include <algorithm>
+#include <csignal>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/capability.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "image/reader.h"
+#include "kernel/procfs_task.h"
+#include "restore/try_id.h"
+#include "session/file_negotiation.h"
+#include "tracee/parked_process.h"
+
+namespace telefork::session {
+namespace {
+
+using protocol::ReceivedMessage;
+using protocol::schema::Message;
+
+double ms_between(std::chrono::steady_clock::time_point start,
+                  std::chrono::steady_clock::time_point end) {
+  return std::chrono::duration<double, std::milli>(end - start).count();
+}
+
+bool has(const kernel::Status& status, unsigned capability) {
+  return (status.cap_permitted >> capability & 1) != 0;
+}
+
+template <class Have>
+bool are_among(::capnp::List<std::uint32_t>::Reader wanted, const Have& have) {
+  for (std::uint32_t id : wanted) {
+    if (std::find(have.begin(), have.end(), id) == have.end()) return false;
+  }
+  return true;
+}
+
+// As it was sent: the process queues it for itself.
+siginfo_t as_siginfo(const signalfd_siginfo& from) {
+  siginfo_t info{};
+  info.si_signo = static_cast<int>(from.ssi_signo);
+  info.si_code = from.ssi_code;
+  info.si_pid = static_cast<pid_t>(from.ssi_pid);
+  info.si_uid = from.ssi_uid;
+  info.si_value.sival_ptr = reinterpret_cast<void*>(from.ssi_ptr);
+  return info;
+}
+
+}  // namespace
+
+ReturnSession::ReturnSession(const Parts& parts, Request request)
+    : parts_(parts),
+      request_(std::move(request)),
+      lease_(parts.link, parts.lease),
+      exchange_(parts.pid, parts.supervisor, parts.programs),
+      last_step_(Clock::now()) {}
+
+void ReturnSession::say(std::string_view state) {
+  SessionInfo info = parts_.registry.info();
+  info.state = std::string(state);
+  parts_.registry.update(info);
+}
+
+void ReturnSession::reach(Step step) {
+  const auto now = Clock::now();
+  outcome_.report.shares.push_back({step_name(step), ms_between(last_step_, now)});
+  last_step_ = now;
+  request_.steps.reach(step);
+}
+
+ReturnSession::Outcome ReturnSession::run() {
+  const auto start = Clock::now();
+  state_before_ = parts_.registry.info().state;
+  try {
+    refuse_what_stands();
+    call();
+    take_image();
+    hand_over();
+    release();
+  } catch (const Error& error) {
+    on_failure(error);
+  }
+  outcome_.report.total_ms = ms_between(start, Clock::now());
+  return std::move(outcome_);
+}
+
+void ReturnSession::refuse_what_stands() {
+  while (!parts_.supervisor->settled()) poll_once();
+  if (parts_.supervisor->held()) {
+    throw Error(Code::kRefused,
+                fmt::format("refused: process {}: it is stopped; continue it first", parts_.pid));
+  }
+  if (kernel::read_status(parts_.pid).ns_pids.size() ==
+      kernel::read_status(::getpid()).ns_pids.size()) {
+    return;
+  }
+  throw Error(
+      Code::kRefused,
+      fmt::format("refused: process {}: it is in another pid namespace than what carries it",
+                  parts_.pid));
+}
+
+// Up to the moment from which it may stand still there.
+void ReturnSession::call() {
+  parts_.pump.set_input_paused(true);
+  say("called home");
+  parts_.link.do_without_bulk();
+  parts_.link.send([](Message::Builder message) { message.setCallHome(); });
+  node_knows_ = false;
+  ReceivedMessage offer = await({Message::OFFER});
+  check_offer(offer->getOffer());
+  reach(Step::kChecked);
+  throw_if_unwanted();
+  frozen_since_ = Clock::now();
+  outcome_.stood_still = true;
+  parts_.link.send([](Message::Builder message) { message.setCome(); });
+  say("coming home");
+}
+
+void ReturnSession::check_offer(protocol::schema::Offer::Reader offer) const {
+  for (std::uint32_t tid : offer.getTids()) {
+    const int error = restore::try_id(static_cast<pid_t>(tid));
+    if (error == 0) continue;
+    throw Error(Code::kRefused,
+                fmt::format("refused: process {1}: its thread id {0} {2}, and it must keep its ids",
+                            tid, parts_.pid,
+                            error == EEXIST ? "is taken here"
+                                            : "may not be chosen here by this user (it takes "
+                                              "CAP_CHECKPOINT_RESTORE)"));
+  }
+  const kernel::Status deputy = kernel::read_status(parts_.pid);
+  const std::uint64_t lacking = offer.getPermitted() & ~deputy.cap_permitted;
+  const bool may_be = (has(deputy, CAP_SETUID) || are_among(offer.getUids(), deputy.uids)) &&
+                      (has(deputy, CAP_SETGID) || are_among(offer.getGids(), deputy.gids));
+  if (may_be && lacking == 0) return;
+  throw Error(Code::kRefused,
+              fmt::format("refused: process {}: it has {} there that its deputy has lost, by its "
+                          "exec, and could not give it back; let it end there",
+                          parts_.pid, may_be ? "capabilities" : "user or group ids"));
+}
+
+// What is left of its stdin there comes first, by a pipe.
+void ReturnSession::make_streams() {
+  UniqueFd streams[3];
+  for (int fd = 0; fd < 3; ++fd) {
+    if (parts_.streams[fd]) streams[fd] = parts_.streams[fd].duplicate();
+  }
+  if (!outcome_.unread.empty()) {
+    auto [read_end, write_end] = make_pipe();
+    streams[0] = std::move(read_end);
+    outcome_.input = std::move(write_end);
+  }
+  restorer_->set_streams(std::move(streams));
+}
+
+void ReturnSession::take_image() {
+  await({Message::RETURNING});
+  reach(Step::kReturnSeen);
+  restore::RestoreSettings settings;
+  settings.blank.pid_required = true;
+  settings.live = true;
+  settings.own_clocks = true;
+  settings.tells_of_exe = false;
+  settings.warn = [this](const std::string& text) { outcome_.report.warnings.push_back(text); };
+  settings.find_blank = [this] {
+    look_at_deputy();
+    return exchange_.take();
+  };
+  restorer_ = std::make_unique<restore::Restorer>(std::move(settings));
+  make_streams();
+  image::Reader reader(parts_.link.record_source(), &parts_.link.bulk_source());
+  while (restorer_->take(reader)) lease_.take_turn();
+  outcome_.report.bytes_sent = reader.totals().bytes;
+  outcome_.report.pages_sent = reader.totals().pages;
+  await({Message::SENT_HOME});
+  reach(Step::kTakenHome);
+  finish_output();
+  throw_if_unwanted();
+  restorer_->finish();
+  whole_ = true;
+  reach(Step::kWhole);
+}
+
+// Before the process goes on, which writes to the same places.
+void ReturnSession::finish_output() {
+  while (!parts_.pump.idle()) {
+    poll_once();
+    throw_if_unwanted();
+  }
+}
+
+void ReturnSession::hand_over() {
+  parts_.link.send([this](Message::Builder message) {
+    message.initReady().setPid(static_cast<std::uint32_t>(parts_.pid));
+  });
+  parts_.link.flush();
+  reach(Step::kReadySent);
+  await({Message::GO});
+  outcome_.ended_there = true;
+  reach(Step::kGoSeen);
+}
+
+void ReturnSession::give_signals() {
+  look_at_deputy();
+  tracee::SyscallProgram program;
+  for (const deputy::Event& event : std::exchange(outcome_.events, {})) {
+    if (event.kind != deputy::Event::Kind::kSignal) continue;
+    const siginfo_t info = as_siginfo(event.info);
+    program.call_any("sending a signal that came meanwhile", SYS_rt_sigqueueinfo,
+                     {parts_.pid, info.si_signo, program.object(info)});
+  }
+  if (!program.empty()) restorer_->stub().run(program);
+}
+
+void ReturnSession::release() {
+  give_signals();
+  restorer_->release();
+  outcome_.where = Where::kHome;
+  outcome_.report.freeze_ms = ms_between(frozen_since_, Clock::now());
+  reach(Step::kReleased);
+}
+
+// ---- What may go wrong ----
+
+Error ReturnSession::killed() const {
+  return {Code::kGone, fmt::format("process {} was killed on its way home", parts_.pid)};
+}
+
+bool ReturnSession::is_lost(const Error& error) const {
+  return error.code() == Code::kLost || parts_.link.other_end_failed();
+}
+
+void ReturnSession::on_failure(const Error& error) {
+  outcome_.error = error;
+  const bool of_node = node_knows_ || parts_.link.other_end_aborted();
+  if (exchange_.taken() && !of_node &&
+      (error.code() == Code::kGone || tracee::was_killed(parts_.pid))) {
+    gone_ = true;
+    outcome_.error = killed();
+  }
+  if (whole_ && !gone_) return await_fence(error);
+  outcome_.where = is_lost(error) ? Where::kLost : Where::kThere;
+  try {
+    if (exchange_.taken() && !gone_) {
+      exchange_.give_back(*restorer_, parts_.standard_error);
+    }
+  } catch (const Error& another) {
+    gone_ = true;
+    outcome_.error = Error(another.code(), error.text() + "; then: " + another.text());
+  }
+  restorer_.reset();
+  outcome_.input.reset();
+  outcome_.unread.clear();
+  try {
+    if (outcome_.where != Where::kLost && !outcome_.ended_there) stay(*outcome_.error);
+  } catch (const Error& another) {
+    // It may end there meanwhile.
+    if (!is_lost(another) && !node_knows_) throw;
+    if (is_lost(another)) outcome_.where = Where::kLost;
+    outcome_.error = another;
+  }
+  if (gone_) outcome_.where = Where::kGone;
+  say(state_before_);
+}
+
+// What was on its way is passed over, up to the node's last word on it: it runs on there.
+void ReturnSession::stay(const Error& error) {
+  protocol::Link& link = parts_.link;
+  leaving_ = true;
+  const bool aborted = link.other_end_aborted();
+  if (node_knows_ && !aborted) return;
+  link.set_discarding(true);
+  if (!aborted) {
+    link.send(
+        [&](Message::Builder message) { protocol::encode_failure(error, message.initStay()); });
+  }
+  for (bool on_its_way = true; on_its_way;) {
+    switch ((*await({Message::STAY, Message::ABORT, Message::OFFER, Message::RETURNING,
+                     Message::SENT_HOME, Message::GO}))
+                .which()) {
+      case Message::GO:
+        outcome_.ended_there = true;
+        on_its_way = false;
+        break;
+      case Message::STAY:
+      case Message::ABORT:
+        on_its_way = false;
+        break;
+      default:
+        break;
+    }
+  }
+  link.set_discarding(false);
+}
+
+// It is whole here, and stands still. There it never runs again: its keeper waits for us, and ends
+// it when it does not hear us.
+void ReturnSession::await_fence(const Error& reason) {
+  protocol::Link& link = parts_.link;
+  say("unknown");
+  if (!link.other_end_failed()) {
+    link.fail(reason);
+    auto deadline = fence_deadline(link.last_heard() + parts_.lease.home);
+    const bool confirmed = session::await_fence(parts_.fence, net::Deadline::at(deadline),
+                                                [this] { return !tracee::was_killed(parts_.pid); });
+    if (!confirmed) {
+      outcome_.report.warnings.emplace_back(
+          "nobody there can be asked whether it has ended there; its lease is over");
+    }
+  }
+  try {
+    release();
+    outcome_.report.warnings.push_back(reason.text());
+    outcome_.error.reset();
+  } catch (const Error& error) {
+    restorer_.reset();
+    outcome_.where = Where::kGone;
+    outcome_.error = error;
+  }
+}
+
+// ---- The waits ----
+
+void ReturnSession::throw_if_unwanted() const {
+  if (whole_ || leaving_ || !request_.is_unwanted || !request_.is_unwanted()) return;
+  throw Error(Code::kFailed, fmt::format("interrupted while process {} came home", parts_.pid));
+}
+
+void ReturnSession::look_at_deputy() {
+  while (parts_.signals.try_read()) {
+  }
+  if (exchange_.taken()) {
+    if (!tracee::was_killed(parts_.pid)) return;
+    throw killed();
+  }
+  deputy::Supervisor& supervisor = *parts_.supervisor;
+  supervisor.on_sigchld();
+  supervisor.on_readable();
+  bool stopped = false;
+  while (auto event = supervisor.next_event()) {
+    gone_ = gone_ || event->kind == deputy::Event::Kind::kKilled;
+    stopped = stopped || event->kind == deputy::Event::Kind::kStopped;
+    outcome_.events.push_back(*event);
+  }
+  if (leaving_) return;
+  if (gone_) throw killed();
+  if (stopped) {
+    throw Error(Code::kFailed, fmt::format("process {} was stopped on its way home", parts_.pid));
+  }
+}
+
+void ReturnSession::poll_once() {
+  protocol::Link& link = parts_.link;
+  std::vector<pollfd> entries = link.poll_entries();
+  entries.push_back({parts_.signals.fd(), POLLIN, 0});
+  if (!exchange_.taken()) entries.push_back({parts_.supervisor->socket_fd(), POLLIN, 0});
+  if (!whole_ && !leaving_ && request_.is_unwanted)
+    entries.push_back({request_.wish_fd, POLLIN, 0});
+  parts_.pump.add_interest(entries);
+  net::poll_until(
+      entries, link.is_ready_now() ? net::Deadline::now() : net::Deadline::at(lease_.next_turn()));
+  if (!gone_) look_at_deputy();
+  parts_.pump.on_ready(entries);
+  lease_.take_turn();
+}
+
+// What comes at any time.
+bool ReturnSession::on_message(const ReceivedMessage& message) {
+  if (parts_.pump.on_message(message)) return true;
+  switch (message->which()) {
+    case Message::CHECK_FILES:
+      answer_about_files(message->getCheckFiles(), files_, parts_.link);
+      return true;
+    case Message::UNREAD: {
+      auto bytes = message->getUnread();
+      const auto* first = reinterpret_cast<const std::byte*>(bytes.begin());
+      outcome_.unread.assign(first, first + bytes.size());
+      return true;
+    }
+    case Message::STAY:
+      node_knows_ = true;
+      throw protocol::decode_failure(message->getStay(), parts_.link.node());
+    default:
+      return false;
+  }
+}
+
+// A status is for whoever goes on with the session when it does not come home.
+ReceivedMessage ReturnSession::await(std::initializer_list<Which> expected) {
+  for (;;) {
+    while (auto message = parts_.link.try_receive()) {
+      const Which which = (*message)->which();
+      if (std::find(expected.begin(), expected.end(), which) != expected.end()) {
+        return std::move(*message);
+      }
+      if (on_message(*message)) continue;
+      if (which != Message::STATUS && which != Message::FINISHED) {
+        protocol::throw_unexpected(*message, "what is to come home");
+      }
+      outcome_.messages.push_back(std::move(*message));
+      if (which != Message::FINISHED) continue;
+      node_knows_ = true;
+      throw Error(Code::kGone, parts_.link.node() + ": the process has ended there");
+    }
+    poll_once();
+    throw_if_unwanted();
+  }
+}
+
+}  // namespace telefork::session

@@ -1,0 +1,420 @@
+#!/usr/bin/env python3
+"""telefork home: a process that `telefork move` took away comes back to its pid."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import unittest
+
+import cli
+from cli import call
+from departure import (LISTENER, SHORT_LEASE, DepartureTest, arguments_of, is_deputy,
+                       kill, sessions)
+
+# Of the session process, in their order.
+STEPS_BEFORE = ("checked", "return_seen", "taken_home")
+STEPS_WHOLE = ("whole", "ready_sent")
+STEPS_AFTER = ("go_seen",)
+STEPS_OF_NODE = ("called_home", "held", "sent_home")
+
+# Echoes lines until one says end; then it says how many there were.
+ECHO = """
+import sys
+count = 0
+print("ready", flush=True)
+for line in iter(sys.stdin.readline, "end\\n"):
+    if not line: break
+    count += 1
+    print(line.strip(), flush=True)
+print(count, flush=True)
+sys.exit(5)
+"""
+
+
+IS_ROOT = os.geteuid() == 0
+# Only root can give threads their ids.
+THREADS = 3 if IS_ROOT else 0
+
+
+class Home(DepartureTest):
+    command = "move"
+
+    def is_away(self, pid):
+        return is_deputy(pid)
+
+    def move(self, pid):
+        done = call("move", pid, self.node)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(self.is_away(pid))
+
+    def home(self, pid, *flags):
+        done = call("home", pid, *flags)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertFalse(self.is_away(pid))
+        return done
+
+    def entries(self, pid):
+        return [e for e in sessions() if pid in (e["pid"], e["guest_pid"])]
+
+    def away(self, *arguments, environment=None, node=None, **options):
+        """A victim that was moved -> (it, its guest)."""
+        victim = self.victim(*arguments, **options)
+        done = call("move", victim.pid, node or self.node, "--json",
+                    env={**os.environ, **(environment or {})})
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return victim, json.loads(done.stdout)["pid"]
+
+    def test_comes_back_five_times(self):
+        victim = self.victim(THREADS, 8, __file__)
+        threads = sorted(os.listdir(f"/proc/{victim.pid}/task"))
+        for _ in range(5):
+            self.move(victim.pid)
+            self.home(victim.pid)
+            self.assertEqual(sorted(os.listdir(f"/proc/{victim.pid}/task")), threads)
+            self.assertEqual(self.entries(victim.pid), [])
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_tells_json(self):
+        victim, guest = self.away(0)
+        told = json.loads(self.home(victim.pid, "--json").stdout)
+        self.assertEqual((told["pid"], told["guest_pid"], told["node"], told["mode"],
+                          told["warnings"]), (victim.pid, victim.pid, self.node, "eager", []))
+        self.assertGreater(told["pages_sent"], 256)
+        self.assertGreater(told["bytes_sent"], told["pages_sent"] * 4096)
+        self.assertEqual(list(told["steps_ms"]),
+                         [*STEPS_BEFORE, *STEPS_WHOLE, *STEPS_AFTER, "released"])
+        self.assertLessEqual(told["freeze_ms"], told["total_ms"])
+        self.assertNotIn(guest, cli.processes())
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_from_a_node_of_its_own_of_which_nothing_is_left(self):
+        victim, guest = self.away(THREADS, 4, node="local")
+        self.home(victim.pid)
+        self.assertNotIn(guest, cli.processes())
+        cli.wait_until(lambda: not [
+            pid for pid in cli.processes()
+            if arguments_of(pid)[1:4] == [b"move", b"%d" % victim.pid, b"local"]])
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_parent_and_group_are_those_that_it_had(self):
+        process = self.listener()
+        before = self.place_of(process.pid)
+        self.move(process.pid)
+        self.home(process.pid)
+        self.assertEqual(self.place_of(process.pid), before)
+        os.kill(process.pid, signal.SIGUSR1)
+        self.assertEqual(process.stdout.readline(), b"%d\n" % signal.SIGUSR1)
+        os.kill(process.pid, signal.SIGSTOP)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        self.assertTrue(os.WIFSTOPPED(status))
+        os.kill(process.pid, signal.SIGCONT)
+        os.waitpid(process.pid, os.WCONTINUED)
+        os.kill(process.pid, signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 9)
+
+    def place_of(self, pid):
+        """Parent, process group, session, terminal, and its streams."""
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        streams = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
+        return text[text.rindex(")") + 4:].split()[:4], streams
+
+    def test_signals_on_the_way_reach_it_once(self):
+        for step in STEPS_BEFORE + STEPS_WHOLE + STEPS_AFTER:
+            with self.subTest(step):
+                process = self.listener()
+                self.move(process.pid)
+                command, session = self.stopped_home(step, process.pid)
+                realtime = signal.SIGRTMIN + 1
+                for _ in range(3):
+                    os.kill(process.pid, realtime)
+                os.kill(session, signal.SIGCONT)
+                command.communicate(timeout=cli.PATIENCE)
+                self.assertEqual(command.returncode, 0)
+                os.kill(process.pid, signal.SIGTERM)
+                out, _ = process.communicate(timeout=cli.PATIENCE)
+                # It takes the lowest number first, and ends with SIGTERM.
+                self.assertLessEqual(out.count(b"%d\n" % realtime), 3)
+                self.assertEqual(process.returncode, 9)
+
+    def test_input_that_was_not_read_there_is_read_here(self):
+        process = self.start(sys.executable, "-c", ECHO)
+        process.stdout.readline()
+        self.move(process.pid)
+        process.stdin.write(b"one\n")
+        process.stdin.flush()
+        self.assertEqual(process.stdout.readline(), b"one\n")
+        guest = self.guest_of(process.pid)
+        os.kill(process.pid, signal.SIGSTOP)
+        cli.wait_until(lambda: cli.processes()[guest] == "T")
+        many = b"".join(b"%d\n" % i for i in range(20000))
+        process.stdin.write(many[:100000])
+        process.stdin.flush()
+        self.refuses(call("home", process.pid), 3, "stopped")
+        os.kill(process.pid, signal.SIGCONT)
+        cli.wait_until(lambda: cli.is_running(guest))
+        # Which waits for somebody to read what it has written there.
+        home = self.start(cli.TELEFORK, "home", str(process.pid))
+        read = []
+        reader = threading.Thread(target=lambda: read.append(process.stdout.read()))
+        reader.start()
+        _, err = home.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(home.returncode, 0, err)
+        process.stdin.write(many[100000:] + b"end\n")
+        process.stdin.flush()
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 5)
+        reader.join()
+        self.assertEqual(read, [many + b"20001\n"])
+
+    def test_input_that_waits_there_comes_with_it_twice(self):
+        """Nobody reads it before it is home: it is in the pipe there."""
+        slow = "import os, signal, sys\n" \
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n" \
+            "print('ready', flush=True); signal.sigwait([signal.SIGUSR1])\n" \
+            "print(sys.stdin.read(), end='')\n"
+        process = self.start(sys.executable, "-c", slow)
+        process.stdout.readline()
+        text = b"x" * 150000 + b"\n"
+        for part in (text[:50000], text[50000:]):
+            self.move(process.pid)
+            process.stdin.write(part)
+            process.stdin.flush()
+            self.home(process.pid)
+        os.kill(process.pid, signal.SIGUSR1)
+        out, _ = process.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(out, text)
+        self.assertEqual(process.returncode, 0)
+
+    def test_output_is_in_order(self):
+        count = "import sys\nprint('ready', flush=True)\n" \
+            "for i in range(200000): print(i, flush=i % 100 == 0)\n"
+        process = self.start(sys.executable, "-c", count)
+        begin = os.read(process.stdout.fileno(), 4096)
+        self.move(process.pid)
+        while len(begin) < 70000:
+            begin += os.read(process.stdout.fileno(), 4096)
+        home = self.start(cli.TELEFORK, "home", str(process.pid))
+        out, _ = process.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(begin + out, b"ready\n" + b"".join(b"%d\n" % i for i in range(200000)))
+        self.assertEqual(process.returncode, 0)
+        home.communicate(timeout=cli.PATIENCE)
+
+    def test_job_of_a_shell(self):
+        shell = cli.Shell()
+        self.addCleanup(shell.close)
+        shell.type(f"{sys.executable} -c 'import sys\nfor l in sys.stdin: print(\"got\", l)' &\n")
+        pid = int(shell.expect(r"\[1\] (\d+)")[1])
+        shell.expect("PROMPT> ")
+        cli.wait_until(lambda: cli.processes()[pid] == "T")
+        self.assertEqual(shell.command("jobs") , 0)
+        shell.type("fg\n")
+        shell.type("first\n")
+        shell.expect("got first")
+        self.move(pid)
+        shell.type("second\n")
+        shell.expect("got second")
+        self.home(pid)
+        shell.type("third\n")
+        shell.expect("got third")
+        shell.type("\x04")
+        shell.expect("PROMPT> ")
+
+    def test_refuses_who_is_not_away(self):
+        self.refuses(call("home", 2**22 - 1), 3, "there is no such process")
+        victim = self.victim(1)
+        self.refuses(call("home", victim.pid), 3, "it is not away")
+        self.refuses(call("home", "x"), 2)
+        run = self.start(cli.TELEFORK, "run", self.node, "cat")
+        cli.wait_until(lambda: self.entries(run.pid))
+        self.refuses(call("home", run.pid), 3, "a command of telefork run")
+        _, guest = self.away(1)
+        self.refuses(call("home", guest), 3, "it is a guest here")
+
+    def test_refuses_what_cannot_come(self):
+        """It runs on there."""
+        script = "import os, signal, sys, time\nprint('ready', flush=True)\n" \
+            "sys.stdin.readline()\npid = os.fork()\n" \
+            "if pid == 0: time.sleep(1000)\nprint('forked', flush=True)\n" \
+            "sys.stdin.readline(); os.kill(pid, signal.SIGKILL); os.wait()\n" \
+            "print('alone', flush=True); sys.stdin.readline(); sys.exit(3)\n"
+        process = self.start(sys.executable, "-c", script)
+        self.move_when(process, b"ready\n")
+        self.say(process, b"forked\n")
+        self.refuses(call("home", process.pid), 3, "it has children")
+        self.assertTrue(self.is_away(process.pid))
+        self.say(process, b"alone\n")
+        self.home(process.pid)
+        process.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual(process.returncode, 3)
+
+    def move_when(self, process, line):
+        self.assertEqual(process.stdout.readline(), line)
+        self.move(process.pid)
+
+    def say(self, process, answer):
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        self.assertEqual(process.stdout.readline(), answer)
+
+    def test_refuses_ids_that_it_cannot_have(self):
+        """Of a thread that it began there: another process has it here, or this user may not
+        choose."""
+        script = "import sys, threading\nprint('ready', flush=True)\nsys.stdin.readline()\n" \
+            "event = threading.Event()\nthread = threading.Thread(target=event.wait)\n" \
+            "thread.start(); print(thread.native_id, flush=True)\n" \
+            "sys.stdin.readline(); event.set(); thread.join(); sys.exit(4)\n"
+        process = self.start(sys.executable, "-c", script)
+        self.move_when(process, b"ready\n")
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        tid = int(process.stdout.readline())
+        taker = None
+        if IS_ROOT and not os.path.exists(f"/proc/{tid}"):
+            taker = self.process_with_id(tid)
+        self.refuses(call("home", process.pid), 3, f"thread id {tid}",
+                     "is taken here" if IS_ROOT else "this user")
+        self.assertTrue(self.is_away(process.pid))
+        if taker:
+            kill(taker)
+            os.waitpid(taker, 0)
+            self.home(process.pid)
+        process.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual(process.returncode, 4)
+
+    def process_with_id(self, wanted):
+        last = pathlib.Path("/proc/sys/kernel/ns_last_pid")
+        while True:
+            last.write_text(str(wanted - 1))
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+            self.addCleanup(kill, pid)
+            if pid == wanted:
+                return pid
+            kill(pid)
+            os.waitpid(pid, 0)
+
+    def stopped_home(self, step, pid):
+        """A call home that stands still at a step -> (the command, the session process)."""
+        command = subprocess.Popen([cli.TELEFORK, "home", str(pid), "--stop-at", step],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(self.end, command)
+
+        def find():
+            for other, state in cli.processes().items():
+                if state == "T" and arguments_of(other)[1:3] == [b"move", b"%d" % pid]:
+                    return other
+            return None
+        cli.wait_until(find)
+        session = find()
+        self.addCleanup(kill, session)
+        return command, session
+
+    def test_a_wish_not_to_have_it_is_heard(self):
+        for step in STEPS_BEFORE:
+            with self.subTest(step):
+                victim, guest = self.away(THREADS, 2)
+                command, session = self.stopped_home(step, victim.pid)
+                err = self.interrupt(command, session)
+                self.assertEqual(command.returncode, 75 if step != "checked" else 1, err)
+                self.assertIn(b"interrupted while", err)
+                self.assertTrue(self.is_away(victim.pid))
+                self.assertTrue(cli.is_running(guest))
+                self.home(victim.pid)
+                self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_a_wish_comes_too_late_when_it_is_whole(self):
+        for step in STEPS_WHOLE + STEPS_AFTER:
+            with self.subTest(step):
+                victim, _ = self.away(THREADS, 2)
+                command, session = self.stopped_home(step, victim.pid)
+                err = self.interrupt(command, session)
+                self.assertEqual(command.returncode, 0, err)
+                self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_the_pid_ends_when_the_session_dies(self):
+        """Before it stands here the deputy says why; after it there is nobody who could."""
+        for step in STEPS_BEFORE + STEPS_WHOLE + STEPS_AFTER:
+            with self.subTest(step):
+                victim, guest = self.away(THREADS, 2, stderr=subprocess.DEVNULL)
+                command, session = self.stopped_home(step, victim.pid)
+                os.kill(session, signal.SIGKILL)
+                _, err = command.communicate(timeout=cli.PATIENCE)
+                self.assertEqual(command.returncode, 1)
+                self.assertIn(b"has ended", err)
+                ends = 125 if step in ("checked", "return_seen") else -signal.SIGKILL
+                self.assertEqual(victim.wait_for_death(), ends)
+                cli.wait_until(lambda: guest not in cli.processes())
+
+    def test_the_pid_ends_when_the_node_dies_before_it_is_whole(self):
+        for step in STEPS_BEFORE:
+            with self.subTest(step):
+                victim, guest = self.away(THREADS, 2, environment=SHORT_LEASE, stderr=subprocess.PIPE)
+                command, session = self.stopped_home(step, victim.pid)
+                self.kill_keepers()
+                os.kill(session, signal.SIGCONT)
+                command.communicate(timeout=cli.PATIENCE)
+                # All of it was here already.
+                if step == "taken_home":
+                    self.assertEqual(command.returncode, 0)
+                    out, _ = victim.process.communicate(b"go\n", timeout=cli.PATIENCE)
+                    self.assertEqual((victim.process.returncode, out), (42, b"pass\n"))
+                    continue
+                self.assertEqual(command.returncode, 1)
+                _, err = victim.process.communicate(b"go\n", timeout=cli.PATIENCE)
+                self.assertEqual(victim.process.returncode, 125, err)
+                self.assertNotIn(guest, cli.processes())
+
+    def test_it_runs_here_when_the_node_dies_later(self):
+        for step in STEPS_WHOLE + STEPS_AFTER:
+            with self.subTest(step):
+                victim, guest = self.away(THREADS, 2, environment=SHORT_LEASE)
+                command, session = self.stopped_home(step, victim.pid)
+                self.kill_keepers()
+                os.kill(session, signal.SIGCONT)
+                _, err = command.communicate(timeout=cli.PATIENCE)
+                self.assertEqual(command.returncode, 0, err)
+                self.assertNotIn(guest, cli.processes())
+                self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_killed_on_the_way_it_ends_there_too(self):
+        for step in STEPS_BEFORE + STEPS_WHOLE + STEPS_AFTER:
+            with self.subTest(step):
+                victim, guest = self.away(THREADS, 2)
+                command, session = self.stopped_home(step, victim.pid)
+                os.kill(victim.pid, signal.SIGKILL)
+                os.kill(session, signal.SIGCONT)
+                _, err = command.communicate(timeout=cli.PATIENCE)
+                self.assertNotEqual(command.returncode, 0, err)
+                self.assertIn(b"killed", err)
+                self.assertEqual(victim.wait_for_death(), -signal.SIGKILL)
+                cli.wait_until(lambda: guest not in cli.processes())
+
+    def test_stopped_on_the_way_it_stays(self):
+        victim, guest = self.away(THREADS, 2)
+        command, session = self.stopped_home("checked", victim.pid)
+        os.kill(victim.pid, signal.SIGSTOP)
+        os.kill(session, signal.SIGCONT)
+        _, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 75, err)
+        self.assertIn(b"was stopped on its way home", err)
+        cli.wait_until(lambda: cli.processes()[guest] == "T")
+        os.kill(victim.pid, signal.SIGCONT)
+        cli.wait_until(lambda: cli.is_running(guest))
+        self.home(victim.pid)
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_ps_says_where_it_is(self):
+        victim, _ = self.away(0)
+        command, session = self.stopped_home("taken_home", victim.pid)
+        self.assertIn("coming home", [e["state"] for e in self.entries(victim.pid)])
+        os.kill(session, signal.SIGCONT)
+        command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(self.entries(victim.pid), [])
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+
+if __name__ == "__main__":
+    cli.main()

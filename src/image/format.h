@@ -41,11 +41,12 @@ enum class RecordType : std::uint16_t {
   kThreads,      // schema::Thread, one a record
   kCommand,      // schema::Command: instead of a process, a command to be started
   kEnd,          // schema::End: totals; the last record
+  kTree,         // schema::Tree: several processes that move as one; before the first of them
 };
 
 // What this program writes, and the newest that it reads (Header.version). A field that old readers
 // may ignore does not raise it; a new record type, enumerant or meaning does.
-constexpr std::uint32_t kFormatVersion = 2;
+constexpr std::uint32_t kFormatVersion = 3;
 constexpr std::uint32_t kOldestReadableVersion = 1;
 
 // "TFRK" at the start of every frame, so also of every image file.

@@ -16,7 +16,7 @@ struct TypeFacts {
 };
 
 // By number, from RecordType::kHeader on.
-constexpr std::array<TypeFacts, 13> kTypes{{
+constexpr std::array<TypeFacts, 14> kTypes{{
     {"header", false},
     {"process", false},
     {"vma", false},
@@ -30,8 +30,9 @@ constexpr std::array<TypeFacts, 13> kTypes{{
     {"thread", false},
     {"command", false},
     {"end", false},
+    {"tree", false},
 }};
-static_assert(kTypes.size() == static_cast<std::size_t>(RecordType::kEnd));
+static_assert(kTypes.size() == static_cast<std::size_t>(RecordType::kTree));
 
 }  // namespace
 

@@ -200,6 +200,48 @@ void write_process_image(ByteSink& file) {
   image.end();
 }
 
+void set_members(schema::Tree::Builder& tree) {
+  for (unsigned i = 0; i < 2; ++i) {
+    auto member = tree.getMembers()[i];
+    member.setPid(10 + i);
+    member.setPpid(9 + i);
+    member.setPgid(10);
+    member.setSid(10);
+    member.setState(i == 0 ? schema::Member::State::STOPPED : schema::Member::State::LIVES);
+    tree.getShared()[i].setId(i);
+    tree.getShared()[i].setSize((i + 1) * kPageSize);
+  }
+}
+
+void write_tree_image(ByteSink& file) {
+  GoldenWriter image(file);
+  image.write<schema::Header>(RecordType::kHeader, set_version);
+  image.write<schema::Tree>(RecordType::kTree, set_members);
+  for (unsigned i = 0; i < 2; ++i) {
+    image.write<schema::Process>(RecordType::kProcess,
+                                 [&](schema::Process::Builder& one) { one.setPid(10 + i); });
+    image.write<schema::Vma>(RecordType::kVma, set_range);
+    if (i == 0) {
+      image.write_with_payload<schema::FileContent>(RecordType::kFileContent, 100, set_content);
+    }
+    image.write<schema::Files>(RecordType::kFiles, [&](schema::Files::Builder& files) {
+      if (i == 0) {
+        set_numbers(files);
+      } else {
+        files.initDescriptions(0);
+        files.initPipes(0);
+      }
+      for (auto descriptor : files.getDescriptors()) descriptor.setDescription(1);
+    });
+    if (i == 0) image.write<schema::Sockets>(RecordType::kSockets, set_pair);
+    image.write<schema::Timers>(RecordType::kTimers);
+    image.write<schema::Signals>(RecordType::kSignals);
+    image.write<schema::Thread>(RecordType::kThreads);
+    image.write_with_payload<schema::Pages>(RecordType::kPages, 2 * kPageSize, set_runs);
+  }
+  image.end();
+}
+
 void write_command_image(ByteSink& file) {
   GoldenWriter image(file);
   image.write<schema::Header>(RecordType::kHeader, set_version);
@@ -272,6 +314,7 @@ TEST(GoldenImages, AreReadForEver) {
   if (std::getenv("TELEFORK_WRITE_GOLDEN") != nullptr) {
     write_golden(fmt::format("v{}-process", kFormatVersion), write_process_image);
     write_golden(fmt::format("v{}-command", kFormatVersion), write_command_image);
+    write_golden(fmt::format("v{}-tree", kFormatVersion), write_tree_image);
   }
   int images = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(kFolder)) {

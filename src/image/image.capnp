@@ -146,6 +146,41 @@ struct Clocks {
   boottimeOffset @4 :Int64;
 }
 
+struct Tree {
+  # Several processes that move as one. Behind it come their records, a process after the other, in
+  # the order of those members that live; what a description, a pipe, a socket or a file content is
+  # comes with the first of them, for all.
+  members @0 :List(Member);   # parents before their children
+  shared @1 :List(SharedMemory);
+}
+
+struct Member {
+  pid @0 :UInt32;
+  ppid @1 :UInt32;            # of all but the first: a member
+  pgid @2 :UInt32;            # that of the first, and its session, are wherever it comes to
+  sid @3 :UInt32;
+  threads @4 :List(UInt32);   # their ids, the pid among them
+  exitSignal @5 :UInt32;
+  state @6 :State;
+  status @7 :UInt32;          # of one that has ended, as wait(2) gives it
+  stopUntold @8 :Bool;        # of a stopped one: its parent has not asked about it yet
+  comm @9 :Text;
+  uid @10 :UInt32;            # of one that has ended
+  gid @11 :UInt32;
+  enum State {
+    lives @0;
+    stopped @1;               # by a signal
+    ended @2;                 # and nobody has waited for it
+  }
+}
+
+struct SharedMemory {
+  # Shared anonymous memory that members have mapped.
+  id @0 :UInt64;              # Vma.sharedId
+  size @1 :UInt64;            # as far as it is mapped
+  noReserve @2 :Bool;         # MAP_NORESERVE
+}
+
 struct Process {
   pid @0 :UInt32;
   ppid @1 :UInt32;
@@ -247,6 +282,7 @@ struct FileDescription {
   watches @16 :List(InotifyWatch);
   socket @17 :UInt32;         # of kind socket: which one of Sockets.sockets
   locks @18 :List(FileLock);
+  pidfdOf @20 :UInt32;        # of kind pidfd: whose, where it is not the first holder's own
   origin @19 :UInt32;         # on the way home: 1 more than its place among the descriptions of the
                               # way there; 0: it is stdio, or was opened there
   enum Kind {
@@ -262,7 +298,7 @@ struct FileDescription {
     signalfd @9;
     epoll @10;
     inotify @11;
-    pidfd @12;                # of the process itself
+    pidfd @12;                # of the process itself, or of one of its tree
     socket @13;
   }
 }
@@ -317,6 +353,7 @@ struct Descriptor {
   fd @0 :UInt32;
   description @1 :UInt32;
   closeOnExec @2 :Bool;
+  locks @3 :List(FileLock);   # POSIX ones, of a process that is not the description's first holder
 }
 
 struct Files {

@@ -180,7 +180,7 @@ TEST(ImageReader, NamesBothVersionsOfAnImageThatIsTooNew) {
     writer.write(RecordType::kHeader, message);
   });
   EXPECT_THAT(error_of_reading(image),
-              HasSubstr("it has image format 8, this telefork reads formats up to 2"));
+              HasSubstr("it has image format 9, this telefork reads formats up to 3"));
 }
 
 TEST(ImageReader, RefusesVersionZero) {

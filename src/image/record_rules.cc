@@ -7,16 +7,23 @@
 
 #include "base/error.h"
 #include "base/remote_ptr.h"
+#include "image/tree_plan.h"
 
 namespace telefork::image {
 namespace {
 
 constexpr std::uint32_t bit(RecordType type) { return 1u << static_cast<unsigned>(type); }
 
-constexpr std::uint32_t kOnce =
-    bit(RecordType::kHeader) | bit(RecordType::kProcess) | bit(RecordType::kCommand) |
-    bit(RecordType::kFreezeMark) | bit(RecordType::kFiles) | bit(RecordType::kSockets) |
-    bit(RecordType::kTimers) | bit(RecordType::kSignals) | bit(RecordType::kEnd);
+constexpr std::uint32_t kOnce = bit(RecordType::kHeader) | bit(RecordType::kProcess) |
+                                bit(RecordType::kCommand) | bit(RecordType::kFreezeMark) |
+                                bit(RecordType::kFiles) | bit(RecordType::kSockets) |
+                                bit(RecordType::kTimers) | bit(RecordType::kSignals) |
+                                bit(RecordType::kEnd) | bit(RecordType::kTree);
+
+// What each process of a tree has.
+constexpr std::uint32_t kOfMember = bit(RecordType::kProcess) | bit(RecordType::kFiles) |
+                                    bit(RecordType::kTimers) | bit(RecordType::kSignals) |
+                                    bit(RecordType::kThreads);
 
 // More than any system lets a pipe have; Linux takes sizes up to 2 GiB (pipe(7)).
 constexpr std::uint32_t kMostPipe = 1U << 31;
@@ -97,6 +104,7 @@ void check_format_version(std::uint32_t version) {
 
 void RecordRules::check(const Record& record) {
   check_order(record);
+  if (record.type() == RecordType::kTree) check_tree(record.get<schema::Tree>());
   if (record.type() == RecordType::kVma) check_vma(record.get<schema::Vma>());
   if (record.type() == RecordType::kPages) check_pages(record);
   if (record.type() == RecordType::kFileContent) check_file_content(record);
@@ -110,8 +118,11 @@ void RecordRules::check_order(const Record& record) {
   const RecordType type = record.type();
   const std::uint32_t mine = bit(type);
   if (count_ == 0 && type != RecordType::kHeader) refuse("an image begins with its header");
-  const bool subject = type == RecordType::kProcess || type == RecordType::kCommand;
-  if (count_ > 0 && (count_ == 1) != subject) {
+  const bool subject =
+      type == RecordType::kProcess || type == RecordType::kCommand || type == RecordType::kTree;
+  if (!living_.empty()) {
+    check_order_in_tree(record);
+  } else if (count_ > 0 && (count_ == 1) != subject) {
     refuse("a process or a command is what comes after the header, and nowhere else");
   }
   if ((mine & kOnce & seen_) != 0) refuse("there was such a record before");
@@ -123,6 +134,65 @@ void RecordRules::check_order(const Record& record) {
   }
   seen_ |= mine;
   ++count_;
+}
+
+// The next process begins where the one before has all that it is made of.
+void RecordRules::check_order_in_tree(const Record& record) {
+  const RecordType type = record.type();
+  if (type == RecordType::kCommand) refuse("a tree has no such record");
+  if (type != RecordType::kProcess && type != RecordType::kEnd) {
+    if (came_ == 0) refuse("a process is what comes after the tree");
+    if (came_ > 1 && (type == RecordType::kFileContent || type == RecordType::kSockets)) {
+      refuse("such records of a tree come with its first process");
+    }
+    return;
+  }
+  if (came_ > 0) check_end_of_member();
+  if (type == RecordType::kEnd) {
+    if (came_ != living_.size())
+      refuse("{} processes of its tree did not come", living_.size() - came_);
+    return;
+  }
+  const std::uint32_t pid = record.get<schema::Process>().getPid();
+  if (came_ == living_.size() || living_[came_] != pid) {
+    refuse("its process {} is not the next one of its tree", pid);
+  }
+  ++came_;
+  seen_ &= ~kOfMember;
+  vmas_.clear();
+}
+
+void RecordRules::check_end_of_member() const {
+  constexpr std::uint32_t kNeeded =
+      bit(RecordType::kFiles) | bit(RecordType::kSignals) | bit(RecordType::kThreads);
+  if ((seen_ & kNeeded) != kNeeded) {
+    refuse("process {} before it lacks its files, its signals or its threads", living_[came_ - 1]);
+  }
+}
+
+void RecordRules::check_tree(schema::Tree::Reader tree) {
+  for (const TreeTrouble& trouble : plan_tree(members_of(tree)).troubles) {
+    refuse("its process {} cannot be made: {}", trouble.id, trouble.why);
+  }
+  for (schema::Member::Reader member : tree.getMembers()) {
+    const bool ended = member.getState() == schema::Member::State::ENDED;
+    if (!ended) living_.push_back(member.getPid());
+    const std::uint32_t signal = member.getStatus() & 0x7f;
+    if (ended && (member.getStatus() > 0xffff || signal > 64)) {
+      refuse("its process {} has ended with no status", member.getPid());
+    }
+  }
+  if (living_.empty() || tree.getMembers()[0].getState() == schema::Member::State::ENDED) {
+    refuse("the first process of its tree has ended");
+  }
+  std::set<std::uint64_t> shared;
+  for (schema::SharedMemory::Reader memory : tree.getShared()) {
+    constexpr std::uint64_t kMost = std::uint64_t{1} << 47;
+    if (memory.getSize() == 0 || memory.getSize() % kPageSize != 0 || memory.getSize() > kMost ||
+        !shared.insert(memory.getId()).second) {
+      refuse("its shared memory {} has no size", memory.getId());
+    }
+  }
 }
 
 void RecordRules::check_vma(schema::Vma::Reader vma) {
@@ -218,7 +288,23 @@ void RecordRules::check_sockets(::capnp::List<schema::Socket>::Reader sockets) c
   }
 }
 
-void RecordRules::check_files(schema::Files::Reader files) const {
+void RecordRules::check_descriptors(schema::Files::Reader files) const {
+  for (schema::Descriptor::Reader descriptor : files.getDescriptors()) {
+    if (descriptor.getDescription() >= descriptions_) {
+      refuse("its descriptor {} names what is not there", descriptor.getFd());
+    }
+  }
+}
+
+void RecordRules::check_files(schema::Files::Reader files) {
+  if (came_ > 1 && (files.getDescriptions().size() > 0 || files.getPipes().size() > 0)) {
+    refuse("the open files of a tree come with its first process");
+  }
+  if (came_ == 1) descriptions_ = files.getDescriptions().size();
+  if (came_ > 0) check_descriptors(files);
+  for (schema::Descriptor::Reader descriptor : files.getDescriptors()) {
+    for (schema::FileLock::Reader lock : descriptor.getLocks()) check_lock(lock);
+  }
   for (schema::Pipe::Reader pipe : files.getPipes()) check_pipe(pipe);
   for (schema::FileDescription::Reader description : files.getDescriptions()) {
     const bool is_pipe = description.getKind() == schema::FileDescription::Kind::PIPE;

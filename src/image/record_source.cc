@@ -34,6 +34,8 @@ namespace telefork::image {
       return ::capnp::Schema::from<schema::Command>();
     case RecordType::kEnd:
       return ::capnp::Schema::from<schema::End>();
+    case RecordType::kTree:
+      return ::capnp::Schema::from<schema::Tree>();
   }
   assertion_failed("a RecordType", __FILE__, __LINE__);
 }

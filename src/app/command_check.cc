@@ -199,11 +199,22 @@ void Check::check_node() {
 
 void Check::survey() {
   result_["pid"] = command_.pid;
-  capture::Survey survey = migrate::survey_by_pid(command_.pid, survey_options());
+  capture::TreeSurvey tree = migrate::survey_tree_by_pid(command_.pid, survey_options());
+  capture::Survey& survey = tree.first();
+  survey.refusals = std::move(tree.refusals);
   result_["command"] = survey.status.name;
-  result_["threads"] = survey.status.threads;
-  result_["descriptors"] = survey.descriptors.size();
-  result_["mappings"] = survey.mappings.size();
+  result_["processes"] = tree.members.size();
+  int threads = 0;
+  std::size_t descriptors = 0;
+  std::size_t mappings = 0;
+  for (const capture::Survey& member : tree.members) {
+    threads += member.status.threads;
+    descriptors += member.descriptors.size();
+    mappings += member.mappings.size();
+  }
+  result_["threads"] = threads;
+  result_["descriptors"] = descriptors;
+  result_["mappings"] = mappings;
   result_["left_home"] = survey.left_home;
   for (const std::string& descriptor : survey.left_home) {
     if (!command_.json) print("left at home: {}\n", escape(descriptor));

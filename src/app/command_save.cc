@@ -21,13 +21,16 @@ constexpr int kUndone = 75;
 // The process is saved, and has ended: not to be able to say so where it was asked for is no reason
 // to say nothing.
 void tell(const migrate::SaveReport& report, const SaveCommand& command) {
-  std::string line = fmt::format("process {} is saved in {}: {}, frozen for {:.0f} ms{}",
-                                 command.pid, command.file, format_bytes(report.totals.bytes),
-                                 report.freeze_ms, command.keep ? "; it runs on" : "");
+  const std::string others =
+      report.processes == 1 ? "" : fmt::format(" with {} more", report.processes - 1);
+  std::string line = fmt::format(
+      "process {}{} is saved in {}: {}, frozen for {:.0f} ms{}", command.pid, others, command.file,
+      format_bytes(report.totals.bytes), report.freeze_ms, command.keep ? "; it runs on" : "");
   if (!command.json) return print_note(line);
   try {
     print_json({{"pid", command.pid},
                 {"file", command.file},
+                {"processes", report.processes},
                 {"kept", command.keep},
                 {"bytes_written", report.totals.bytes},
                 {"pages_written", report.totals.pages},

@@ -46,6 +46,11 @@ struct CaptureSettings {
   // Of a guest on its way home: which of its pages it wrote, and which lost what they held. Without
   // it all travel.
   std::function<ChangedPages(const Mapping&)> changes;
+  // Of a tree the first process brings what all have in common: contents of files, descriptions,
+  // pipes, sockets.
+  bool common_part = true;
+  // Of a tree: whose pages need not come, since another process has brought them.
+  std::function<bool(const Mapping&)> is_written;
   // Told after every piece of pages: bytes read so far, for progress.
   std::function<void(std::uint64_t)> on_progress;
 };
@@ -92,10 +97,10 @@ class Capture {
   void write_pipes(image::schema::Files::Builder files, image::RecordSink& sink);
   void fill_object(const Description& description, DescriptionBuilder record);
   void write_sockets(image::RecordSink& sink);
-  void fill_socket(int fd, const SocketObject& object, image::schema::Socket::Builder record,
+  void fill_socket(const Description& description, image::schema::Socket::Builder record,
                    image::RecordSink& sink);
-  void fill_eventfd(int fd, DescriptionBuilder record);
-  void fill_timerfd(int fd, image::schema::TimerFile::Builder record);
+  void fill_timerfd(const Description& description, image::schema::TimerFile::Builder record);
+  void fill_descriptions(image::schema::Files::Builder files);
   void fill_owners(::capnp::List<image::schema::FileDescription>::Builder records);
   // A FileContent record of bytes that lie in no file. Its id.
   std::uint32_t write_bytes(std::span<const std::byte> bytes, image::RecordSink& sink);
@@ -132,6 +137,9 @@ class Capture {
   std::vector<siginfo_t> pending_;
   std::map<pid_t, std::vector<siginfo_t>> pending_of_threads_;
 };
+
+void fill_locks(const std::vector<kernel::LockInfo>& locks,
+                ::capnp::List<image::schema::FileLock>::Builder records);
 
 // The bytes of any trivially copyable object as Cap'n Proto Data.
 template <class T>

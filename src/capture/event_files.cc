@@ -29,10 +29,18 @@ std::int64_t read_clock(clockid_t clock) {
 
 bool is_of_realtime(int clock) { return clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_ALARM; }
 
-UniqueFd take(pid_t pid, int fd) {
-  UniqueFd taken = kernel::take_fd(pid, fd);
-  if (!taken) throw Error(Code::kGone, fmt::format("fd {} has just been closed", fd));
+UniqueFd take(const Description& description) {
+  UniqueFd taken = kernel::take_fd(description.pid, description.fd);
+  if (!taken) throw Error(Code::kGone, fmt::format("fd {} has just been closed", description.fd));
   return taken;
+}
+
+void fill_eventfd(const Description& description, image::schema::FileDescription::Builder record) {
+  kernel::EventfdInfo info =
+      kernel::parse_eventfd(kernel::read_fdinfo(description.pid, description.fd));
+  record.setEventCount(info.count);
+  record.setEventSemaphore(info.semaphore ? *info.semaphore
+                                          : probe_semaphore(take(description), info.count));
 }
 
 image::schema::FileLock::Kind kind_of(const kernel::LockInfo& lock) {
@@ -45,6 +53,20 @@ image::schema::FileLock::Kind kind_of(const kernel::LockInfo& lock) {
       return image::schema::FileLock::Kind::DESCRIPTION;
   }
 }
+
+}  // namespace
+
+void fill_locks(const std::vector<kernel::LockInfo>& locks,
+                ::capnp::List<image::schema::FileLock>::Builder records) {
+  for (unsigned i = 0; i < records.size(); ++i) {
+    records[i].setKind(kind_of(locks[i]));
+    records[i].setExclusive(locks[i].exclusive);
+    records[i].setStart(locks[i].start);
+    records[i].setLength(locks[i].length);
+  }
+}
+
+namespace {
 
 struct TimerReading {
   kernel::TimerfdInfo info;
@@ -74,17 +96,11 @@ TimerReading read_timer(pid_t pid, int fd, const UniqueFd& timer) {
 
 }  // namespace
 
-void Capture::fill_eventfd(int fd, DescriptionBuilder record) {
-  kernel::EventfdInfo info = kernel::parse_eventfd(kernel::read_fdinfo(survey_.thread, fd));
-  record.setEventCount(info.count);
-  record.setEventSemaphore(info.semaphore ? *info.semaphore
-                                          : probe_semaphore(take(survey_.pid, fd), info.count));
-}
-
 // What is left counts from when the image's clocks were read, as for the other timers.
-void Capture::fill_timerfd(int fd, image::schema::TimerFile::Builder record) {
-  UniqueFd timer = take(survey_.pid, fd);
-  TimerReading reading = read_timer(survey_.thread, fd, timer);
+void Capture::fill_timerfd(const Description& description,
+                           image::schema::TimerFile::Builder record) {
+  UniqueFd timer = take(description);
+  TimerReading reading = read_timer(description.pid, description.fd, timer);
   record.setClock(reading.info.clock);
   record.setFlags(reading.info.flags);
   record.setExpirations(reading.info.expirations);
@@ -108,14 +124,20 @@ void Capture::fill_object(const Description& description, DescriptionBuilder rec
       record.setSocket(static_cast<std::uint32_t>(description.object));
       break;
     case Kind::EVENTFD:
-      fill_eventfd(description.fd, record);
+      fill_eventfd(description, record);
       break;
     case Kind::TIMERFD:
-      fill_timerfd(description.fd, record.initTimer());
+      fill_timerfd(description, record.initTimer());
       break;
     case Kind::SIGNALFD:
       record.setSignalMask(
-          kernel::parse_signalfd(kernel::read_fdinfo(survey_.thread, description.fd)));
+          kernel::parse_signalfd(kernel::read_fdinfo(description.pid, description.fd)));
+      break;
+    case Kind::PIDFD:
+      if (description.pidfd_of != description.pid) {
+        record.setPidfdOf(
+            static_cast<std::uint32_t>(kernel::read_status(description.pidfd_of).ns_tgids.back()));
+      }
       break;
     default:
       break;
@@ -128,14 +150,7 @@ void Capture::fill_object(const Description& description, DescriptionBuilder rec
     items[i].setEvents(item.target.events);
     items[i].setData(item.target.data);
   }
-  auto locks = record.initLocks(static_cast<unsigned>(description.locks.size()));
-  for (unsigned i = 0; i < locks.size(); ++i) {
-    const kernel::LockInfo& lock = description.locks[i];
-    locks[i].setKind(kind_of(lock));
-    locks[i].setExclusive(lock.exclusive);
-    locks[i].setStart(lock.start);
-    locks[i].setLength(lock.length);
-  }
+  fill_locks(description.locks, record.initLocks(static_cast<unsigned>(description.locks.size())));
   auto watches = record.initWatches(static_cast<unsigned>(description.watches.size()));
   for (unsigned i = 0; i < watches.size(); ++i) {
     watches[i].setNumber(description.watches[i].number);

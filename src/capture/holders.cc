@@ -30,6 +30,42 @@ void as_far_as_seen(F&& f) {
 
 }  // namespace
 
+SharedObject shared_object_of(const kernel::Vma& vma) {
+  return {vma.dev_major, vma.dev_minor, vma.inode, vma.is_system_v()};
+}
+
+const std::vector<OutsideHolders::Place>& OutsideHolders::places(const std::string& link) {
+  if (!own_) {
+    own_.emplace();
+    for (const pid_t pid : movers_) {
+      as_far_as_seen([&] {
+        for (const int fd : kernel::list_fds(pid)) {
+          as_far_as_seen([&] { (*own_)[kernel::read_fd_link(pid, fd)].push_back({pid, fd}); });
+        }
+      });
+    }
+  }
+  return (*own_)[link];
+}
+
+bool OutsideHolders::is_shared(const kernel::Vma& vma) {
+  if (!shared_) look_at_shared_memory();
+  return shared_->contains(shared_object_of(vma));
+}
+
+// Another user's process cannot have got this memory by fork.
+void OutsideHolders::look_at_shared_memory() {
+  shared_.emplace();
+  for (const pid_t other : kernel::list_processes()) {
+    if (moves(other)) continue;
+    as_far_as_seen([&] {
+      for (const kernel::Vma& vma : kernel::read_maps(other)) {
+        if (vma.shared) shared_->insert(shared_object_of(vma));
+      }
+    });
+  }
+}
+
 void OutsideHolders::look_at(pid_t pid) {
   for (int fd : kernel::list_fds(pid)) {
     as_far_as_seen([&] {
@@ -49,7 +85,7 @@ void OutsideHolders::look() {
   if (looked_) return;
   looked_ = true;
   for (pid_t other : kernel::list_processes()) {
-    if (other == pid_ || other == ::getpid()) continue;
+    if (moves(other) || other == ::getpid()) continue;
     as_far_as_seen([&] { look_at(other); });
   }
 }
@@ -58,7 +94,7 @@ void OutsideHolders::look_at_mappings() {
   if (mapped_) return;
   mapped_.emplace();
   for (pid_t other : kernel::list_processes()) {
-    if (other == pid_) continue;
+    if (moves(other)) continue;
     as_far_as_seen([&] {
       for (const kernel::Vma& vma : kernel::read_maps(other)) {
         if (!vma.deleted || !vma.is_file()) continue;

@@ -1,28 +1,46 @@
-// Which other processes have something open or mapped that a process is to move with: what they
-// would go on using stays, and a copy of it would be another thing.
+// Which other processes have something open or mapped that a process, or a tree of them, is to move
+// with: what they would go on using stays, and a copy of it would be another thing.
 //
-//     OutsideHolders outside(pid);
+//     OutsideHolders outside({pid});           // those that move
 //     if (pid_t other = outside.find({thread, fd, link, stat})) ... refused
 //
 // Reads the descriptors of all processes once, when it is first asked: about 2 us each. Those of
 // processes that this user may not look at are not known (docs/limits.md), nor what is on its way
-// in a socket. This process's own do not count.
+// in a socket. This process's own do not count. Where those that move have something, which is read
+// once too, is told by places().
 #pragma once
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include "kernel/procfs_maps.h"
+
 namespace telefork::capture {
+
+// Shared memory or a file that is mapped. The inode alone does not tell: each tmpfs has its own,
+// and that of System V memory is its id.
+using SharedObject = std::tuple<unsigned, unsigned, std::uint64_t, bool>;
+SharedObject shared_object_of(const kernel::Vma& vma);
 
 class OutsideHolders {
  public:
-  explicit OutsideHolders(pid_t pid) : pid_(pid) {}
+  explicit OutsideHolders(std::set<pid_t> movers) : movers_(std::move(movers)) {}
+
+  bool moves(pid_t pid) const { return movers_.contains(pid); }
+  struct Place {
+    pid_t pid;
+    int fd;
+  };
+  // Where those that move have a pipe, a socket or a FIFO of that name open.
+  const std::vector<Place>& places(const std::string& link);
 
   struct Open {
     pid_t thread;
@@ -35,20 +53,21 @@ class OutsideHolders {
   pid_t find(const Open& open);
   // Of a file without a name: who has it open or mapped.
   pid_t find_file(dev_t device, ino_t inode);
+  // Whether somebody else has mapped it shared.
+  bool is_shared(const kernel::Vma& vma);
 
  private:
   using Inode = std::pair<dev_t, ino_t>;
-  struct Place {
-    pid_t pid;
-    int fd;
-  };
   void look();
   void look_at(pid_t pid);
   void look_at_mappings();
+  void look_at_shared_memory();
   pid_t find_description(const Open& open) const;
   pid_t find_named(const struct stat& stat) const;
 
-  pid_t pid_;
+  std::set<pid_t> movers_;
+  std::optional<std::map<std::string, std::vector<Place>>> own_;  // by link
+  std::optional<std::set<SharedObject>> shared_;
   bool looked_ = false;
   std::map<std::string, std::vector<Place>> unnamed_;  // pipes, sockets, anonymous inodes: by link
   std::map<Inode, pid_t> nameless_files_;

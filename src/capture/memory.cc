@@ -186,6 +186,7 @@ void Capture::gather_pages(const PageSource& source, const PageGatherer::Exchang
   for (std::size_t i = 0; i < survey_.mappings.size(); ++i) {
     const Mapping& mapping = survey_.mappings[i];
     if (!has_pages_of_its_own(mapping) || !source.has(mapping)) continue;
+    if (settings_.is_written && settings_.is_written(mapping)) continue;
     if (settings_.changes) {
       ChangedPages changed = settings_.changes(mapping);
       gatherer.add(mapping, !guards_of(i).empty(), changed.written);

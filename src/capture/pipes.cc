@@ -91,7 +91,7 @@ Capture::PipeContent Capture::read_pipe(std::size_t index) {
   PipeContent content;
   if (end == all.end()) return content;
   const std::string& name = end->name;
-  UniqueFd pipe = kernel::take_fd(survey_.pid, end->fd);
+  UniqueFd pipe = kernel::take_fd(end->pid, end->fd);
   if (!pipe) throw Error(Code::kGone, name + " has just been closed");
   content.capacity = ::fcntl(pipe.get(), F_GETPIPE_SZ);
   if (content.capacity < 0) throw_errno("asking for the size of " + name);

@@ -247,7 +247,9 @@ void Capture::write_process(image::RecordSink& sink) {
 void Capture::write_metadata(image::RecordSink& sink, const std::function<void()>& on_process) {
   with_context("capturing the process", [&] { write_process(sink); });
   if (on_process) on_process();
-  with_context("capturing files", [&] { survey_.files.capture_contents(sink); });
+  if (settings_.common_part) {
+    with_context("capturing files", [&] { survey_.files.capture_contents(sink); });
+  }
   with_context("capturing the memory map", [&] { write_mappings(sink); });
   with_context("capturing descriptors", [&] { write_files(sink); });
   with_context("capturing timers", [&] { write_timers(sink); });

@@ -183,6 +183,10 @@ constexpr std::array kRules = {
          "memory, descriptors or directories that another process has too (clone(2), vfork(2)), "
          "other than for a fork",
          "it shares its {}, which would stay", "end that one first"},
+    Rule{Reason::kSharerMoves, Part::kProcess,
+         "the same with a process that goes along (clone(2), vfork(2))",
+         "it shares its {}, which cannot be restored yet",
+         "wait until that one has ended or begun another program"},
     Rule{Reason::kTraced, Part::kProcess, "a debugger attached", "process {} traces it",
          "end that debugger first"},
     Rule{Reason::kYamaStrangers, Part::kProcess,
@@ -217,13 +221,19 @@ constexpr std::array kRules = {
          "its program file: {}", ""},
     Rule{Reason::kForeignProgram, Part::kProcess, "a 32-bit program", "it is a 32-bit program", ""},
     Rule{Reason::kStopped, Part::kProcess,
-         "a process that a signal has stopped, for `telefork save` and `move`",
+         "a process that a signal has stopped, for `telefork save` and `move`; not a child that "
+         "goes along",
          "it is stopped, and would run where it goes", "continue it first (kill -CONT)"},
-    Rule{Reason::kChildren, Part::kProcess, "children, for `telefork save` and `move`",
+    Rule{Reason::kChildren, Part::kProcess, "children, for `telefork move` and `telefork fork`",
          "it has children, and cannot go with them yet", "wait until they have ended"},
     Rule{Reason::kChildrenThere, Part::kProcess, "children begun in a `run_on`, when it returns",
          "it has children there, which would stay behind",
          "have whoever began them wait for them before f returns"},
+    Rule{
+        Reason::kUnmakeable, Part::kProcess,
+        "a child in a session or process group that it could not be brought into again: an orphan, "
+        "for instance, whose session's leader lives and is no child of its new parent's",
+        "it cannot be made again as it is: {}", "have it begin a session of its own (setsid(2))"},
     Rule{Reason::kLeaderEnded, Part::kProcess, "a thread group whose leader has ended",
          "its first thread has ended, and the others live on", ""},
     Rule{Reason::kNoSignalReturn, Part::kProcess,

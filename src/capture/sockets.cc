@@ -83,9 +83,10 @@ void fill_options(const UniqueFd& socket, image::schema::Socket::Builder record)
 
 }  // namespace
 
-void Capture::fill_socket(int fd, const SocketObject& object, image::schema::Socket::Builder record,
+void Capture::fill_socket(const Description& description, image::schema::Socket::Builder record,
                           image::RecordSink& sink) {
-  UniqueFd socket = kernel::take_fd(survey_.pid, fd);
+  const SocketObject& object = survey_.sockets[description.object];
+  UniqueFd socket = kernel::take_fd(description.pid, description.fd);
   if (!socket) throw Error(Code::kGone, object.link + " has just been closed");
   record.setFamily(object.family);
   record.setType(object.type);
@@ -113,8 +114,7 @@ void Capture::write_sockets(image::RecordSink& sink) {
       static_cast<unsigned>(survey_.sockets.size()));
   for (const Description& description : survey_.descriptions) {
     if (description.kind != Kind::SOCKET) continue;
-    fill_socket(description.fd, survey_.sockets[description.object],
-                list[static_cast<unsigned>(description.object)], sink);
+    fill_socket(description, list[static_cast<unsigned>(description.object)], sink);
   }
   sink.write(image::RecordType::kSockets, message);
 }

@@ -138,6 +138,11 @@ bool may_save_seccomp(const SurveyOptions& options, const Survey& survey) {
   return options.purpose == Purpose::kSave && may_have && alone && kernel::may_suspend_seccomp();
 }
 
+// It can be stopped again there, which its parent sees.
+bool is_child_in_tree(const SurveyOptions& options, const Survey& survey) {
+  return options.tree.contains(survey.stat.ppid);
+}
+
 }  // namespace
 
 unsigned Survey::carried_streams() const {
@@ -168,8 +173,11 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   }
   survey_directory(options, survey);
   if (moves_whole(options.purpose)) {
-    if (survey.stat.state == 'T') survey.refusals.push_back(refuse(process, Reason::kStopped));
-    if (!kernel::list_children(survey.pid).empty()) {
+    if (survey.stat.state == 'T' && !is_child_in_tree(options, survey)) {
+      survey.refusals.push_back(refuse(process, Reason::kStopped));
+    }
+    const bool takes_children = options.purpose == Purpose::kSave && !options.tree.empty();
+    if (!takes_children && !kernel::list_children(survey.pid).empty()) {
       survey.refusals.push_back(refuse(process, Reason::kChildren));
     }
     // It reads memory.
@@ -184,8 +192,50 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   }
 }
 
-Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
-  Survey survey(pid);
+void Survey::swap_common(Survey& other) {
+  std::swap(files, other.files);
+  std::swap(descriptions, other.descriptions);
+  std::swap(pipes, other.pipes);
+  std::swap(sockets, other.sockets);
+  std::swap(outside, other.outside);
+  std::swap(shared_ids, other.shared_ids);
+}
+
+namespace {
+
+// For as long as it lives.
+class CommonPart {
+ public:
+  CommonPart(Survey* first, Survey& survey) : first_(first), survey_(survey) {
+    if (first_ != nullptr) first_->swap_common(survey_);
+  }
+  CommonPart(const CommonPart&) = delete;
+  CommonPart& operator=(const CommonPart&) = delete;
+  ~CommonPart() {
+    if (first_ != nullptr) first_->swap_common(survey_);
+  }
+
+ private:
+  Survey* first_;
+  Survey& survey_;
+};
+
+void survey_parts(pid_t pid, const SurveyOptions& options, Survey& earlier, Survey& survey);
+
+}  // namespace
+
+Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier, Survey* first) {
+  Survey survey(pid, options.tree);
+  {
+    const CommonPart common(first, survey);
+    survey_parts(pid, options, earlier, survey);
+  }
+  return survey;
+}
+
+namespace {
+
+void survey_parts(pid_t pid, const SurveyOptions& options, Survey& earlier, Survey& survey) {
   survey.whole = moves_whole(options.purpose);
   survey.original_stays = options.purpose == Purpose::kCopy;
   survey.copies_shared = options.copy_shared;
@@ -193,7 +243,7 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   if (options.purpose == Purpose::kReturn || options.purpose == Purpose::kHome) {
     survey.in_a_call = true;
   }
-  survey.files.know(std::move(earlier.files));
+  if (survey.files.entries().empty()) survey.files.know(std::move(earlier.files));
   survey.files.set_originals(options.originals);
   survey.stat = kernel::read_stat(pid);
   survey.thread = find_thread(options, pid);
@@ -202,7 +252,7 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   if (survey.status.tgid != pid) {
     survey.refusals.push_back(
         refuse(std::to_string(pid), Reason::kThreadsId, std::to_string(survey.status.tgid)));
-    return survey;
+    return;
   }
   if (survey.stat.state == 'Z') {
     if (kernel::list_threads(pid).size() < 2) {
@@ -211,7 +261,7 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
     // Its memory, descriptors and directories cannot be seen from here: the kernel shows those of
     // the thread that has ended.
     survey.refusals.push_back(refuse(name_of(survey), Reason::kLeaderEnded));
-    return survey;
+    return;
   }
   survey_policy(options, survey);
   survey_threads(options, survey);
@@ -222,7 +272,8 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier) {
   if (!survey.refusals.empty() && !has_memory(pid)) {
     throw Error(Code::kGone, fmt::format("process {} has ended", pid));
   }
-  return survey;
 }
+
+}  // namespace
 
 }  // namespace telefork::capture

@@ -13,6 +13,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,8 @@ struct SurveyOptions {
   // tables, are looked at only within kFlagsBudgetNs, and not again where the memory map is as it
   // was. What only they tell is found later else.
   bool quick = false;
+  // The processes that move together; empty: it alone.
+  std::set<pid_t> tree;
   pid_t sharer = 0;  // fork: the process that it was, or is about to be, forked from
   // fork: the thread that is about to make it, as the process sees it; 0: the first one.
   pid_t caller = 0;
@@ -89,12 +92,14 @@ struct Description {
   std::uint64_t position = 0;
   std::optional<std::size_t> file;  // in FileTable
   unsigned stream = 0;              // of kind stdio
+  pid_t pid = 0;                    // of a tree: whose the descriptor is
   int fd = -1;                      // the first that names it
   std::size_t object = 0;           // of kind pipe: in Survey::pipes; of a socket: in sockets
   std::vector<EpollItem> epoll = {};
   std::vector<InotifyWatch> watches = {};
   std::vector<kernel::LockInfo> locks = {};
   std::optional<std::uint32_t> origin = {};  // Origin::description
+  pid_t pidfd_of = 0;                        // of kind pidfd
 };
 
 // A pipe or FIFO, whose ends are descriptions.
@@ -107,6 +112,8 @@ struct Descriptor {
   int fd = 0;
   std::size_t description = 0;
   bool close_on_exec = false;
+  // POSIX ones, which are each process's: of those that another one has the description of first.
+  std::vector<kernel::LockInfo> locks = {};
 };
 
 struct Mapping {
@@ -145,6 +152,8 @@ struct Survey {
   std::vector<PipeObject> pipes;
   std::vector<SocketObject> sockets;
   OutsideHolders outside;
+  std::map<SharedObject, std::uint64_t> shared_ids;
+  std::vector<int> refused_fds;
   bool whole = false;           // moves_whole()
   bool original_stays = false;  // Purpose::kCopy
   bool copies_shared = false;   // SurveyOptions::copy_shared
@@ -157,18 +166,30 @@ struct Survey {
   std::optional<bool> in_a_call;
 
   Survey() : Survey(0) {}
-  explicit Survey(pid_t of) : pid(of), files(kernel::read_boot_id()), outside(of) {}
+  explicit Survey(pid_t of, const std::set<pid_t>& tree = {})
+      : pid(of),
+        files(kernel::read_boot_id()),
+        outside(tree.empty() ? std::set<pid_t>{of} : tree) {}
+  // What the processes of a tree have in common is found out by one after the other: files,
+  // descriptions, pipes, sockets, holders and the ids of shared memory change places with those of
+  // `other`.
+  void swap_common(Survey& other);
   // Bit n: descriptor n is a standard stream of home's there.
   unsigned carried_streams() const;
 };
 
 // What an `earlier` survey of it, or of what it was forked from, found out need not be found out
 // again: files that did not change, and in a quick survey the flags of the same memory.
-Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier = {});
+// `first`: of its tree, whose common part it adds to, and which settle_descriptors() is for then.
+Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier = {},
+                      Survey* first = nullptr);
 
 // The parts of it; each adds to the survey.
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey);
 void survey_descriptors(const SurveyOptions& options, Survey& survey);
+// When the descriptors of all are known: who is connected with whom, and what epolls watch. The
+// first has the common part.
+void settle_descriptors(std::span<Survey* const> members);
 void survey_threads(const SurveyOptions& options, Survey& survey);
 // Other processes that were cloned to have its memory, descriptors or directories. kcmp(2) with
 // every process takes 1 us each; not in a quick survey. Those that this user may not look at are

@@ -48,10 +48,16 @@ bool is_stateless_device(dev_t device) {
 
 // Of the open file descriptions behind two descriptors: 0 where they are one, else which comes
 // first in the kernel's own order (kcmp(2)).
-int compare_descriptions(pid_t pid, int a, int b) {
-  long order = ::syscall(SYS_kcmp, pid, pid, KCMP_FILE, a, b);
-  if (order < 0)
-    throw_errno(fmt::format("comparing descriptors {} and {} of process {}", a, b, pid));
+struct Place {
+  pid_t pid;
+  int fd;
+};
+int compare_descriptions(Place a, Place b) {
+  long order = ::syscall(SYS_kcmp, a.pid, b.pid, KCMP_FILE, a.fd, b.fd);
+  if (order < 0) {
+    throw_errno(fmt::format("comparing descriptors {} of process {} and {} of process {}", a.fd,
+                            a.pid, b.fd, b.pid));
+  }
   return order == 0 ? 0 : order == 1 ? -1 : 1;
 }
 
@@ -169,7 +175,13 @@ Reason why_not(const OpenFile& open) {
 class Sorter {
  public:
   Sorter(const SurveyOptions& options, Survey& survey)
-      : options_(options), survey_(survey), moving_(survey) {}
+      : options_(options), survey_(survey), moving_(survey) {
+    // Those of other processes of its tree.
+    for (std::size_t i = 0; i < survey.descriptions.size(); ++i) {
+      const Description& one = survey.descriptions[i];
+      remember(one.name, {one.pid, one.fd}, i);
+    }
+  }
 
   void add(int fd) {
     OpenFile open = look_at(survey_.thread, fd);
@@ -184,52 +196,57 @@ class Sorter {
     if (fd == 0 && known && survey_.descriptions[*known].kind == Kind::STDIO) known.reset();
     if (known) {
       descriptor.description = *known;
+      if (survey_.descriptions[*known].pid != survey_.thread) descriptor.locks = posix_locks(open);
     } else {
       std::optional<Description> description = sort(open);
       if (!description) {
-        refused_.push_back(fd);
+        survey_.refused_fds.push_back(fd);
         return;
       }
       description->fd = fd;
+      description->pid = survey_.thread;
       descriptor.description = survey_.descriptions.size();
-      remember(open, descriptor.description);
+      remember(open.link, {survey_.thread, fd}, descriptor.description);
       survey_.descriptions.push_back(std::move(*description));
     }
     survey_.descriptors.push_back(descriptor);
   }
 
-  // When all of them are known.
-  void finish() {
-    moving_.settle_sockets();
-    moving_.settle_epolls(refused_);
-  }
-
  private:
   struct Known {
-    int fd;  // the first
+    Place place;  // the first
     std::size_t description;
   };
+
+  std::vector<kernel::LockInfo> posix_locks(const OpenFile& open) const {
+    std::vector<kernel::LockInfo> locks;
+    if (survey_.whole) locks = kernel::parse_locks(open.info);
+    std::erase_if(locks, [](const kernel::LockInfo& lock) {
+      return lock.kind != kernel::LockInfo::Kind::kPosix;
+    });
+    return locks;
+  }
 
   std::optional<std::size_t> find_description(const OpenFile& open) const {
     auto same_name = known_.find(open.link);
     if (same_name == known_.end()) return std::nullopt;
     const std::vector<Known>& list = same_name->second;
     auto found = std::partition_point(list.begin(), list.end(), [&](const Known& known) {
-      return compare_descriptions(survey_.thread, known.fd, open.fd) < 0;
+      return compare_descriptions(known.place, {survey_.thread, open.fd}) < 0;
     });
-    if (found == list.end() || compare_descriptions(survey_.thread, found->fd, open.fd) != 0) {
+    if (found == list.end() || compare_descriptions(found->place, {survey_.thread, open.fd}) != 0) {
       return std::nullopt;
     }
     return found->description;
   }
 
   // Behind one that it is said to be another than: that one is to be found.
-  void remember(const OpenFile& open, std::size_t description) {
-    std::vector<Known>& list = known_[open.link];
+  void remember(const std::string& link, Place place, std::size_t description) {
+    std::vector<Known>& list = known_[link];
     auto before = std::partition_point(list.begin(), list.end(), [&](const Known& known) {
-      return compare_descriptions(survey_.thread, known.fd, open.fd) <= 0;
+      return compare_descriptions(known.place, place) <= 0;
     });
-    list.insert(before, {open.fd, description});
+    list.insert(before, {place, description});
   }
 
   // Its caller is at home.
@@ -275,7 +292,8 @@ class Sorter {
     if (open.stat.st_mode == 0) return stay(open, Reason::kProcFile);
     // Of one on its way home those were known by their pipes.
     const bool stream = options_.purpose != Purpose::kHome &&
-                        is_standard_stream(survey_.pid, open) && !is_own_stream(open);
+                        is_standard_stream(survey_.pid, open) && !is_own_stream(open) &&
+                        is_stream_of_all(open);
     if (stream && has_home()) {
       bool carried = open.fd != 0 || options_.takes_stdin;
       description.kind = carried ? Kind::STDIO : Kind::NULL_;
@@ -308,6 +326,17 @@ class Sorter {
     if (!survey_.whole) return false;
     if (S_ISSOCK(open.stat.st_mode)) return moving_.has_own_peer(open);
     return S_ISFIFO(open.stat.st_mode) && moving_.has_both_ends(open);
+  }
+
+  // `load` gives what the first process of a tree has for its streams; what another one has is
+  // that, or something else that cannot be had there.
+  bool is_stream_of_all(const OpenFile& open) const {
+    if (!options_.tree.contains(survey_.stat.ppid)) return true;
+    return std::any_of(survey_.descriptions.begin(), survey_.descriptions.end(),
+                       [&](const Description& one) {
+                         return one.kind == Kind::STDIO && one.name == open.link &&
+                                one.stream == static_cast<unsigned>(open.fd);
+                       });
   }
 
   static bool can_move(const OpenFile& open) {
@@ -388,7 +417,6 @@ class Sorter {
   const SurveyOptions& options_;
   Survey& survey_;
   MovingDescriptors moving_;
-  std::vector<int> refused_;
   std::map<std::string, std::vector<Known>> known_;  // by name, in the kernel's order
 };
 
@@ -428,7 +456,14 @@ void survey_descriptors(const SurveyOptions& options, Survey& survey) {
       if (error.error() != ENOENT && error.error() != EBADF) throw;
     }
   }
-  sorter.finish();
+  Survey* alone = &survey;
+  if (options.tree.empty()) settle_descriptors({&alone, 1});
+}
+
+void settle_descriptors(std::span<Survey* const> members) {
+  MovingDescriptors moving(*members.front());
+  moving.settle_sockets();
+  moving.settle_epolls(members);
 }
 
 }  // namespace telefork::capture

@@ -133,48 +133,11 @@ std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
   return std::nullopt;
 }
 
-// The inode alone does not tell: each tmpfs has its own, and that of System V memory is its id.
-using SharedObject = std::tuple<unsigned, unsigned, std::uint64_t, bool>;
-SharedObject object_of(const Vma& vma) {
-  return {vma.dev_major, vma.dev_minor, vma.inode, vma.is_system_v()};
+// One for all mappings of the same memory, whoever of a tree has them.
+std::uint64_t shared_id_of(const Vma& vma, Survey& survey) {
+  return survey.shared_ids.emplace(shared_object_of(vma), survey.shared_ids.size() + 1)
+      .first->second;
 }
-
-// The shared memory of one process and, read once when it is asked for, of all others.
-class SharedObjects {
- public:
-  explicit SharedObjects(pid_t pid) : pid_(pid) {}
-
-  // One for all mappings of the same memory: the number of the first.
-  std::uint64_t id_of(const Vma& vma, const Survey& survey) {
-    return ids_.emplace(object_of(vma), survey.mappings.size()).first->second;
-  }
-
-  bool has_sharer(const Vma& vma) {
-    if (!of_others_) of_others_ = read_of_others();
-    return of_others_->count(object_of(vma)) != 0;
-  }
-
- private:
-  std::set<SharedObject> read_of_others() const {
-    std::set<SharedObject> objects;
-    for (pid_t other : kernel::list_processes()) {
-      if (other == pid_) continue;
-      try {
-        for (const Vma& vma : kernel::read_maps(other)) {
-          if (vma.shared) objects.insert(object_of(vma));
-        }
-      } catch (const Error& error) {
-        // Ended meanwhile, or another user's, which cannot have got this memory by fork.
-        if (error.code() != Code::kGone && error.error() != EACCES && error.error() != EPERM) throw;
-      }
-    }
-    return objects;
-  }
-
-  pid_t pid_;
-  std::map<SharedObject, std::uint64_t> ids_;
-  std::optional<std::set<SharedObject>> of_others_;
-};
 
 // A file in memory that has no name, on whichever tmpfs: nothing of it outlives its users.
 bool is_nameless_memory(pid_t pid, const Vma& vma) {
@@ -230,15 +193,14 @@ bool try_move_file(const SurveyOptions& options, Mapping& mapping, Survey& surve
   return true;
 }
 
-void survey_shared_file(const SurveyOptions& options, SharedObjects& shared, Mapping& mapping,
-                        Survey& survey) {
+void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
   mapping.kind = Kind::SHARED_FILE;
   if (try_move_file(options, mapping, survey)) return;
   if (!is_homes(options, vma) && is_shared_memory(survey.pid, vma)) {
     if (options.copy_shared) {
       mapping.kind = Kind::SHARED_ANONYMOUS;
-      mapping.shared_id = shared.id_of(vma, survey);
+      mapping.shared_id = shared_id_of(vma, survey);
       return;
     }
     survey.refusals.push_back(refuse(describe(vma), Reason::kMemoryFile));
@@ -251,17 +213,15 @@ void survey_shared_file(const SurveyOptions& options, SharedObjects& shared, Map
   }
 }
 
-void survey_shared_memory(const SurveyOptions& options, SharedObjects& shared, Mapping& mapping,
-                          Survey& survey) {
+void survey_shared_memory(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   mapping.kind = Kind::SHARED_ANONYMOUS;
-  mapping.shared_id = shared.id_of(mapping.vma, survey);
+  mapping.shared_id = shared_id_of(mapping.vma, survey);
   if (options.copy_shared) return;
-  if (options.sharer == 0 && !shared.has_sharer(mapping.vma)) return;
+  if (options.sharer == 0 && !survey.outside.is_shared(mapping.vma)) return;
   survey.refusals.push_back(refuse(describe(mapping.vma), Reason::kSharedMemory));
 }
 
-void sort_mapping(const SurveyOptions& options, SharedObjects& shared, Mapping& mapping,
-                  Survey& survey) {
+void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
   if (vma.is_vdso_or_vvar()) {
     mapping.kind = vma.is_vdso() ? Kind::VDSO : Kind::VVAR;
@@ -276,11 +236,11 @@ void sort_mapping(const SurveyOptions& options, SharedObjects& shared, Mapping& 
     return;
   }
   if (vma.is_shared_anonymous()) {
-    survey_shared_memory(options, shared, mapping, survey);
+    survey_shared_memory(options, mapping, survey);
   } else if (is_anonymous_hugetlb(vma)) {
     mapping.kind = Kind::ANONYMOUS;
   } else if (vma.is_file() && vma.shared) {
-    survey_shared_file(options, shared, mapping, survey);
+    survey_shared_file(options, mapping, survey);
   } else if (vma.is_file()) {
     mapping.kind = Kind::PRIVATE_FILE;
     mapping.file = add_file(vma, survey);
@@ -382,10 +342,9 @@ void survey_program(Survey& survey) {
 }  // namespace
 
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey) {
-  SharedObjects shared(survey.pid);
   for (Vma& vma : read_vmas(options, earlier, survey)) {
     Mapping mapping{std::move(vma), Kind::ANONYMOUS, std::nullopt, 0};
-    sort_mapping(options, shared, mapping, survey);
+    sort_mapping(options, mapping, survey);
     survey.mappings.push_back(std::move(mapping));
   }
   survey_count(options, survey);

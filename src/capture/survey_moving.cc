@@ -37,9 +37,9 @@ std::optional<Kind> kind_of_anonymous(const std::string& link) {
 
 // Whether what `fd` names is what the epoll watches: the nth of those that were added by that
 // number [kcmp(2)].
-bool is_target(pid_t thread, int fd, int epoll, int number, unsigned nth) {
-  kcmp_epoll_slot slot{static_cast<__u32>(epoll), static_cast<__u32>(number), nth};
-  return ::syscall(SYS_kcmp, thread, thread, KCMP_EPOLL_TFD, fd, &slot) == 0;
+bool is_target(pid_t thread, int fd, const Description& epoll, int number, unsigned nth) {
+  kcmp_epoll_slot slot{static_cast<__u32>(epoll.fd), static_cast<__u32>(number), nth};
+  return ::syscall(SYS_kcmp, thread, epoll.pid, KCMP_EPOLL_TFD, fd, &slot) == 0;
 }
 
 // The kernel's order is by where they lie in its memory.
@@ -80,6 +80,10 @@ bool is_named_fifo(const OpenFile& open) {
 
 }  // namespace
 
+MovingDescriptors::MovingDescriptors(Survey& survey) : survey_(survey) {
+  for (std::size_t i = 0; i < survey.pipes.size(); ++i) pipes_.emplace(survey.pipes[i].link, i);
+}
+
 pid_t MovingDescriptors::holder_of(const OpenFile& open) {
   return survey_.outside.find({survey_.thread, open.fd, open.link, open.stat});
 }
@@ -119,10 +123,9 @@ Sorted MovingDescriptors::sort_pipe(const OpenFile& open, Description descriptio
 bool MovingDescriptors::has_both_ends(const OpenFile& open) {
   bool read = false;
   bool write = false;
-  for (int fd : kernel::list_fds(survey_.thread)) {
+  for (const auto& [pid, fd] : survey_.outside.places(open.link)) {
     try {
-      if (kernel::read_fd_link(survey_.thread, fd) != open.link) continue;
-      const unsigned access = kernel::read_fdinfo(survey_.thread, fd).flags & O_ACCMODE;
+      const unsigned access = kernel::read_fdinfo(pid, fd).flags & O_ACCMODE;
       read = read || access != O_WRONLY;
       write = write || access != O_RDONLY;
     } catch (const Error& error) {
@@ -133,7 +136,8 @@ bool MovingDescriptors::has_both_ends(const OpenFile& open) {
 }
 
 Sorted MovingDescriptors::sort_pidfd(const OpenFile& open, Description description) {
-  if (kernel::parse_pidfd(open.info) != survey_.pid) return Obstacle{Reason::kDescriptor, ""};
+  description.pidfd_of = kernel::parse_pidfd(open.info);
+  if (!survey_.outside.moves(description.pidfd_of)) return Obstacle{Reason::kDescriptor, ""};
   description.kind = Kind::PIDFD;
   return description;
 }
@@ -177,30 +181,31 @@ Sorted MovingDescriptors::sort_file(const OpenFile& open, Description descriptio
   return description;
 }
 
-void MovingDescriptors::settle(Description& epoll, const std::vector<int>& refused) {
+void MovingDescriptors::settle(Description& epoll, const Survey& holder) {
   std::map<int, unsigned> seen;
   auto watches = [&](int fd, const kernel::EpollTarget& target, unsigned nth) {
-    return is_target(survey_.thread, fd, epoll.fd, target.fd, nth);
+    return is_target(holder.thread, fd, epoll, target.fd, nth);
   };
-  kernel::FdInfo info = kernel::read_fdinfo(survey_.thread, epoll.fd);
+  kernel::FdInfo info = kernel::read_fdinfo(holder.thread, epoll.fd);
   for (const kernel::EpollTarget& target : kernel::parse_epoll(info)) {
     const unsigned nth = seen[target.fd]++;
     // Most often it still has the number that it was added by.
     auto same_number =
-        std::find_if(survey_.descriptors.begin(), survey_.descriptors.end(),
+        std::find_if(holder.descriptors.begin(), holder.descriptors.end(),
                      [&](const Descriptor& descriptor) { return descriptor.fd == target.fd; });
-    if (same_number != survey_.descriptors.end() && watches(target.fd, target, nth)) {
+    if (same_number != holder.descriptors.end() && watches(target.fd, target, nth)) {
       epoll.epoll.push_back({target, same_number->description});
       continue;
     }
-    auto found = std::find_if(survey_.descriptions.begin(), survey_.descriptions.end(),
-                              [&](const Description& one) { return watches(one.fd, target, nth); });
+    auto found = std::find_if(
+        survey_.descriptions.begin(), survey_.descriptions.end(),
+        [&](const Description& one) { return is_target(one.pid, one.fd, epoll, target.fd, nth); });
     if (found != survey_.descriptions.end()) {
       auto index = static_cast<std::size_t>(found - survey_.descriptions.begin());
       epoll.epoll.push_back({target, index});
       continue;
     }
-    if (std::any_of(refused.begin(), refused.end(),
+    if (std::any_of(holder.refused_fds.begin(), holder.refused_fds.end(),
                     [&](int fd) { return watches(fd, target, nth); })) {
       continue;
     }
@@ -209,10 +214,15 @@ void MovingDescriptors::settle(Description& epoll, const std::vector<int>& refus
   }
 }
 
-void MovingDescriptors::settle_epolls(const std::vector<int>& refused) {
+void MovingDescriptors::settle_epolls(std::span<Survey* const> members) {
   for (Description& description : survey_.descriptions) {
     if (description.kind != Kind::EPOLL) continue;
-    settle(description, refused);
+    auto holder = std::find_if(members.begin(), members.end(), [&](const Survey* member) {
+      return member->thread == description.pid;
+    });
+    // Only of one that runs: it has ended meanwhile.
+    if (holder == members.end()) continue;
+    settle(description, **holder);
     sort_items(description.epoll);
   }
 }

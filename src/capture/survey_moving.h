@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <string>
 #include <variant>
 
@@ -21,7 +22,7 @@ using Sorted = std::variant<Description, Obstacle>;
 // `description` has what is the same for every kind.
 class MovingDescriptors {
  public:
-  explicit MovingDescriptors(Survey& survey) : survey_(survey) {}
+  explicit MovingDescriptors(Survey& survey);
 
   // What is neither a regular file, a directory nor a device.
   Sorted sort(const OpenFile& open, Description description);
@@ -31,9 +32,8 @@ class MovingDescriptors {
   bool has_both_ends(const OpenFile& open);
   // Whether the other end of a unix socket is here.
   bool has_own_peer(const OpenFile& open);
-  // When all are sorted: what the epolls watch. `refused` are the numbers of those that cannot
-  // move.
-  void settle_epolls(const std::vector<int>& refused);
+  // When all are sorted, of all processes that move together: what the epolls watch.
+  void settle_epolls(std::span<Survey* const> members);
   // Likewise: who is connected with whom.
   void settle_sockets();
 
@@ -44,7 +44,7 @@ class MovingDescriptors {
   Sorted sort_socket(const OpenFile& open, Description description);
   Sorted sort_pidfd(const OpenFile& open, Description description);
   pid_t holder_of(const OpenFile& open);
-  void settle(Description& epoll, const std::vector<int>& refused);
+  void settle(Description& epoll, const Survey& holder);
 
   Survey& survey_;
   std::map<std::string, std::size_t> pipes_;  // by link

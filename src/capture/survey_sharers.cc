@@ -43,6 +43,16 @@ std::string shared_parts(pid_t pid, pid_t other) {
   return list;
 }
 
+void add_refusals(const std::map<std::string, std::vector<pid_t>>& sharers, Reason reason,
+                  Survey& survey) {
+  for (const auto& [parts, pids] : sharers) {
+    std::string others = pids.size() == 1 ? "" : fmt::format(" and {} more", pids.size() - 1);
+    survey.refusals.push_back(
+        refuse(fmt::format("process {} ({})", survey.pid, survey.status.name), reason,
+               fmt::format("{} with process {}{}", parts, pids.front(), others)));
+  }
+}
+
 }  // namespace
 
 void survey_sharers(const SurveyOptions& options, Survey& survey) {
@@ -50,17 +60,19 @@ void survey_sharers(const SurveyOptions& options, Survey& survey) {
   const bool seen_as_children = options.purpose == Purpose::kReturn;
   if (stays_whole || seen_as_children || options.quick) return;
   std::map<std::string, std::vector<pid_t>> sharers;
+  std::map<std::string, std::vector<pid_t>> own;  // that go along; said of the first of them
   for (pid_t other : kernel::list_processes()) {
     if (other == survey.pid) continue;
     std::string parts = shared_parts(survey.pid, other);
-    if (!parts.empty() && !is_launcher(other)) sharers[parts].push_back(other);
+    if (parts.empty() || is_launcher(other)) continue;
+    if (!options.tree.contains(other)) {
+      sharers[parts].push_back(other);
+    } else if (other > survey.pid) {
+      own[parts].push_back(other);
+    }
   }
-  for (const auto& [parts, pids] : sharers) {
-    std::string others = pids.size() == 1 ? "" : fmt::format(" and {} more", pids.size() - 1);
-    survey.refusals.push_back(
-        refuse(fmt::format("process {} ({})", survey.pid, survey.status.name), Reason::kSharer,
-               fmt::format("{} with process {}{}", parts, pids.front(), others)));
-  }
+  add_refusals(sharers, Reason::kSharer, survey);
+  add_refusals(own, Reason::kSharerMoves, survey);
 }
 
 }  // namespace telefork::capture

@@ -200,14 +200,7 @@ bool MovingDescriptors::has_own_peer(const OpenFile& open) {
   auto state = kernel::try_ask_unix_socket(static_cast<std::uint32_t>(open.stat.st_ino));
   if (!state || state->peer == 0) return false;
   const std::string wanted = fmt::format("socket:[{}]", state->peer);
-  for (int fd : kernel::list_fds(survey_.thread)) {
-    try {
-      if (kernel::read_fd_link(survey_.thread, fd) == wanted) return true;
-    } catch (const Error& error) {
-      if (error.code() != Code::kGone && error.error() != ENOENT) throw;
-    }
-  }
-  return false;
+  return !survey_.outside.places(wanted).empty();
 }
 
 // A pair is two that know each other. One whose other cannot move for another reason stays too.

@@ -79,7 +79,7 @@ void Load::restore() {
   settings.blank.process_group = settings_.process_group;
   for (int i = 0; i < 3; ++i) settings.streams[i] = std::move(settings_.streams[i]);
   settings.warn = settings_.warn;
-  restorer_ = std::make_unique<restore::Restorer>(std::move(settings));
+  restorer_ = std::make_unique<restore::TreeRestorer>(std::move(settings));
   try {
     while (restorer_->take(checker)) {
     }

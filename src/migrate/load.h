@@ -1,5 +1,5 @@
-// A file to a process: `telefork load`. The process that loads is the keeper and the guest's
-// parent.
+// A file to a process, or a tree of them: `telefork load`. The process that loads is the keeper and
+// the guest's parent.
 //
 //     Load load(settings);
 //     load.restore();             // the guest is whole, and stopped; it dies with this process
@@ -20,7 +20,7 @@
 #include <sys/types.h>
 
 #include "image/totals.h"
-#include "restore/restorer.h"
+#include "restore/tree_restorer.h"
 
 namespace telefork::migrate {
 
@@ -48,7 +48,7 @@ class Load {
  private:
   LoadSettings settings_;
   image::Totals totals_;
-  std::unique_ptr<restore::Restorer> restorer_;
+  std::unique_ptr<restore::TreeRestorer> restorer_;
   std::optional<restore::PidNamespace> namespace_;  // while the guest runs
   pid_t guest_pid_ = 0;
 };

@@ -84,20 +84,20 @@ bool is_more_capable(pid_t pid) {
 
 }  // namespace
 
-capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
-                              capture::Survey earlier) {
+capture::TreeSurvey survey_tree_by_pid(pid_t pid, const capture::SurveyOptions& options,
+                                       capture::Survey earlier) {
   if (!kernel::has_own_proc()) {
     capture::throw_refusals(
         {capture::refuse(fmt::format("process {}", pid), capture::Reason::kForeignProc)});
   }
   try {
-    capture::Survey survey = capture::survey_process(pid, options, std::move(earlier));
-    if (survey.refusals.empty()) return survey;
-    // It runs: what it opened or mapped while it was looked at may have looked like what it is not.
-    capture::Survey again = capture::survey_process(pid, options);
+    capture::TreeSurvey tree = capture::survey_tree(pid, options, std::move(earlier));
+    if (tree.refusals.empty()) return tree;
+    // They run: what one opened or mapped while it was looked at may have looked like what it is
+    // not.
+    capture::TreeSurvey again = capture::survey_tree(pid, options);
     std::erase_if(again.refusals, [&](const capture::Refusal& refusal) {
-      return std::find(survey.refusals.begin(), survey.refusals.end(), refusal) ==
-             survey.refusals.end();
+      return std::find(tree.refusals.begin(), tree.refusals.end(), refusal) == tree.refusals.end();
     });
     return again;
   } catch (const Error& error) {
@@ -113,6 +113,13 @@ capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
   }
 }
 
+capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
+                              capture::Survey earlier) {
+  capture::TreeSurvey tree = survey_tree_by_pid(pid, options, std::move(earlier));
+  tree.first().refusals = std::move(tree.refusals);
+  return std::move(tree.first());
+}
+
 void Save::give_way() const {
   if (settings_.interrupted && settings_.interrupted()) {
     throw Error(Code::kFailed, fmt::format("interrupted while saving process {}", settings_.pid));
@@ -121,7 +128,8 @@ void Save::give_way() const {
 
 // A file is taken from where it is loaded if it is the same there, which its hash tells; one that
 // has no name any more travels.
-void Save::settle_files(capture::Survey& survey, const capture::Survey* before) const {
+void Save::settle_files(capture::TreeSurvey& tree, const capture::Survey* before) const {
+  capture::Survey& survey = tree.first();
   auto& entries = survey.files.entries();
   for (std::size_t i = 0; i < entries.size(); ++i) {
     capture::FileEntry& entry = entries[i];
@@ -131,7 +139,7 @@ void Save::settle_files(capture::Survey& survey, const capture::Survey* before) 
     if (entry.readable && !made_up && (embeds || entry.deleted)) {
       survey.files.carry_content(i);
     } else if (entry.deleted || (embeds && !entry.readable)) {
-      survey.refusals.push_back(
+      tree.refusals.push_back(
           capture::refuse("file " + entry.path, capture::Reason::kUnreadableFile));
       continue;
     }
@@ -147,46 +155,73 @@ void Save::settle_files(capture::Survey& survey, const capture::Survey* before) 
   }
 }
 
-capture::Survey Save::survey(const capture::Survey* before) const {
+capture::TreeSurvey Save::survey(const capture::Survey* before) const {
   capture::SurveyOptions options;
   options.purpose = capture::Purpose::kSave;
   options.trace_bar = settings_.trace_bar;
   options.copy_shared = settings_.copy_shared;
-  capture::Survey survey = survey_by_pid(settings_.pid, options);
-  if (survey.refusals.empty()) settle_files(survey, before);
-  capture::throw_refusals(survey.refusals);
-  return survey;
+  capture::TreeSurvey tree = survey_tree_by_pid(settings_.pid, options);
+  if (tree.refusals.empty()) settle_files(tree, before);
+  capture::throw_refusals(tree.refusals);
+  return tree;
 }
 
-image::Totals Save::write_image(const capture::Survey& survey, tracee::FrozenProcess& frozen,
-                                image::ByteSink& file) const {
-  tracee::Stub stub(frozen.leader(), settings_.pid, {});
-  capture::CaptureSettings capture_settings;
-  capture_settings.pagemap = settings_.pagemap;
-  capture_settings.on_progress = [this](std::uint64_t) { give_way(); };
-  capture::Capture capture(survey, frozen, stub, capture_settings);
-  image::Writer writer(file);
-  write_header(writer, settings_.creator);
-  capture.write_metadata(writer);
+void Save::write_member(capture::TreeSurvey& tree, std::size_t member,
+                        tracee::FrozenProcess& frozen, image::RecordSink& sink) const {
+  const capture::Survey& survey = tree.members[member];
+  const capture::CommonPart common(tree, member);
+  tracee::Stub stub(frozen.leader(), survey.pid, {});
+  capture::CaptureSettings settings;
+  settings.pagemap = settings_.pagemap;
+  settings.on_progress = [this](std::uint64_t) { give_way(); };
+  settings = capture::settings_of(tree, member, std::move(settings));
+  capture::Capture capture(survey, frozen, stub, settings);
+  capture.write_metadata(sink);
   // Pages are read from outside: from here on there is nothing of ours in the process.
   stub.remove();
-  capture.write_pages(writer);
+  capture.write_pages(sink);
+}
+
+image::Totals Save::write_image(capture::TreeSurvey& tree, tracee::FrozenTree& frozen,
+                                image::ByteSink& file) const {
+  image::Writer writer(file);
+  write_header(writer, settings_.creator);
+  capture::write_tree(tree, writer);
+  for (std::size_t i = 0; i < tree.members.size(); ++i) {
+    give_way();
+    write_member(tree, i, frozen.of(tree.members[i].pid), writer);
+  }
   writer.end();
   return writer.totals();
 }
 
-tracee::FrozenProcess Save::freeze(bool suspends_seccomp) {
-  const std::uint64_t options = suspends_seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0;
+std::uint64_t Save::options_of(pid_t pid) {
+  if (kernel::read_status(pid).seccomp == 0) return 0;
+  under_seccomp_.insert(pid);
+  return PTRACE_O_SUSPEND_SECCOMP;
+}
+
+// One that has got a filter between the look at it and its freeze would be killed by it.
+void Save::check_seccomp(const capture::TreeSurvey& tree) const {
+  for (const capture::Survey& member : tree.members) {
+    if ((member.status.seccomp != 0) == under_seccomp_.contains(member.pid)) continue;
+    capture::throw_refusals(
+        {capture::refuse(fmt::format("process {}", member.pid), capture::Reason::kSeccomp)});
+  }
+}
+
+tracee::FrozenTree Save::freeze(bool alone) {
   tracee::Patience patience{tracee::FrozenProcess::kLimit};
   if (settings_.interrupted) {
     patience.interrupt_fd = settings_.interrupt_fd;
     patience.interrupted = settings_.interrupted;
   }
   try {
-    return tracee::FrozenProcess::freeze(settings_.pid, options, patience);
+    return tracee::FrozenTree::freeze(
+        settings_.pid, true, [this](pid_t pid) { return options_of(pid); }, patience);
   } catch (const Error& error) {
-    // Others of its threads stood still by then.
-    frozen_ = error.code() == Code::kFailed;
+    // Others of its threads, or of its tree, stood still by then.
+    frozen_ = error.code() == Code::kFailed || (!alone && error.code() != Code::kGone);
     throw;
   }
 }
@@ -196,21 +231,22 @@ SaveReport Save::run() {
   SaveReport report;
   if (settings_.path.empty()) throw Error(Code::kUsage, "the file has no name");
   if (!settings_.keep) refuse_what_keeps_nothing(settings_.path);
-  capture::Survey before = survey(nullptr);
-  refuse_what_the_process_uses(settings_.path, before);
+  capture::TreeSurvey before = survey(nullptr);
+  refuse_what_the_process_uses(settings_.path, before.first());
   net::FileSink file(settings_.path, [this] { give_way(); });
   protocol::FileByteSink sink(file);
   give_way();
 
   auto freeze_start = Clock::now();
-  tracee::FrozenProcess frozen = freeze(before.status.seccomp != 0);
+  tracee::FrozenTree frozen = freeze(before.alone());
   frozen_ = true;
   try {
-    capture::Survey now = survey(&before);
-    if (now.status.seccomp != before.status.seccomp) {
-      capture::throw_refusals(
-          {capture::refuse(fmt::format("process {}", settings_.pid), capture::Reason::kSeccomp)});
+    capture::TreeSurvey now = survey(&before.first());
+    check_seccomp(now);
+    for (tracee::FrozenProcess& process : frozen.processes()) {
+      if (process.leader().in_group_stop()) now.stopped.insert(process.pid());
     }
+    report.processes = now.members.size();
     report.totals = write_image(now, frozen, sink);
     give_way();
     file.commit();

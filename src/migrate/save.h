@@ -1,4 +1,4 @@
-// A process to a file: `telefork save`.
+// A process, and what has come of it, to a file: `telefork save`.
 //
 //     Save save(settings);
 //     SaveReport report = save.run();
@@ -20,11 +20,12 @@
 #include <sys/types.h>
 
 #include "capture/survey.h"
+#include "capture/tree.h"
 #include "image/byte_stream.h"
 #include "image/totals.h"
 #include "kernel/pagemap.h"
 #include "kernel/yama.h"
-#include "tracee/freezer.h"
+#include "tracee/frozen_tree.h"
 
 namespace telefork::migrate {
 
@@ -43,6 +44,7 @@ struct SaveSettings {
 };
 
 struct SaveReport {
+  std::size_t processes = 1;
   image::Totals totals;
   double freeze_ms = 0;  // from the freeze to the thaw, or to the kill
   double total_ms = 0;
@@ -57,20 +59,28 @@ class Save {
   bool freeze_undone() const { return frozen_; }
 
  private:
-  capture::Survey survey(const capture::Survey* before) const;
-  void settle_files(capture::Survey& survey, const capture::Survey* before) const;
-  image::Totals write_image(const capture::Survey& survey, tracee::FrozenProcess& frozen,
+  capture::TreeSurvey survey(const capture::Survey* before) const;
+  void settle_files(capture::TreeSurvey& tree, const capture::Survey* before) const;
+  image::Totals write_image(capture::TreeSurvey& tree, tracee::FrozenTree& frozen,
                             image::ByteSink& file) const;
+  void write_member(capture::TreeSurvey& tree, std::size_t member, tracee::FrozenProcess& frozen,
+                    image::RecordSink& sink) const;
   void give_way() const;
-  tracee::FrozenProcess freeze(bool suspends_seccomp);
+  tracee::FrozenTree freeze(bool alone);
+  std::uint64_t options_of(pid_t pid);
+  void check_seccomp(const capture::TreeSurvey& tree) const;
 
   SaveSettings settings_;
   bool frozen_ = false;
+  std::set<pid_t> under_seccomp_;  // when they were frozen
 };
 
 // Survey of a process that is asked for by its number: where there is none, or it may not be looked
 // at, that is a refusal like any other.
 capture::Survey survey_by_pid(pid_t pid, const capture::SurveyOptions& options,
                               capture::Survey earlier = {});
+// The same of all that has come of it, where they go along.
+capture::TreeSurvey survey_tree_by_pid(pid_t pid, const capture::SurveyOptions& options,
+                                       capture::Survey earlier = {});
 
 }  // namespace telefork::migrate

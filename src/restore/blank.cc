@@ -200,6 +200,18 @@ Blank Blank::start(const BlankSettings& settings) {
   return Blank(pid, guest_pid, std::move(ours), std::move(thread));
 }
 
+std::unique_ptr<Blank> Blank::adopt(const Blank& maker, const tracee::ThreadState& born, pid_t pid,
+                                    pid_t guest_pid) {
+  std::unique_ptr<Blank> blank(
+      new Blank(pid, guest_pid, maker.socket_.duplicate(), tracee::TracedThread::adopt(pid)));
+  tracee::Registers registers = born.registers;
+  tracee::forget_system_call(registers);
+  blank->thread_.set_xstate(born.xstate);
+  blank->thread_.set_registers(registers);
+  blank->thread_.set_signal_mask(born.signal_mask);
+  return blank;
+}
+
 void Blank::install_stub(const tracee::Stub::Options& options) {
   TELEFORK_ASSERT(stub_ == nullptr);
   stub_ = std::make_unique<tracee::Stub>(thread_, pid_, options);

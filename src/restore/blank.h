@@ -41,6 +41,11 @@ class Blank {
   // PTRACE_O_EXITKILL, and `socket` is the other end of its descriptor `number`, which is its only
   // one.
   static Blank take(UniqueFd socket, int number, tracee::TracedThread thread);
+  // One that another blank has made, with CLONE_PTRACE, inside a stub that found it as `born`: what
+  // that one was then, beside the stub's pages. They have one socket, which belongs to whoever
+  // runs.
+  static std::unique_ptr<Blank> adopt(const Blank& maker, const tracee::ThreadState& born,
+                                      pid_t pid, pid_t guest_pid);
   Blank(Blank&&) noexcept;
   Blank& operator=(Blank&&) = delete;
   ~Blank();

@@ -22,6 +22,7 @@ namespace {
 using image::schema::FileDescription;
 using tracee::SyscallProgram;
 
+constexpr std::size_t kSessionSocket = SIZE_MAX;  // in the place of a description
 constexpr rlim_t kRoom = 16;  // beyond its own: the way in, and what changes places
 
 // As many of its files are open in the keeper too: it may have the same limit, and has more open.
@@ -63,17 +64,96 @@ std::pair<UniqueFd, UniqueFd> Restorer::make_socket_pair_inside(int type, int pr
   return {std::move(one), std::move(other)};
 }
 
-UniqueFd Restorer::open_description(FileDescription::Reader description, Pipes& pipes,
-                                    Sockets& sockets) {
-  if (description.getKind() == FileDescription::Kind::SOCKET) return sockets.open(description);
-  if (description.getKind() == FileDescription::Kind::PIPE) return pipes.open_end(description);
-  if (is_event_file(description.getKind())) return open_event_file(description, blank_->pid());
+Restorer::DescriptionList Restorer::descriptions() const {
+  return parts_->files->get<image::schema::Files>().getDescriptions();
+}
+
+bool Restorer::holds_first(std::uint32_t description) const {
+  return parts_->descriptions.at(description).first_holder == this;
+}
+
+void Restorer::share_descriptors(std::span<Restorer* const> all) {
+  TreeParts& parts = *all.front()->parts_;
+  if (!parts.files) throw Error(Code::kCorrupt, "the image lacks its descriptors");
+  parts.descriptions.resize(all.front()->descriptions().size());
+  for (Restorer* one : all) {
+    if (!one->files_) throw Error(Code::kCorrupt, "the image lacks its descriptors");
+    std::set<std::uint32_t> taken;
+    for (image::schema::Descriptor::Reader descriptor :
+         one->files_->get<image::schema::Files>().getDescriptors()) {
+      taken.insert(descriptor.getDescription());
+    }
+    for (const std::uint32_t index : taken) {
+      if (index >= parts.descriptions.size()) {
+        throw Error(Code::kCorrupt, "a descriptor names a file that is not in the image");
+      }
+      TreeParts::Description& description = parts.descriptions[index];
+      ++description.users;
+      if (description.first_holder == nullptr) description.first_holder = one;
+    }
+  }
+  for (Restorer* one : all) {
+    for (const std::uint32_t index : one->find_hidden_targets()) ++parts.descriptions[index].users;
+  }
+}
+
+std::set<std::uint32_t> Restorer::find_hidden_targets() const {
+  std::set<std::uint32_t> own;
+  std::set<std::uint32_t> hidden;
+  for (image::schema::Descriptor::Reader descriptor :
+       files_->get<image::schema::Files>().getDescriptors()) {
+    own.insert(descriptor.getDescription());
+  }
+  for (const std::uint32_t index : own) {
+    if (!holds_first(index)) continue;
+    for (image::schema::EpollItem::Reader item : descriptions()[index].getEpoll()) {
+      if (!own.contains(item.getDescription())) hidden.insert(item.getDescription());
+    }
+  }
+  return hidden;
+}
+
+void Restorer::close_hidden_targets() {
+  SyscallProgram program;
+  for (const auto& [index, number] : hidden_) {
+    program.call("closing what an epoll watches", SYS_close, {number});
+  }
+  hidden_.clear();
+  run_if_large(program, true);
+}
+
+// Each is opened by the process that has it first; where others have it too a copy of the
+// descriptor waits here.
+UniqueFd Restorer::take_description(std::uint32_t index) {
+  TreeParts::Description& description = parts_->descriptions[index];
+  if (!description.file) description.file = open_description(descriptions()[index]);
+  TELEFORK_ASSERT(description.users > 0);
+  if (--description.users == 0) return std::move(description.file);
+  return description.file.duplicate();
+}
+
+UniqueFd Restorer::open_description(FileDescription::Reader description) {
+  auto warn_function = [this](const std::string& text) { warn(text); };
+  if (description.getKind() == FileDescription::Kind::SOCKET) {
+    return parts_->opened_sockets->open(description);
+  }
+  if (description.getKind() == FileDescription::Kind::PIPE) {
+    return parts_->pipes->open_end(description);
+  }
+  if (is_event_file(description.getKind())) {
+    pid_t of = blank_->pid();
+    if (const auto other = static_cast<pid_t>(description.getPidfdOf()); other != 0) {
+      auto member = parts_->pids.find(other);
+      if (member == parts_->pids.end()) throw Error(Code::kCorrupt, "a pidfd is of no process");
+      of = member->second;
+    }
+    return open_event_file(description, of);
+  }
   if (description.getKind() != FileDescription::Kind::STDIO) {
-    return open_files_.open_description(description, contents_,
-                                        [this](const std::string& text) { warn(text); });
+    return parts_->open_files.open_description(description, parts_->contents, warn_function);
   }
   if (description.getStream() > 2) throw Error(Code::kCorrupt, "no such standard stream");
-  const UniqueFd& stream = settings_.streams[description.getStream()];
+  const UniqueFd& stream = parts_->streams[description.getStream()];
   if (stream) return stream.duplicate();
   return open_file("/dev/null", description.getStream() == 0 ? O_RDONLY : O_WRONLY);
 }
@@ -98,8 +178,7 @@ int Restorer::make_room_for_descriptors(const std::vector<WantedNumber>& wanted)
     need = std::max(need, static_cast<rlim_t>(one.number) + 1);
   }
   // Numbers by which an epoll knows what has others by now.
-  for (FileDescription::Reader description :
-       files_->get<image::schema::Files>().getDescriptions()) {
+  for (FileDescription::Reader description : descriptions()) {
     for (image::schema::EpollItem::Reader item : description.getEpoll()) {
       need = std::max(need, static_cast<rlim_t>(item.getFd()) + 1);
     }
@@ -121,13 +200,10 @@ int Restorer::make_room_for_descriptors(const std::vector<WantedNumber>& wanted)
 }
 
 std::vector<WantedNumber> Restorer::wanted_numbers() const {
-  auto files = files_->get<image::schema::Files>();
   std::vector<WantedNumber> wanted;
   std::set<int> numbers;
-  for (image::schema::Descriptor::Reader descriptor : files.getDescriptors()) {
-    if (descriptor.getDescription() >= files.getDescriptions().size()) {
-      throw Error(Code::kCorrupt, "a descriptor names a file that is not in the image");
-    }
+  for (image::schema::Descriptor::Reader descriptor :
+       files_->get<image::schema::Files>().getDescriptors()) {
     auto fd = static_cast<int>(descriptor.getFd());
     if (fd < 0 || !numbers.insert(fd).second) {
       throw Error(Code::kCorrupt, "a descriptor has no number of its own");
@@ -138,24 +214,51 @@ std::vector<WantedNumber> Restorer::wanted_numbers() const {
     if (!numbers.insert(settings_.session_number).second) {
       throw Error(Code::kCorrupt, "the session socket has the number of another descriptor");
     }
-    wanted.push_back({settings_.session_number, files.getDescriptions().size(), true});
+    wanted.push_back({settings_.session_number, kSessionSocket, true});
   }
+  int above = numbers.empty() ? 0 : *numbers.rbegin() + 1;
+  for (const std::uint32_t hidden : find_hidden_targets())
+    wanted.push_back({above++, hidden, true});
   return wanted;
 }
 
+void Restorer::open_common_part() {
+  parts_->at_work = this;
+  for (int i = 0; i < 3; ++i) {
+    if (settings_.streams[i]) parts_->streams[i] = std::move(settings_.streams[i]);
+  }
+  if (parts_->pipes) return;
+  TreeParts& parts = *parts_;
+  const auto& socket_record = parts.sockets;
+  parts.pipes.emplace(parts.files->get<image::schema::Files>(), parts.contents, parts.open_files,
+                      settings_.live,
+                      [&parts](const std::string& text) { parts.at_work->warn(text); });
+  parts.opened_sockets.emplace(
+      socket_record ? socket_record->get<image::schema::Sockets>().getSockets() : Sockets::List(),
+      parts.contents, parts.socket_names,
+      [&parts](int type, int protocol) {
+        return parts.at_work->make_socket_pair_inside(type, protocol);
+      },
+      [&parts](const std::string& text) { parts.at_work->warn(text); });
+}
+
+void Restorer::settle_common_part() {
+  parts_->pipes.reset();
+  parts_->opened_sockets.reset();
+  parts_->contents.settle();
+  // The guest's alone from here on: who looks for others that have its files finds none.
+  parts_->contents = ContentStore();
+}
+
 void Restorer::restore_descriptors() {
-  if (!files_) throw Error(Code::kCorrupt, "the image lacks its descriptors");
-  const std::vector<WantedNumber> wanted = wanted_numbers();
+  if (parts_->descriptions.empty()) {
+    Restorer* alone = this;
+    share_descriptors({&alone, 1});
+  }
+  std::vector<WantedNumber> wanted = wanted_numbers();
   close_mapped_files();
   const int limit = make_room_for_descriptors(wanted);
-
-  Pipes pipes(files_->get<image::schema::Files>(), contents_, open_files_, settings_.live,
-              [this](const std::string& text) { warn(text); });
-  Sockets sockets(
-      sockets_ ? sockets_->get<image::schema::Sockets>().getSockets() : Sockets::List(), contents_,
-      socket_names_,
-      [this](int type, int protocol) { return make_socket_pair_inside(type, protocol); },
-      [this](const std::string& text) { warn(text); });
+  open_common_part();
   const std::size_t at_once = files_at_once();
   std::vector<int> given;
   std::vector<UniqueFd> opened;
@@ -166,16 +269,23 @@ void Restorer::restore_descriptors() {
     given.insert(given.end(), there.begin(), there.end());
     opened.clear();
   };
-  for (FileDescription::Reader description :
-       files_->get<image::schema::Files>().getDescriptions()) {
-    opened.push_back(open_description(description, pipes, sockets));
+  std::map<std::size_t, std::size_t> places;  // of a description among what is given
+  for (const WantedNumber& one : wanted) places.emplace(one.file, 0);
+  std::size_t place = 0;
+  for (auto& [file, at] : places) {
+    at = place++;
+    opened.push_back(file == kSessionSocket ? settings_.session_socket.duplicate()
+                                            : take_description(static_cast<std::uint32_t>(file)));
     if (opened.size() >= at_once) give();
   }
-  if (settings_.session_number >= 0) opened.push_back(settings_.session_socket.duplicate());
   give();
-  contents_.settle();
-  // The guest's alone from here on: who looks for others that have its files finds none.
-  contents_ = ContentStore();
+  if (!parts_->is_tree) settle_common_part();
+  for (const std::uint32_t index : find_hidden_targets()) {
+    auto number = std::find_if(wanted.rbegin(), wanted.rend(),
+                               [index](const WantedNumber& one) { return one.file == index; });
+    hidden_[index] = number->number;
+  }
+  for (WantedNumber& one : wanted) one.file = places.at(one.file);
 
   SyscallProgram program;
   program.call("closing the way in", SYS_close, {blank_->socket_number()});
@@ -189,12 +299,13 @@ void Restorer::restore_descriptors() {
 // Whoever has a unix socket listen is whom SO_PEERCRED names to its clients: once more, as the user
 // that it is by now.
 void Restorer::restore_listeners() {
-  if (!sockets_) return;
-  const Sockets::List sockets = sockets_->get<image::schema::Sockets>().getSockets();
-  const auto descriptions = files_->get<image::schema::Files>().getDescriptions();
+  if (!parts_->sockets) return;
+  const Sockets::List sockets = parts_->sockets->get<image::schema::Sockets>().getSockets();
+  const DescriptionList all = descriptions();
   SyscallProgram program;
   for (const auto& [number, descriptor] : descriptors_by_number()) {
-    for (FileDescription::Reader description : descriptions) {
+    if (!holds_first(descriptor.getDescription())) continue;
+    for (FileDescription::Reader description : all) {
       if (description.getId() != descriptor.getDescription()) continue;
       if (description.getKind() != FileDescription::Kind::SOCKET) continue;
       image::schema::Socket::Reader socket = sockets[description.getSocket()];

@@ -47,8 +47,9 @@ namespace {
 class Targets {
  public:
   Targets(int epoll, const std::map<int, image::schema::Descriptor::Reader>& numbers,
+          const std::map<std::uint32_t, int>& hidden,
           ::capnp::List<FileDescription>::Reader descriptions)
-      : epoll_(epoll), numbers_(numbers), descriptions_(descriptions) {}
+      : epoll_(epoll), numbers_(numbers), hidden_(hidden), descriptions_(descriptions) {}
 
   // A standard stream may be here what cannot be watched: then the result says so.
   Result add(image::schema::EpollItem::Reader item, std::uint32_t events,
@@ -97,11 +98,14 @@ class Targets {
     for (const auto& [number, descriptor] : numbers_) {
       if (descriptor.getDescription() == item.getDescription()) return number;
     }
+    auto hidden = hidden_.find(item.getDescription());
+    if (hidden != hidden_.end()) return hidden->second;
     throw Error(Code::kCorrupt, "an epoll watches what has no descriptor");
   }
 
   int epoll_;
   const std::map<int, image::schema::Descriptor::Reader>& numbers_;
+  const std::map<std::uint32_t, int>& hidden_;
   ::capnp::List<FileDescription>::Reader descriptions_;
 };
 
@@ -111,7 +115,7 @@ class Targets {
 // adds errors and hang-ups. So it is made to tell an event, where there is any to be told.
 void Restorer::restore_disabled_targets(int epoll, FileDescription::Reader description) {
   const auto numbers = descriptors_by_number();
-  Targets targets(epoll, numbers, files_->get<image::schema::Files>().getDescriptions());
+  Targets targets(epoll, numbers, hidden_, descriptions());
   for (image::schema::EpollItem::Reader item : description.getEpoll()) {
     if (!is_disabled(item)) continue;
     SyscallProgram program;
@@ -128,7 +132,7 @@ void Restorer::restore_disabled_targets(int epoll, FileDescription::Reader descr
 
 void Restorer::restore_targets(int epoll, FileDescription::Reader description) {
   const auto numbers = descriptors_by_number();
-  Targets targets(epoll, numbers, files_->get<image::schema::Files>().getDescriptions());
+  Targets targets(epoll, numbers, hidden_, descriptions());
   SyscallProgram program;
   std::vector<std::pair<image::schema::EpollItem::Reader, Result>> streams;
   for (image::schema::EpollItem::Reader item : description.getEpoll()) {
@@ -149,12 +153,12 @@ void Restorer::restore_targets(int epoll, FileDescription::Reader description) {
 }
 
 void Restorer::restore_event_files() {
-  auto descriptions = files_->get<image::schema::Files>().getDescriptions();
+  const DescriptionList all = descriptions();
   SyscallProgram program;
-  std::vector<bool> done(descriptions.size());
+  std::vector<bool> done(all.size());
   for (const auto& [number, descriptor] : descriptors_by_number()) {
-    FileDescription::Reader description = descriptions[descriptor.getDescription()];
-    if (done[descriptor.getDescription()]) continue;
+    FileDescription::Reader description = all[descriptor.getDescription()];
+    if (done[descriptor.getDescription()] || !holds_first(descriptor.getDescription())) continue;
     done[descriptor.getDescription()] = true;
     if (description.getKind() == FileDescription::Kind::EPOLL) {
       restore_disabled_targets(number, description);
@@ -175,13 +179,13 @@ std::int64_t Restorer::read_guest_clock(int clock) {
 }
 
 void Restorer::restore_timer_files() {
-  auto descriptions = files_->get<image::schema::Files>().getDescriptions();
-  std::vector<bool> done(descriptions.size());
+  const DescriptionList all = descriptions();
+  std::vector<bool> done(all.size());
   SyscallProgram program;
   for (const auto& [number, descriptor] : descriptors_by_number()) {
-    FileDescription::Reader description = descriptions[descriptor.getDescription()];
+    FileDescription::Reader description = all[descriptor.getDescription()];
     if (description.getKind() != FileDescription::Kind::TIMERFD) continue;
-    if (done[descriptor.getDescription()]) continue;
+    if (done[descriptor.getDescription()] || !holds_first(descriptor.getDescription())) continue;
     done[descriptor.getDescription()] = true;
     auto timer = description.getTimer();
     const bool absolute = (timer.getFlags() & TFD_TIMER_ABSTIME) != 0;
@@ -194,28 +198,33 @@ void Restorer::restore_timer_files() {
 // As the guest knows it. 0: it is none of the guest's.
 pid_t Restorer::owner_of(FileDescription::Reader description) const {
   const auto owner = static_cast<std::uint32_t>(description.getOwner());
+  const auto id = static_cast<pid_t>(owner);
   switch (description.getOwnerType()) {
     case F_OWNER_TID:
       for (const image::Record& thread : threads_) {
         if (thread.get<image::schema::Thread>().getTid() != owner) continue;
         return owner == process().getPid() ? blank_->guest_pid() : static_cast<pid_t>(owner);
       }
-      return 0;
+      return parts_->threads.contains(id) ? id : 0;
     case F_OWNER_PID:
+      if (parts_->pids.contains(id)) return id;
       return owner == process().getPid() ? blank_->guest_pid() : 0;
     default:
+      if (auto group = parts_->groups.find(id); group != parts_->groups.end()) {
+        return group->second;
+      }
       if (owner != process().getPgid()) return 0;
       return kernel::read_status(blank_->pid()).ns_pgids.back();
   }
 }
 
 void Restorer::restore_owners() {
-  auto descriptions = files_->get<image::schema::Files>().getDescriptions();
-  std::vector<bool> done(descriptions.size());
+  const DescriptionList all = descriptions();
+  std::vector<bool> done(all.size());
   SyscallProgram program;
   for (const auto& [number, descriptor] : descriptors_by_number()) {
-    FileDescription::Reader description = descriptions[descriptor.getDescription()];
-    if (done[descriptor.getDescription()]) continue;
+    FileDescription::Reader description = all[descriptor.getDescription()];
+    if (done[descriptor.getDescription()] || !holds_first(descriptor.getDescription())) continue;
     done[descriptor.getDescription()] = true;
     // Of a standard stream the description is not the guest's alone.
     if (description.getKind() == FileDescription::Kind::STDIO) continue;

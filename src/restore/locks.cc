@@ -43,23 +43,25 @@ Result add_lock(int fd, FileLock::Reader lock, SyscallProgram& program) {
 }  // namespace
 
 void Restorer::restore_locks() {
-  auto descriptions = files_->get<image::schema::Files>().getDescriptions();
-  std::vector<bool> done(descriptions.size());
+  const DescriptionList all = descriptions();
+  std::vector<bool> done(all.size());
   for (const auto& [number, descriptor] : descriptors_by_number()) {
     const std::uint32_t index = descriptor.getDescription();
     if (done[index]) continue;
     done[index] = true;
     SyscallProgram program;
     std::vector<Result> results;
-    for (FileLock::Reader lock : descriptions[index].getLocks()) {
-      if (can_take(descriptions[index], lock)) results.push_back(add_lock(number, lock, program));
+    // POSIX locks are each process's own.
+    const auto locks = holds_first(index) ? all[index].getLocks() : descriptor.getLocks();
+    for (FileLock::Reader lock : locks) {
+      if (can_take(all[index], lock)) results.push_back(add_lock(number, lock, program));
     }
     if (results.empty()) continue;
     tracee::ProgramRun run = blank_->stub().run(program);
     for (Result result : results) {
       const auto error = static_cast<int>(-run.result(result));
       if (error <= 0) continue;
-      std::string file = fmt::format("locking file {}", descriptions[index].getName().cStr());
+      std::string file = fmt::format("locking file {}", all[index].getName().cStr());
       if (error != EAGAIN && error != EACCES) throw_errno(file, error);
       throw Error(Code::kRefused, file + ": another process has locked it here");
     }

@@ -96,7 +96,7 @@ void Restorer::map_shared(Mapping& mapping, SyscallProgram& program) {
   mapping.protection = kWritable;
   std::string name = "mapping shared memory at " + place_name(vma);
   auto expected = static_cast<std::int64_t>(vma.getStart());
-  if (shared.users == 1 && vma.getOffset() == 0) {
+  if (shared.users == 1 && vma.getOffset() == 0 && !shared.inherited) {
     program.call_expecting(
         name, expected, SYS_mmap,
         {mapping.at, mapping.size(), kWritable, map_flags(vma) | MAP_FIXED_NOREPLACE, -1, 0});

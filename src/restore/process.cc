@@ -108,7 +108,7 @@ void Restorer::restore_layout() {
   }
   if (process().getExe().getPath().size() == 0) return;
   try {
-    UniqueFd exe = open_files_.open_for_mapping(process().getExe(), contents_, false);
+    UniqueFd exe = parts_->open_files.open_for_mapping(process().getExe(), parts_->contents, false);
     int given[] = {exe.get()};
     int number = blank_->give_fds(given).front();
     if (try_set_layout(number) < 0 && settings_.tells_of_exe) {

@@ -25,6 +25,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -42,6 +43,7 @@
 #include "restore/page_reception.h"
 #include "restore/pipes.h"
 #include "restore/sockets.h"
+#include "restore/tree_parts.h"
 #include "restore/vma_rules.h"
 
 namespace telefork::restore {
@@ -79,11 +81,13 @@ struct RestoreSettings {
   std::function<void(const std::string&)> warn;
   // Whether to tell of the link to the program file too, which only a privileged restorer can set.
   bool tells_of_exe = true;
+  // Of the first process of a tree: all ids that its processes and threads are to have.
+  std::vector<pid_t> tree_ids;
 };
 
 class Restorer {
  public:
-  explicit Restorer(RestoreSettings settings);
+  explicit Restorer(RestoreSettings settings, std::shared_ptr<TreeParts> parts = nullptr);
   ~Restorer();
   Restorer(const Restorer&) = delete;
   Restorer& operator=(const Restorer&) = delete;
@@ -100,6 +104,26 @@ class Restorer {
   // found (RestoreSettings::find_blank).
   tracee::TracedThread become(const std::function<tracee::SyscallProgram(Blank&)>& make);
 
+  // For TreeRestorer, which knows when all of several are whole.
+  bool take(image::Record record, image::RecordSource& source);
+  // The first process of a tree, as soon as all ids are known.
+  Blank& start_first();
+  // One that was made by another one's.
+  void adopt(std::unique_ptr<Blank> blank) { blank_ = std::move(blank); }
+  void set_clocks(tracee::Stub& stub);
+  // Who takes which description, of all together: before anything of them is opened.
+  static void share_descriptors(std::span<Restorer* const> all);
+  // Stops it for good, in the eyes of its parent too.
+  void stop();
+  // The last thing that can fail: it has the state that it runs from.
+  void become_guest();
+  // Lets it run.
+  pid_t let_go();
+  image::schema::Signals::Reader signals() const;
+  const RestoreSettings& settings() const { return settings_; }
+  // When the last one has its descriptors.
+  void settle_common_part();
+
   // Of the guest, once there is one.
   pid_t pid() const { return blank_ ? blank_->pid() : 0; }
   // Between finish() and release(): for what only the guest itself can ask the kernel for.
@@ -108,7 +132,7 @@ class Restorer {
   pid_t guest_pid() const { return blank_ ? blank_->guest_pid() : 0; }
   // Whether it has the user and group ids of the image, which only a privileged restorer can give.
   bool has_same_user() const;
-  const ArrivedFiles& arrived_files() const { return open_files_.arrived(); }
+  const ArrivedFiles& arrived_files() const { return parts_->open_files.arrived(); }
   // What its descriptors were made of.
   image::schema::Files::Reader files() const { return files_->get<image::schema::Files>(); }
   // The namespace that was made for it, if one was: to be kept until the guest has ended.
@@ -133,6 +157,7 @@ class Restorer {
     std::uint64_t size = 0;  // of the object, as far as it is mapped
     unsigned users = 0;
     RemotePtr whole;  // where all of it is mapped, if it is
+    bool inherited = false;
   };
 
   // start.cc: the blank process and room in its address space.
@@ -142,7 +167,6 @@ class Restorer {
   void start_blank(bool pid_required);
   void find_blank();
   bool blank_has_ids() const;
-  void set_clocks();
   void finish_as_this_user();
   pid_t wanted_pid() const;
   bool must_keep_ids() const;
@@ -154,6 +178,7 @@ class Restorer {
   void keep_stop_signal_free();
   void give_files();
   void clear_blank(tracee::SyscallProgram& program);
+  void move_shared_memory_aside(tracee::SyscallProgram& program);
   // vdso_placing.cc
   void move_vdso_aside(tracee::SyscallProgram& program);
   bool has_same_vdso() const;
@@ -188,8 +213,15 @@ class Restorer {
   std::vector<WantedNumber> wanted_numbers() const;
   void close_mapped_files();
   int make_room_for_descriptors(const std::vector<WantedNumber>& wanted);
-  UniqueFd open_description(image::schema::FileDescription::Reader description, Pipes& pipes,
-                            Sockets& sockets);
+  UniqueFd open_description(image::schema::FileDescription::Reader description);
+  UniqueFd take_description(std::uint32_t index);
+  using DescriptionList = ::capnp::List<image::schema::FileDescription>::Reader;
+  DescriptionList descriptions() const;
+  bool holds_first(std::uint32_t description) const;
+  void open_common_part();
+  // What its epolls watch and it has no descriptor of.
+  std::set<std::uint32_t> find_hidden_targets() const;
+  void close_hidden_targets();
   std::pair<UniqueFd, UniqueFd> make_socket_pair_inside(int type, int protocol);
   // epolls.cc
   std::map<int, image::schema::Descriptor::Reader> descriptors_by_number() const;
@@ -222,16 +254,14 @@ class Restorer {
 
   RestoreSettings settings_;
   std::optional<image::Record> process_;
-  std::optional<image::Record> files_;
-  std::optional<image::Record> sockets_;
+  std::shared_ptr<const image::Record> files_;
   std::optional<image::Record> signals_;
   std::optional<image::Record> timers_;
   std::vector<image::Record> threads_;
   std::vector<Mapping> mappings_;
   std::map<std::uint64_t, SharedMemory> shared_;
-  ContentStore contents_;
-  OpenFiles open_files_;
-  SocketNames socket_names_;
+  std::shared_ptr<TreeParts> parts_;
+  std::map<std::uint32_t, int> hidden_;  // find_hidden_targets(): their numbers for a while
 
   AddressSpace space_;
   std::optional<PidNamespace> space_of_pids_;  // lives longer than the blank

@@ -6,9 +6,14 @@
 #include "restore/steps.h"
 
 namespace telefork::restore {
-void Restorer::restore_signals() {
+
+image::schema::Signals::Reader Restorer::signals() const {
   if (!signals_) throw Error(Code::kCorrupt, "the image lacks its signals");
-  auto signals = signals_->get<image::schema::Signals>();
+  return signals_->get<image::schema::Signals>();
+}
+
+void Restorer::restore_signals() {
+  const image::schema::Signals::Reader signals = this->signals();
   tracee::SyscallProgram program;
   // In this order: to ignore a signal drops those that are pending.
   add_signal_actions(signals, false, program);

@@ -101,10 +101,11 @@ int enter_time_namespace(const kernel::TimeNamespaceOffsets& offsets, tracee::St
 }  // namespace
 
 // While the source still looks at the process it is known already which pid it is to have.
-Restorer::Restorer(RestoreSettings settings)
-    : settings_(std::move(settings)), open_files_(settings_.live) {
+Restorer::Restorer(RestoreSettings settings, std::shared_ptr<TreeParts> parts)
+    : settings_(std::move(settings)), parts_(std::move(parts)) {
   const BlankSettings& blank = settings_.blank;
-  if (blank.want_pid == 0) return;
+  if (!parts_) parts_ = std::make_shared<TreeParts>(settings_.live);
+  if (blank.want_pid == 0 || parts_->is_tree) return;
   with_context("making the guest's process", [&] {
     std::string holder = blank.pid_required ? describe_holder(blank.want_pid) : "";
     if (!holder.empty()) make_namespace(describe_taken("process", blank.want_pid, holder));
@@ -130,8 +131,9 @@ void Restorer::warn(const std::string& text) const {
   if (settings_.warn) settings_.warn(text);
 }
 
-bool Restorer::take(image::RecordSource& source) {
-  image::Record record = source.next();
+bool Restorer::take(image::RecordSource& source) { return take(source.next(), source); }
+
+bool Restorer::take(image::Record record, image::RecordSource& source) {
   bool describes = record.type() == RecordType::kVma || record.type() == RecordType::kThreads;
   if (prepared_ && describes) {
     throw Error(Code::kCorrupt,
@@ -144,16 +146,17 @@ bool Restorer::take(image::RecordSource& source) {
       start_blank_early();
       break;
     case RecordType::kFileContent:
-      contents_.take(record, source);
+      parts_->contents.take(record, source);
       break;
     case RecordType::kVma:
       mappings_.emplace_back(std::move(record));
       break;
     case RecordType::kFiles:
-      files_ = std::move(record);
+      files_ = std::make_shared<const image::Record>(std::move(record));
+      if (!parts_->files) parts_->files = files_;
       break;
     case RecordType::kSockets:
-      sockets_ = std::move(record);
+      parts_->sockets = std::move(record);
       break;
     case RecordType::kSignals:
       signals_ = std::move(record);
@@ -201,15 +204,18 @@ void Restorer::prepare() {
   std::sort(mappings_.begin(), mappings_.end(),
             [](const Mapping& a, const Mapping& b) { return a.start() < b.start(); });
   check_guard_pages();
-  bool keep_ids = must_keep_ids();
-  if (keep_ids && blank_ && !blank_has_ids()) blank_.reset();
-  if (!blank_) start_blank(keep_ids);
+  if (!parts_->is_tree) {
+    bool keep_ids = must_keep_ids();
+    if (keep_ids && blank_ && !blank_has_ids()) blank_.reset();
+    if (!blank_) start_blank(keep_ids);
+  }
   tracee::SameCpu turns(blank_->pid());
   lay_out();
-  set_clocks();
+  if (!parts_->is_tree) set_clocks(blank_->stub());
   give_files();
   SyscallProgram program;
   move_vdso_aside(program);
+  move_shared_memory_aside(program);
   clear_blank(program);
   if (process().getThpDisable() != 0) add_thp_setting(process(), program);
   blank_->stub().run(program);
@@ -231,11 +237,14 @@ bool Restorer::blank_has_ids() const {
 // "process id 42 is taken here by sleep", of the first such id; empty: all are free. `of_process`:
 // its pid counts, which else it has.
 std::string Restorer::describe_taken_id(bool of_process) const {
+  std::vector<pid_t> ids = settings_.tree_ids;
   for (const image::Record& record : threads_) {
-    auto tid = static_cast<pid_t>(record.get<image::schema::Thread>().getTid());
-    const bool is_first = record.number() == threads_.front().number();
+    ids.push_back(static_cast<pid_t>(record.get<image::schema::Thread>().getTid()));
+  }
+  for (const pid_t tid : ids) {
+    const bool is_first = tid == ids.front();
     if (is_first && !of_process) continue;
-    const char* what = is_first ? "process" : "thread";
+    const char* what = is_first || parts_->pids.contains(tid) ? "process" : "thread";
     std::string holder = describe_holder(tid);
     if (!holder.empty()) return describe_taken(what, tid, holder);
     switch (int error = try_id(tid)) {
@@ -318,14 +327,14 @@ void Restorer::start_blank(bool pid_required) {
   }
 }
 
-void Restorer::set_clocks() {
+void Restorer::set_clocks(tracee::Stub& stub) {
   // An older image does not tell its clocks.
   if (!process().hasClocks() || settings_.own_clocks) return;
   std::optional<ClockChange> change = plan_clocks(process().getClocks(), read_host_clocks());
   if (!change) return;
   int error = 0;
   if (settings_.time_namespace) {
-    error = enter_time_namespace(change->offsets, blank_->stub());
+    error = enter_time_namespace(change->offsets, stub);
     if (error == 0) return;
   }
   warn(fmt::format("{}: to make a time namespace for it takes CAP_SYS_ADMIN and CAP_SYS_TIME{}",
@@ -340,6 +349,12 @@ void Restorer::lay_out() {
     SharedMemory& shared = shared_[mapping.vma().getSharedId()];
     shared.size = std::max(shared.size, mapping.vma().getOffset() + mapping.size());
     ++shared.users;
+    auto area = parts_->shared.find(mapping.vma().getSharedId());
+    if (area == parts_->shared.end()) continue;
+    if (shared.size > area->second.size) {
+      throw Error(Code::kCorrupt, "shared memory of the tree is larger than it says");
+    }
+    shared.inherited = true;
   }
   blank_maps_ = kernel::read_maps(blank_->pid());
   for (const kernel::Vma& vma : blank_maps_) {
@@ -386,7 +401,9 @@ void Restorer::give_files() {
     auto key = std::make_pair(std::string(vma.getFile().getPath()) + (writable ? "+" : ""),
                               vma.getFile().getContentId());
     auto [found, is_new] = known.emplace(key, files.size());
-    if (is_new) files.push_back(open_files_.open_for_mapping(vma.getFile(), contents_, writable));
+    if (is_new)
+      files.push_back(
+          parts_->open_files.open_for_mapping(vma.getFile(), parts_->contents, writable));
     users.emplace_back(&mapping, found->second);
   }
   for (const UniqueFd& file : files) numbers.push_back(file.get());
@@ -402,6 +419,24 @@ void Restorer::clear_blank(SyscallProgram& program) {
     if (vma.is_vdso_or_vvar() || vma.is_vsyscall()) continue;
     program.call("unmapping the blank process", SYS_munmap, {vma.start, vma.size()});
   }
+}
+
+// What it was born with of a tree's shared memory, to where neither it nor the guest has anything.
+void Restorer::move_shared_memory_aside(SyscallProgram& program) {
+  for (auto& [id, shared] : shared_) {
+    if (!shared.inherited) continue;
+    const TreeParts::SharedArea& area = parts_->shared.at(id);
+    shared.size = area.size;
+    shared.whole = space_.allocate(area.size, RemotePtr());
+    program.call_expecting(
+        "moving shared memory", static_cast<std::int64_t>(shared.whole.value()), SYS_mremap,
+        {area.address, area.size, area.size, MREMAP_MAYMOVE | MREMAP_FIXED, shared.whole});
+  }
+}
+
+Blank& Restorer::start_first() {
+  with_context("making the guest's process", [&] { start_blank(true); });
+  return *blank_;
 }
 
 void Restorer::finish() {
@@ -439,6 +474,7 @@ void Restorer::finish_as_this_user() {
   with_context("restoring descriptors", [&] {
     restore_descriptors();
     restore_event_files();
+    close_hidden_targets();
     // To close any descriptor of a file lets go of its POSIX locks: none is closed any more.
     restore_locks();
   });

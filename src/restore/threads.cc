@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
@@ -162,9 +163,29 @@ void Restorer::restore_threads() {
 }
 
 pid_t Restorer::release() {
-  socket_names_.keep();
+  become_guest();
+  return let_go();
+}
+
+// Each of its threads comes to that stop; what is done inside one of them goes on nevertheless.
+void Restorer::stop() {
+  if (::kill(blank_->pid(), SIGSTOP) != 0) throw_errno("stopping the guest");
+  SyscallProgram program;
+  program.call("stopping", SYS_getpid, {});
+  blank_->stub().run(program);
+  for (tracee::TracedThread& thread : other_threads_) {
+    thread.resume(PTRACE_CONT);
+    thread.await_stop();
+  }
+}
+
+void Restorer::become_guest() {
+  parts_->socket_names.keep();
   tracee::ThreadState state = decode_thread_state(threads_.front().get<Thread>());
   blank_->stub().replace_with(state);
+}
+
+pid_t Restorer::let_go() {
   // Of each its options go first: from here on the guest no longer dies with its tracer's death.
   tracee::TracedThread* last = nullptr;
   for (std::size_t i = 1; i < threads_.size(); ++i) {

@@ -240,7 +240,7 @@ class SaveAndLoad(cli.Test):
         image = self.folder / "image.tfi"
         code, report = call_json("save", victim.pid, image, "--keep")
         self.assertEqual(code, 0)
-        self.assertEqual(set(report), {"pid", "file", "kept", "bytes_written", "pages_written",
+        self.assertEqual(set(report), {"pid", "file", "processes", "kept", "bytes_written", "pages_written",
                                        "freeze_ms", "total_ms"})
         self.assertEqual(report["bytes_written"], image.stat().st_size)
         self.assertGreaterEqual(report["pages_written"], 1024)

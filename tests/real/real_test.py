@@ -129,19 +129,48 @@ class Small(Real):
         alone = subprocess.run(program.command, cwd=self.folder, input=text, capture_output=True,
                                timeout=cli.PATIENCE)
         (self.folder / "words.db").unlink()
+        process = self.start_half(program, text)
+        self.assertTrue((self.folder / "words.db-journal").exists())
+        self.assertEqual(self.save_and_load(process, text),
+                         (alone.returncode, alone.stdout, alone.stderr))
+        self.assertFalse((self.folder / "words.db-journal").exists())
+
+    def test_a_pipeline_of_a_shell(self):
+        program = programs.Program(["bash", "-c", "set -o pipefail; tr a-z A-Z | (grep -v 7; exit 3) |"
+                                    " sort -S 8M | uniq -c; exit $?"])
+        self.compare_saved(program, programs.text_of(30000), 4)
+
+    def test_a_compiler_and_its_assembler(self):
+        program = programs.Program(["gcc", "-pipe", "-O1", "-c", "-x", "c", "-", "-o", "made.o"])
+        self.compare_saved(program, programs.functions(300), 2)
+        made = (self.folder / "made.o").read_bytes()
+        self.assertEqual(made, self.made_alone)
+
+    def compare_saved(self, program, text, children):
+        alone = subprocess.run(program.command, cwd=self.folder, input=text, capture_output=True,
+                               timeout=cli.PATIENCE)
+        if (made := self.folder / "made.o").exists():
+            self.made_alone = made.read_bytes()
+            made.unlink()
+        process = self.start_half(program, text)
+        self.assertEqual(len(cli.children(process.pid)), children)
+        self.assertEqual(self.save_and_load(process, text),
+                         (alone.returncode, alone.stdout, alone.stderr))
+
+    def start_half(self, program, text):
         process = self.start(program)
         process.stdin.write(text[:len(text) // 2])
         process.stdin.flush()
         cli.wait_until(lambda: unread(process.stdin) == 0)
-        self.assertTrue((self.folder / "words.db-journal").exists())
+        return process
+
+    def save_and_load(self, process, text):
         image = self.folder / "image"
         saved = call("save", process.pid, image)
         self.assertEqual(saved.returncode, 0, saved.stderr)
         process.wait(timeout=cli.PATIENCE)
-        loaded = call("load", image, stdin=text[len(text) // 2:])
-        self.assertEqual((loaded.returncode, process.stdout.read() + loaded.stdout, loaded.stderr),
-                         (alone.returncode, alone.stdout, alone.stderr))
-        self.assertFalse((self.folder / "words.db-journal").exists())
+        loaded = call("load", image, stdin=text[len(text) // 2:], cwd=self.folder)
+        return loaded.returncode, process.stdout.read() + loaded.stdout, loaded.stderr
 
 
 class Large(Real):

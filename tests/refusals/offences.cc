@@ -474,16 +474,12 @@ const Offence kAll[] = {
      "is "
      "inside",
      put_children_elsewhere, "root"},
-    {"children", "process ",
-     "it has children, and cannot go with them yet; wait until they have "
-     "ended",
-     have_a_child, "", false},
     {"memory_of_two", "process ", "it shares its memory with process ", share_its_memory, "",
      false},
     {"shared_memory", "mapping ",
      "memory shared with processes that stay cannot move; have a copy of it made with "
      "Options::shared = copy (--shared=copy)",
-     [] { return share_memory() && have_a_child(); }},
+     [] { return share_memory() && have_a_child(); }, "", true, false},
     {"dead_leader", "process ", "its first thread has ended, and the others live on",
      [] { return true; }, "", false},
     {}};

@@ -12,8 +12,7 @@ int main() {
   }
   const long fd = syscall(SYS_pidfd_open, child, 0);
   VICTIM_CHECK(fd >= 0);
-  VICTIM_REFUSED("this kind of descriptor cannot move yet");
-  VICTIM_REFUSED("it has children, and cannot go with them yet");
+  VICTIM_REFUSED_BY_MOVE("it has children, and cannot go with them yet");
   victim_ready();
   victim_wait();
   pollfd entry{static_cast<int>(fd), POLLIN, 0};

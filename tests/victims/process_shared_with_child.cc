@@ -17,8 +17,7 @@ int main() {
     _exit(0);
   }
   while (__atomic_load_n(shared, __ATOMIC_ACQUIRE) == 0) sched_yield();
-  VICTIM_REFUSED("it has children, and cannot go with them yet");
-  VICTIM_REFUSED("memory shared with processes that stay cannot move");
+  VICTIM_REFUSED_BY_MOVE("it has children, and cannot go with them yet");
   victim_ready();
   victim_wait();
   shared[1] = 77;

@@ -1,0 +1,280 @@
+#include "capture/tree.h"
+
+#include <algorithm>
+#include <csignal>
+#include <map>
+
+#include <capnp/message.h>
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "image/tree_plan.h"
+
+namespace telefork::capture {
+namespace {
+
+using image::schema::Member;
+using image::schema::Vma;
+
+std::string name_of(pid_t pid, const std::string& comm) {
+  return fmt::format("process {} ({})", pid, comm);
+}
+
+// Of several processes each refusal tells whose it is.
+Refusal name_owner(Refusal refusal, const Survey& survey) {
+  if (!refusal.what.starts_with("process ")) {
+    refusal.what = name_of(survey.pid, survey.status.name) + ", " + refusal.what;
+  }
+  return refusal;
+}
+
+bool is_zombie(pid_t pid, const kernel::Stat& stat) {
+  return stat.state == 'Z' && kernel::list_threads(pid).size() < 2;
+}
+
+// As the processes see themselves.
+std::uint32_t own_pid(const kernel::Status& status) {
+  return static_cast<std::uint32_t>(status.ns_tgids.back());
+}
+std::uint32_t own_group(const kernel::Status& status) {
+  return static_cast<std::uint32_t>(status.ns_pgids.back());
+}
+std::uint32_t own_session(const kernel::Status& status) {
+  return static_cast<std::uint32_t>(status.ns_sids.back());
+}
+
+struct Kin {
+  const kernel::Stat* stat;
+  const kernel::Status* status;
+  const Survey* survey;  // of one that lives
+};
+
+// Parents before their children, those that have ended among them.
+std::vector<Kin> parts_of(const TreeSurvey& tree) {
+  std::vector<Kin> parts;
+  for (const Survey& member : tree.members) {
+    parts.push_back({&member.stat, &member.status, &member});
+  }
+  for (const EndedMember& ended : tree.ended)
+    parts.push_back({&ended.stat, &ended.status, nullptr});
+  return parts;
+}
+
+std::uint32_t exit_signal_of(const kernel::Stat& stat) {
+  return static_cast<std::uint32_t>(std::max(0, stat.exit_signal));
+}
+
+std::vector<image::TreeMember> plan_members(const std::vector<Kin>& parts) {
+  std::map<pid_t, std::uint32_t> own;
+  for (const Kin& part : parts) own[part.stat->pid] = own_pid(*part.status);
+  std::vector<image::TreeMember> members;
+  for (const Kin& part : parts) {
+    auto parent = own.find(part.stat->ppid);
+    const auto outside = static_cast<std::uint32_t>(part.stat->ppid);
+    members.push_back({own_pid(*part.status), parent == own.end() ? outside : parent->second,
+                       own_group(*part.status), own_session(*part.status),
+                       exit_signal_of(*part.stat)});
+  }
+  return members;
+}
+
+// What the kernel would not let be made once more.
+void look_at_plan(TreeSurvey& tree) {
+  const std::vector<Kin> parts = parts_of(tree);
+  const std::vector<image::TreeMember> members = plan_members(parts);
+  for (const image::TreeTrouble& trouble : image::plan_tree(members).troubles) {
+    auto found = std::find_if(members.begin(), members.end(), [&](const image::TreeMember& member) {
+      return member.id == trouble.id;
+    });
+    const kernel::Stat& stat = *parts[static_cast<std::size_t>(found - members.begin())].stat;
+    tree.refusals.push_back(refuse(name_of(stat.pid, stat.comm), Reason::kUnmakeable, trouble.why));
+  }
+}
+
+// One clock for all of them.
+void look_at_clocks(TreeSurvey& tree) {
+  auto read = [](pid_t pid) {
+    try {
+      return kernel::read_ns_link(pid, "time");
+    } catch (const Error& error) {
+      if (error.error() != ENOENT) throw;
+      return std::string();  // a kernel without time namespaces
+    }
+  };
+  const std::string of_first = read(tree.first().pid);
+  for (const Survey& member : tree.members) {
+    if (read(member.pid) == of_first) continue;
+    tree.refusals.push_back(
+        refuse(name_of(member.pid, member.status.name), Reason::kNamespace, "time"));
+  }
+}
+
+void survey_member(pid_t pid, const SurveyOptions& options, TreeSurvey& tree) {
+  try {
+    EndedMember now{kernel::read_stat(pid), kernel::read_status(pid)};
+    auto is_parent = [&](const Survey& member) { return member.pid == now.stat.ppid; };
+    if (std::none_of(tree.members.begin(), tree.members.end(), is_parent)) return;  // by now
+    if (is_zombie(pid, now.stat)) {
+      tree.ended.push_back(std::move(now));
+      return;
+    }
+    tree.members.push_back(survey_process(pid, options, {}, &tree.first()));
+  } catch (const Error& error) {
+    // It runs, and has ended and was waited for since it was listed.
+    if (error.code() != Code::kGone) throw;
+  }
+}
+
+// Of what one process has shared of an object: from where to where.
+std::map<std::uint64_t, std::uint64_t> sizes_of_shared_memory(const TreeSurvey& tree) {
+  std::map<std::uint64_t, std::uint64_t> sizes;
+  for (const Survey& member : tree.members) {
+    for (const Mapping& mapping : member.mappings) {
+      if (mapping.kind != Vma::Kind::SHARED_ANONYMOUS) continue;
+      std::uint64_t& size = sizes[mapping.shared_id];
+      size = std::max(size, mapping.vma.offset + mapping.vma.size());
+    }
+  }
+  return sizes;
+}
+
+bool is_without_reserve(const TreeSurvey& tree, std::uint64_t shared_id) {
+  for (const Survey& member : tree.members) {
+    for (const Mapping& mapping : member.mappings) {
+      if (mapping.kind == Vma::Kind::SHARED_ANONYMOUS && mapping.shared_id == shared_id) {
+        return mapping.vma.has(kernel::VmFlag::kNoReserve);
+      }
+    }
+  }
+  return false;
+}
+
+void fill_member(const Kin& part, const image::TreeMember& ids, Member::Builder record) {
+  record.setPid(ids.id);
+  record.setPpid(ids.parent);
+  record.setPgid(ids.group);
+  record.setSid(ids.session);
+  record.setExitSignal(ids.exit_signal);
+  record.setComm(part.stat->comm);
+  if (part.survey == nullptr) {
+    record.setState(Member::State::ENDED);
+    record.setStatus(static_cast<std::uint32_t>(part.stat->exit_code) & 0xffff);
+    record.setUid(part.status->uids[0]);
+    record.setGid(part.status->gids[0]);
+    return;
+  }
+  const std::vector<pid_t> threads = kernel::list_threads(part.stat->pid);
+  auto tids = record.initThreads(static_cast<unsigned>(threads.size()));
+  for (unsigned i = 0; i < tids.size(); ++i) {
+    tids.set(i, static_cast<std::uint32_t>(kernel::read_status(threads[i]).ns_pids.back()));
+  }
+}
+
+}  // namespace
+
+std::set<pid_t> TreeSurvey::pids() const {
+  std::set<pid_t> pids;
+  for (const Survey& member : members) pids.insert(member.pid);
+  return pids;
+}
+
+std::vector<pid_t> list_tree(pid_t pid) {
+  std::vector<pid_t> all = {pid};
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    try {
+      for (const pid_t child : kernel::list_children(all[i])) {
+        if (std::find(all.begin(), all.end(), child) == all.end()) all.push_back(child);
+      }
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone || i == 0) throw;
+    }
+  }
+  return all;
+}
+
+TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) {
+  TreeSurvey tree;
+  SurveyOptions own = options;
+  std::vector<pid_t> pids = {pid};
+  if (moves_whole(options.purpose)) {
+    pids = list_tree(pid);
+    own.tree.insert(pids.begin(), pids.end());
+    // That it has children is what is said of one that cannot take them along.
+    if (options.purpose != Purpose::kSave) pids.resize(1);
+  }
+  tree.members.push_back(survey_process(pid, own, std::move(earlier)));
+  for (std::size_t i = 1; i < pids.size(); ++i) survey_member(pids[i], own, tree);
+  if (!own.tree.empty() && own.tree.size() == pids.size()) {
+    std::vector<Survey*> all;
+    for (Survey& member : tree.members) all.push_back(&member);
+    settle_descriptors(all);
+  }
+  if (tree.alone()) {
+    tree.refusals = tree.first().refusals;
+    return tree;
+  }
+  for (const Survey& member : tree.members) {
+    for (const Refusal& refusal : member.refusals) {
+      tree.refusals.push_back(name_owner(refusal, member));
+    }
+  }
+  look_at_plan(tree);
+  look_at_clocks(tree);
+  return tree;
+}
+
+void write_tree(const TreeSurvey& tree, image::RecordSink& sink) {
+  if (tree.alone()) return;
+  const std::vector<Kin> parts = parts_of(tree);
+  const std::vector<image::TreeMember> members = plan_members(parts);
+  ::capnp::MallocMessageBuilder message;
+  auto record = message.initRoot<image::schema::Tree>();
+  auto list = record.initMembers(static_cast<unsigned>(parts.size()));
+  for (unsigned i = 0; i < list.size(); ++i) {
+    fill_member(parts[i], members[i], list[i]);
+    if (!tree.stopped.contains(parts[i].stat->pid)) continue;
+    list[i].setState(Member::State::STOPPED);
+    // What its parent has asked about is told to nobody again (kernel/exit.c, wait_task_stopped).
+    list[i].setStopUntold(parts[i].stat->exit_code != 0);
+  }
+  const auto sizes = sizes_of_shared_memory(tree);
+  auto shared = record.initShared(static_cast<unsigned>(sizes.size()));
+  unsigned i = 0;
+  for (const auto& [id, size] : sizes) {
+    shared[i].setId(id);
+    shared[i].setSize(size);
+    shared[i].setNoReserve(is_without_reserve(tree, id));
+    ++i;
+  }
+  sink.write(image::RecordType::kTree, message);
+}
+
+// Shared memory comes once: with the first process that has mapped all that this one has.
+CaptureSettings settings_of(const TreeSurvey& tree, std::size_t member, CaptureSettings settings) {
+  if (tree.alone()) return settings;
+  settings.common_part = member == 0;
+  settings.is_written = [&tree, member](const Mapping& mine) {
+    if (mine.kind != Vma::Kind::SHARED_ANONYMOUS) return false;
+    for (std::size_t i = 0; i < member; ++i) {
+      for (const Mapping& mapping : tree.members[i].mappings) {
+        if (mapping.kind == Vma::Kind::SHARED_ANONYMOUS && mapping.shared_id == mine.shared_id &&
+            mapping.vma.offset <= mine.vma.offset &&
+            mapping.vma.offset + mapping.vma.size() >= mine.vma.offset + mine.vma.size()) {
+          return true;
+        }
+      }
+    }
+    return false;
+  };
+  return settings;
+}
+
+CommonPart::CommonPart(TreeSurvey& tree, std::size_t member) : tree_(tree), member_(member) {
+  if (member_ > 0) tree_.first().swap_common(tree_.members[member_]);
+}
+
+CommonPart::~CommonPart() {
+  if (member_ > 0) tree_.first().swap_common(tree_.members[member_]);
+}
+
+}  // namespace telefork::capture

@@ -1,0 +1,174 @@
+#include "restore/tree_restorer.h"
+
+#include <algorithm>
+#include <csignal>
+#include <ctime>
+
+#include <fmt/format.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "base/error.h"
+#include "restore/siginfo.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::RecordType;
+using image::schema::Member;
+using tracee::SyscallProgram;
+
+bool has_pending(image::schema::Signals::Reader signals, int signal) {
+  for (::capnp::Data::Reader bytes : signals.getPending()) {
+    if (decode_siginfo(bytes).si_signo == signal) return true;
+  }
+  return false;
+}
+
+// What its parent was told already it is not told again: neither by a signal nor by wait(2).
+void hide_stop(Restorer& parent, pid_t child, bool untold) {
+  SyscallProgram program;
+  if (!has_pending(parent.signals(), SIGCHLD)) {
+    const std::uint64_t signals = std::uint64_t{1} << (SIGCHLD - 1);
+    program.call_any("forgetting a child's stop", SYS_rt_sigtimedwait,
+                     {program.object(signals), 0, program.object(timespec{}), sizeof(signals)});
+  }
+  if (!untold) {
+    program.call("hearing of a child's stop", SYS_waitid,
+                 {P_PID, child, 0, WSTOPPED | WNOHANG | __WALL, 0});
+  }
+  if (!program.empty()) parent.stub().run(program);
+}
+
+}  // namespace
+
+TreeRestorer::TreeRestorer(RestoreSettings settings)
+    : settings_(std::move(settings)), parts_(std::make_shared<TreeParts>(settings_.live)) {}
+
+// Children first: each is waited for by its tracer, and left to its parent.
+TreeRestorer::~TreeRestorer() {
+  skeleton_.reset();
+  while (!members_.empty()) members_.pop_back();
+}
+
+bool TreeRestorer::take(image::RecordSource& source) {
+  image::Record record = source.next();
+  if (record.type() == RecordType::kTree) {
+    tree_ = std::move(record);
+    parts_->is_tree = true;
+    return true;
+  }
+  if (record.type() == RecordType::kProcess) {
+    begin_member(std::move(record), source);
+    return true;
+  }
+  if (members_.empty()) {
+    // The header, which nobody needs here.
+    if (record.type() == RecordType::kHeader) return true;
+    throw Error(Code::kCorrupt, "the image has no process");
+  }
+  return members_.back()->take(std::move(record), source);
+}
+
+std::vector<pid_t> TreeRestorer::all_ids() const {
+  std::vector<pid_t> ids;
+  for (Member::Reader member : tree().getMembers()) {
+    ids.push_back(static_cast<pid_t>(member.getPid()));
+    for (const std::uint32_t tid : member.getThreads()) {
+      if (tid != member.getPid()) ids.push_back(static_cast<pid_t>(tid));
+    }
+  }
+  for (const std::uint32_t id : image::plan_tree(image::members_of(tree())).helpers) {
+    ids.push_back(static_cast<pid_t>(id));
+  }
+  return ids;
+}
+
+RestoreSettings TreeRestorer::settings_of_later(pid_t pid) const {
+  const RestoreSettings& first = members_.front()->settings();
+  RestoreSettings settings;
+  settings.live = first.live;
+  settings.timers_by_id = first.timers_by_id;
+  settings.moves_pages = first.moves_pages;
+  settings.tells_of_exe = first.tells_of_exe;
+  settings.blank.pid_required = true;
+  settings.warn = [tell = first.warn, pid](const std::string& text) {
+    if (tell) tell(fmt::format("process {}: {}", pid, text));
+  };
+  return settings;
+}
+
+void TreeRestorer::begin_member(image::Record process, image::RecordSource& source) {
+  const auto pid = static_cast<pid_t>(process.get<image::schema::Process>().getPid());
+  const bool first = members_.empty();
+  RestoreSettings settings = first ? std::move(settings_) : settings_of_later(pid);
+  if (first && parts_->is_tree) settings.tree_ids = all_ids();
+  members_.push_back(std::make_unique<Restorer>(std::move(settings), parts_));
+  members_.back()->take(std::move(process), source);
+  if (!parts_->is_tree) return;
+  if (first) {
+    make_skeleton();
+  } else {
+    members_.back()->adopt(skeleton_->take(pid));
+  }
+}
+
+void TreeRestorer::make_skeleton() {
+  Restorer& first = *members_.front();
+  for (Member::Reader member : tree().getMembers()) {
+    parts_->pids[static_cast<pid_t>(member.getPid())] = 0;  // until it is there
+  }
+  Blank& blank = first.start_first();
+  with_context("making the guest's processes", [&] {
+    skeleton_ = std::make_unique<TreeSkeleton>(blank, tree(), *parts_);
+    skeleton_->make([&](tracee::Stub& stub) { first.set_clocks(stub); });
+  });
+}
+
+void TreeRestorer::finish() {
+  if (members_.empty()) throw Error(Code::kCorrupt, "the image has no process");
+  if (!parts_->is_tree) return members_.front()->finish();
+  std::vector<Restorer*> all;
+  for (const auto& member : members_) all.push_back(member.get());
+  Restorer::share_descriptors(all);
+  for (Restorer* member : all) {
+    with_context(fmt::format("process {}", member->guest_pid()), [&] { member->finish(); });
+  }
+  all.front()->settle_common_part();
+  with_context("stopping processes", [&] { stop_those_that_were(); });
+}
+
+void TreeRestorer::stop_those_that_were() {
+  auto find = [this](std::uint32_t pid) -> Restorer& {
+    auto found = std::find_if(members_.begin(), members_.end(), [pid](const auto& member) {
+      return member->guest_pid() == static_cast<pid_t>(pid);
+    });
+    if (found == members_.end()) throw Error(Code::kCorrupt, "a stopped process is not there");
+    return **found;
+  };
+  for (Member::Reader member : tree().getMembers()) {
+    if (member.getState() != Member::State::STOPPED) continue;
+    find(member.getPid()).stop();
+    if (member.getPid() == tree().getMembers()[0].getPid()) continue;
+    hide_stop(find(member.getPpid()), static_cast<pid_t>(member.getPid()), member.getStopUntold());
+  }
+}
+
+pid_t TreeRestorer::release() {
+  for (const auto& member : members_) member->become_guest();
+  pid_t pid = 0;
+  for (auto member = members_.rbegin(); member != members_.rend(); ++member) {
+    pid = (*member)->let_go();
+  }
+  return pid;
+}
+
+pid_t TreeRestorer::guest_pid() const {
+  return members_.empty() ? 0 : members_.front()->guest_pid();
+}
+
+std::optional<PidNamespace> TreeRestorer::take_namespace() {
+  return members_.front()->take_namespace();
+}
+
+}  // namespace telefork::restore

@@ -1,0 +1,244 @@
+#include "restore/tree_skeleton.h"
+
+#include <csignal>
+#include <cstddef>
+#include <ctime>
+
+#include <fmt/format.h>
+#include <linux/sched.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "base/error.h"
+#include "kernel/procfs_task.h"
+
+namespace telefork::restore {
+namespace {
+
+using image::TreeStep;
+using image::schema::Member;
+using tracee::Result;
+using tracee::SyscallProgram;
+
+// As the one that made it sees it, and this process.
+pid_t find_child(pid_t parent, pid_t wanted) {
+  for (const pid_t child : kernel::list_children(parent)) {
+    if (kernel::read_status(child).ns_pids.back() == wanted) return child;
+  }
+  throw Error(Code::kGone, fmt::format("process {} has ended at its birth", wanted));
+}
+
+// The first of its signal-delivery stops is that of the signal which is to end it.
+void die_by(tracee::TracedThread& thread, int signal) {
+  if (::kill(thread.tid(), signal) != 0) throw_errno("ending a process that had ended");
+  // No stop precedes this one's, and none is resumed from.
+  tracee::WaitStatus status =
+      signal == SIGKILL ? thread.wait() : thread.resume_until_stop(PTRACE_CONT);
+  while (!status.ended()) {
+    const bool delivery = status.kind() == tracee::WaitStatus::Kind::kSignalDelivery;
+    if (delivery && status.signal() != signal) {
+      throw Error(Code::kCorrupt, fmt::format("signal {} ends no process", signal));
+    }
+    status = thread.resume_until_stop(PTRACE_CONT, delivery ? signal : 0);
+  }
+}
+
+bool ends_processes(int signal) {
+  switch (signal) {
+    case SIGCHLD:
+    case SIGCONT:
+    case SIGURG:
+    case SIGWINCH:
+    case SIGSTOP:
+    case SIGTSTP:
+    case SIGTTIN:
+    case SIGTTOU:
+      return false;
+    default:
+      return true;
+  }
+}
+
+}  // namespace
+
+TreeSkeleton::TreeSkeleton(Blank& first, image::schema::Tree::Reader tree, TreeParts& parts)
+    : tree_(tree), parts_(parts) {
+  nodes_[tree.getMembers()[0].getPid()].blank = &first;
+}
+
+TreeSkeleton::Node& TreeSkeleton::node(std::uint32_t id) { return nodes_.at(id); }
+
+tracee::Stub& TreeSkeleton::stub_of(std::uint32_t id) {
+  Node& one = node(id);
+  if (!one.stub) {
+    one.stub = std::make_unique<tracee::Stub>(one.blank->thread(), one.blank->pid(),
+                                              tracee::Stub::Options{});
+  }
+  return *one.stub;
+}
+
+std::unique_ptr<Blank> TreeSkeleton::take(pid_t pid) {
+  auto found = nodes_.find(static_cast<std::uint32_t>(pid));
+  if (found == nodes_.end() || !found->second.owned) {
+    throw Error(Code::kCorrupt, fmt::format("process {} is not in the tree", pid));
+  }
+  return std::move(found->second.owned);
+}
+
+void TreeSkeleton::map_shared_memory() {
+  SyscallProgram program;
+  std::vector<Result> addresses;
+  for (image::schema::SharedMemory::Reader memory : tree_.getShared()) {
+    addresses.push_back(program.call(
+        "mapping shared memory", SYS_mmap,
+        {0, memory.getSize(), PROT_READ | PROT_WRITE,
+         MAP_SHARED | MAP_ANONYMOUS | (memory.getNoReserve() ? MAP_NORESERVE : 0), -1, 0}));
+  }
+  if (program.empty()) return;
+  const tracee::ProgramRun run = stub_of(tree_.getMembers()[0].getPid()).run(program);
+  for (unsigned i = 0; i < tree_.getShared().size(); ++i) {
+    const auto memory = tree_.getShared()[i];
+    const auto address = static_cast<std::uint64_t>(run.result(addresses[i]));
+    parts_.shared[memory.getId()] = {RemotePtr(address), memory.getSize()};
+  }
+}
+
+void TreeSkeleton::make(const std::function<void(tracee::Stub&)>& in_first) {
+  const image::TreePlan plan = image::plan_tree(image::members_of(tree_));
+  if (!plan.troubles.empty()) throw Error(Code::kCorrupt, "the tree cannot be made");
+  in_first(stub_of(tree_.getMembers()[0].getPid()));
+  map_shared_memory();
+  for (const TreeStep& step : plan.steps) {
+    if (step.kind != TreeStep::Kind::kEnd) run(step);
+  }
+  for (Member::Reader member : tree_.getMembers()) {
+    if (member.getState() == Member::State::ENDED) end(member);
+  }
+  for (const TreeStep& step : plan.steps) {
+    if (step.kind == TreeStep::Kind::kEnd) run(step);
+  }
+  for (auto& [id, one] : nodes_) {
+    if (one.stub) one.stub->remove();
+    one.stub.reset();
+    parts_.pids[static_cast<pid_t>(id)] = one.blank->pid();
+  }
+  for (Member::Reader member : tree_.getMembers()) {
+    const auto group = static_cast<pid_t>(member.getPgid());
+    const bool of_first = group == static_cast<pid_t>(tree_.getMembers()[0].getPgid());
+    parts_.groups[group] =
+        of_first
+            ? kernel::read_status(node(tree_.getMembers()[0].getPid()).blank->pid()).ns_pgids.back()
+            : group;
+    for (const std::uint32_t tid : member.getThreads()) {
+      parts_.threads.insert(static_cast<pid_t>(tid));
+    }
+  }
+}
+
+void TreeSkeleton::run(const TreeStep& step) {
+  SyscallProgram program;
+  switch (step.kind) {
+    case TreeStep::Kind::kMake:
+    case TreeStep::Kind::kMakeSibling:
+      return make_child(step);
+    case TreeStep::Kind::kNewSession:
+      program.call_expecting(fmt::format("beginning session {}", step.id), step.id, SYS_setsid, {});
+      break;
+    case TreeStep::Kind::kNewGroup:
+      program.call(fmt::format("beginning process group {}", step.id), SYS_setpgid, {0, 0});
+      break;
+    case TreeStep::Kind::kJoinGroup:
+      program.call(fmt::format("joining process group {}", step.other), SYS_setpgid,
+                   {0, step.other});
+      break;
+    case TreeStep::Kind::kEnd:
+      return end_helper(step);
+  }
+  stub_of(step.id).run(program);
+}
+
+void TreeSkeleton::make_child(const TreeStep& step) {
+  const bool sibling = step.kind == TreeStep::Kind::kMakeSibling;
+  tracee::Stub& stub = stub_of(step.other);
+  SyscallProgram program;
+  clone_args arguments{};
+  arguments.flags = CLONE_PTRACE | (sibling ? CLONE_PARENT : 0);
+  arguments.exit_signal = sibling ? 0 : step.exit_signal;  // a sibling has its maker's
+  arguments.set_tid_size = 1;
+  const tracee::Data tid = program.object(static_cast<pid_t>(step.id));
+  const tracee::Data data = program.object(arguments);
+  program.point(data + offsetof(clone_args, set_tid), tid);
+  program.call_expecting(fmt::format("making process {}", step.id), step.id, SYS_clone3,
+                         {data, sizeof(arguments)});
+  stub.run(program);
+  const std::uint32_t parent = sibling ? parents_.at(step.other) : step.other;
+  parents_[step.id] = parent;
+  Node& made = nodes_[step.id];
+  const auto id = static_cast<pid_t>(step.id);
+  made.owned = Blank::adopt(*node(step.other).blank, stub.original(),
+                            find_child(node(parent).blank->pid(), id), id);
+  made.blank = made.owned.get();
+}
+
+// Its parent is told of its end by a signal, which it would find one day.
+void TreeSkeleton::forget_child_signal(std::uint32_t parent) {
+  SyscallProgram program;
+  const std::uint64_t child = std::uint64_t{1} << (SIGCHLD - 1);
+  program.call_any("forgetting a child's end", SYS_rt_sigtimedwait,
+                   {program.object(child), 0, program.object(timespec{}), sizeof(child)});
+  stub_of(parent).run(program);
+}
+
+void TreeSkeleton::end_helper(const TreeStep& step) {
+  if (node(step.id).stub) node(step.id).stub->abandon();
+  nodes_.erase(step.id);  // which kills it
+  SyscallProgram program;
+  program.call_expecting(fmt::format("waiting for process {}", step.id), step.id, SYS_wait4,
+                         {step.id, 0, __WALL, 0});
+  stub_of(step.other).run(program);
+  if (step.exit_signal != 0) forget_child_signal(step.other);
+}
+
+void TreeSkeleton::end(Member::Reader member) {
+  const int signal = static_cast<int>(member.getStatus() & 0x7f);
+  if (signal != 0 && !ends_processes(signal)) {
+    throw Error(Code::kCorrupt, fmt::format("signal {} ends no process", signal));
+  }
+  stub_of(member.getPpid());  // in which signals wait
+  tracee::Stub& stub = stub_of(member.getPid());
+  SyscallProgram program;
+  program.call("restoring its name", SYS_prctl,
+               {PR_SET_NAME, program.text(std::string(member.getComm()).substr(0, 15)), 0, 0, 0});
+  // Too small for a core dump, by a file or by a program (core(5)).
+  program.call("having no core dumped", SYS_prlimit64,
+               {0, RLIMIT_CORE, program.object(rlimit{1, 1}), 0});
+  // A plain user can be nobody else, and need not.
+  program.call_any("becoming its group", SYS_setresgid,
+                   {member.getGid(), member.getGid(), member.getGid()});
+  program.call_any("becoming its user", SYS_setresuid,
+                   {member.getUid(), member.getUid(), member.getUid()});
+  stub.run(program);
+  Node& one = node(member.getPid());
+  if (signal == 0) {
+    SyscallProgram last;
+    last.call("ending", SYS_exit_group, {member.getStatus() >> 8});
+    try {
+      stub.run(last);
+      throw Error(Code::kFailed, fmt::format("process {} does not end", member.getPid()));
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+    }
+  } else {
+    stub.remove();
+    die_by(one.blank->thread(), signal);
+  }
+  one.stub.reset();
+  one.blank->release();  // it is its parent's to wait for
+  if (member.getExitSignal() != 0) forget_child_signal(member.getPpid());
+}
+
+}  // namespace telefork::restore

@@ -1,0 +1,76 @@
+#include "tracee/frozen_tree.h"
+
+#include <algorithm>
+#include <csignal>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "kernel/procfs_task.h"
+
+namespace telefork::tracee {
+namespace {
+
+bool has_ended(pid_t pid) {
+  try {
+    return kernel::read_stat(pid).state == 'Z' && kernel::list_threads(pid).size() < 2;
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    return true;
+  }
+}
+
+}  // namespace
+
+bool FrozenTree::has(pid_t pid) const {
+  return std::any_of(processes_.begin(), processes_.end(),
+                     [pid](const FrozenProcess& process) { return process.pid() == pid; });
+}
+
+bool FrozenTree::freeze_new_children(const OptionsOf& options_of, const Patience& patience) {
+  const std::size_t before = processes_.size();
+  for (std::size_t i = 0; i < processes_.size(); ++i) {
+    for (const pid_t child : kernel::list_children(processes_[i].pid())) {
+      if (has(child) || has_ended(child)) continue;
+      try {
+        processes_.push_back(FrozenProcess::freeze(child, options_of(child), patience));
+      } catch (const Error& error) {
+        if (error.code() != Code::kGone) throw;
+      }
+    }
+  }
+  return processes_.size() != before;
+}
+
+FrozenTree FrozenTree::freeze(pid_t pid, bool children, const OptionsOf& options_of,
+                              const Patience& patience) {
+  FrozenTree frozen;
+  frozen.processes_.push_back(FrozenProcess::freeze(pid, options_of(pid), patience));
+  while (children && frozen.freeze_new_children(options_of, patience)) {
+  }
+  return frozen;
+}
+
+FrozenProcess& FrozenTree::of(pid_t pid) {
+  auto found = std::find_if(processes_.begin(), processes_.end(),
+                            [pid](const FrozenProcess& process) { return process.pid() == pid; });
+  if (found == processes_.end()) {
+    throw Error(Code::kGone, fmt::format("process {} has ended", pid));
+  }
+  return *found;
+}
+
+void FrozenTree::thaw() {
+  while (!processes_.empty()) processes_.pop_back();
+}
+
+// None of them is to see another one's end.
+void FrozenTree::kill() {
+  for (FrozenProcess& process : processes_) ::kill(process.pid(), SIGKILL);
+  while (!processes_.empty()) {
+    processes_.back().kill();
+    processes_.pop_back();
+  }
+}
+
+}  // namespace telefork::tracee

@@ -1,0 +1,47 @@
+// Stops a process and all that has come of it, and holds them stopped.
+//
+//     FrozenTree frozen = FrozenTree::freeze(pid, options_of, patience);
+//     frozen.of(child).leader() ...
+//     frozen.thaw();                       // also done by the destructor
+//
+// A process that is stopped has no more children, but may get those of another one that ends: all
+// are frozen when a reading of everybody's children has nothing new. Those that have ended, and
+// that nobody has waited for, are left as they are.
+//
+// If the tracer dies, the kernel lets all of them go on.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "tracee/freezer.h"
+
+namespace telefork::tracee {
+
+class FrozenTree {
+ public:
+  // PTRACE_O_* of each.
+  using OptionsOf = std::function<std::uint64_t(pid_t)>;
+  // As FrozenProcess::freeze(); `children`: not the process alone. After an Error those that were
+  // frozen run on.
+  static FrozenTree freeze(pid_t pid, bool children, const OptionsOf& options_of,
+                           const Patience& patience);
+
+  // Throws kGone where it was not frozen.
+  FrozenProcess& of(pid_t pid);
+  std::vector<FrozenProcess>& processes() { return processes_; }
+  void thaw();
+  // Ends all of them with SIGKILL, the first last.
+  void kill();
+
+ private:
+  bool freeze_new_children(const OptionsOf& options_of, const Patience& patience);
+  bool has(pid_t pid) const;
+
+  std::vector<FrozenProcess> processes_;
+};
+
+}  // namespace telefork::tracee

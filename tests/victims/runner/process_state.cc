@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include <fcntl.h>
+#include <sched.h>
 
 #include "scene.h"
 
@@ -70,11 +71,19 @@ const std::set<std::string>& lines_of_status() {
   return lines;
 }
 
-// The number that it has in its own namespace.
-std::string own_id(const std::string& status) {
-  static const std::regex ids(R"(\nNSpid:.*\s(\d+)\n)");
+// The number that it has in its own namespace; `name`: NSpid, NSpgid or NSsid.
+std::string own_number(const std::string& name, const std::string& status) {
+  const std::regex ids("\\n" + name + R"(:.*\s(\d+)\n)");
   std::smatch match;
   return std::regex_search(status, match, ids) ? match[1].str() : "?";
+}
+
+std::string own_id(const std::string& status) { return own_number("NSpid", status); }
+
+pid_t parent_of(const std::string& status) {
+  static const std::regex parent(R"(\nPPid:\s(\d+)\n)");
+  std::smatch match;
+  return std::regex_search(status, match, parent) ? std::stoi(match[1].str()) : 0;
 }
 
 // The kernel takes a signal that a thread waits for out of its mask meanwhile, and whether it is
@@ -98,6 +107,37 @@ std::string scheduling_of(const std::string& stat) {
 }  // namespace
 
 ProcessState::ProcessState(pid_t pid) {
+  add_process(pid);
+  const std::string first = slurp("/proc/" + std::to_string(pid) + "/status");
+  for (const pid_t child : fork_test::list_descendants(pid)) add_child(child, first);
+}
+
+// `first`: the status of the first process, whose group and session are where it comes to.
+void ProcessState::add_child(pid_t child, const std::string& first) {
+  const std::string path = "/proc/" + std::to_string(child) + "/status";
+  static const std::regex quiet(R"(\nState:\s[STZ])");
+  while (!std::regex_search(slurp(path), quiet)) sched_yield();
+  const std::string status = slurp(path);
+  static const std::regex shown(R"(\nState:\s([TZ]))");
+  std::smatch match;
+  ProcessState state;
+  state.values_["state"] = std::regex_search(status, match, shown) ? match[1].str() : "runs";
+  if (state.values_["state"] == "Z") {
+    // Nothing else is asked of one that has ended.
+    state.values_["comm"] = slurp("/proc/" + std::to_string(child) + "/comm");
+  } else {
+    state.add_process(child);
+  }
+  state.values_["parent"] = own_id(slurp("/proc/" + std::to_string(parent_of(status)) + "/status"));
+  for (const char* name : {"NSpgid", "NSsid"}) {
+    const std::string id = own_number(name, status);
+    state.values_[name] = id == own_number(name, first) ? "that of the first" : id;
+  }
+  const std::string prefix = "process " + own_id(status) + ": ";
+  for (const auto& [name, value] : state.values_) values_[prefix + name] = value;
+}
+
+void ProcessState::add_process(pid_t pid) {
   const std::string folder = "/proc/" + std::to_string(pid) + "/";
   for (const char* name : kWholeFiles) values_[name] = slurp(folder + name);
   for (const char* name : kLinks) values_[name] = link_of(folder + name);

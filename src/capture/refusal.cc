@@ -234,6 +234,9 @@ constexpr std::array kRules = {
         "a child in a session or process group that it could not be brought into again: an orphan, "
         "for instance, whose session's leader lives and is no child of its new parent's",
         "it cannot be made again as it is: {}", "have it begin a session of its own (setsid(2))"},
+    Rule{Reason::kOwnAncestor, Part::kProcess,
+         "a process that `telefork save` has come of itself, the shell that began it for instance",
+         "telefork itself is among its children", "ask from elsewhere"},
     Rule{Reason::kLeaderEnded, Part::kProcess, "a thread group whose leader has ended",
          "its first thread has ended, and the others live on", ""},
     Rule{Reason::kNoSignalReturn, Part::kProcess,

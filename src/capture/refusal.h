@@ -93,6 +93,7 @@ enum class Reason {
   kChildren,
   kChildrenThere,
   kUnmakeable,
+  kOwnAncestor,
   kLeaderEnded,
   kNoSignalReturn,
   kSegments,

@@ -64,11 +64,11 @@ void survey_sharers(const SurveyOptions& options, Survey& survey) {
   for (pid_t other : kernel::list_processes()) {
     if (other == survey.pid) continue;
     std::string parts = shared_parts(survey.pid, other);
-    if (parts.empty() || is_launcher(other)) continue;
-    if (!options.tree.contains(other)) {
+    if (parts.empty()) continue;
+    if (options.tree.contains(other)) {
+      if (other > survey.pid) own[parts].push_back(other);
+    } else if (!is_launcher(other)) {
       sharers[parts].push_back(other);
-    } else if (other > survey.pid) {
-      own[parts].push_back(other);
     }
   }
   add_refusals(sharers, Reason::kSharer, survey);

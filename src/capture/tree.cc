@@ -6,6 +6,7 @@
 
 #include <capnp/message.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "image/tree_plan.h"
@@ -203,11 +204,17 @@ TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) 
     if (options.purpose != Purpose::kSave) pids.resize(1);
   }
   tree.members.push_back(survey_process(pid, own, std::move(earlier)));
-  for (std::size_t i = 1; i < pids.size(); ++i) survey_member(pids[i], own, tree);
+  for (std::size_t i = 1; i < pids.size(); ++i) {
+    if (pids[i] != ::getpid()) survey_member(pids[i], own, tree);
+  }
   if (!own.tree.empty() && own.tree.size() == pids.size()) {
     std::vector<Survey*> all;
     for (Survey& member : tree.members) all.push_back(&member);
     settle_descriptors(all);
+  }
+  if (pids.size() > 1 && own.tree.contains(::getpid())) {
+    tree.first().refusals.push_back(
+        refuse(name_of(pid, tree.first().status.name), Reason::kOwnAncestor));
   }
   if (tree.alone()) {
     tree.refusals = tree.first().refusals;

@@ -149,6 +149,12 @@ class Tree(cli.Test):
         self.assertEqual(len(done.stdout.splitlines()), 1, done.stdout)
         self.refuses(call("save", first.pid, self.folder / "refused.tfi"), 3, done.stdout)
 
+    def test_refuses_who_has_begun_it(self):
+        shell = subprocess.run(["sh", "-c", f'"{cli.TELEFORK}" save $$ "{self.folder}/own.tfi"; exit $?'],
+                               capture_output=True, timeout=cli.PATIENCE)
+        self.refuses(shell, 3, "telefork itself is among its children; ask from elsewhere")
+        self.assertEqual(len(shell.stderr.splitlines()), 1, shell.stderr)
+
     def test_a_save_that_fails_leaves_all_of_them(self):
         first = self.chain()
         os.mkdir(self.folder / "in_the_way")

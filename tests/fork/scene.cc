@@ -252,7 +252,10 @@ void AFork::TearDown() {
   for (const auto& entry : fs::directory_iterator(registry(), missing)) {
     // Without a world of our own other programs' sessions are there too, each with its lock.
     const int file = open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
-    const bool free = file >= 0 && flock(file, LOCK_EX | LOCK_NB) == 0;
+    // One that was replaced since has no name any more: the new one is its session's.
+    struct stat status {};
+    const bool free = file >= 0 && flock(file, LOCK_EX | LOCK_NB) == 0 &&
+                      fstat(file, &status) == 0 && status.st_nlink != 0;
     close(file);
     if (!free) continue;
     if (!forget_killed_sessions_) ADD_FAILURE() << "left behind: " << entry.path();

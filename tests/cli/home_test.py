@@ -227,7 +227,7 @@ class Home(DepartureTest):
         self.refuses(call("home", victim.pid), 3, "it is not away")
         self.refuses(call("home", "x"), 2)
         run = self.start(cli.TELEFORK, "run", self.node, "cat")
-        cli.wait_until(lambda: self.entries(run.pid))
+        cli.wait_until(lambda: [entry["state"] for entry in self.entries(run.pid)] == ["away"])
         self.refuses(call("home", run.pid), 3, "a command of telefork run")
         _, guest = self.away(1)
         self.refuses(call("home", guest), 3, "it is a guest here")

@@ -294,7 +294,7 @@ const Peer kPeers[] = {
     {"another protocol",
      change_version,
      TELEFORK_REFUSED,
-     {"protocol is version 9 there and 2 here"}},
+     {"protocol is version 9 there and 3 here"}},
     {"another architecture",
      [](Bytes& body) { replace_text(body, "x86_64", "m68000"); },
      TELEFORK_REFUSED,

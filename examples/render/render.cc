@@ -63,14 +63,14 @@ int main(int argc, char** argv) try {
     std::fprintf(stderr, "usage: render [-o PICTURE.png] [-s SAMPLES] MESH.obj NODE\n");
     return 2;
   }
-  // Better now than when the work is done.
-  if (!std::ofstream(path, std::ios::app)) {
-    throw std::runtime_error(path + " cannot be written: " + std::strerror(errno));
-  }
   auto start = Clock::now();
   const Mesh mesh = Mesh::load(arguments[0]);
   std::printf("%-8s loaded %zu triangles in %.1f s\n", host().c_str(), mesh.size(),
               seconds_since(start));
+  // Better now than when the work is done.
+  if (!std::ofstream(path, std::ios::app)) {
+    throw std::runtime_error(path + " cannot be written: " + std::strerror(errno));
+  }
   start = Clock::now();
   std::fflush(stdout);
   const Picture picture = telefork::run_on(arguments[1], [&] { return trace(mesh, samples); });

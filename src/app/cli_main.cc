@@ -130,6 +130,7 @@ class CommandLine {
   PsCommand ps_;
   KeygenCommand keygen_;
   TrustCommand trust_;
+  std::string trust_what_, trust_key_;
   std::string pid_;
   std::string cpu_;
   std::string libc_;
@@ -304,9 +305,16 @@ void CommandLine::add_keygen() {
 
 void CommandLine::add_trust() {
   CLI::App* sub = add("trust", "whose key may run what here, and which key a node must show",
-                      trust_.json, [this] { return trust_command(trust_); });
-  sub->add_option("WHAT", trust_.what, "KEY: let it in here. NODE KEY: that node has this key")
-      ->expected(1, 2);
+                      trust_.json, [this] {
+                        for (const std::string& word : {trust_what_, trust_key_}) {
+                          if (!word.empty()) trust_.what.push_back(word);
+                        }
+                        return trust_command(trust_);
+                      });
+  // Two, since CLI11 takes the brackets of an IPv6 address for those of a list where it expects
+  // one.
+  sub->add_option("WHAT", trust_what_, "KEY: let it in here. NODE KEY: that node has this key");
+  sub->add_option("KEY", trust_key_, "of that node");
   sub->add_option("--as", trust_.user, "of root's telepad: the user whom the key stands for");
   sub->add_flag("--list", trust_.list, "both lists");
   sub->add_option("--remove", trust_.remove, "a KEY or NODE: trust it no more");

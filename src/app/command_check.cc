@@ -31,13 +31,14 @@ ordered_json machine_json(Machine::Reader machine) {
   return {{"hostname", machine.getHostname().cStr()},
           {"kernel", machine.getKernelRelease().cStr()},
           {"architecture", machine.getArchitecture().cStr()},
-          {"cpu", machine.getCpuModel().cStr()}};
+          {"cpu", machine.getCpuModel().cStr()},
+          {"page_size", machine.getPageSize()}};
 }
 
 std::string describe_machine(Machine::Reader machine) {
-  return escape(fmt::format("{}: Linux {}, {}, {}", machine.getHostname().cStr(),
+  return escape(fmt::format("{}: Linux {}, {}, {}, pages of {} bytes", machine.getHostname().cStr(),
                             machine.getKernelRelease().cStr(), machine.getArchitecture().cStr(),
-                            machine.getCpuModel().cStr()));
+                            machine.getCpuModel().cStr(), machine.getPageSize()));
 }
 
 class Check {
@@ -152,11 +153,18 @@ void Check::open() {
   result_["node"]["name"] = command_.node;
   result_["node"]["telefork"] = opened_->reply->getCreator().cStr();
   auto hosting = opened_->reply->getHosting();
+  auto user = opened_->reply->getUser();
+  result_["node"]["user"] = {
+      {"uid", user.getUid()}, {"gid", user.getGid()}, {"sets_ids", user.getChoosesIds()}};
   result_["node"]["no_processes_because"] = hosting.getProcesses().cStr();
   result_["node"]["no_kept_ids_because"] = hosting.getIds().cStr();
   if (!command_.json) {
     print("{}: {} ({})\n", escape(command_.node), describe_machine(machine),
           escape(opened_->reply->getCreator().cStr()));
+  }
+  if (!command_.json && command_.pid == 0) {
+    print("  guests there are user {}{}\n", user.getUid(),
+          user.getChoosesIds() ? ", or whoever they are here" : "");
   }
   tell_lacks("take in processes", hosting.getProcesses().cStr());
   tell_lacks("let a process keep its ids, as run_on must", hosting.getIds().cStr());

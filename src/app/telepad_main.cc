@@ -46,10 +46,12 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "telepad " TELEFORK_VERSION);
   app.add_option("--socket", socket,
                  "listen on this socket (default: " + telefork::app::default_socket() + ")");
+  // One at a time: CLI11 would take the brackets of an IPv6 address for those of a list.
   app.add_option(
-      "--listen", listen,
-      "ADDR[:PORT]: listen there too, for those whose key is trusted (port 7335; default: "
-      "`listen` of the settings)");
+         "--listen", listen,
+         "ADDR[:PORT]: listen there too, for those whose key is trusted (port 7335; default: "
+         "`listen` of the settings)")
+      ->allow_extra_args(false);
   app.add_option("--keys", keys,
                  "the folder of this telepad's key and of trusted_keys (default: " +
                      telefork::app::telepad_folder() + ")");

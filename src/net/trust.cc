@@ -1,6 +1,7 @@
 #include "net/trust.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <functional>
 
@@ -107,9 +108,16 @@ KnownNode parse_known_node(const std::string& path, const Line& line) {
   return {node.text(), key, std::string(rest)};
 }
 
+// Names of hosts are the same in whatever case (RFC 4343).
+bool is_same_name(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](unsigned char x, unsigned char y) {
+    return std::tolower(x) == std::tolower(y);
+  });
+}
+
 bool is_node(std::string_view word, std::string_view node) {
   try {
-    return parse_node(word).text() == node;
+    return is_same_name(parse_node(word).text(), node);
   } catch (const Error&) {
     return false;
   }
@@ -222,7 +230,7 @@ std::optional<TrustedKey> find_key(const std::vector<TrustedKey>& keys, const Pu
 
 std::optional<KnownNode> find_node(const std::vector<KnownNode>& nodes, std::string_view node) {
   for (const KnownNode& entry : nodes) {
-    if (entry.node == node) return entry;
+    if (is_same_name(entry.node, node)) return entry;
   }
   return std::nullopt;
 }

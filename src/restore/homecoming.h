@@ -185,7 +185,7 @@ class Homecoming {
   int add_file(UniqueFd file);
   UniqueFd open_anew(int fd, image::schema::FileDescription::Reader description);
   void plan_descriptors();
-  void check_numbers(const std::set<int>& there);
+  void check_numbers();
   void give_files();
   void move_out_of_the_way();
   int next_number(FreeNumbers& free) const;

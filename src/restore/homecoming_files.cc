@@ -134,18 +134,21 @@ void Homecoming::plan_descriptors() {
   for (int fd : kernel::list_fds(parked_.pid())) {
     if (there.count(fd) == 0 && settings_.own_fds.count(fd) == 0) closings_.push_back(fd);
   }
-  check_numbers(there);
+  check_numbers();
 }
 
-void Homecoming::check_numbers(const std::set<int>& there) {
+// One that is above the limit, since that was lowered, only stays where it is.
+void Homecoming::check_numbers() {
   SyscallProgram program;
   tracee::Data data = program.buffer(sizeof(rlimit));
   program.call("reading the limit of descriptors", SYS_prlimit64, {0, RLIMIT_NOFILE, 0, data});
   auto limit = parked_.stub().run(program).object<rlimit>(data);
   max_fds_ = limit.rlim_cur;
-  if (there.empty() || static_cast<std::uint64_t>(*there.rbegin()) < max_fds_) return;
-  throw Error(Code::kResources, fmt::format("there is no descriptor {} here (limit nofile is {})",
-                                            *there.rbegin(), max_fds_));
+  for (const Placing& placing : placings_) {
+    if (placing.keeps || static_cast<std::uint64_t>(placing.fd) < max_fds_) continue;
+    throw Error(Code::kResources, fmt::format("there is no descriptor {} here (limit nofile is {})",
+                                              placing.fd, max_fds_));
+  }
 }
 
 // All that the process needs, into it: the pages first.

@@ -14,7 +14,7 @@ namespace {
 
 pid_t fork_leader() {
   pid_t leader = ::fork();
-  if (leader < 0) throw_errno("making the guest's process group");
+  if (leader < 0) throw_errno("making the guest's process group", Code::kResources);
   if (leader > 0) return leader;
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   for (;;) ::pause();
@@ -35,7 +35,7 @@ LeaderlessGroup::LeaderlessGroup(pid_t avoided) : leader_(fork_leader()) {
   if (::setpgid(leader_, leader_) == 0) return;
   int error = errno;
   end(leader_);
-  throw_errno("making the guest's process group", error);
+  throw_errno("making the guest's process group", error, Code::kResources);
 }
 
 void LeaderlessGroup::kill_leader() { ::kill(leader_, SIGKILL); }

@@ -3,6 +3,7 @@
 #include <cerrno>
 
 #include <fmt/format.h>
+#include <sys/utsname.h>
 
 #include "base/error.h"
 #include "base/shell_word.h"
@@ -22,14 +23,21 @@ using net::NodeAddress;
 // which an agent has from its telepad.
 std::string keys_option(const std::string& folder) { return "--keys " + quote_for_shell(folder); }
 
+// A call may go on from where it has come to.
+std::string this_host() {
+  utsname names{};
+  ::uname(&names);
+  return names.nodename;
+}
+
 net::Identity load_own(const std::string& folder) {
   try {
     return net::Identity::load(folder);
   } catch (const Error& error) {
     if (error.error() != ENOENT) throw;
     throw Error(Code::kUnauthorised,
-                fmt::format("there is no key of yours in {}: telefork keygen {} makes one", folder,
-                            keys_option(folder)));
+                fmt::format("there is no key of yours in {} on {}: telefork keygen {} makes one",
+                            folder, this_host(), keys_option(folder)));
   }
 }
 

@@ -72,14 +72,12 @@ std::unique_ptr<SshStream> SshStream::connect(const net::NodeAddress& node, cons
                                               const std::string& telepad) {
   auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
   auto [errors, errors_there] = make_pipe();
-  std::vector<std::string> arguments = {"-T",
-                                        "-a",
-                                        "-x",
-                                        "-oBatchMode=yes",
-                                        "-oControlMaster=no",
-                                        "-oClearAllForwardings=yes",
-                                        "-oRemoteCommand=none",
-                                        "-oConnectTimeout=10"};
+  std::vector<std::string> arguments = {"-T", "-a", "-x", "-oBatchMode=yes", "-oControlMaster=no",
+                                        "-oClearAllForwardings=yes", "-oRemoteCommand=none",
+                                        "-oPermitLocalCommand=no",
+                                        // Since OpenSSH 8.7.
+                                        "-oIgnoreUnknown=StdinNull,SessionType", "-oStdinNull=no",
+                                        "-oSessionType=default", "-oConnectTimeout=10"};
   if (!node.user.empty()) arguments.insert(arguments.end(), {"-l", node.user});
   arguments.insert(arguments.end(),
                    {"--", node.host, quote_for_shell(telepad) + " --stdio --quiet"});

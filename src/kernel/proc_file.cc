@@ -17,8 +17,8 @@
 namespace telefork::kernel {
 namespace {
 
-// seq_file fills at most its own buffer in one read(2), however large ours is.
-constexpr std::size_t kReadSize = 32 * 1024;
+// seq_file fills at most its own buffer in one read(2), a page most often, however large ours is.
+constexpr std::size_t kReadSize = 8 * 1024;
 // A link of /proc can be as long as a path is, plus " (deleted)"; the kernel makes it in one page.
 constexpr std::size_t kMaxLink = 4096 + 64;
 
@@ -34,7 +34,8 @@ bool process_exists(pid_t pid) { return ::access(fmt::format("/proc/{}", pid).c_
 
 // -1 and errno, or the number of bytes appended.
 ssize_t append_read(int fd, std::string& text) {
-  // Not from the heap: it would grow and shrink by this much for every small file.
+  // Not from the heap: it would grow and shrink by this much for every small file. Whoever calls
+  // may have a stack of 64 KiB, with a long environment on it.
   char buffer[kReadSize];
   ssize_t got;
   do {

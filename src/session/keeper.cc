@@ -394,7 +394,7 @@ void Keeper::let_go_home() {
     say_that_we_live();
     throw_if_lease_is_over();
   };
-  settings.kill = [this] { kill_descendants(); };
+  settings.kill = [] { kill_descendants(); };
   Homeward homeward(link_, *pump_, std::move(settings));
   if (!homeward.run()) return;
   guest_ = 0;

@@ -87,6 +87,8 @@ class Telepad {
         signals_({SIGCHLD, SIGTERM, SIGINT}),
         entrance_({settings_.listen, settings_.keys, settings_.keys_are_default,
                    settings_.programs.greeter}) {
+    // Ahead of whoever waits for it to listen.
+    if (!settings_.listen.empty()) watch_keys();
     if (!settings_.socket.empty()) {
       listener_.emplace(net::listen_unix(settings_.socket, settings_.socket_mode));
       spdlog::info("listening on {}", settings_.socket);
@@ -94,7 +96,6 @@ class Telepad {
     for (UniqueFd& connection : settings_.connections) greet(std::move(connection));
     settings_.connections.clear();
     if (settings_.input) greet_stdio();
-    if (!settings_.listen.empty()) watch_keys();
   }
 
   void run() {

@@ -33,9 +33,10 @@ void check_guarded(const std::string& path, const struct stat& status, unsigned 
   }
   if ((status.st_mode & forbidden) != 0) {
     bool writable = (status.st_mode & 022) != 0;
-    throw Error(Code::kUnauthorised,
-                fmt::format("{} can be {} by others: chmod go-rwx {}", path,
-                            writable ? "written" : "read", quote_for_shell(path)));
+    throw Error(
+        Code::kUnauthorised,
+        fmt::format("{} (mode {:04o}) can be {} by others: chmod go-rwx {}", path,
+                    status.st_mode & 07777U, writable ? "written" : "read", quote_for_shell(path)));
   }
 }
 

@@ -10,6 +10,7 @@
 #include <openssl/ssl.h>
 #include <sys/socket.h>
 
+#include "net/fd_stream.h"
 #include "net/tls_context.h"
 
 namespace telefork::net {
@@ -188,6 +189,19 @@ std::unique_ptr<TlsStream> TlsStream::accept(UniqueFd socket, std::string name,
   return stream;
 }
 
+// Its first record is read, so that the alert is not lost with bytes that nobody has taken.
+void TlsStream::turn_away(UniqueFd socket, std::string name, Deadline deadline) {
+  // RFC 8446, 5.1 and 6: a record of 2 bytes, fatal(2), internal_error(80).
+  constexpr std::array<unsigned char, 7> kAlert = {21, 3, 3, 0, 2, 2, 80};
+  FdStream stream(std::move(socket), std::move(name));
+  std::array<std::byte, kMaxRecord> record;
+  stream.read_exactly(std::span(record).first(kRecordHeader), deadline);
+  std::size_t length =
+      std::to_integer<std::size_t>(record[3]) << 8 | std::to_integer<std::size_t>(record[4]);
+  stream.read_exactly(std::span(record).first(std::min(length, kMaxRecord)), deadline);
+  stream.write_all(std::as_bytes(std::span(kAlert)), deadline);
+}
+
 const PublicKey& TlsStream::peer_key() const {
   TELEFORK_ASSERT(peer_.has_value());
   return *peer_;
@@ -263,6 +277,11 @@ void TlsStream::throw_from_handshake() {
   if (error == 0 || ERR_GET_REASON(error) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
     ::ERR_clear_error();
     throw_closed();
+  }
+  if (ERR_GET_REASON(error) == SSL_R_TLSV1_ALERT_INTERNAL_ERROR) {
+    ::ERR_clear_error();
+    throw Error(Code::kUnauthorised,
+                name_ + ": it cannot show its key; if it is a telepad, its log says why");
   }
   const bool about_keys = is_about_keys(error);
   throw Error(about_keys ? Code::kUnauthorised : Code::kUnreachable,

@@ -16,8 +16,9 @@
 // poll loop busy.
 //
 // A connection that ends without TLS's own end is kLost: bytes may be missing. The handshake throws
-// what the check of the peer's key threw; kUnauthorised where the other end refuses ours or does
-// not know the secret; else kUnreachable, for what answers there is no telepad, or none that works.
+// what the check of the peer's key threw; kUnauthorised where the other end refuses ours, has
+// none to show or does not know the secret; else kUnreachable, for what answers there is no
+// telepad, or none that works.
 #pragma once
 
 #include <chrono>
@@ -48,6 +49,8 @@ class TlsStream final : public Stream {
                                             std::span<const std::byte> secret, Deadline deadline);
   static std::unique_ptr<TlsStream> accept(UniqueFd socket, std::string name,
                                            std::span<const std::byte> secret, Deadline deadline);
+  // Of a server that has no key to show: tells whoever wants to shake hands so, and closes.
+  static void turn_away(UniqueFd socket, std::string name, Deadline deadline);
   ~TlsStream() override;
 
   using Stream::try_write;

@@ -252,6 +252,35 @@ TEST(TlsStream, CallsAPeerWithoutTlsUnreachable) {
   }
 }
 
+TEST(TlsStream, TellsAServerThatHasNoKeyToShowFromOneThatIsNoTelepad) {
+  Identity identity = Identity::make();
+  Ends ends = shake_hands(
+      [&](UniqueFd fd) {
+        return TlsStream::connect(std::move(fd), "node7", identity, accept_any, patience());
+      },
+      [&](UniqueFd fd) {
+        TlsStream::turn_away(std::move(fd), "peer", patience());
+        return std::unique_ptr<TlsStream>();
+      });
+  EXPECT_FALSE(ends.server.error);
+  ASSERT_TRUE(ends.client.error);
+  EXPECT_EQ(ends.client.error->code(), Code::kUnauthorised);
+  EXPECT_EQ(ends.client.error->text(),
+            "node7: it cannot show its key; if it is a telepad, its log says why");
+}
+
+TEST(TlsStream, TurnsAwayWhomeverItIs) {
+  for (std::string_view text :
+       {"\x16\x03\x01", "\x16\x03\x03\xff\xff", "SSH-2.0-OpenSSH_9.2\r\n"}) {
+    auto [one, other] = make_stream_pair();
+    one->write_all(std::as_bytes(std::span(text)), patience());
+    one->shutdown_write();
+    UniqueFd fd = other->release();
+    Error error = error_of([&] { TlsStream::turn_away(std::move(fd), "peer", patience()); });
+    EXPECT_EQ(error.code(), Code::kLost) << error.text();
+  }
+}
+
 TEST(TlsStream, DoesNotWaitForAHandshakeAfterTheDeadline) {
   Identity identity = Identity::make();
   auto [one, other] = make_socket_pair(SOCK_STREAM);

@@ -120,7 +120,8 @@ TEST_F(TrustFiles, ThatOthersCouldHaveWrittenAreRefusedByName) {
   write("trusted_keys", key(0), 0664);
   Error error = error_of([&] { read_trusted_keys(folder(), KeysFor::kOneUser); });
   EXPECT_EQ(error.code(), Code::kUnauthorised);
-  EXPECT_THAT(error.text(), HasSubstr(path("trusted_keys") + " can be written by others"));
+  EXPECT_THAT(error.text(),
+              HasSubstr(path("trusted_keys") + " (mode 0664) can be written by others"));
   write("trusted_keys", key(0), 0644);
   EXPECT_EQ(read_trusted_keys(folder(), KeysFor::kOneUser).size(), 1U);
 }

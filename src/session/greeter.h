@@ -8,7 +8,8 @@
 // secret was ever in its memory.
 //
 // The report is its first bytes to the telepad: one that says whether the handshake succeeded, and
-// then the key, or why it failed.
+// then the key, or why it failed. Where it has no key of its own to show the fault is this
+// machine's: the peer is told that there is one by an alert, and no more.
 #pragma once
 
 #include <span>
@@ -35,6 +36,8 @@ inline constexpr std::size_t kMaxGreeterReport = 512;
 // connection.
 std::size_t greeter_report_size(std::span<const std::byte> begun);
 net::PublicKey decode_greeter_report(std::span<const std::byte> report);
+// A failure that concerns whoever looks after this machine, and not the peer.
+bool is_fault_of_this_machine(std::span<const std::byte> report);
 std::string decode_greeter_failure(std::span<const std::byte> report);
 
 }  // namespace telefork::session

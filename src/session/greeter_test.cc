@@ -31,5 +31,13 @@ TEST(GreeterReport, HasTheKeyOrTheReason) {
   EXPECT_EQ(decode_greeter_failure(report_of(std::byte{0}, "why")), "why");
 }
 
+TEST(GreeterReport, SaysWhoseFaultItIs) {
+  EXPECT_FALSE(is_fault_of_this_machine({}));
+  EXPECT_FALSE(is_fault_of_this_machine(report_of(std::byte{0}, "why")));
+  EXPECT_TRUE(is_fault_of_this_machine(report_of(std::byte{2}, "why")));
+  EXPECT_EQ(greeter_report_size(report_of(std::byte{2}, "why")), kMaxGreeterReport);
+  EXPECT_EQ(decode_greeter_failure(report_of(std::byte{2}, "why")), "why");
+}
+
 }  // namespace
 }  // namespace telefork::session

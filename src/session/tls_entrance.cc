@@ -212,7 +212,10 @@ TlsEntrance::Progress TlsEntrance::advance(Handshake& handshake) {
     if (count < 0) throw_errno("hearing from its greeter");
     if (count == 0) {
       if (report.empty()) throw Error(Code::kLost, "its greeter has ended");
-      throw Error(Code::kUnauthorised, decode_greeter_failure(report));
+      std::string why = decode_greeter_failure(report);
+      if (!is_fault_of_this_machine(report)) throw Error(Code::kUnauthorised, why);
+      spdlog::error("{}: {}", handshake.who, why);
+      return Progress::kDone;
     }
     report.insert(report.end(), bytes.begin(), bytes.begin() + count);
   }

@@ -287,6 +287,17 @@ class Asking(KeysTest):
         self.assertIn("can be written by others: chmod go-rwx "
                       + shlex.quote(f"{self.served}/trusted_keys"), telepad.said())
 
+    def test_at_a_telepad_that_may_not_use_its_key_is_told_where_the_reason_is(self):
+        telepad = self.introduce()
+        key = self.served / "key.pem"
+        why = f"{key} (mode 0644) can be read by others: chmod go-rwx {shlex.quote(str(key))}\n"
+        os.chmod(key, 0o644)
+        self.refuses(self.call("check", telepad.node), 5, telepad.node, "its log says why")
+        self.assertIn(why, telepad.said())
+        self.refuses(self.call("run", telepad.node, "true"), 125, "not authorised", telepad.node)
+        os.chmod(key, 0o600)
+        self.assertEqual(self.call("check", telepad.node).returncode, 0)
+
     def without_privilege(self, *arguments):
         """To root no file is unreadable, unless it gives up what makes it so."""
         drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] * (os.geteuid() == 0)

@@ -489,6 +489,32 @@ TEST(HomecomingSignals, BringsActionsMasksAndPendingSignalsHome) {
   });
 }
 
+// What came for it here meanwhile, and was told to nobody, comes last.
+TEST(HomecomingSignals, KeepsTheOrderOfQueuedOnes) {
+  Journey journey([](Away& away) {
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGRTMIN);
+    VERIFY(::sigprocmask(SIG_BLOCK, &blocked, nullptr) == 0);
+    VERIFY(away.leave());
+    for (int value : {1, 2}) VERIFY(::sigqueue(::getpid(), SIGRTMIN, {.sival_int = value}) == 0);
+    away.come_home();
+    for (int value : {1, 2, 3, 4}) {
+      siginfo_t info{};
+      VERIFY(::sigwaitinfo(&blocked, &info) == SIGRTMIN);
+      VERIFY(info.si_value.sival_int == value);
+    }
+  });
+  journey.leave();
+  for (int value : {3, 4}) {
+    ASSERT_EQ(::sigqueue(journey.pid(), SIGRTMIN, {.sival_int = value}), 0);
+  }
+  journey.capture_guest();
+  journey.come_home(Way::kFile);
+  std::string said;
+  EXPECT_EQ(journey.finish(&said), 0) << said;
+}
+
 TEST(HomecomingSignals, BringsTimersHome) {
   expect_comes_home([](Away& away) {
     struct sigaction action {};

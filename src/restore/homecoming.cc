@@ -9,8 +9,10 @@
 
 #include "base/error.h"
 #include "kernel/procfs.h"
+#include "restore/siginfo.h"
 #include "restore/steps.h"
 #include "tracee/memory.h"
+#include "tracee/pending_signals.h"
 
 namespace telefork::restore {
 
@@ -173,9 +175,12 @@ void Homecoming::build_last_program(SyscallProgram& program) {
   add_signal_actions(signals, true, program);
   add_descriptors(program);
   add_timers(program);
-  auto pid = static_cast<pid_t>(parked_.stub().own_pid());
-  add_pending(signals.getPending(), pid, 0, program);
-  for (const siginfo_t& info : undelivered_) add_pending(info, pid, 0, program);
+  std::vector<siginfo_t> pending;
+  for (::capnp::Data::Reader bytes : signals.getPending()) {
+    pending.push_back(decode_siginfo(bytes));
+  }
+  pending.insert(pending.end(), undelivered_.begin(), undelivered_.end());
+  tracee::add_queueing_ahead(pending, parked_.stub(), program);
 }
 
 // Whatever of it was done. The first error is the one that matters.

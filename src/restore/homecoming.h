@@ -75,9 +75,9 @@ class Homecoming {
 
   // One record. False: it was the End. After an Error the process is parked as before.
   bool take(image::RecordSource& source);
-  // `signals` were taken from the process, and not delivered to the guest: they wait for it with
-  // those that waited there. Throws what stands in the way, by name. Code::kGone, and "was killed",
-  // mean that the process is gone too.
+  // `signals` were taken from the process, and not delivered to the guest: they wait for it behind
+  // those that waited there, and ahead of those that wait here. Throws what stands in the way, by
+  // name. Code::kGone, and "was killed", mean that the process is gone too.
   void apply(std::vector<siginfo_t> signals = {});
 
  private:

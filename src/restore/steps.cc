@@ -145,19 +145,16 @@ void add_signal_actions(image::schema::Signals::Reader signals, bool all, Syscal
   }
 }
 
-void add_pending(const siginfo_t& info, pid_t pid, pid_t tid, SyscallProgram& program) {
-  std::string name = fmt::format("queueing signal {}", info.si_signo);
-  if (tid == 0) {
-    program.call(name, SYS_rt_sigqueueinfo, {pid, info.si_signo, program.object(info)});
-  } else {
-    program.call(name, SYS_rt_tgsigqueueinfo, {pid, tid, info.si_signo, program.object(info)});
-  }
-}
-
 void add_pending(::capnp::List<::capnp::Data>::Reader pending, pid_t pid, pid_t tid,
                  SyscallProgram& program) {
   for (::capnp::Data::Reader bytes : pending) {
-    add_pending(decode_siginfo(bytes), pid, tid, program);
+    const siginfo_t info = decode_siginfo(bytes);
+    std::string name = fmt::format("queueing signal {}", info.si_signo);
+    if (tid == 0) {
+      program.call(name, SYS_rt_sigqueueinfo, {pid, info.si_signo, program.object(info)});
+    } else {
+      program.call(name, SYS_rt_tgsigqueueinfo, {pid, tid, info.si_signo, program.object(info)});
+    }
   }
 }
 

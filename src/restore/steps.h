@@ -41,7 +41,6 @@ void add_signal_actions(image::schema::Signals::Reader signals, bool all,
 // `tid` 0: of the process.
 void add_pending(::capnp::List<::capnp::Data>::Reader pending, pid_t pid, pid_t tid,
                  tracee::SyscallProgram& program);
-void add_pending(const siginfo_t& info, pid_t pid, pid_t tid, tracee::SyscallProgram& program);
 
 sigevent event_of(image::schema::PosixTimer::Reader timer);
 std::string timer_name(image::schema::PosixTimer::Reader timer);

@@ -7,12 +7,17 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/error.h"
 #include "protocol/link.h"
 
 namespace telefork::session {
 
 // As kill(2) or sigqueue(3) made it.
 inline siginfo_t sent_siginfo(protocol::schema::Signal::Reader signal) {
+  constexpr std::uint32_t kLast = 64;
+  if (signal.getNumber() < 1 || signal.getNumber() > kLast) {
+    throw Error(Code::kCorrupt, "a signal that was sent has no such number");
+  }
   siginfo_t info{};
   auto bytes = signal.getSiginfo();
   if (bytes.size() == sizeof(info)) std::memcpy(&info, bytes.begin(), sizeof(info));

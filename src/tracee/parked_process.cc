@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "kernel/procfs.h"
 #include "tracee/memory.h"
+#include "tracee/pending_signals.h"
 
 namespace telefork::tracee {
 namespace {
@@ -41,16 +42,6 @@ RemotePtr find_lowest_gap(pid_t pid, std::uint64_t size) {
     candidate = std::max(candidate, vma.end + kPageSize);
   }
   return candidate;
-}
-
-void add_queueing(SyscallProgram& program, const siginfo_t& info, pid_t pid, pid_t tid) {
-  std::string name = fmt::format("queueing signal {}", info.si_signo);
-  Data data = program.object(info);
-  if (info.si_code == SI_TKILL) {
-    program.call(name, SYS_rt_tgsigqueueinfo, {pid, tid, info.si_signo, data});
-  } else {
-    program.call(name, SYS_rt_sigqueueinfo, {pid, info.si_signo, data});
-  }
 }
 
 }  // namespace
@@ -324,11 +315,9 @@ void ParkedProcess::roll_back(std::span<const siginfo_t> undelivered) {
     set_lease({});
     SyscallProgram program;
     add_rearming(program, false);
-    auto queue = [&](const siginfo_t& info) {
-      add_queueing(program, info, stub_->own_pid(), stub_->own_tid());
-    };
-    std::for_each(undelivered.begin(), undelivered.end(), queue);
-    if (last) queue(*last);
+    std::vector<siginfo_t> signals(undelivered.begin(), undelivered.end());
+    if (last) signals.push_back(*last);
+    add_queueing_ahead(signals, *stub_, program);
     stub_->run(program);
   }
   for (const Parked& parked : parked_) unpark(thread(parked.tid), parked);

@@ -104,7 +104,7 @@ class ParkedProcess {
   std::optional<siginfo_t> end_waiting();
 
   // Every thread as it was, the stub gone, the timers armed with what they had left, and these
-  // signals queued.
+  // signals queued ahead of those that wait for it by then.
   void roll_back(std::span<const siginfo_t> undelivered);
 
   // Ends the process with this exit status.

@@ -103,6 +103,20 @@ pid_t take_id(pid_t id) {
   for (;;) ::pause();
 }
 
+// Takes the id of a thread that was begun there.
+void come_home_with_another_id(Journey& journey, Way way) {
+  journey.leave();
+  journey.capture_guest();
+  const pid_t id = thread_begun_there(journey);
+  ASSERT_EQ(take_id(id), id);
+  journey.come_home(way);
+  // It has the victim's streams too, whose end is waited for.
+  ::kill(id, SIGKILL);
+  EXPECT_EQ(::waitpid(id, nullptr, 0), id);
+  std::string said;
+  EXPECT_EQ(journey.finish(&said), 0) << said;
+}
+
 TEST(HomecomingThreads, HaveAnotherIdWhereTheirOwnIsTaken) {
   if (!kernel::may_choose_ids()) GTEST_SKIP() << "needs: root";
   Journey journey([](Away& away) {
@@ -122,15 +136,43 @@ TEST(HomecomingThreads, HaveAnotherIdWhereTheirOwnIsTaken) {
     go = true;
     begun.join();
   });
-  journey.leave();
-  journey.capture_guest();
-  const pid_t id = thread_begun_there(journey);
-  ASSERT_EQ(take_id(id), id);
-  journey.come_home(Way::kFile);
-  std::string said;
-  EXPECT_EQ(journey.finish(&said), 0) << said;
-  ::kill(id, SIGKILL);
-  EXPECT_EQ(::waitpid(id, nullptr, 0), id);
+  come_home_with_another_id(journey, Way::kFile);
+}
+
+// One that it gives back, and one that it holds to its end.
+TEST(HomecomingThreads, HoldTheirRobustLocksUnderAnotherId) {
+  if (!kernel::may_choose_ids()) GTEST_SKIP() << "needs: root";
+  for (Way way : kWays) {
+    Journey journey([](Away& away) {
+      VERIFY(away.leave());
+      pthread_mutexattr_t robust;
+      VERIFY(::pthread_mutexattr_init(&robust) == 0);
+      VERIFY(::pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST) == 0);
+      pthread_mutex_t given_back;
+      VERIFY(::pthread_mutex_init(&given_back, &robust) == 0);
+      VERIFY(::pthread_mutexattr_setprotocol(&robust, PTHREAD_PRIO_INHERIT) == 0);
+      pthread_mutex_t kept;
+      VERIFY(::pthread_mutex_init(&kept, &robust) == 0);
+      std::atomic<pid_t> there{0};
+      std::atomic<bool> go{false};
+      std::thread begun([&] {
+        VERIFY(::pthread_mutex_lock(&given_back) == 0);
+        VERIFY(::pthread_mutex_lock(&kept) == 0);
+        there = ::gettid();
+        while (!go) std::this_thread::yield();
+        VERIFY(::gettid() != there);
+        VERIFY(::pthread_mutex_unlock(&given_back) == 0);
+      });
+      while (there == 0) std::this_thread::yield();
+      away.come_home();
+      VERIFY(::pthread_mutex_trylock(&given_back) == EBUSY);
+      go = true;
+      begun.join();
+      VERIFY(::pthread_mutex_lock(&given_back) == 0);
+      VERIFY(::pthread_mutex_lock(&kept) == EOWNERDEAD);
+    });
+    come_home_with_another_id(journey, way);
+  }
 }
 
 TEST(HomecomingThreads, EndsThoseThatHaveEndedThere) {

@@ -138,6 +138,7 @@ void Homecoming::prepare() {
   sort_what_came();
   read_threads();
   check_threads();
+  find_locks();
   with_context("making room for its memory", [&] {
     grow_heap();
     grow_stacks();

@@ -37,6 +37,7 @@
 #include "restore/free_numbers.h"
 #include "restore/map_plan.h"
 #include "restore/page_reception.h"
+#include "restore/robust_list.h"
 #include "tracee/parked_process.h"
 
 namespace telefork::restore {
@@ -171,6 +172,7 @@ class Homecoming {
   std::vector<Run> runs_in(Range range) const;
   std::vector<Run> runs_in_place(const MapPiece& piece) const;
   std::vector<Range> dropped_in(Range range) const;
+  std::optional<std::uint64_t> read_what_came(RemotePtr at) const;
   void add_memory(tracee::SyscallProgram& program);
   void add_kept_piece(const MapPiece& piece, tracee::SyscallProgram& program);
   void add_moved_piece(const Staged& staged, tracee::SyscallProgram& program) const;
@@ -199,6 +201,7 @@ class Homecoming {
   bool lives_on(const HomeThread& home) const;
   pid_t own_tid_of(std::uint32_t tid) const;
   void check_threads() const;
+  void find_locks();
   void begin_threads();
   void begin_thread(image::schema::Thread::Reader thread, Range stack, RemotePtr address,
                     RemotePtr counter);
@@ -273,6 +276,8 @@ class Homecoming {
   std::map<std::uint32_t, pid_t> begun_;       // the image's tid -> as the process sees it
   std::map<std::uint32_t, pid_t> begun_here_;  // ... -> as the tracer sees it
   std::vector<std::pair<RemotePtr, std::uint32_t>> id_changes_;
+  std::vector<std::pair<RemotePtr, std::uint32_t>> lock_changes_;
+  std::map<std::uint32_t, std::vector<HeldLock>> locks_;  // of threads that were begun there
   std::vector<std::pair<HomeThread, tracee::TracedThread::RseqArea>> released_rseq_;
   std::set<std::uint32_t> new_timers_;
   std::vector<int> old_timers_;

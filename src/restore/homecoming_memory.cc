@@ -6,12 +6,14 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/file_io.h"
 #include "kernel/abi.h"
 #include "kernel/procfs.h"
 #include "restore/homecoming.h"
+#include "tracee/memory.h"
 
 namespace telefork::restore {
 namespace {
@@ -188,6 +190,26 @@ std::vector<Range> Homecoming::dropped_in(Range range) const {
     found.push_back(intersect(*next, range));
   }
   return found;
+}
+
+// The word that will be there, where `at` is a multiple of its size. Before fill_staged(), which
+// moves what waits.
+std::optional<std::uint64_t> Homecoming::read_what_came(RemotePtr at) const {
+  std::uint64_t word = 0;
+  const Range range{at, sizeof(word)};
+  if (!dropped_in(range).empty()) return word;
+  const std::vector<Run> runs = runs_in(range);
+  const auto bytes = std::as_writable_bytes(std::span(&word, 1));
+  if (!runs.empty() && !runs[0].staged) {
+    auto offset = static_cast<off_t>(runs[0].offset);
+    if (::pread(pages_.get(), &word, sizeof(word), offset) != ssize_t{sizeof(word)}) {
+      throw_errno("reading what came");
+    }
+    return word;
+  }
+  const RemotePtr here = runs.empty() ? at : runs[0].staged;
+  if (tracee::try_read_memory(parked_.pid(), here, bytes) != bytes.size()) return std::nullopt;
+  return word;
 }
 
 // Everything that is not at home, or not there; in the way of nothing.

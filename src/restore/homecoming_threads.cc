@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "base/error.h"
 #include "kernel/abi.h"
@@ -66,6 +67,16 @@ void Homecoming::check_threads() const {
   }
 }
 
+// Of those that were begun there, while what came can be read.
+void Homecoming::find_locks() {
+  for (const image::Record& record : threads_) {
+    auto thread = record.get<Thread>();
+    if (home_thread(thread.getTid()) != nullptr) continue;
+    locks_[thread.getTid()] = find_held_locks(RemotePtr(thread.getRobustList()), thread.getTid(),
+                                              [this](RemotePtr at) { return read_what_came(at); });
+  }
+}
+
 // They wait at the gate, behind which they end: until the flip says something else.
 void Homecoming::begin_threads() {
   tracee::Stub& stub = parked_.stub();
@@ -117,6 +128,9 @@ void Homecoming::begin_thread(Thread::Reader thread, Range stack, RemotePtr addr
   begun_[thread.getTid()] = static_cast<pid_t>(own_tid);
   if (own_tid != thread.getTid()) {
     id_changes_.emplace_back(RemotePtr(thread.getClearChildTid()), own_tid);
+    for (const HeldLock& lock : locks_[thread.getTid()]) {
+      lock_changes_.emplace_back(lock.word, lock.value_for(own_tid));
+    }
   }
   for (pid_t tid : kernel::list_threads(parked_.pid())) {
     if (kernel::read_status(tid).ns_pids.back() != static_cast<pid_t>(own_tid)) continue;
@@ -161,10 +175,27 @@ void Homecoming::retake_rseq() {
   released_rseq_.clear();
 }
 
-// Into the thread control blocks of those that could not have their ids.
+namespace {
+
+// The kernel writes it: where it may not be written nothing happens.
+void add_owner(RemotePtr word, std::uint32_t value, pid_t own_pid, SyscallProgram& program) {
+  tracee::Data from = program.object(iovec{nullptr, sizeof(value)});
+  program.point(from, program.object(value));
+  tracee::Data to = program.object(iovec{reinterpret_cast<void*>(word.value()), sizeof(value)});
+  program.call_any("telling a lock its owner's id", SYS_process_vm_writev,
+                   {own_pid, from, 1, to, 1, 0});
+}
+
+}  // namespace
+
+// Into the thread control blocks of those that could not have their ids, and the robust locks that
+// they hold.
 void Homecoming::add_thread_ids(SyscallProgram& program) const {
   for (const auto& [address, tid] : id_changes_) {
     program.copy("telling a thread its id", address, program.object(tid), sizeof(tid));
+  }
+  for (const auto& [word, value] : lock_changes_) {
+    add_owner(word, value, static_cast<pid_t>(parked_.stub().own_pid()), program);
   }
 }
 

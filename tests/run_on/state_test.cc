@@ -252,18 +252,23 @@ struct Locks {
     }
   }
   // By who holds them under another id now: docs/limits.md.
-  void be_useless() {
+  void be_useless_but_for_robust_ones() {
     require_equal(pthread_mutex_trylock(&recursive), EBUSY);
-    for (pthread_mutex_t* mutex : {&recursive, &checked, &inheriting, &robust}) {
+    for (pthread_mutex_t* mutex : {&recursive, &checked, &inheriting}) {
       require_equal(pthread_mutex_unlock(mutex), EPERM);
     }
-    require_equal(pthread_mutex_unlock(&plain), 0);
+    for (pthread_mutex_t* mutex : {&robust, &plain}) {
+      require_equal(pthread_mutex_unlock(mutex), 0);
+    }
   }
   // By somebody else, afterwards.
   void take_over() {
-    for (pthread_mutex_t* mutex : {&recursive, &checked, &inheriting, &robust, &plain}) {
+    for (pthread_mutex_t* mutex : {&recursive, &checked, &inheriting}) {
       require_equal(pthread_mutex_lock(mutex), 0);
     }
+  }
+  void take_over_robust_ones() {
+    for (pthread_mutex_t* mutex : {&robust, &plain}) require_equal(pthread_mutex_lock(mutex), 0);
     require_equal(pthread_mutex_lock(&kept), EOWNERDEAD);
   }
 };
@@ -306,7 +311,7 @@ void go_on_with(Holder& holder) {
   if (gettid() == holder.tid) {
     holder.locks.use_as_before();
   } else {
-    holder.locks.be_useless();
+    holder.locks.be_useless_but_for_robust_ones();
   }
 }
 
@@ -330,9 +335,10 @@ TEST_P(ACall, BringsThreadsHomeWithTheIdsThatTheyHadThereWhereItMayChoose) {
       first.go_on();
       second.go_on();
       waiting.join();
-      if (!may_choose) continue;
-      first.locks.take_over();
-      second.locks.take_over();
+      for (Holder* holder : {&first, &second}) {
+        holder->locks.take_over_robust_ones();
+        if (may_choose) holder->locks.take_over();
+      }
     }
   });
   EXPECT_TRUE(went_well(outcome));

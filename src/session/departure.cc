@@ -12,7 +12,6 @@
 
 #include "base/error.h"
 #include "image/image.capnp.h"
-#include "kernel/pid_space.h"
 #include "kernel/pidfd.h"
 #include "migrate/save.h"
 #include "session/description.h"
@@ -120,12 +119,7 @@ void Departure::announce() {
     prepare.setCpuForce(request_.cpu_force);
     prepare.setLibcForce(request_.libc_force);
     prepare.setDetached(request_.detach);
-    // Those of threads that it begins there are to be free here when it comes home.
-    const std::vector<pid_t> ids = kernel::choose_ids_for(request_.pid);
-    auto new_ids = prepare.initNewIds(static_cast<unsigned>(ids.size()));
-    for (unsigned i = 0; i < new_ids.size(); ++i) {
-      new_ids.set(i, static_cast<std::uint32_t>(ids[i]));
-    }
+    say_new_ids(request_.pid, prepare);
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
   });

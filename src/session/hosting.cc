@@ -1,5 +1,7 @@
 #include "session/hosting.h"
 
+#include <vector>
+
 #include <fmt/format.h>
 
 #include "base/error.h"
@@ -48,6 +50,12 @@ void check_hosting(const protocol::schema::HelloReply::Reader& reply, const std:
     throw Error(Code::kRefused, fmt::format("the process must keep its ids, and cannot on {}: {}",
                                             node, hosting.getIds().cStr()));
   }
+}
+
+void say_new_ids(pid_t pid, protocol::schema::Prepare::Builder prepare) {
+  const std::vector<pid_t> ids = kernel::choose_ids_for(pid);
+  auto list = prepare.initNewIds(static_cast<unsigned>(ids.size()));
+  for (unsigned i = 0; i < list.size(); ++i) list.set(i, static_cast<std::uint32_t>(ids[i]));
 }
 
 void check_detaching(const protocol::ReceivedHelloReply& reply, const std::string& node) {

@@ -9,6 +9,8 @@
 
 #include <string>
 
+#include <sys/types.h>
+
 #include "kernel/yama.h"
 #include "protocol/handshake.h"
 
@@ -33,6 +35,9 @@ bool lets_keep_ids(const protocol::schema::HelloReply::Reader& reply);
 // Throws kRefused. A telepad that is too old to say it says nothing against it.
 void check_hosting(const protocol::schema::HelloReply::Reader& reply, const std::string& node,
                    bool keeps_ids);
+
+// Which ids the threads that process `pid` begins there are to have: free here when it comes home.
+void say_new_ids(pid_t pid, protocol::schema::Prepare::Builder prepare);
 
 // Throws kRefused where no guest can stay there without a home.
 void check_detaching(const protocol::ReceivedHelloReply& reply, const std::string& node);

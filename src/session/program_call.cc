@@ -8,7 +8,6 @@
 
 #include "base/error.h"
 #include "capture/libc_identity.h"
-#include "kernel/pid_space.h"
 #include "kernel/pidfd.h"
 #include "migrate/save.h"
 #include "net/address.h"
@@ -167,11 +166,7 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
     prepare.setPidRequired(true);
     prepare.setSessionFd(static_cast<std::uint32_t>(caller.session_fd));
     prepare.setCaller(static_cast<std::uint32_t>(caller.tid));
-    const std::vector<pid_t> ids = kernel::choose_ids_for(program_);
-    auto new_ids = prepare.initNewIds(static_cast<unsigned>(ids.size()));
-    for (unsigned i = 0; i < new_ids.size(); ++i) {
-      new_ids.set(i, static_cast<std::uint32_t>(ids[i]));
-    }
+    say_new_ids(program_, prepare);
   });
 }
 

@@ -20,7 +20,10 @@ int main() {
   void* part = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   char* own = static_cast<char*>(
       mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  // Where the child is to have one half: kept free, for anything may lie at an address made up.
+  void* elsewhere = mmap(nullptr, kSize / 2, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   const int file = memfd_create("mapped", 0);
+  VICTIM_CHECK(elsewhere != MAP_FAILED);
   VICTIM_CHECK(both != MAP_FAILED && part != MAP_FAILED && own != MAP_FAILED);
   VICTIM_CHECK(ftruncate(file, kSize) == 0);
   auto* memfd =
@@ -39,7 +42,7 @@ int main() {
   if (child == 0) {
     // The child keeps one half of one of them, at another address.
     void* moved = mremap(static_cast<char*>(part) + kSize / 2, kSize / 2, kSize / 2,
-                         MREMAP_MAYMOVE | MREMAP_FIXED, static_cast<char*>(part) - 16 * kSize);
+                         MREMAP_MAYMOVE | MREMAP_FIXED, elsewhere);
     VICTIM_CHECK(moved != MAP_FAILED && munmap(part, kSize / 2) == 0);
     auto* here = static_cast<volatile int*>(moved);
     own[0] = 'c';
@@ -53,10 +56,10 @@ int main() {
     std::strcpy(memfd + 4096, "back");
     _exit(0);
   }
+  close(told[1]);
   char done;
   VICTIM_CHECK(read(told[0], &done, 1) == 1);
   close(told[0]);
-  close(told[1]);
   VICTIM_REFUSED_BY_MOVE("it has children, and cannot go with them yet");
   victim_ready();
   victim_wait();

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
 #include <sys/mount.h>
@@ -41,6 +43,18 @@ int try_pid_namespace(int flags) {
 pid_t read_last_pid() {
   const std::string text = try_read_system_file(kLastPidPath);
   return text.empty() ? 0 : static_cast<pid_t>(parse_decimal(text, kLastPidPath));
+}
+
+// Of a root that is now another mount namespace's. A path leads from it to what can be seen of it
+// here, so there is none from the top (d_path() in fs/d_path.c); or errno is EXDEV.
+bool is_top_of_its_mounts(int root) {
+  char name[32] = "/proc/self/fd/";
+  std::to_chars(name + std::strlen(name), name + sizeof(name) - 1, root);
+  char path[2];
+  const ssize_t length = ::readlink(name, path, sizeof path);
+  if (length == 1) return true;
+  if (length > 1) errno = EXDEV;
+  return false;
 }
 
 }  // namespace
@@ -99,10 +113,15 @@ std::vector<pid_t> choose_ids_for(pid_t pid) {
 }
 
 int mount_own_proc() {
+  const int root = ::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (root < 0) return errno;
   bool done = ::unshare(CLONE_NEWNS) == 0 &&
               ::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0 &&
+              is_top_of_its_mounts(root) &&
               ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) == 0;
-  return done ? 0 : errno;
+  const int error = done ? 0 : errno;
+  ::close(root);
+  return error;
 }
 
 UserNamespaceBar user_namespace_bar(std::uint64_t max_user_namespaces, bool unprivileged_clone,
@@ -118,6 +137,10 @@ UserNamespaceBar read_user_namespace_bar() {
 }
 
 std::string explain_no_pid_namespace(int error, UserNamespaceBar bar) {
+  if (error == EXDEV) {
+    return "telefork runs in a chroot here, where no path of another mount namespace can be told; "
+           "have it in a root of its own (pivot_root(2)), as containers do";
+  }
   switch (bar) {
     case UserNamespaceBar::kLimit:
       return fmt::format(

@@ -41,7 +41,9 @@ pid_t choose_stretch(pid_t last, pid_t limit, unsigned salt,
 std::vector<pid_t> choose_ids_for(pid_t pid);
 
 // In a process that has come into a pid namespace: a mount namespace, and in it the /proc of those
-// pids. An errno, or 0. System calls only. EPERM where a part of /proc is hidden, as containers do.
+// pids. An errno, or 0. System calls only. EPERM where a part of /proc is hidden, as containers do;
+// EXDEV after a chroot(2): seen from outside, paths in there would be the ones of the whole
+// machine.
 int mount_own_proc();
 
 // What keeps a plain user from making user namespaces.

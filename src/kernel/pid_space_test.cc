@@ -2,10 +2,16 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kernel/procfs.h"
@@ -33,6 +39,28 @@ TEST(ExplainNoPidNamespace, NamesTheSettingAndWhatHelps) {
   EXPECT_THAT(explain(ENOSPC, UserNamespaceBar::kNone), HasSubstr("have root raise"));
   EXPECT_THAT(explain(EPERM, UserNamespaceBar::kNone),
               HasSubstr("(Operation not permitted), as in many containers; have it allowed"));
+}
+
+// In a child, for there is no way back.
+TEST(TryPidNamespace, SaysThatItIsInAChroot) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  const std::string folder = std::filesystem::temp_directory_path() / "telefork-chroot.XXXXXX";
+  std::vector<char> name(folder.c_str(), folder.c_str() + folder.size() + 1);
+  ASSERT_NE(::mkdtemp(name.data()), nullptr);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const bool inside = ::unshare(CLONE_NEWNS) == 0 &&
+                        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+                        ::mount("/", name.data(), nullptr, MS_BIND | MS_REC, nullptr) == 0 &&
+                        ::chroot(name.data()) == 0 && ::chdir("/") == 0;
+    ::_exit(inside ? try_pid_namespace() : 255);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), EXDEV);
+  EXPECT_EQ(::rmdir(name.data()), 0);
+  EXPECT_THAT(explain_no_pid_namespace(EXDEV, UserNamespaceBar::kNone), HasSubstr("in a chroot"));
 }
 
 pid_t choose(pid_t last, pid_t limit, unsigned salt, pid_t first_taken = 0, pid_t last_taken = 0) {

@@ -369,9 +369,12 @@ void RunOnSession::on_failure(const Error& error) {
   protocol::Link& link = call_.link();
   link.set_interrupt(-1, {});
   if (over_) return;
+  // Who has ended is the guest: its caller is here, and has lost it.
+  Error told = error;
+  if (told.code() == Code::kGone) told.set_code(Code::kLost);
   if (state_ == SourceState::kSending) {
     // Nothing has run there: the program need not wait for the node.
-    roll_back(error);
+    roll_back(told);
     link.fail(error);
     return;
   }
@@ -385,7 +388,7 @@ void RunOnSession::on_failure(const Error& error) {
     step(SourceEvent::kFence);
     if (!confirmed) text += "; nobody there can be asked, and its lease is over";
   }
-  roll_back(Error(error.code(), text));
+  roll_back(Error(told.code(), text));
 }
 
 // The verdict comes first: the caller reads it as soon as it can. What signals have done there is

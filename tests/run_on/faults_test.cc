@@ -23,6 +23,7 @@ constexpr Case kCases[] = {
     {Victim::kAgents, "the agent and its sessions"},
     {Victim::kFirstAgent, "the agent"},
     {Victim::kKeepers, "the keepers"},
+    {Victim::kGuest, "the guest"},
     {Victim::kTelepad, "the telepad"},
     {Victim::kCable, "the cable"},
     {Victim::kSilence, "what passes the cable"},
@@ -45,7 +46,7 @@ class ACallAtAStep : public AStep {
           std::memset(memory.data(), 't', memory.size());
         });
       } catch (const telefork::Error& error) {
-        text = std::string("failed: ") + error.what();
+        text = std::string(error.code() == TELEFORK_GONE ? "gone: " : "failed: ") + error.what();
       }
       bool is_new = memory == std::vector<char>(memory.size(), 't');
       bool is_old = memory == std::vector<char>(memory.size(), 'h');

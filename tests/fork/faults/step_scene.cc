@@ -67,6 +67,12 @@ bool is_victim(Victim victim, const Process& process, pid_t program, pid_t stopp
     }
     case Victim::kKeepers:
       return named("telefork-keeper");
+    case Victim::kGuest: {
+      auto parent = look_at(process.parent);
+      return !named("telefork-") && parent &&
+             (parent->name.starts_with("telefork-keeper") ||
+              parent->name.starts_with("telefork-init"));
+    }
     case Victim::kTelepad:
       return named("telepad");
     case Victim::kCable:
@@ -251,7 +257,7 @@ void AStep::check(const Case& one) {
   for (const Process& process : processes) {
     if (!is_victim(one.victim, process, program.pid, stopped)) continue;
     // A process whose threads are traced is not gone before its tracer, who is held, has seen it.
-    if (one.victim == Victim::kProgram) {
+    if (one.victim == Victim::kProgram || one.victim == Victim::kGuest) {
       kill(process.pid, SIGKILL);
     } else {
       kill_and_await(process.pid);

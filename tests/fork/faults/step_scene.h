@@ -24,6 +24,7 @@ enum class Victim {
   kAgents,
   kFirstAgent,
   kKeepers,
+  kGuest,  // or what is to become it
   kTelepad,
   kCable,    // of `tls`: it is cut
   kSilence,  // nothing passes it any more, and nobody is told

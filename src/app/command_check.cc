@@ -32,13 +32,16 @@ ordered_json machine_json(Machine::Reader machine) {
           {"kernel", machine.getKernelRelease().cStr()},
           {"architecture", machine.getArchitecture().cStr()},
           {"cpu", machine.getCpuModel().cStr()},
-          {"page_size", machine.getPageSize()}};
+          {"page_size", machine.getPageSize()},
+          {"libc", machine.getLibc().cStr()}};
 }
 
 std::string describe_machine(Machine::Reader machine) {
-  return escape(fmt::format("{}: Linux {}, {}, {}, pages of {} bytes", machine.getHostname().cStr(),
-                            machine.getKernelRelease().cStr(), machine.getArchitecture().cStr(),
-                            machine.getCpuModel().cStr(), machine.getPageSize()));
+  return escape(fmt::format(
+      "{}: Linux {}, {}, {}, pages of {} bytes{}", machine.getHostname().cStr(),
+      machine.getKernelRelease().cStr(), machine.getArchitecture().cStr(),
+      machine.getCpuModel().cStr(), machine.getPageSize(),
+      machine.getLibc().size() == 0 ? "" : fmt::format(", {}", machine.getLibc().cStr())));
 }
 
 class Check {

@@ -29,6 +29,7 @@ struct Machine {
   clockRealtime @8 :Int64;    # at the same instant as the next two
   clockMonotonic @9 :Int64;
   clockBoottime @10 :Int64;
+  libc @11 :Text;             # "glibc 2.36": telefork's there; empty where nobody said
 }
 
 struct Header {

@@ -1,11 +1,15 @@
 #include "protocol/machine.h"
 
 #include <ctime>
+#include <string>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <gnu/libc-version.h>
+#endif
 
 #include "base/error.h"
 #include "kernel/procfs_system.h"
@@ -19,6 +23,15 @@ std::int64_t read_clock(clockid_t clock) {
   timespec time{};
   if (::clock_gettime(clock, &time) != 0) throw_errno("reading a clock");
   return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
+// That of this program; as it is linked, also the machine's.
+std::string name_libc() {
+#ifdef __GLIBC__
+  return std::string("glibc ") + ::gnu_get_libc_version();
+#else
+  return "";
+#endif
 }
 
 [[noreturn]] void refuse(Machine::Reader source, Machine::Reader destination,
@@ -69,6 +82,7 @@ void gather_machine(Machine::Builder machine) {
   machine.setHostname(names.nodename);
   machine.setBootId(kernel::read_boot_id());
   machine.setKernelRelease(names.release);
+  machine.setLibc(name_libc());
   machine.setPageSize(static_cast<std::uint32_t>(::sysconf(_SC_PAGESIZE)));
   machine.setClockRealtime(read_clock(CLOCK_REALTIME));
   machine.setClockMonotonic(read_clock(CLOCK_MONOTONIC));

@@ -146,8 +146,11 @@ void write_guarded(const std::string& path, const std::string& content) {
 }
 
 void make_guarded_folder(const std::string& path) {
-  // ~/.config may be missing too.
-  ::mkdir(folder_of(path).c_str(), 0700);
+  // ~/.config may be missing too, or all of a path that is asked for.
+  for (std::size_t end = path.find('/', 1); end != std::string::npos;
+       end = path.find('/', end + 1)) {
+    ::mkdir(path.substr(0, end).c_str(), 0700);
+  }
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) throw_errno("making " + path);
   check_folder(path);
 }

@@ -101,6 +101,15 @@ class Keygen(KeysTest):
         for name in ("key.pem", "cert.pem"):
             self.assertEqual(stat.S_IMODE((self.own / name).stat().st_mode), 0o600)
 
+    def test_makes_the_folders_that_lead_there(self):
+        folder = self.own / "some" / "where" / "keys"
+        self.assertRegex(self.keygen("--keys", folder), f"^{KEY}$")
+        for made in (folder, folder.parent, folder.parent.parent):
+            self.assertEqual(stat.S_IMODE(made.stat().st_mode), 0o700)
+        (self.folder / "file").write_bytes(b"")
+        self.refuses(self.call("keygen", "--keys", self.folder / "file" / "keys"), 1,
+                     str(self.folder / "file" / "keys"), "Not a directory")
+
     def test_replaces_none_unless_told_to(self):
         key = self.keygen()
         before = (self.own / "key.pem").read_bytes()

@@ -60,8 +60,10 @@ void fill_scheduling(pid_t tid, image::schema::Thread::Builder record) {
   if (::sched_getaffinity(tid, sizeof(cpus), &cpus) != 0) {
     throw_errno(fmt::format("reading the affinity of {}", tid));
   }
-  // All that there are is no choice of the program's: it may use all that there are there too.
-  if (CPU_COUNT(&cpus) < ::sysconf(_SC_NPROCESSORS_ONLN)) record.setAffinity(as_data(cpus));
+  // All that there are is no choice of the program's: it may use all that there are there too. The
+  // number is a file for sysconf(3) to read.
+  static const long all = ::sysconf(_SC_NPROCESSORS_ONLN);
+  if (CPU_COUNT(&cpus) < all) record.setAffinity(as_data(cpus));
 }
 
 }  // namespace
@@ -107,8 +109,7 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
   pid_t tid = thread.tid();
   ::capnp::MallocMessageBuilder message;
   auto record = message.initRoot<image::schema::Thread>();
-  kernel::Status status = kernel::read_status(tid);
-  record.setTid(static_cast<std::uint32_t>(status.ns_pids.back()));
+  record.setTid(stub.own_tid());
   record.setComm(kernel::read_comm(survey_.pid, tid));
 
   tracee::Registers registers = stub.original().registers;
@@ -136,7 +137,7 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
   record.setClearChildTid(own.clear_child_tid);
   record.setTimerSlack(own.timer_slack);
   record.setParentDeathSignal(static_cast<std::uint32_t>(own.parent_death_signal));
-  record.setSeccompMode(static_cast<std::uint32_t>(status.seccomp));
+  record.setSeccompMode(static_cast<std::uint32_t>(stub.seccomp()));
   fill_robust_list(tid, record);
   fill_scheduling(tid, record);
   const std::vector<siginfo_t>& pending = pending_of_threads_[tid];

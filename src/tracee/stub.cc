@@ -140,6 +140,7 @@ void Stub::choose_stop_signal(std::uint64_t awaited_signals) {
   kernel::Status status = kernel::read_status(thread_.tid());
   own_pid_ = static_cast<std::uint32_t>(status.ns_tgids.back());
   own_tid_ = static_cast<std::uint32_t>(status.ns_pids.back());
+  seccomp_ = status.seccomp;
   std::uint64_t taken =
       status.caught | status.thread_pending | status.shared_pending | awaited_signals;
   for (int signal : {SIGURG, SIGWINCH}) {

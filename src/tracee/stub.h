@@ -165,6 +165,8 @@ class Stub {
   // As the process sees itself.
   std::uint32_t own_pid() const { return own_pid_; }
   std::uint32_t own_tid() const { return own_tid_; }
+  // As kernel::Status has it, of when the stub came.
+  int seccomp() const { return seccomp_; }
   TracedThread& thread() { return thread_; }
   int stop_signal() const { return stop_signal_; }
 
@@ -233,6 +235,7 @@ class Stub {
   int stop_signal_ = 0;
   std::uint32_t own_pid_ = 0;  // as the process itself sees them
   std::uint32_t own_tid_ = 0;
+  int seccomp_ = 0;
   bool installed_ = false;
   Stub* lender_ = nullptr;   // whose pages these are
   bool running_ = false;     // between begin() and finish()

@@ -71,12 +71,19 @@ int main(int argc, char** argv) try {
   if (!std::ofstream(path, std::ios::app)) {
     throw std::runtime_error(path + " cannot be written: " + std::strerror(errno));
   }
-  start = Clock::now();
   std::fflush(stdout);
-  const Picture picture = telefork::run_on(arguments[1], [&] { return trace(mesh, samples); });
+  start = Clock::now();
+  Clock::time_point done;  // the steady clock is steady across machines
+  const Picture picture = telefork::run_on(arguments[1], [&] {
+    std::printf("%-8s is where it runs now, %.2f s after the call\n", host().c_str(),
+                seconds_since(start));
+    Picture traced = trace(mesh, samples);
+    done = Clock::now();
+    return traced;
+  });
+  std::printf("%-8s has it back, %.2f s later\n", host().c_str(), seconds_since(done));
   write_png(picture, path);
-  std::printf("%-8s saved %s, %.1f s after the call\n", host().c_str(), path.c_str(),
-              seconds_since(start));
+  std::printf("%-8s saved %s\n", host().c_str(), path.c_str());
 } catch (const std::exception& error) {
   std::fprintf(stderr, "render: %s\n", error.what());
   return 1;

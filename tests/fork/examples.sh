@@ -22,4 +22,8 @@ expect "the same table" "$1/bin/word_count" "$(machine_node beta)" "$(machine_no
       "$machines_folder/knot.obj" "$node"
   done
   cmp "$machines_folder/local.png" "$machines_folder/unix.png"
+  # Before anything is traced: the light of a long picture is not for nothing.
+  ! said=$("$1/bin/render" -o "$machines_folder/none/knot.png" "$machines_folder/knot.obj" local 2>&1)
+  [[ $said == *"none/knot.png cannot be written: No such file or directory"* &&
+    $said != *traced* ]] || { printf '%s\n' "$said" >&2; exit 1; }
 }

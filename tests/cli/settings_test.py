@@ -132,6 +132,19 @@ class Settings(cli.Test):
         self.assertEqual(self.run_local().returncode, 0)
 
 
+class Log(cli.Test):
+    def test_is_of_errors_only_for_who_wants_quiet(self):
+        for flags in (["--quiet"], []):
+            socket = self.folder / "telepad.sock"
+            telepad = subprocess.Popen([cli.BIN / "telepad", *flags, "--socket", socket],
+                                       stderr=subprocess.PIPE)
+            cli.wait_until(lambda: cli.call("check", f"unix:{socket}").returncode == 0)
+            done = cli.call("run", f"unix:{socket}", "--", "true")
+            telepad.terminate()
+            _, log = telepad.communicate(timeout=cli.PATIENCE)
+            self.assertEqual((done.returncode, bool(log)), (0, not flags), log)
+
+
 if __name__ == "__main__":
     cli.need("ptrace")
     unittest.main()

@@ -60,6 +60,7 @@ enum class Reason {
   kUserfaultfd,
   kDeviceMapping,
   kDeviceMemory,
+  kAioRing,
   kShadowStack,
   kSealed,
   kDroppable,

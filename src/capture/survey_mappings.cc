@@ -84,6 +84,9 @@ std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
   return std::nullopt;
 }
 
+// aio_setup_ring() in fs/aio.c.
+constexpr std::string_view kAioRingPath = "/[aio]";
+
 // A descriptor of the process that names the file behind a VMA; empty: it has none.
 std::string find_descriptor_of(pid_t pid, const Vma& vma) {
   for (int fd : kernel::list_fds(pid)) {
@@ -106,6 +109,10 @@ std::string open_path_of(pid_t pid, const Vma& vma) {
 }
 
 std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
+  if (vma.path == kAioRingPath) {
+    survey.refusals.push_back(refuse(describe(vma), Reason::kAioRing));
+    return std::nullopt;
+  }
   try {
     std::optional<std::size_t> known = survey.files.find(vma);
     std::size_t index =

@@ -6,7 +6,7 @@
 int main() {
   aio_context_t context = 0;
   if (syscall(SYS_io_setup, 8, &context) != 0) victim_skip("io_setup");
-  VICTIM_REFUSED("the mapping of a device cannot move");
+  VICTIM_REFUSED("the kernel tells nobody which requests of aio are under way");
   victim_ready();
   victim_wait();
   const int file = open("/etc/passwd", O_RDONLY);

@@ -221,6 +221,17 @@ void ParkedProcess::hold_for(std::chrono::nanoseconds lease) {
   set_lease(lease);
 }
 
+HeldProcess ParkedProcess::held_process() const {
+  TELEFORK_ASSERT(held());
+  return {kernel::identify(pid()), caller_.tid, gate_, lease_};
+}
+
+void ParkedProcess::leave_held() {
+  TELEFORK_ASSERT(held() && !waiting_);
+  forget();
+  frozen_.thaw(caller());
+}
+
 void ParkedProcess::set_undo(const SyscallProgram& steps) {
   SyscallProgram farewell = steps;
   farewell.append_undo(farewell_);

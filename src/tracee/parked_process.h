@@ -43,6 +43,7 @@
 
 #include "base/error.h"
 #include "tracee/freezer.h"
+#include "tracee/held_process.h"
 #include "tracee/stub.h"
 
 namespace telefork::tracee {
@@ -81,6 +82,13 @@ class ParkedProcess {
   // Parks every thread and disarms the timers. Captures that use the stub come before it.
   void hold_for(std::chrono::nanoseconds lease);
   bool held() const { return static_cast<bool>(gate_); }
+  // Of one that is held: another lease from now on.
+  static constexpr std::chrono::nanoseconds kWithoutEnd = std::chrono::hours(24 * 365 * 100);
+  void set_lease(std::chrono::nanoseconds lease);
+  // For whoever is to let it go on when its tracer is gone.
+  HeldProcess held_process() const;
+  // Lets go of it as the tracer's death would: it waits, and this object has nothing more of it.
+  void leave_held();
   // What the thread was when it was frozen.
   const ThreadState& state_of(pid_t tid);
 
@@ -156,7 +164,6 @@ class ParkedProcess {
   std::optional<siginfo_t> take_result();
   RemotePtr write_frame(const ThreadState& state);
   void join_group_stop();
-  void set_lease(std::chrono::nanoseconds lease);
   void leave();
   void forget();
 

@@ -228,6 +228,65 @@ TEST(ParkedProcess, RunsNothingWhileItIsHeldAndItsTracerIsDead) {
   EXPECT_TRUE(WIFSIGNALED(park.victim->reap()));
 }
 
+// What becomes of it once its tracer is gone.
+HeldProcess hold_and_end(const Park& park, bool dies) {
+  auto [told, tell] = make_pipe();
+  const pid_t tracer = ::fork();
+  if (tracer == 0) {
+    ParkedProcess parked(FrozenProcess::freeze(park.victim->pid(), 0), options_for(park.caller));
+    parked.hold_for(1ms);
+    parked.set_lease(ParkedProcess::kWithoutEnd);
+    const HeldProcess held = parked.held_process();
+    if (::write(tell.get(), &held, sizeof(held)) != sizeof(held)) ::_exit(1);
+    if (dies) ::raise(SIGKILL);
+    parked.leave_held();
+    ::_exit(0);
+  }
+  HeldProcess held;
+  EXPECT_EQ(::read(told.get(), &held, sizeof(held)), ssize_t{sizeof(held)});
+  EXPECT_TRUE(is_parked(held));
+  int status = 0;
+  EXPECT_EQ(::waitpid(tracer, &status, 0), tracer);
+  EXPECT_EQ(WIFSIGNALED(status), dies);
+  return held;
+}
+
+TEST(HeldProcess, GoesOnWhenItIsReleased) {
+  for (bool dies : {false, true}) {
+    Park park;
+    const HeldProcess held = hold_and_end(park, dies);
+    park.ours.reset();
+    while (kernel::read_stat(held.caller).state != 'S') std::this_thread::yield();
+    EXPECT_TRUE(is_parked(held));
+    EXPECT_TRUE(try_release(held));
+    EXPECT_EQ(WEXITSTATUS(park.victim->reap()), kAllOld);
+    EXPECT_FALSE(is_parked(held));
+  }
+}
+
+TEST(HeldProcess, IsReleasedOnItsWayToItsWait) {
+  for (bool dies : {false, true}) {
+    Park park;
+    const HeldProcess held = hold_and_end(park, dies);
+    park.ours.reset();
+    EXPECT_TRUE(try_release(held));
+    EXPECT_EQ(WEXITSTATUS(park.victim->reap()), kAllOld);
+  }
+}
+
+TEST(HeldProcess, IsLeftAloneWhileItIsTraced) {
+  Park park;
+  {
+    ParkedProcess parked(FrozenProcess::freeze(park.victim->pid(), 0), options_for(park.caller));
+    parked.hold_for(1h);
+    EXPECT_TRUE(is_parked(parked.held_process()));
+    EXPECT_FALSE(try_release(parked.held_process()));
+    parked.roll_back({});
+  }
+  park.ours.reset();
+  EXPECT_EQ(WEXITSTATUS(park.victim->reap()), kAllOld);
+}
+
 // Dies before each of its calls; what the victim said each time.
 std::vector<int> die_at_every_call(void (*work)(pid_t, pid_t)) {
   std::vector<int> results;

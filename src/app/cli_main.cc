@@ -84,6 +84,7 @@ class CommandLine {
     add_move();
     add_fork();
     add_home();
+    add_resume();
     add_save();
     add_load();
     add_show();
@@ -107,6 +108,7 @@ class CommandLine {
   void add_departure(CLI::App& sub, DepartCommand& command);
   void take_departure(DepartCommand& command) const;
   void add_home();
+  void add_resume();
   void add_keygen();
   void add_trust();
   CLI::App* add(const char* name, const char* what, bool& json, std::function<int()> command) {
@@ -123,6 +125,7 @@ class CommandLine {
   MoveCommand move_;
   ForkCommand fork_;
   HomeCommand home_;
+  ResumeCommand resume_;
   SaveCommand save_;
   LoadCommand load_;
   ShowCommand show_;
@@ -204,6 +207,15 @@ void CommandLine::add_home() {
   sub->add_option("PID", pid_, "the pid that it has here")->required();
   sub->add_option("--stop-at", home_.stop_at, "a step of the hand-over to stop at, for tests")
       ->group("");
+}
+
+void CommandLine::add_resume() {
+  CLI::App* sub =
+      add("resume", "take up again here what a move has left here", resume_.json, [this] {
+        resume_.pid = parse_pid(pid_);
+        return resume_command(resume_);
+      });
+  sub->add_option("PID", pid_, "the pid that it has here")->required();
 }
 
 void CommandLine::add_save() {

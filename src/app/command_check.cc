@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "app/held.h"
 #include "app/output.h"
 #include "app/places.h"
 #include "app/settings.h"
@@ -210,6 +211,7 @@ void Check::check_node() {
 
 void Check::survey() {
   result_["pid"] = command_.pid;
+  refuse_held(command_.pid);
   capture::TreeSurvey tree = migrate::survey_tree_by_pid(command_.pid, survey_options());
   capture::Survey& survey = tree.first();
   survey.refusals = std::move(tree.refusals);

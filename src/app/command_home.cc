@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "app/held.h"
 #include "app/output.h"
 #include "app/places.h"
 #include "base/error.h"
@@ -101,6 +102,7 @@ int tell_failure(const HomeAnswer& answer, const HomeCommand& command) {
 }  // namespace
 
 int home_command(const HomeCommand& command) {
+  refuse_held(command.pid);
   const SessionInfo info = find_session(command.pid);
   if (info.call.empty()) refuse(command.pid, why_not_callable(info));
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});

@@ -20,8 +20,8 @@ int move_command(const MoveCommand& command) {
                        report.freeze_ms);
   };
   kind.lost = fmt::format(
-      "the process that moved {} was killed; if it had not gone by then, it runs on here when its "
-      "lease is over",
+      "the process that moved {0} was killed; if it had not gone by then, it runs on here when its "
+      "lease is over, or is held: `telefork resume {0}` takes it up",
       command.pid);
   return depart(command, kind);
 }

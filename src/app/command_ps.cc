@@ -15,6 +15,12 @@ namespace {
 
 using Row = std::vector<std::string>;
 
+// The command that leads on from a state that does not go by itself, or takes its time.
+std::string remedy_of(const session::SessionInfo& info) {
+  const bool lost = info.left || info.state == "unknown";
+  return info.hold && lost ? fmt::format("telefork resume {}", info.pid) : "";
+}
+
 // Columns as wide as their widest entry; the last is left as it is.
 void print_table(const std::vector<Row>& rows) {
   std::vector<std::size_t> widths(rows.front().size());
@@ -52,6 +58,7 @@ int ps_command(const PsCommand& command) {
                       {"changes_found_by", info.changes_found_by},
                       {"bytes", info.bytes},
                       {"command", info.command},
+                      {"remedy", remedy_of(info)},
                       {"warnings", info.warnings}});
     }
     print_json({{"sessions", std::move(list)}});
@@ -65,6 +72,10 @@ int ps_command(const PsCommand& command) {
   }
   print_table(rows);
   for (const session::SessionInfo& info : sessions) {
+    if (const std::string remedy = remedy_of(info); !remedy.empty()) {
+      print("{}: it is here too, whole, and nothing of it runs; `{}` takes it up\n", info.pid,
+            remedy);
+    }
     for (const std::string& warning : info.warnings) {
       print("{}: {}\n", info.pid, escape(warning));
     }

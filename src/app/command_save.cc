@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "app/held.h"
 #include "app/output.h"
 #include "app/places.h"
 #include "base/soft_limits.h"
@@ -50,6 +51,7 @@ int save_command(const SaveCommand& command) {
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
   set_own_signals();
   raise_soft_limits();
+  refuse_held(command.pid);
   bool asked_to_end = false;
   migrate::SaveSettings settings;
   settings.pid = command.pid;

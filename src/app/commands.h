@@ -50,6 +50,11 @@ struct HomeCommand {
   std::string stop_at;  // a step of the session process; empty: none
 };
 int home_command(const HomeCommand& command);
+struct ResumeCommand {
+  pid_t pid = 0;
+  bool json = false;
+};
+int resume_command(const ResumeCommand& command);
 
 struct SaveCommand {
   pid_t pid = 0;

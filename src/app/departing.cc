@@ -15,6 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/foreground.h"
+#include "app/held.h"
 #include "app/output.h"
 #include "app/places.h"
 #include "app/settings.h"
@@ -171,6 +172,7 @@ void start_session(const DepartCommand& command, const DepartureKind& kind, cons
 int depart(const DepartCommand& command, const DepartureKind& kind) {
   if (command.node.empty()) throw Error(Code::kUsage, "the NODE has no name");
   net::parse_node(command.node);
+  refuse_held(command.pid);
   // Not the default: the process may be anywhere when one comes.
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
   set_own_signals();

@@ -1,11 +1,13 @@
 #include "session/fence.h"
 
 #include <algorithm>
+#include <charconv>
 #include <csignal>
 #include <exception>
 #include <optional>
 #include <utility>
 
+#include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,6 +21,7 @@ namespace {
 
 // A node that does not answer keeps this process from hearing of anything else so long.
 constexpr std::chrono::seconds kConnectPatience(1);
+constexpr char kKeySeparator = ':';
 
 std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
   const auto* begin = reinterpret_cast<const std::byte*>(data.begin());
@@ -29,17 +32,42 @@ std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
   return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
 }
 
+// What names a session at its telepad.
+struct SessionKey {
+  std::vector<std::byte> token, telepad;
+};
+
+SessionKey key_of(const OpenedNode& opened) {
+  return {copy_bytes(opened.reply->getToken()), copy_bytes(opened.reply->getTelepad())};
+}
+
+std::string to_digits(const std::vector<std::byte>& bytes) {
+  std::string digits;
+  for (std::byte byte : bytes) digits += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
+  return digits;
+}
+
+std::optional<std::vector<std::byte>> from_digits(std::string_view digits) {
+  std::vector<std::byte> bytes(digits.size() / 2);
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    const char* two = digits.data() + 2 * i;
+    unsigned value = 0;
+    if (std::from_chars(two, two + 2, value, 16).ptr != two + 2) return std::nullopt;
+    bytes[i] = std::byte(value);
+  }
+  if (bytes.empty() || digits.size() % 2 != 0) return std::nullopt;
+  return bytes;
+}
+
 // Of a telepad that can be asked again.
 class TelepadFence final : public Fence {
  public:
-  TelepadFence(const OpenedNode& opened, const protocol::OwnMachine& here)
-      : connector_(opened.connector),
-        here_(here),
-        token_(copy_bytes(opened.reply->getToken())),
-        telepad_(copy_bytes(opened.reply->getTelepad())) {}
+  TelepadFence(std::shared_ptr<NodeConnector> connector, const protocol::OwnMachine& here,
+               SessionKey key)
+      : connector_(std::move(connector)), here_(here), key_(std::move(key)) {}
 
   bool try_confirm() noexcept override {
-    if (refused_) return false;
+    if (!why_never_.empty()) return false;
     try {
       if (!stream_) ask();
       return read_answer();
@@ -50,6 +78,7 @@ class TelepadFence final : public Fence {
     }
   }
 
+  std::string why_never() const override { return why_never_; }
   void add_interest(std::vector<pollfd>& entries) const override {
     if (stream_) entries.push_back(stream_->read_interest());
   }
@@ -62,8 +91,8 @@ class TelepadFence final : public Fence {
         *stream_, here_.reader(),
         [this](protocol::schema::Hello::Builder hello) {
           hello.setRole(protocol::schema::Hello::Role::FENCE);
-          hello.setToken(as_data(token_));
-          hello.setTelepad(as_data(telepad_));
+          hello.setToken(as_data(key_.token));
+          hello.setTelepad(as_data(key_.telepad));
         },
         net::Deadline::in(kFenceInterval));
   }
@@ -77,17 +106,18 @@ class TelepadFence final : public Fence {
     }
     stream_.reset();
     // Another telepad than then, or one that knows no fence: what runs there it cannot know.
-    refused_ = decoder_.reply()->hasRefusal();
-    return !refused_;
+    if (!decoder_.reply()->hasRefusal()) return true;
+    why_never_ =
+        protocol::decode_failure(decoder_.reply()->getRefusal(), connector_->node().text()).text();
+    return false;
   }
 
   std::shared_ptr<NodeConnector> connector_;
   const protocol::OwnMachine& here_;
-  std::vector<std::byte> token_;
-  std::vector<std::byte> telepad_;
+  SessionKey key_;
   std::unique_ptr<net::Stream> stream_;
   protocol::HelloDecoder decoder_;
-  bool refused_ = false;
+  std::string why_never_;
 };
 
 // Of a private telepad: it and all that it started descend from this process, which has no other
@@ -121,7 +151,23 @@ std::unique_ptr<Fence> make_fence(const OpenedNode& opened, const protocol::OwnM
                                   const std::string& registry) {
   if (!opened.connector) return std::make_unique<OwnFence>(registry);
   if (opened.connector->node().kind == net::NodeAddress::Kind::kSsh) return nullptr;
-  return std::make_unique<TelepadFence>(opened, here);
+  return std::make_unique<TelepadFence>(opened.connector, here, key_of(opened));
+}
+
+std::string make_fence_key(const OpenedNode& opened) {
+  if (!opened.connector || opened.connector->node().kind == net::NodeAddress::Kind::kSsh) return {};
+  const SessionKey key = key_of(opened);
+  return to_digits(key.token) + kKeySeparator + to_digits(key.telepad);
+}
+
+std::unique_ptr<Fence> make_fence(const net::NodeAddress& node, const NodeAccess& access,
+                                  const protocol::OwnMachine& here, const std::string& key) {
+  const std::size_t separator = std::min(key.find(kKeySeparator), key.size());
+  auto token = from_digits(std::string_view(key).substr(0, separator));
+  auto telepad = from_digits(std::string_view(key).substr(std::min(separator + 1, key.size())));
+  if (!token || !telepad) return nullptr;
+  return std::make_unique<TelepadFence>(std::make_shared<NodeConnector>(node, access), here,
+                                        SessionKey{std::move(*token), std::move(*telepad)});
 }
 
 net::Deadline::Clock::time_point fence_deadline(net::Deadline::Clock::time_point lease_over) {

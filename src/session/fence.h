@@ -16,6 +16,7 @@
 
 #include <poll.h>
 
+#include "net/address.h"
 #include "net/deadline.h"
 #include "protocol/machine.h"
 #include "session/node_link.h"
@@ -34,6 +35,8 @@ class Fence {
   // kFenceInterval has passed.
   virtual bool try_confirm() noexcept = 0;
   virtual void add_interest(std::vector<pollfd>& entries) const = 0;
+  // Who is there now knows nothing of it, and never will: why. Else empty.
+  virtual std::string why_never() const { return {}; }
 };
 
 inline constexpr std::chrono::milliseconds kFenceInterval(200);
@@ -46,6 +49,13 @@ inline constexpr std::chrono::seconds kFencePatience(5);
 // goes with it.
 std::unique_ptr<Fence> make_fence(const OpenedNode& opened, const protocol::OwnMachine& here,
                                   const std::string& registry);
+
+// What another process would need to ask, when this one has ended: a secret, as one line. Empty
+// where nobody could be asked then: a private telepad, and one over ssh, end with this process.
+std::string make_fence_key(const OpenedNode& opened);
+// Null where the key is none.
+std::unique_ptr<Fence> make_fence(const net::NodeAddress& node, const NodeAccess& access,
+                                  const protocol::OwnMachine& here, const std::string& key);
 
 // How long to ask, from now on.
 net::Deadline::Clock::time_point fence_deadline(net::Deadline::Clock::time_point lease_over);

@@ -6,6 +6,7 @@
 #include <ctime>
 #include <utility>
 
+#include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -21,13 +22,6 @@ namespace telefork::session {
 
 using image::schema::Header;
 using protocol::schema::Message;
-
-namespace {
-
-// As a deputy whose session has ended.
-constexpr int kEndedBySession = 125;
-
-}  // namespace
 
 MoveSession::MoveSession(DepartureSettings settings, DepartureRequest request)
     : Departure(std::move(settings), std::move(request), "moving") {}
@@ -115,11 +109,20 @@ void MoveSession::close_session_socket() {
 void MoveSession::give_up() {
   parked_->look_for_timers();
   await_ready();
-  parked_->hold_for(settings_.lease.home);
+  // Whenever it waits without this process it is to be found.
+  parked_->hold_for({});
   if (!request_.detach) open_session_socket();
+  tell_hold(false);
+  parked_->set_lease(settings_.lease.home);
   // From here on it may run there.
   send_go();
   await_started();
+}
+
+// For whoever finds it without this process.
+void MoveSession::tell_hold(bool without_end) {
+  info_.hold = Hold{parked_->held_process(), without_end, make_fence_key(*opened_)};
+  tell_registry();
 }
 
 // What was pending has gone with it; the deputy is not to send it after. What came since it is to.
@@ -141,23 +144,31 @@ void MoveSession::hollow_out() {
   hollow(*parked_, {settings_.programs.deputy, their_socket_, session_socket_.get(), 0});
   parked_.reset();
   their_socket_ = -1;
+  info_.hold.reset();
+  tell_registry();
   reach(Step::kHollowed);
   supervisor_.emplace(tracee::StopWatch::adopt(request_.pid), std::move(session_socket_),
                       std::move(complaints_));
 }
 
-// If this process dies from here on, the one here ends at once: nobody would know of two.
+// Until the node has answered nobody knows where it is to be. From then on it is there, whatever
+// becomes of this process.
 void MoveSession::let_go() {
-  tracee::SyscallProgram end;
-  end.undo(SYS_exit_group, {kEndedBySession});
-  parked_->set_undo(end);
+  parked_->set_lease(tracee::ParkedProcess::kWithoutEnd);
+  tell_hold(true);
   may_stay_there_ = true;
+  reach(Step::kHeldBack);
   link().send([](Message::Builder message) { message.setDismiss(); });
+  link().flush();
+  reach(Step::kDismissed);
   // How it fares there is nobody's business here.
   while (link().receive_while_heard()->which() != Message::FINISHED) {
   }
+  tracee::SyscallProgram end;
+  end.undo(SYS_exit_group, {0});
+  parked_->set_undo(end);
   reach(Step::kLetGo);
-  end_here(0);
+  end_here();
 }
 
 DepartureReport MoveSession::run() {
@@ -191,8 +202,12 @@ void MoveSession::on_failure(const Error& error) {
   } else {
     text = await_end_there(error);
     if (may_stay_there_ && !is_known_not_to_run()) {
-      end_here(kEndedBySession);
-      text += "; it may run there, and has ended here";
+      leave_held();
+      text += fmt::format(
+          "; it may run there, and is held here, whole: `telefork resume {0}` ends what is there "
+          "and "
+          "takes it up, `kill -9 {0}` leaves it there",
+          request_.pid);
     } else {
       roll_back();
     }
@@ -201,10 +216,22 @@ void MoveSession::on_failure(const Error& error) {
   throw Error(error.code(), text);
 }
 
-void MoveSession::end_here(int status) noexcept {
+void MoveSession::end_here() noexcept {
   frozen_ = false;
   try {
-    if (parked_) parked_->end(status);
+    if (parked_) parked_->end(0);
+  } catch (const Error&) {
+    // It was killed.
+  }
+  parked_.reset();
+}
+
+// The state that the registry is left in says what was heard last.
+void MoveSession::leave_held() noexcept {
+  frozen_ = false;
+  try {
+    parked_->leave_held();
+    registry_->leave();
   } catch (const Error&) {
     // It was killed.
   }

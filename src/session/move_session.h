@@ -16,7 +16,8 @@
 // Of one that is detached nothing stays: when the node has said that it runs there, it is asked to
 // hold it without a home, and the process here ends, with 0, when it has confirmed that. While that
 // is asked the node may hold it whatever is heard of it, so the process does not go on here any
-// more unless a fence confirms that nothing of it runs: else it ends with 125.
+// more unless a fence confirms that nothing of it runs: else it stays parked, when this process is
+// gone too, until somebody takes it up (resume.h).
 //
 // Owned as a Departure is.
 #pragma once
@@ -52,7 +53,9 @@ class MoveSession : public Departure {
   void let_go();
   [[noreturn]] void on_failure(const Error& error);
   void roll_back() noexcept;
-  void end_here(int status) noexcept;
+  void end_here() noexcept;
+  void leave_held() noexcept;
+  void tell_hold(bool without_end);
   // move_return.cc
   ReturnSession::Outcome bring_home();
   void let_go_of_closed_streams();

@@ -5,6 +5,8 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <sstream>
+#include <string_view>
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -35,10 +37,31 @@ std::string encode(const SessionInfo& info) {
       "role {}\npid {}\nguest {}\nnode {}\nstate {}\nchanges_found_by {}\nbytes {}\ncommand {}\n",
       info.role, info.pid, info.guest_pid, info.node, info.state, info.changes_found_by, info.bytes,
       without_newlines(info.command));
+  if (const auto& hold = info.hold) {
+    text += fmt::format("hold {} {} {} {} {} {}\n", hold->process.process.start_time,
+                        hold->process.caller, hold->process.gate.value(),
+                        hold->process.lease.value(), hold->without_end ? 1 : 0, hold->fence_key);
+  }
   for (const std::string& warning : info.warnings) {
     text += fmt::format("warning {}\n", without_newlines(warning));
   }
   return text;
+}
+
+// The other way round.
+std::optional<Hold> decode_hold(const std::string& text, pid_t pid) {
+  std::istringstream numbers(text);
+  std::uint64_t gate = 0;
+  std::uint64_t lease = 0;
+  Hold hold;
+  hold.process.process.pid = pid;
+  numbers >> hold.process.process.start_time >> hold.process.caller >> gate >> lease >>
+      hold.without_end;
+  if (!numbers) return std::nullopt;
+  hold.process.gate = RemotePtr(gate);
+  hold.process.lease = RemotePtr(lease);
+  numbers >> hold.fence_key;
+  return hold;
 }
 
 template <class T>
@@ -77,6 +100,7 @@ SessionInfo decode(const std::string& content) {
   info.changes_found_by = text(fields, "changes_found_by");
   info.bytes = number<std::uint64_t>(fields, "bytes");
   info.command = text(fields, "command");
+  info.hold = decode_hold(text(fields, "hold"), info.pid);
   return info;
 }
 
@@ -93,13 +117,39 @@ bool is_left_over(const UniqueFd& file) {
 
 std::string read_small_file(const UniqueFd& file, const std::string& path) {
   std::string content(kMaxFile, '\0');
-  ssize_t count = ::read(file.get(), content.data(), content.size());
+  ssize_t count = ::pread(file.get(), content.data(), content.size(), 0);
   if (count < 0) throw_errno("reading " + path);
   content.resize(static_cast<std::size_t>(count));
   return content;
 }
 
-// Each file that a living session holds. What the ended ones left goes.
+bool is_of_our_namespace(std::string_view name) {
+  return name.ends_with(fmt::format(".{}", kernel::own_pid_namespace()));
+}
+
+// Nobody may remove it. Of what another pid namespace has nobody here can tell.
+bool holds_somebody(const UniqueFd& file, const std::string& path) {
+  try {
+    const SessionInfo info = decode(read_small_file(file, path));
+    return info.hold && (!is_of_our_namespace(path) || tracee::is_parked(info.hold->process));
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+UniqueFd open_entry(const std::string& path) {
+  return UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+}
+
+// Another process has the number of one that was killed: what that has left gets another name.
+void set_aside(const std::string& folder, const std::string& path, const std::string& name) {
+  const UniqueFd file = open_entry(path);
+  if (!file || !is_left_over(file) || !holds_somebody(file, path)) return;
+  const std::uint64_t since = decode(read_small_file(file, path)).hold->process.process.start_time;
+  ::rename(path.c_str(), fmt::format("{}/{}.{}", folder, since, name).c_str());
+}
+
+// Each file that a living session holds, or that one has left with what is held. Others go.
 template <class See>
 void for_each_living(const std::string& folder, See see) {
   if (folder.empty()) return;
@@ -109,15 +159,16 @@ void for_each_living(const std::string& folder, See see) {
     std::string name = entry->d_name;
     if (name.find_first_not_of(".0123456789new") != std::string::npos || name[0] == '.') continue;
     std::string path = fmt::format("{}/{}", folder, name);
-    UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    UniqueFd file = open_entry(path);
     struct stat status {};
     // It has just ended; or it is nothing that a session makes, in a folder that is a user's own.
     if (!file || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) continue;
-    if (is_left_over(file)) {
+    const bool left = is_left_over(file);
+    if (left) ::unlink((path + kCallSuffix).c_str());
+    if (left && !holds_somebody(file, path)) {
       ::unlink(path.c_str());
-      ::unlink((path + kCallSuffix).c_str());
     } else {
-      see(name, file, path);
+      see(name, file, path, left);
     }
   }
 }
@@ -128,11 +179,17 @@ RegistryEntry::RegistryEntry(std::string folder, SessionInfo info) : info_(std::
   if (folder.empty()) return;
   ::mkdir(folder.c_str(), 0700);
   path_ = fmt::format("{}/{}", folder, file_name(::getpid()));
+  set_aside(folder, path_, file_name(::getpid()));
   if (!info_.role.empty()) write();
 }
 
 RegistryEntry::~RegistryEntry() {
   if (!path_.empty()) ::unlink(path_.c_str());
+}
+
+void RegistryEntry::leave() {
+  path_.clear();
+  file_.reset();
 }
 
 void RegistryEntry::update(const SessionInfo& info) {
@@ -165,9 +222,16 @@ void RegistryEntry::write() {
 void forget_session(const std::string& folder, pid_t process) {
   if (folder.empty()) return;
   const std::string path = fmt::format("{}/{}", folder, file_name(process));
-  ::unlink(path.c_str());
   ::unlink((path + kNewSuffix).c_str());
   ::unlink((path + kCallSuffix).c_str());
+  const UniqueFd file = open_entry(path);
+  if (!file || !holds_somebody(file, path)) ::unlink(path.c_str());
+}
+
+UniqueFd try_take_over(const std::string& path) {
+  UniqueFd file = open_entry(path);
+  if (!file || !is_left_over(file)) return {};
+  return file;
 }
 
 std::string call_path(const std::string& folder, pid_t process) {
@@ -175,15 +239,18 @@ std::string call_path(const std::string& folder, pid_t process) {
 }
 
 void forget_ended_sessions(const std::string& folder) {
-  for_each_living(folder, [](const std::string&, const UniqueFd&, const std::string&) {});
+  for_each_living(folder, [](const std::string&, const UniqueFd&, const std::string&, bool) {});
 }
 
 std::vector<SessionInfo> list_sessions(const std::vector<std::string>& folders) {
   std::vector<SessionInfo> sessions;
-  const std::string ours = fmt::format(".{}", kernel::own_pid_namespace());
-  auto see = [&](const std::string& name, const UniqueFd& file, const std::string& path) {
-    if (!name.ends_with(ours)) return;
+  auto see = [&](const std::string& name, const UniqueFd& file, const std::string& path,
+                 bool left) {
+    if (!is_of_our_namespace(name)) return;
     sessions.push_back(decode(read_small_file(file, path)));
+    sessions.back().path = path;
+    sessions.back().left = left;
+    if (left) sessions.back().state = "held";
     std::string call = path + kCallSuffix;
     struct stat status {};
     if (::lstat(call.c_str(), &status) == 0) sessions.back().call = std::move(call);

@@ -8,18 +8,28 @@
 // so that also who sees it under another pid, or not at all, can tell: an agent that a guest in a
 // pid namespace of its own has started registers here too. A file without a lock is left over from
 // a session that was killed; whoever reaps it or kills it removes it, or else the next
-// list_sessions() does.
+// list_sessions() does. But for one of a process that is held here, whole: it stays, with what
+// resume.h needs, as long as that waits.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <sys/types.h>
 
 #include "base/unique_fd.h"
+#include "tracee/held_process.h"
 
 namespace telefork::session {
+
+// What went is here too, whole, and nothing of it runs: until it is known how the other one fares.
+struct Hold {
+  tracee::HeldProcess process;
+  bool without_end = false;  // no lease lets it go on
+  std::string fence_key;     // see fence.h
+};
 
 struct SessionInfo {
   std::string role;     // "away": its deputy is here; "guest": it runs here
@@ -31,7 +41,11 @@ struct SessionInfo {
   std::string changes_found_by;  // see change_finder_name(); empty: it does not come back
   std::uint64_t bytes = 0;
   std::vector<std::string> warnings;  // what is not as it was before
-  std::string call;  // where it can be called home (home_call.h); empty: it cannot. Only listed
+  std::optional<Hold> hold;
+  // Only listed:
+  std::string call;   // where it can be called home (home_call.h); empty: it cannot
+  std::string path;   // of its file
+  bool left = false;  // its session process has ended, and left what is held
 };
 
 class RegistryEntry {
@@ -45,6 +59,8 @@ class RegistryEntry {
   // the session's end: `telefork ps` shows less.
   void update(const SessionInfo& info);
   const SessionInfo& info() const { return info_; }
+  // It stays when this object ends, as if its session had been killed.
+  void leave();
 
  private:
   void write();
@@ -61,6 +77,10 @@ std::string call_path(const std::string& folder, pid_t process);
 void forget_session(const std::string& folder, pid_t process);
 // Of all that have ended, of whatever pid namespace.
 void forget_ended_sessions(const std::string& folder);
+
+// Of one that was left: it is the caller's alone then, as if this process were its session. Empty
+// where somebody else has it, or just looks at it.
+UniqueFd try_take_over(const std::string& path);
 
 // Those of our pid namespace: the pids of others mean nothing here.
 std::vector<SessionInfo> list_sessions(const std::vector<std::string>& folders);

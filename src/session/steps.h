@@ -25,7 +25,9 @@ enum class Step {
   kHollowed,   // it is the deputy
   kStartSeen,  // the destination said that the child runs
   kEndSeen,    // and how it ended
-  kLetGo,      // of a detached one: the destination holds it without a home
+  kHeldBack,   // of a detached one: no lease lets it go on here any more
+  kDismissed,  // the destination was asked to hold it without a home
+  kLetGo,      // and does
   // Of a run_on.
   kReturnSeen,  // the destination said that it comes home
   kTakenHome,   // all of its image is here, none of it applied
@@ -63,6 +65,8 @@ inline constexpr StepName kStepNames[] = {
     {Step::kHollowed, "hollowed"},
     {Step::kStartSeen, "start_seen"},
     {Step::kEndSeen, "end_seen"},
+    {Step::kHeldBack, "held_back"},
+    {Step::kDismissed, "dismissed"},
     {Step::kLetGo, "let_go"},
     {Step::kReturnSeen, "return_seen"},
     {Step::kTakenHome, "taken_home"},

@@ -201,9 +201,12 @@ class NodeTest(Test):
     def setUp(self):
         super().setUp()
         self.node = f"unix:{self.folder}/telepad.sock"
+        self.start_telepad()
+        self.addCleanup(self.end_telepad)
+
+    def start_telepad(self):
         self.telepad = subprocess.Popen(
             [str(BIN / "telepad"), "--quiet", "--socket", str(self.folder / "telepad.sock")])
-        self.addCleanup(self.end_telepad)
         wait_until(lambda: call("check", self.node).returncode == 0)
 
     def end_telepad(self):

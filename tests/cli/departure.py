@@ -82,11 +82,11 @@ class DepartureTest(cli.NodeTest):
                 return entry["guest_pid"]
         return None
 
-    def stopped_at(self, step, pid, *flags):
+    def stopped_at(self, step, pid, *flags, lease=None):
         """A command that stands still at a step -> (the command, its session process)."""
         command = subprocess.Popen(
             [cli.TELEFORK, self.command, str(pid), self.node, "--stop-at", step, *flags],
-            env={**os.environ, **SHORT_LEASE}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            env={**os.environ, **(SHORT_LEASE if lease is None else lease)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(self.end, command)
 
         def find():
@@ -105,6 +105,26 @@ class DepartureTest(cli.NodeTest):
         cli.wait_until(lambda: has_taken_signals(command.pid))
         os.kill(session, signal.SIGCONT)
         return command.communicate(timeout=cli.PATIENCE)[1]
+
+    def guests(self):
+        return [entry for entry in sessions() if entry["role"] == "guest" and
+                self.is_of_this_telepad(entry["pid"])]
+
+    def hermit(self):
+        """A listener without anything of its parent's -> (the process, where it writes)."""
+        output = self.folder / "output"
+        with open(output, "wb") as file:
+            process = self.start(sys.executable, "-c", LISTENER, stdin=subprocess.DEVNULL,
+                                 stdout=file, stderr=file)
+        cli.wait_until(lambda: output.read_bytes() == b"ready %d\n" % process.pid)
+        return process, output
+
+    def runs_here(self, process, output):
+        os.kill(process.pid, signal.SIGUSR1)
+        cli.wait_until(lambda: output.read_bytes().endswith(b"\n%d\n" % signal.SIGUSR1))
+        os.kill(process.pid, signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 9)
+        cli.wait_until(lambda: not self.guests())
 
     def kill_keepers(self):
         for pid in cli.processes():

@@ -48,10 +48,6 @@ class Fork(DepartureTest):
         os.kill(victim.pid, signal.SIGUSR1)
         self.assertEqual(victim.finish(), (42, b"pass\n"))
 
-    def copies(self):
-        return [entry for entry in sessions() if entry["role"] == "guest" and
-                self.is_of_this_telepad(entry["pid"])]
-
     def test_both_pass(self):
         victim = self.computing(4, 8, __file__)
         told = self.fork(victim.pid)
@@ -106,7 +102,7 @@ class Fork(DepartureTest):
             self.assertEqual(process.stdout.readline(), b"%d\n" % number)
         os.kill(told["home_pid"], signal.SIGTERM)
         cli.wait_until(lambda: told["home_pid"] not in cli.processes())
-        self.assertEqual(self.copies(), [])
+        self.assertEqual(self.guests(), [])
         os.kill(process.pid, signal.SIGTERM)
         self.assertEqual(process.communicate(timeout=cli.PATIENCE), (b"", b""))
         self.assertEqual(process.returncode, 9)
@@ -122,7 +118,7 @@ class Fork(DepartureTest):
         victim = self.computing(3, 4)
         pids = {self.fork(victim.pid)["home_pid"] for _ in range(3)}
         self.assertEqual(len(pids), 3)
-        self.assertEqual(len(self.copies()), 3)
+        self.assertEqual(len(self.guests()), 3)
         self.passes(victim)
 
     def holder(self, *fds):
@@ -192,7 +188,7 @@ class Fork(DepartureTest):
                 _, err = command.communicate(timeout=cli.PATIENCE)
                 self.assertEqual(command.returncode, 1, err)
                 self.assertIn(b"%d itself runs on here" % victim.pid, err)
-                cli.wait_until(lambda: not self.copies())
+                cli.wait_until(lambda: not self.guests())
                 self.passes(victim)
 
     def test_the_original_runs_on_when_all_of_it_dies(self):
@@ -215,7 +211,7 @@ class Fork(DepartureTest):
         os.kill(session, signal.SIGCONT)
         _, err = command.communicate(timeout=cli.PATIENCE)
         self.assertEqual(command.returncode, 0, err)
-        home, = [entry["pid"] for entry in sessions() if entry["guest_pid"] == self.copies()[0]["pid"]
+        home, = [entry["pid"] for entry in sessions() if entry["guest_pid"] == self.guests()[0]["pid"]
                  and entry["role"] == "away"]
         os.kill(home, signal.SIGUSR1)
         self.assertEqual(victim.process.stdout.read(), b"pass\n")
@@ -228,7 +224,7 @@ class Fork(DepartureTest):
                 err = self.interrupt(command, session)
                 self.assertEqual(command.returncode, 75, err)
                 self.assertIn(b"interrupted while copying", err)
-                self.assertEqual(self.copies(), [])
+                self.assertEqual(self.guests(), [])
                 self.passes(victim)
 
     def test_the_original_runs_on_when_the_node_dies(self):

@@ -1,0 +1,131 @@
+#include "session/resume.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "kernel/procfs_task.h"
+#include "net/address.h"
+#include "net/stream.h"
+#include "session/fence.h"
+
+namespace telefork::session {
+namespace {
+
+using KnownBy = ResumeReport::KnownBy;
+
+void wait_a_little() { net::poll_until({}, net::Deadline::in(kFenceInterval)); }
+
+std::optional<SessionInfo> find(const std::vector<std::string>& registries, pid_t pid) {
+  for (SessionInfo& info : list_sessions(registries)) {
+    if (info.pid == pid && info.role == "away") return std::move(info);
+  }
+  return std::nullopt;
+}
+
+[[noreturn]] void refuse(pid_t pid, const std::string& why) {
+  throw Error(Code::kRefused, fmt::format("refused: process {}: {}", pid, why));
+}
+
+[[noreturn]] void refuse_unheld(const SessionInfo& info) {
+  if (!info.changes_found_by.empty()) {
+    refuse(info.pid,
+           "it is away for a call of run_on, which fails by itself when its node is lost");
+  }
+  if (info.state == "away") {
+    refuse(info.pid, fmt::format("it is not lost: it is on {}; `telefork home {}` brings back what "
+                                 "was moved",
+                                 info.node, info.pid));
+  }
+  if (info.state == "being sent") refuse(info.pid, "it goes on here if it does not get away");
+  refuse(info.pid,
+         fmt::format("nothing of it is here that could be taken up: it is {}, and its pid "
+                     "ends when it is known to have ended there",
+                     info.state));
+}
+
+[[noreturn]] void refuse_unknown(pid_t pid) {
+  try {
+    kernel::read_stat(pid);
+  } catch (const Error&) {
+    refuse(pid, "there is no such process; what has ended here cannot be taken up");
+  }
+  refuse(pid, "it is not away, or not by a telefork of this user");
+}
+
+}  // namespace
+
+// While its session process lives it finds out by itself: it has become the deputy then, or goes on
+// here, or is left.
+SessionInfo Resumption::await_settled(ResumeReport& report) {
+  std::optional<SessionInfo> before;
+  // A folder that is written to may hide an entry from who reads it.
+  for (bool missed = false;; wait_a_little()) {
+    std::optional<SessionInfo> now = find(settings_.registries, pid_);
+    if (!now && !before) refuse_unknown(pid_);
+    if (!now && missed && !tracee::is_parked(before->hold->process)) {
+      report.known_by = KnownBy::kSession;
+      return *before;
+    }
+    missed = !now;
+    if (missed) continue;
+    if (!now->hold) refuse_unheld(*now);
+    if (now->left) return *now;
+    before = std::move(now);
+  }
+}
+
+// It may go on by its lease at any time.
+void Resumption::take_up(const SessionInfo& info, ResumeReport& report) {
+  const Hold& hold = *info.hold;
+  std::unique_ptr<Fence> fence =
+      make_fence(net::parse_node(info.node), settings_.access, here_, hold.fence_key);
+  const auto deadline = net::Deadline::in(kFencePatience);
+  bool told = false;
+  for (bool confirmed = false; tracee::is_parked(hold.process); wait_a_little()) {
+    confirmed = confirmed || (fence != nullptr && fence->try_confirm());
+    if (confirmed && tracee::try_release(hold.process)) return;
+    if (confirmed) continue;
+    const std::string why = fence != nullptr ? fence->why_never() : "";
+    if (why.empty() && fence != nullptr && !deadline.passed()) continue;
+    if (hold.without_end) {
+      throw Error(
+          Code::kUnreachable,
+          fmt::format("process {}: {}; it is held here still: try again, or end it here with "
+                      "`kill -9 {}`",
+                      pid_, why.empty() ? info.node + " does not answer" : why, pid_));
+    }
+    if (!std::exchange(told, true) && settings_.on_wait_for_lease)
+      settings_.on_wait_for_lease(info);
+  }
+  report.known_by = KnownBy::kLease;
+}
+
+ResumeReport Resumption::run() {
+  for (;;) {
+    ResumeReport report;
+    const SessionInfo info = await_settled(report);
+    report.node = info.node;
+    if (report.known_by != KnownBy::kSession) {
+      const UniqueFd ours = try_take_over(info.path);
+      if (!ours) {
+        wait_a_little();
+        continue;
+      }
+      take_up(info, report);
+      ::unlink(info.path.c_str());
+    }
+    if (!kernel::is_alive(info.hold->process.process)) {
+      throw Error(Code::kGone, fmt::format("process {} has ended", pid_));
+    }
+    return report;
+  }
+}
+
+}  // namespace telefork::session

@@ -15,6 +15,7 @@
 #include "capture/capture.h"
 #include "image/writer.h"
 #include "kernel/pidfd.h"
+#include "kernel/procfs_file.h"
 #include "session/hollow.h"
 #include "session/image_header.h"
 
@@ -22,6 +23,20 @@ namespace telefork::session {
 
 using image::schema::Header;
 using protocol::schema::Message;
+
+namespace {
+
+// Two of them.
+std::vector<int> lowest_free_numbers(pid_t pid) {
+  const std::vector<int> taken = kernel::list_fds(pid);
+  std::vector<int> free;
+  for (int fd = 0; free.size() < 2; ++fd) {
+    if (std::find(taken.begin(), taken.end(), fd) == taken.end()) free.push_back(fd);
+  }
+  return free;
+}
+
+}  // namespace
 
 MoveSession::MoveSession(DepartureSettings settings, DepartureRequest request)
     : Departure(std::move(settings), std::move(request), "moving") {}
@@ -79,8 +94,10 @@ void MoveSession::depart() {
   reach(Step::kSent);
 }
 
-// The deputy's way to hear of its guest: made while the process can still go on as it was.
+// The deputy's way to hear of its guest: made while the process can still go on as it was. Nothing
+// of it runs, so that the numbers which it gets are known before.
 void MoveSession::open_session_socket() {
+  close_on_death(lowest_free_numbers(request_.pid));
   tracee::SyscallProgram make;
   tracee::Data pair = make.buffer(2 * sizeof(int));
   make.call("making the deputy's socket", SYS_socketpair,
@@ -94,8 +111,13 @@ void MoveSession::open_session_socket() {
   close.call("closing our end of the deputy's socket", SYS_close, {numbers[1]});
   parked_->stub().run(close);
   if (!session_socket_) throw Error(Code::kFailed, "the deputy's socket is not there");
+  close_on_death({their_socket_});
+}
+
+// If this process dies.
+void MoveSession::close_on_death(const std::vector<int>& fds) {
   tracee::SyscallProgram undo;
-  undo.undo(SYS_close, {their_socket_});
+  for (int fd : fds) undo.undo(SYS_close, {fd});
   parked_->set_undo(undo);
 }
 

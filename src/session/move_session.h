@@ -48,6 +48,7 @@ class MoveSession : public Departure {
   void give_up();
   void open_session_socket();
   void close_session_socket();
+  void close_on_death(const std::vector<int>& fds);
   void take_stale_signals();
   void hollow_out();
   void let_go();

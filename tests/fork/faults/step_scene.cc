@@ -4,7 +4,6 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <sstream>
 #include <utility>
@@ -15,6 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "seen_process.h"
+
 namespace fork_test {
 namespace {
 
@@ -22,34 +23,7 @@ namespace fs = std::filesystem;
 using telefork::session::kStepNames;
 using telefork::session::Step;
 
-struct Process {
-  pid_t pid = 0;
-  pid_t parent = 0;
-  char state = 0;
-  std::string name;
-};
-
-// Empty when it is gone.
-std::optional<Process> look_at(pid_t pid) {
-  const std::string text = slurp("/proc/" + std::to_string(pid) + "/stat");
-  const std::size_t open = text.find('(');
-  const std::size_t close = text.rfind(')');
-  if (close == std::string::npos) return std::nullopt;
-  Process process{pid, 0, 0, text.substr(open + 1, close - open - 1)};
-  std::istringstream rest(text.substr(close + 1));
-  rest >> process.state >> process.parent;
-  return process;
-}
-
-std::vector<Process> all_descendants() {
-  std::vector<Process> found;
-  for (pid_t pid : list_descendants(getpid())) {
-    if (auto process = look_at(pid)) found.push_back(*process);
-  }
-  return found;
-}
-
-bool is_victim(Victim victim, const Process& process, pid_t program, pid_t stopped) {
+bool is_victim(Victim victim, const SeenProcess& process, pid_t program, pid_t stopped) {
   auto named = [&](const char* name) { return process.name.starts_with(name); };
   switch (victim) {
     case Victim::kNobody:
@@ -80,16 +54,6 @@ bool is_victim(Victim victim, const Process& process, pid_t program, pid_t stopp
       return false;  // no process of telefork's
   }
   return false;
-}
-
-// Returns when it is dead; its parent may not have reaped it.
-void kill_and_await(pid_t pid) {
-  const int process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
-  if (process < 0) return;  // reaped already
-  kill(pid, SIGKILL);
-  pollfd ended{process, POLLIN, 0};
-  EXPECT_EQ(poll(&ended, 1, 60'000), 1) << pid << " does not die";
-  close(process);
 }
 
 // Which its parent may wait for then; false when it does not come.
@@ -138,11 +102,11 @@ void AStep::SetUp() {
   for (const auto& one : kStepNames) {
     if (one.name == name) step_ = one.step;
   }
-  ASSERT_NO_FATAL_FAILURE(make_programs());
-  setenv(of_keeper() ? "TELEFORK_TEST_KEEPER" : "TELEFORK_TEST_AGENT",
+  programs_.emplace();
+  setenv(of_keeper() ? SteppingPrograms::kKeeper : SteppingPrograms::kAgent,
          ("--stop-at-step " + name).c_str(), 1);
   set_lease(true);
-  setenv("TELEFORK_AGENT", (programs_ + "/libexec/telefork/telefork-agent").c_str(), 1);
+  setenv("TELEFORK_AGENT", programs_->agent().c_str(), 1);
   forget_killed_sessions_ = true;
   AFork::SetUp();
 }
@@ -153,11 +117,11 @@ std::string AStep::lay_cable(const std::string& listens_at) {
 
 void AStep::TearDown() {
   AFork::TearDown();
-  for (const char* name : {"TELEFORK_TEST_KEEPER", "TELEFORK_TEST_AGENT", "TELEFORK_AGENT"}) {
+  for (const char* name : {SteppingPrograms::kKeeper, SteppingPrograms::kAgent, "TELEFORK_AGENT"}) {
     unsetenv(name);
   }
   set_lease(false);
-  fs::remove_all(programs_);
+  programs_.reset();
 }
 
 bool AStep::of_keeper() const { return step_ >= Step::kExpecting; }
@@ -180,40 +144,13 @@ void AStep::note_run() const {
   close(file);
 }
 
-// On the file system of the build, where hard links do.
-void AStep::make_programs() {
-  const fs::path build = fs::path(TELEFORK_TELEPAD).parent_path().parent_path();
-  std::string pattern = build / "fault-programs.XXXXXX";
-  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-  programs_ = pattern;
-  const fs::path libexec = fs::path(programs_) / "libexec/telefork";
-  fs::create_directories(libexec);
-  fs::create_directories(fs::path(programs_) / "bin");
-  fs::create_hard_link(TELEFORK_TELEPAD, telepad_program());
-  fs::create_hard_link(build / "bin/telefork", fs::path(programs_) / "bin/telefork");
-  for (const auto& entry : fs::directory_iterator(build / "libexec/telefork")) {
-    const std::string name = entry.path().filename();
-    if (name != "telefork-agent" && name != "telefork-keeper") {
-      fs::create_hard_link(entry.path(), libexec / name);
-      continue;
-    }
-    fs::create_hard_link(entry.path(), libexec / (name + ".real"));
-    std::ofstream script(libexec / name);
-    script << "#!/bin/sh\nexec \"$0.real\" "
-           << (name == "telefork-agent" ? "$TELEFORK_TEST_AGENT" : "$TELEFORK_TEST_KEEPER")
-           << " \"$@\"\n";
-    script.close();
-    fs::permissions(libexec / name, fs::perms::owner_all);
-  }
-}
-
 // The agent or keeper that has stopped itself; 0 when the program and all of them ended before
 // that.
 pid_t AStep::await_stopped(const Program& program) const {
   constexpr timespec kPause{0, 2'000'000};  // there is no event for it
   for (int tries = 0; tries < 20'000; ++tries) {
     bool may_stop = false;
-    for (const Process& process : all_descendants()) {
+    for (const SeenProcess& process : all_descendants()) {
       if (process.state == 'T') return process.pid;
       const bool ended = process.state == 'Z';
       may_stop |= !ended && (process.pid == program.pid || process.name.starts_with("telefork-"));
@@ -230,8 +167,8 @@ pid_t AStep::await_stopped(const Program& program) const {
 void AStep::expect_guests_end_there() const {
   constexpr timespec kPause{0, 2'000'000};  // there is no event for it
   for (int tries = 0; tries < 20'000; ++tries) {
-    const std::vector<Process> left = all_descendants();
-    const bool ended = std::all_of(left.begin(), left.end(), [this](const Process& process) {
+    const std::vector<SeenProcess> left = all_descendants();
+    const bool ended = std::all_of(left.begin(), left.end(), [this](const SeenProcess& process) {
       return process.pid == telepad_ || process.pid == cable_->pid() ||
              process.name.starts_with("telefork-");
     });
@@ -253,8 +190,8 @@ void AStep::check(const Case& one) {
   const pid_t stopped = await_stopped(program);
   EXPECT_NE(stopped, 0) << "nobody came to this step";
   // Listed before anyone dies: the orphans of the dead change their parents.
-  const std::vector<Process> processes = all_descendants();
-  for (const Process& process : processes) {
+  const std::vector<SeenProcess> processes = all_descendants();
+  for (const SeenProcess& process : processes) {
     if (!is_victim(one.victim, process, program.pid, stopped)) continue;
     // A process whose threads are traced is not gone before its tracer, who is held, has seen it.
     if (one.victim == Victim::kProgram || one.victim == Victim::kGuest) {
@@ -266,7 +203,7 @@ void AStep::check(const Case& one) {
   if (one.victim == Victim::kCable) cable_->cut();
   if (one.victim == Victim::kSilence) cable_->silence();
   auto let_go_on = [&] {
-    for (const Process& process : processes) {
+    for (const SeenProcess& process : processes) {
       if (process.state == 'T') kill(process.pid, SIGCONT);
     }
   };

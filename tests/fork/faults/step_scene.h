@@ -3,8 +3,7 @@
 // Home reaches a `tls` node by a cable of the test's (cable.h).
 //
 // An agent or keeper stops itself at the step; then the victim is killed, or the cable cut, and
-// what was held goes on. The agent and the keeper of these tests come from a folder of programs of
-// which two are scripts that add --stop-at-step.
+// what was held goes on (stepping_programs.h).
 #pragma once
 
 #include <optional>
@@ -14,6 +13,7 @@
 #include "cable.h"
 #include "scene.h"
 #include "session/steps.h"
+#include "stepping_programs.h"
 
 namespace fork_test {
 
@@ -47,7 +47,7 @@ class AStep : public AFork {
   void SetUp() override;
   void TearDown() override;
   std::string kind_of_node() const override { return GetParam().substr(0, GetParam().find('_')); }
-  std::string telepad_program() const override { return programs_ + "/bin/telepad"; }
+  std::string telepad_program() const override { return programs_->telepad(); }
   std::string lay_cable(const std::string& listens_at) override;
 
   // The whole of one death.
@@ -68,12 +68,11 @@ class AStep : public AFork {
   void note_run() const;
 
  private:
-  void make_programs();
   pid_t await_stopped(const Program& program) const;
   void expect_guests_end_there() const;
 
   telefork::session::Step step_{};
-  std::string programs_;
+  std::optional<SteppingPrograms> programs_;
   std::optional<Cable> cable_;  // of `tls`
 };
 

@@ -1,0 +1,26 @@
+// Processes that a test did not start itself, as /proc shows them.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+namespace fork_test {
+
+struct SeenProcess {
+  pid_t pid = 0;
+  pid_t parent = 0;
+  char state = 0;
+  std::string name;  // its first fifteen letters
+};
+
+// Empty when it is gone.
+std::optional<SeenProcess> look_at(pid_t pid);
+// All that descend from this process.
+std::vector<SeenProcess> all_descendants();
+// Returns when it is dead; its parent may not have reaped it.
+void kill_and_await(pid_t pid);
+
+}  // namespace fork_test

@@ -45,7 +45,7 @@ void check_number(pid_t pid) {
 }
 
 // Until the child ends. One that does not is killed.
-int wait_for(pid_t pid) {
+void await_child(pid_t pid) {
   check_number(pid);
   const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
   pollfd end{pidfd, POLLIN, 0};
@@ -54,6 +54,10 @@ int wait_for(pid_t pid) {
     kill(pid, SIGKILL);
   }
   close(pidfd);
+}
+
+int wait_for(pid_t pid) {
+  await_child(pid);
   int status = 0;
   EXPECT_EQ(waitpid(pid, &status, 0), pid);
   return exit_code(status);
@@ -113,17 +117,34 @@ void end_stranger(pid_t pid) {
   await_stranger(pid);
 }
 
-Finished run_command(const std::vector<std::string>& arguments, const std::string& folder) {
-  int out[2];
-  int err[2];
-  make_pipe(out);
-  make_pipe(err);
+Command::Command(const std::vector<std::string>& arguments, const std::string& folder) {
+  make_pipe(out_);
+  make_pipe(err_);
+  pid_ = launch({arguments, folder, out_[1], err_[1]});
+}
+
+Command::~Command() {
+  for (int fd : {out_[0], out_[1], err_[0], err_[1]}) close(fd);
+}
+
+bool Command::has_ended() const {
+  siginfo_t info{};
+  const int kLook = WEXITED | WNOHANG | WNOWAIT;
+  return waitid(P_PID, static_cast<id_t>(pid_), &info, kLook) == 0 && info.si_pid != 0;
+}
+
+void Command::await_end() const { await_child(pid_); }
+
+Finished Command::finish() {
   Finished finished;
-  finished.code = wait_for(launch({arguments, folder, out[1], err[1]}));
-  finished.out = drain(out[0]);
-  finished.err = drain(err[0]);
-  for (int fd : {out[0], out[1], err[0], err[1]}) close(fd);
+  finished.code = wait_for(pid_);
+  finished.out = drain(out_[0]);
+  finished.err = drain(err_[0]);
   return finished;
+}
+
+Finished run_command(const std::vector<std::string>& arguments, const std::string& folder) {
+  return Command(arguments, folder).finish();
 }
 
 VictimProcess::VictimProcess(const std::string& program, const std::string& folder)

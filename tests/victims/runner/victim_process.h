@@ -43,7 +43,26 @@ struct Launch {
 pid_t launch(const Launch& launch);
 // Kills a child of another process, and returns when it has ended.
 void end_stranger(pid_t pid);
-// Runs a command to its end.
+// A command that runs, its streams going to pipes.
+class Command {
+ public:
+  Command(const std::vector<std::string>& arguments, const std::string& folder);
+  // It has to be finished.
+  ~Command();
+  Command(const Command&) = delete;
+  Command& operator=(const Command&) = delete;
+
+  pid_t pid() const { return pid_; }
+  bool has_ended() const;
+  void await_end() const;
+  Finished finish();
+
+ private:
+  int out_[2] = {-1, -1};
+  int err_[2] = {-1, -1};
+  pid_t pid_ = -1;
+};
+// Runs one to its end.
 Finished run_command(const std::vector<std::string>& arguments, const std::string& folder);
 
 class VictimProcess {

@@ -4,11 +4,15 @@
 // itself (../victim.h) holds in all of them: what is refused is refused by `check` and `save` in
 // the same words, and the victim goes on.
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
+#include <regex>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -17,17 +21,24 @@
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
+#include "fault.h"
 #include "process_state.h"
 #include "scene.h"
+#include "seen_process.h"
+#include "stepping_programs.h"
 #include "victim_process.h"
 
 namespace victims {
 namespace {
 
 namespace fs = std::filesystem;
+using fork_test::SteppingPrograms;
+using telefork::session::Step;
+using telefork::session::step_name;
 
 constexpr int kRefused = 3;
 constexpr int kUndone = 75;
+constexpr int kLost = 125;
 
 std::vector<std::string> names() {
   return {
@@ -60,9 +71,20 @@ class Mode : public testing::TestWithParam<std::string> {
   virtual std::string lost(const Declared& declared) const { return declared.loses; }
   // The kernel may keep it for the deputy.
   virtual bool loses_for_certain() const { return true; }
+  virtual std::string victim_name() const { return GetParam(); }
+  // Of what /proc tells before and after: what is not to be.
+  virtual std::string differences(pid_t pid, const ProcessState& before) const {
+    return ProcessState(pid).differences_from(before);
+  }
+  // Of one that was taken: it has ended, as it was to.
+  virtual bool is_over() const { return false; }
   void run();
 
   std::string image() const { return folder_ + ".tfi"; }
+  // Of one that did not come to tidy up.
+  void empty_folder() const {
+    for (const auto& entry : fs::directory_iterator(folder_)) fs::remove_all(entry.path());
+  }
   Finished telefork(const std::vector<std::string>& arguments) const;
   void expect_refused(const VictimProcess& victim) const;
 
@@ -98,7 +120,7 @@ Finished Mode::telefork(const std::vector<std::string>& arguments) const {
 }
 
 void Mode::run() {
-  VictimProcess victim(VICTIM_FOLDER "/" + GetParam(), folder_);
+  VictimProcess victim(VICTIM_FOLDER "/" + victim_name(), folder_);
   const bool ready = victim.await_ready();
   if (!victim.declared().skip.empty()) GTEST_SKIP() << "needs: " << victim.declared().skip;
   if (!ready) {
@@ -110,10 +132,10 @@ void Mode::run() {
   } else {
     take(victim);
   }
-  if (HasFatalFailure()) return;
+  if (HasFatalFailure() || is_over()) return;
   const bool loses = restores() && !lost(victim.declared()).empty();
   if (victim.wake() && !loses) {
-    EXPECT_EQ(ProcessState(victim.visible_pid()).differences_from(before), "");
+    EXPECT_EQ(differences(victim.visible_pid(), before), "");
   }
   expect_end(victim);
 }
@@ -227,7 +249,7 @@ class ToNode : public Mode {
   void SetUp() override {
     ASSERT_NO_FATAL_FAILURE(Mode::SetUp());
     node_ = fs::temp_directory_path() / ("telefork-victim." + std::to_string(getpid()) + ".sock");
-    telepad_ = launch({{TELEPAD_PROGRAM, "--quiet", "--socket", node_}, "/"});
+    telepad_ = launch({{telepad_program(), "--quiet", "--socket", node_}, "/"});
     while (telefork({"check", node()}).code != 0) {
       ASSERT_EQ(waitpid(telepad_, nullptr, WNOHANG), 0) << "telepad has ended";
     }
@@ -241,6 +263,16 @@ class ToNode : public Mode {
     Mode::TearDown();
   }
   std::string node() const { return "unix:" + node_; }
+  virtual std::string telepad_program() const { return TELEPAD_PROGRAM; }
+  // What has come there and is there still, but for telefork's own.
+  std::vector<pid_t> guests() const {
+    std::vector<pid_t> found;
+    for (pid_t pid : fork_test::list_descendants(telepad_)) {
+      const auto process = fork_test::look_at(pid);
+      if (process && !process->name.starts_with("telefork-")) found.push_back(pid);
+    }
+    return found;
+  }
   // What is refused there, `more` beside what always is.
   static std::vector<std::string> refused_with(const Declared& declared,
                                                std::vector<std::string> more) {
@@ -335,6 +367,131 @@ class ThereAndBack : public Move {
   }
 };
 
+// A move of which one end is killed at a step: the victim goes on here as if nothing had been, by
+// itself or by `telefork resume`; or its pid ends with 125, where it was given up and may have run.
+class Fault : public Move {
+ protected:
+  void SetUp() override {
+    const std::string step = GetParam().substr(victim_name().size() + kBetween.size());
+    for (Step one : steps_of_move()) {
+      if (step_name(one) == step) fault_.step = one;
+    }
+    programs_.emplace();
+    const std::string stop = "--stop-at-step " + step;
+    if (is_of_keeper(fault_.step)) setenv(SteppingPrograms::kKeeper, stop.c_str(), 1);
+    Move::SetUp();
+    unsetenv(SteppingPrograms::kKeeper);
+  }
+  void TearDown() override {
+    Move::TearDown();
+    programs_.reset();
+  }
+  void run_all() {
+    for (auto killed : {FaultCase::Killed::kSession, FaultCase::Killed::kKeeper}) {
+      SCOPED_TRACE(killed == FaultCase::Killed::kSession ? "its session was killed"
+                                                         : "its keeper was killed");
+      fault_.killed = killed;
+      is_over_ = false;
+      run();
+      if (HasFailure() || IsSkipped()) return;
+    }
+  }
+  std::string telepad_program() const override { return programs_->telepad(); }
+  std::string victim_name() const override {
+    return GetParam().substr(0, GetParam().find(kBetween));
+  }
+  bool restores() const override { return false; }
+  bool is_over() const override { return is_over_; }
+  std::string differences(pid_t pid, const ProcessState& before) const override;
+  void take(VictimProcess& victim) override;
+
+ private:
+  static constexpr std::string_view kBetween = "_at_";
+  void break_move(VictimProcess& victim);
+  void expect_lost(VictimProcess& victim);
+  bool is_held(pid_t pid) const;
+
+  FaultCase fault_{};
+  bool is_over_ = false;
+  std::optional<SteppingPrograms> programs_;
+};
+
+// Whose session was killed at work in it may keep that one's pages, where programs map nothing by
+// themselves (docs/limits.md).
+std::string Fault::differences(pid_t pid, const ProcessState& before) const {
+  std::string all = Mode::differences(pid, before);
+  if (fault_.killed != FaultCase::Killed::kSession) return all;
+  // Threads leave the stub in any order, and nobody is told when. There all signals are blocked.
+  const std::regex leaving("thread [0-9]+ SigBlk was [0-9a-f]+, is fffffffffff[0-9a-f]{5}\n");
+  const auto patience = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (std::regex_search(all, leaving) && std::chrono::steady_clock::now() < patience) {
+    std::this_thread::yield();
+    all = Mode::differences(pid, before);
+  }
+  return std::regex_replace(all, std::regex("mapping 00[0-3][0-9a-f]{5}-[^\n]* is new: [^\n]*\n"),
+                            "");
+}
+
+bool Fault::is_held(pid_t pid) const {
+  const auto told = nlohmann::json::parse(telefork({"ps", "--json"}).out);
+  for (const auto& session : told.at("sessions")) {
+    if (session.at("pid") == pid && session.at("state") == "held") return true;
+  }
+  return false;
+}
+
+void Fault::take(VictimProcess& victim) {
+  break_move(victim);
+  // It may have run there, and now it is to run here.
+  if (!is_over_ && is_given_up(fault_.step)) {
+    EXPECT_TRUE(guests().empty()) << fork_test::describe_descendants();
+  }
+}
+
+void Fault::break_move(VictimProcess& victim) {
+  std::vector<std::string> arguments = command(victim.pid());
+  arguments.insert(arguments.begin(), TELEFORK_PROGRAM);
+  const FaultyMove move = move_with_fault(arguments, fault_);
+  if (const std::string& clash = victim.declared().clashes; !clash.empty() && !move.held) {
+    EXPECT_NE(move.end.err.find(clash), std::string::npos) << move.end.err;
+    return;
+  }
+  ASSERT_TRUE(move.held) << "nobody came to the step: " << move.end.err;
+  if (move.end.code == 0) return expect_lost(victim);
+  if (fault_.killed == FaultCase::Killed::kKeeper) {
+    EXPECT_EQ(move.end.code, kUndone) << move.end.err;
+    return;
+  }
+  EXPECT_EQ(move.end.code, 1) << move.end.err;
+  if (is_held(victim.pid())) {
+    const Finished resume = telefork({"resume", std::to_string(victim.pid())});
+    EXPECT_EQ(resume.code, 0) << resume.err;
+  } else if (fault_.step == Step::kHollowed) {
+    expect_lost(victim);
+  } else {
+    EXPECT_FALSE(is_given_up(fault_.step)) << "it was not held";
+  }
+}
+
+void Fault::expect_lost(VictimProcess& victim) {
+  EXPECT_TRUE(may_be_lost(fault_));
+  EXPECT_EQ(victim.await_end(), kLost);
+  is_over_ = true;
+  empty_folder();
+}
+
+std::vector<std::string> at_all_steps(const std::vector<std::string>& victims) {
+  std::vector<std::string> cases;
+  for (const std::string& victim : victims) {
+    for (Step step : steps_of_move())
+      cases.push_back(victim + "_at_" + std::string(step_name(step)));
+  }
+  return cases;
+}
+
+// `make soak` has the others too, of which each of its rounds takes some.
+class AnyFault : public Fault {};
+
 std::string name_of(const testing::TestParamInfo<std::string>& info) { return info.param; }
 
 #define VICTIMS_MODE(mode)        \
@@ -349,6 +506,13 @@ VICTIMS_MODE(Move);
 VICTIMS_MODE(Fork);
 VICTIMS_MODE(Original);
 VICTIMS_MODE(ThereAndBack);
+
+TEST_P(Fault, LeavesItHereOrLost) { run_all(); }
+INSTANTIATE_TEST_SUITE_P(
+    Victims, Fault,
+    testing::ValuesIn(at_all_steps({"thread_hundred", "memory_shared", "fd_epoll"})), name_of);
+TEST_P(AnyFault, LeavesItHereOrLost) { run_all(); }
+INSTANTIATE_TEST_SUITE_P(Soak, AnyFault, testing::ValuesIn(at_all_steps(names())), name_of);
 
 }  // namespace
 }  // namespace victims

@@ -108,12 +108,17 @@ std::string file_name(pid_t process) {
   return fmt::format("{}.{}", process, kernel::own_pid_namespace());
 }
 
-// Its session has ended, or died over it; a file that was replaced has no name any more.
-bool is_left_over(const UniqueFd& file) {
+// A file that was replaced has no name any more.
+bool try_lock(const UniqueFd& file, int operation) {
   struct stat status {};
-  return ::flock(file.get(), LOCK_EX | LOCK_NB) == 0 && ::fstat(file.get(), &status) == 0 &&
+  return ::flock(file.get(), operation | LOCK_NB) == 0 && ::fstat(file.get(), &status) == 0 &&
          status.st_nlink != 0;
 }
+
+// Its session has ended, or died over it. Who looks keeps nobody else from looking.
+bool is_left_over(const UniqueFd& file) { return try_lock(file, LOCK_SH); }
+// And nobody else looks: whoever removes it must not remove what another has put there since.
+bool try_own(const UniqueFd& file) { return try_lock(file, LOCK_EX); }
 
 std::string read_small_file(const UniqueFd& file, const std::string& path) {
   std::string content(kMaxFile, '\0');
@@ -164,9 +169,10 @@ void for_each_living(const std::string& folder, See see) {
     // It has just ended; or it is nothing that a session makes, in a folder that is a user's own.
     if (!file || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) continue;
     const bool left = is_left_over(file);
-    if (left) ::unlink((path + kCallSuffix).c_str());
     if (left && !holds_somebody(file, path)) {
+      if (!try_own(file)) continue;
       ::unlink(path.c_str());
+      ::unlink((path + kCallSuffix).c_str());
     } else {
       see(name, file, path, left);
     }
@@ -230,7 +236,7 @@ void forget_session(const std::string& folder, pid_t process) {
 
 UniqueFd try_take_over(const std::string& path) {
   UniqueFd file = open_entry(path);
-  if (!file || !is_left_over(file)) return {};
+  if (!file || !try_own(file)) return {};
   return file;
 }
 

@@ -133,7 +133,7 @@ class Resume(ResumeTest):
         self.kill_keepers()
         os.kill(session, signal.SIGCONT)
         cli.wait_until(lambda: self.entry(victim.pid) == ("unknown", f"telefork resume {victim.pid}"))
-        self.refuses(call("home", victim.pid), 3, "it is unknown")
+        self.refuses(call("home", victim.pid), 3, f"`telefork resume {victim.pid}` takes it up")
         resume = self.start(cli.TELEFORK, "resume", str(victim.pid), "--json")
         self.find_node()
         out, err = resume.communicate(timeout=cli.PATIENCE)

@@ -210,6 +210,11 @@ constexpr std::array kRules = {
          "its root directory is not this machine's (chroot)", ""},
     Rule{Reason::kNamespace, Part::kProcess, "other namespaces than telefork's",
          "it is in another {} namespace than telefork", "run telefork inside of that namespace"},
+    Rule{Reason::kLeftNamespace, Part::kProcess,
+         "on the way home of `run_on`: another namespace than it began in, but for a mount "
+         "namespace",
+         "it has left its {} namespace there, and does not come home in another",
+         "have f stay in it, or leave it in a child"},
     Rule{Reason::kChildrenElsewhere, Part::kProcess,
          "children in another pid namespace than the process's own (unshare(2), setns(2))",
          "its children are in another pid namespace than it is itself",

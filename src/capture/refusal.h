@@ -85,6 +85,7 @@ enum class Reason {
   kYamaEverybody,
   kChroot,
   kNamespace,
+  kLeftNamespace,
   kChildrenElsewhere,
   kDirectoryRemoved,
   kLongDirectory,

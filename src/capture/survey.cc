@@ -33,6 +33,14 @@ void survey_namespaces(Survey& survey) {
   }
 }
 
+// What it has left has made it see something else than where it is at home.
+void survey_left_namespaces(const std::map<std::string, std::string>& before, Survey& survey) {
+  for (const auto& [name, link] : before) {
+    if (kernel::read_ns_link(survey.thread, name) == link) continue;
+    survey.refusals.push_back(refuse(name_of(survey), Reason::kLeftNamespace, name));
+  }
+}
+
 // A fork would be there, and telefork not. Until there is a child the link cannot be read.
 bool has_children_elsewhere(const Survey& survey) {
   try {
@@ -186,9 +194,15 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   if (options.purpose == Purpose::kReturn && !kernel::list_children(survey.pid).empty()) {
     survey.refusals.push_back(refuse(process, Reason::kChildrenThere));
   }
-  survey_namespaces(survey);
+  const bool returns = options.namespaces != nullptr;
+  if (returns) {
+    survey_left_namespaces(*options.namespaces, survey);
+  } else {
+    survey_namespaces(survey);
+  }
   if (has_children_elsewhere(survey)) {
-    survey.refusals.push_back(refuse(name_of(survey), Reason::kChildrenElsewhere));
+    survey.refusals.push_back(returns ? refuse(process, Reason::kLeftNamespace, "pid")
+                                      : refuse(process, Reason::kChildrenElsewhere));
   }
 }
 

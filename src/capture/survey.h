@@ -60,6 +60,8 @@ struct SurveyOptions {
   std::map<unsigned, std::uint64_t> streams;
   const Origins* origins = nullptr;
   FileTable::FindOriginal originals;
+  // Of that guest too: its namespaces when it began there, by their names in /proc/PID/ns.
+  const std::map<std::string, std::string>* namespaces = nullptr;
   // For a check that holds somebody up: the flags of the memory, which cost a walk of the page
   // tables, are looked at only within kFlagsBudgetNs, and not again where the memory map is as it
   // was. What only they tell is found later else.

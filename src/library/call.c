@@ -125,7 +125,7 @@ long tf_await_verdict(const struct tf_go_ahead* go) {
 void tf_take_verdict(long n) {
   const struct telefork_verdict* verdict = &tf_verdict;
   if (n != (long)sizeof *verdict) {
-    tf_set_error(TELEFORK_LOST, 0, "the agent ended while the process was away");
+    tf_set_error(TELEFORK_LOST, 0, "telefork's process here ended while this one was away");
   } else {
     tf_set_error((enum telefork_code)verdict->code, verdict->error, "%s", verdict->message);
   }

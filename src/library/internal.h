@@ -45,6 +45,8 @@ bool tf_make_request(enum telefork_agent_op op, const char* node,
 // The calling thread has the lock and is not cancelled until it leaves.
 bool tf_enter(int* cancel_state);
 void tf_leave(bool holds_lock, int cancel_state);
+// Whether this process is away for a run_on(), whose caller expects it back.
+bool tf_is_in_call(void);
 // Says on the session socket where this thread is about to wait. False: nobody is there any more.
 bool tf_announce(const struct tf_go_ahead* go, const tf_signals* mask);
 // Of tf_await_verdict(), for whoever has the lock, or is the snapshot.

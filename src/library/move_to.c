@@ -38,6 +38,9 @@ int telefork_move_to_with(const char* node, const struct telefork_options* optio
   int result = -1;
   if (request.options.fds != TELEFORK_FDS_REFUSE) {
     tf_set_error(TELEFORK_USAGE, EINVAL, "what moves leaves no descriptor at home");
+  } else if (tf_is_in_call()) {
+    tf_set_error(TELEFORK_USAGE, EINVAL,
+                 "the process is away for a call of run_on, and is to come home from it first");
   } else {
     result = move_through_agent(&request);
   }

@@ -19,9 +19,14 @@
 
 #include "library/internal.h"
 
+// Of the outermost call that this process is inside of: what it forks there is in none.
+static _Atomic pid_t called_as;
+
 // How many calls this process is inside of, by all its threads: each goes from where the one before
 // has brought it, and it must come home the same way.
 static _Atomic uint32_t depth;
+
+bool tf_is_in_call(void) { return atomic_load(&depth) != 0 && atomic_load(&called_as) == getpid(); }
 
 static void set_depth(uint32_t value) {
   atomic_store(&depth, value);
@@ -68,6 +73,7 @@ static void run_there(void (*f)(void*), void* arg, tf_signals* mask, int* cancel
   pid_t pid = getpid();
   tf_forget_agent();
   set_depth(mine);
+  atomic_store(&called_as, pid);
   tf_restore_signals(mask);
   tf_leave(true, *cancel_state);
   f(arg);

@@ -714,7 +714,7 @@ TEST(HomecomingRefusal, NamesAnotherUser) {
         away.come_home();
         VERIFY(false);
       },
-      "became user 12345");
+      "(users 12345 12345 12345 12345, groups");
 }
 
 }  // namespace

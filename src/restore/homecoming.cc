@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -20,6 +21,12 @@ using image::RecordType;
 using tracee::SyscallProgram;
 
 namespace {
+
+std::vector<std::uint32_t> numbers_of(::capnp::List<std::uint32_t>::Reader list) {
+  std::vector<std::uint32_t> numbers;
+  for (std::uint32_t number : list) numbers.push_back(number);
+  return numbers;
+}
 
 constexpr std::size_t kBatch = 128 * 1024;  // a program is run when it has grown so large
 
@@ -107,17 +114,25 @@ void Homecoming::check() const {
 void Homecoming::check_user() const {
   kernel::Status here = kernel::read_status(parked_.pid());
   auto there = process().getCredentials();
-  for (unsigned i = 0; i < 4; ++i) {
-    if (there.getUids().size() != 4 || there.getGids().size() != 4) {
-      throw Error(Code::kCorrupt, "credentials lack ids");
-    }
-    if (there.getUids()[i] == here.uids[i] && there.getGids()[i] == here.gids[i]) continue;
+  const std::vector<uid_t> users = numbers_of(there.getUids());
+  const std::vector<gid_t> groups = numbers_of(there.getGids());
+  if (users.size() != here.uids.size() || groups.size() != here.gids.size()) {
+    throw Error(Code::kCorrupt, "credentials lack ids");
+  }
+  if (!std::ranges::equal(users, here.uids) || !std::ranges::equal(groups, here.gids)) {
     throw Error(
         Code::kRefused,
-        fmt::format("it became user {} with group {} there, which does not come home; have f "
-                    "become who it was again",
-                    there.getUids()[1], there.getGids()[1]));
+        fmt::format("it has other ids there than here (users {}, groups {}), which do not come "
+                    "home; have f take those that it had (setresuid(2), setresgid(2))",
+                    fmt::join(users, " "), fmt::join(groups, " ")));
   }
+  // Only root's can have changed, and arrive as they were.
+  const std::vector<gid_t> others = numbers_of(there.getGroups());
+  if (here.uids[1] != 0 || others == here.groups) return;
+  throw Error(Code::kRefused,
+              fmt::format("it has other supplementary groups there than here ({}), which do not "
+                          "come home; have f take those that it had (setgroups(2))",
+                          fmt::join(others, " ")));
 }
 
 // To be undone while it is held, by the tracer or without one. In the order in which they are told.

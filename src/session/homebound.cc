@@ -3,6 +3,8 @@
 #include <optional>
 #include <utility>
 
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,6 +25,9 @@ namespace {
 using image::schema::Header;
 using image::schema::Vma;
 
+// Not "mnt", which does not come home (limits.md).
+constexpr const char* kNamespaces[] = {"pid", "net",    "user", "ipc",
+                                       "uts", "cgroup", "time", "time_for_children"};
 constexpr std::uint64_t kWorthAThreadKb = 64 * 1024;
 
 bool is_watched(const kernel::Vma& vma) {
@@ -69,6 +74,7 @@ void Homebound::make_watch(tracee::Stub& stub) {
 }
 
 void Homebound::watch_writes(tracee::Stub& stub) {
+  for (const char* name : kNamespaces) namespaces_[name] = kernel::read_ns_link(guest_, name);
   tracee::SameCpu turns(stub.thread().tid());
   make_watch(stub);
   if (!watch_) hashes_ = std::make_unique<capture::PageHashes>(guest_, abi_);
@@ -113,9 +119,21 @@ capture::ChangedPages Homebound::changes_of(const capture::Mapping& mapping) {
   return known ? std::move(known.mapped()) : find_changes(vma);
 }
 
+// By whoever may look at it at all (ptrace_may_access in kernel/ptrace.c).
+void Homebound::check_readable() const {
+  if (UniqueFd(::open(kernel::mem_path(guest_).c_str(), O_RDONLY | O_CLOEXEC))) return;
+  if (errno != EACCES) return;  // it has ended, as will be told
+  throw Error(Code::kRefused,
+              fmt::format("process {} is undumpable there, and may not be read; have f give "
+                          "prctl(PR_SET_DUMPABLE) the value that it had",
+                          guest_));
+}
+
 void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) {
+  check_readable();
   capture::SurveyOptions options;
   options.purpose = capture::Purpose::kReturn;
+  options.namespaces = &namespaces_;
   options.own_fds.insert(session_number_);
   options.streams = streams_;
   options.origins = &origins_;

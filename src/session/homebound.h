@@ -66,6 +66,7 @@ class Homebound {
   using Place = std::pair<RemotePtr, RemotePtr>;  // start and end of a VMA
 
   void make_watch(tracee::Stub& stub);
+  void check_readable() const;
   capture::ChangedPages find_changes(const kernel::Vma& vma) const;
   std::map<Place, capture::ChangedPages> find_all_changes() const;
   capture::ChangedPages changes_of(const capture::Mapping& mapping);
@@ -81,6 +82,7 @@ class Homebound {
   // Of a large guest they are looked for while its mappings' flags are read, which takes as long.
   std::future<std::map<Place, capture::ChangedPages>> ahead_;
   std::map<Place, capture::ChangedPages> changes_;
+  std::map<std::string, std::string> namespaces_;  // that it began in
   std::optional<tracee::FrozenProcess> frozen_;
   telefork_snapshot call_{};
 };

@@ -10,8 +10,10 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <grp.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -220,6 +222,69 @@ TEST_P(ACall, ThatGivesAThreadDescriptorsOfItsOwnIsRefused) {
     });
     require(contains(error, "does not have the first thread's descriptors"));
     witness.expect_untouched();
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, ThatBecomesAnotherIsRefused) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  Outcome outcome = run([this] {
+    Witness witness;
+    const gid_t groups[] = {5, 6};
+    std::string error = error_of_call(node(), [&] {
+      witness.spoil();
+      require(setgroups(2, groups) == 0);
+    });
+    require(contains(error, "other supplementary groups there than here (5 6)"));
+    require_equal(int{telefork_error_code()}, int{TELEFORK_REFUSED});
+    error = error_of_call(node(), [] { require(setegid(6) == 0); });
+    require(contains(error, "groups 0 6 0 6), which do not come home"));
+    witness.expect_untouched();
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, ThatLeavesANamespaceIsRefused) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  Outcome outcome = run([this] {
+    Witness witness;
+    for (auto [flag, name] : {std::pair(CLONE_NEWUTS, "uts"), std::pair(CLONE_NEWCGROUP, "cgroup"),
+                              std::pair(CLONE_NEWTIME, "time_for_children"),
+                              std::pair(CLONE_NEWPID, "pid"), std::pair(CLONE_NEWUSER, "user")}) {
+      std::string error = error_of_call(node(), [&, flag = flag] {
+        witness.spoil();
+        require(unshare(flag) == 0);
+      });
+      require(contains(error, std::string("it has left its ") + name + " namespace there"));
+    }
+    witness.expect_untouched();
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// Root reads it nevertheless.
+TEST_P(ACall, ThatMayNotBeReadIsRefusedOrComesHome) {
+  Outcome outcome = run([this] {
+    auto hide = [] { prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); };
+    if (geteuid() == 0) return telefork::run_on(node(), hide);
+    std::string error = error_of_call(node(), hide);
+    require(contains(error, "have f give prctl(PR_SET_DUMPABLE) the value that it had"));
+    require_equal(int{telefork_error_code()}, int{TELEFORK_REFUSED});
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACall, GoesNoFurtherForGood) {
+  Outcome outcome = run([this] {
+    std::string error;
+    int code = 0;
+    telefork::run_on(node(), [&] {
+      require(telefork_move_to("local") == -1);
+      error = telefork_error();
+      code = telefork_error_code();
+    });
+    require(contains(error, "is to come home from it first"));
+    require_equal(code, int{TELEFORK_USAGE});
   });
   EXPECT_TRUE(went_well(outcome));
 }

@@ -96,7 +96,8 @@ void Trust::trust_key() {
   if (keys_for() == net::KeysFor::kEveryUser) {
     if (user.empty()) {
       throw Error(Code::kUsage,
-                  fmt::format("whose key is that? telefork trust {} --as USER", key.text()));
+                  fmt::format("whose key is that? telefork trust {} --as USER{}", key.text(),
+                              command_.keys.empty() ? "" : " --keys " + command_.keys));
     }
     if (::getpwnam(user.c_str()) == nullptr) {
       throw Error(Code::kUsage, fmt::format("there is no user {} on this machine", user));
@@ -188,9 +189,12 @@ int keygen_command(const KeygenCommand& command) {
   Folders folders(command.keys);
   const std::string& folder = command.telepad ? folders.serving : folders.own;
   std::string path = net::Identity::key_path(folder);
-  const bool keep = !command.force && ::access(path.c_str(), F_OK) == 0;
-  net::Identity identity = keep ? complete_key(folder) : net::Identity::make();
-  if (!keep) identity.save(folder);
+  net::Identity identity = net::Identity::make();
+  if (command.force) {
+    identity.save(folder);
+  } else if (!identity.save_as_first(folder)) {
+    identity = complete_key(folder);
+  }
   if (command.json) {
     print_json({{"key", identity.key().text()}, {"file", path}});
   } else {

@@ -146,6 +146,19 @@ Identity Identity::mend(const std::string& folder) {
 void Identity::save(const std::string& folder) const {
   make_guarded_folder(folder);
   FolderLock lock(folder);
+  write(folder);
+}
+
+bool Identity::save_as_first(const std::string& folder) const {
+  make_guarded_folder(folder);
+  FolderLock lock(folder);
+  if (::access(key_path(folder).c_str(), F_OK) == 0) return false;
+  write(folder);
+  return true;
+}
+
+// Under the folder's lock.
+void Identity::write(const std::string& folder) const {
   Bio key = make_memory_bio();
   must(::PEM_write_bio_PKCS8PrivateKey(key.get(), private_.get(), nullptr, nullptr, 0, nullptr,
                                        nullptr) == 1,

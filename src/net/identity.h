@@ -30,6 +30,8 @@ class Identity {
   static Identity mend(const std::string& folder);
   // Over what is there; the folder is made where it is missing.
   void save(const std::string& folder) const;
+  // Not over a key that is there: false then, and nothing is changed.
+  bool save_as_first(const std::string& folder) const;
 
   static std::string key_path(const std::string& folder) { return folder + "/key.pem"; }
   static std::string certificate_path(const std::string& folder) { return folder + "/cert.pem"; }
@@ -43,6 +45,7 @@ class Identity {
 
  private:
   Identity(std::shared_ptr<evp_pkey_st> key, std::shared_ptr<x509_st> certificate);
+  void write(const std::string& folder) const;
   void write_certificate(const std::string& folder) const;
 
   std::shared_ptr<evp_pkey_st> private_;

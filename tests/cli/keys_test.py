@@ -117,6 +117,15 @@ class Keygen(KeysTest):
         self.assertEqual((self.own / "key.pem").read_bytes(), before)
         self.assertNotEqual(self.keygen("--force"), key)
 
+    def test_makes_one_whoever_asks_at_once(self):
+        asking = [subprocess.Popen([cli.TELEFORK, "keygen"], env=self.env, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True) for _ in range(8)]
+        told = [one.communicate(timeout=cli.PATIENCE) for one in asking]
+        made = [out.strip() for out, _ in told if out]
+        self.assertEqual(len(made), 1, told)
+        for (_, err), one in zip(told, asking):
+            self.assertTrue(one.returncode == 0 or made[0] in err, err)
+
     def test_gives_a_key_that_came_alone_its_certificate(self):
         key = self.keygen()
         before = (self.own / "key.pem").read_bytes()

@@ -16,20 +16,6 @@
 namespace telefork::capture {
 namespace {
 
-// What the kernel would continue from a restart block (include/linux/errno.h), which does not
-// travel, is made again: a nap from what is left of it where the kernel writes that over the
-// request, all else from its beginning. A poll() or futex wait with a timeout may last longer than
-// asked, but is never interrupted for no reason that the program knows.
-tracee::Registers settle_for_travel(tracee::Registers registers) {
-  constexpr std::int64_t kErestartnointr = -513;
-  constexpr std::int64_t kErestartRestartblock = -516;
-  if (tracee::interrupted_system_call(registers) >= 0 &&
-      tracee::system_call_result(registers) == kErestartRestartblock) {
-    tracee::set_system_call_result(registers, kErestartnointr);
-  }
-  return tracee::settle_system_call(registers);
-}
-
 // So many threads are asked at once: each takes some pages of the stub's room meanwhile.
 constexpr std::size_t kThreadsAtOnce = 64;
 
@@ -118,7 +104,7 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
     tracee::set_system_call_result(registers, *settings_.system_call_result);
     tracee::forget_system_call(registers);
   } else {
-    registers = settle_for_travel(registers);
+    registers = tracee::settle_system_call(registers);
   }
   if (auto rseq = thread.rseq()) {
     record.setRseq(rseq->address);

@@ -38,9 +38,10 @@ void forget_system_call(Registers& registers);
 // The registers as the kernel would leave them on the way back to the program from a call that a
 // stop interrupted (arch/x86/kernel/signal.c, arch_do_signal_or_restart): -ERESTARTSYS and its like
 // mean that the call is made again. -ERESTART_RESTARTBLOCK cannot be continued once the registers
-// leave the kernel's hands (rt_sigreturn and another machine alike forget the restart block): a
-// nanosleep whose rest the kernel writes over its request is made again, everything else ends with
-// EINTR.
+// leave the kernel's hands (rt_sigreturn and another machine alike forget the restart block): that
+// call is made again too, a nap from what is left of it where the kernel writes that over the
+// request, all else from its beginning. A poll() or futex wait with a timeout may last longer than
+// asked, but is never interrupted for no reason that the program knows.
 Registers settle_system_call(const Registers& registers);
 
 // False for a thread in 32-bit code, which telefork refuses.

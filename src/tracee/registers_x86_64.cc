@@ -7,8 +7,6 @@
 #include <cerrno>
 #include <cstring>
 
-#include <sys/syscall.h>
-
 #include "base/error.h"
 
 namespace telefork::tracee {
@@ -68,12 +66,6 @@ constexpr std::uint32_t kXstateMagic1 = 0x46505853;
 constexpr std::uint32_t kXstateMagic2 = 0x46505845;
 constexpr std::size_t kXstateAlignment = 64;
 
-bool sleeps_into_its_request(const user_regs_struct& r) {
-  if (r.orig_rax == SYS_nanosleep) return r.rsi == r.rdi || r.rsi == 0;
-  if (r.orig_rax == SYS_clock_nanosleep) return r.r10 == r.rdx || r.r10 == 0;
-  return false;
-}
-
 }  // namespace
 
 const int kXstateNote = NT_X86_XSTATE;
@@ -126,16 +118,9 @@ Registers settle_system_call(const Registers& registers) {
     case kErestartsys:
     case kErestartnointr:
     case kErestartnohand:
+    case kErestartRestartblock:
       r.rax = r.orig_rax;
       r.rip -= kSyscallInstructionSize;
-      break;
-    case kErestartRestartblock:
-      if (sleeps_into_its_request(r)) {
-        r.rax = r.orig_rax;
-        r.rip -= kSyscallInstructionSize;
-      } else {
-        r.rax = static_cast<std::uint64_t>(-EINTR);
-      }
       break;
     default:
       break;

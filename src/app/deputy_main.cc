@@ -244,7 +244,10 @@ void obey_commands(const Deputy& deputy) {
     pollfd fds[] = {{.fd = deputy.signals, .events = POLLIN, .revents = 0},
                     {.fd = deputy.socket, .events = POLLIN, .revents = 0},
                     {.fd = deputy.parent, .events = POLLIN, .revents = 0}};
-    if (poll(fds, 3, -1) < 0) continue;
+    if (poll(fds, 3, -1) < 0) {
+      if (errno != EINTR) give_up(deputy);  // the program's seccomp filter may forbid it
+      continue;
+    }
     if (fds[2].revents != 0) {
       send_event(deputy, TELEFORK_DEPUTY_PARENT_DIED);
       close(deputy.parent);

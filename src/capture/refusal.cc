@@ -169,8 +169,9 @@ constexpr std::array kRules = {
          "/proc here is that of another pid namespace, which does not know it by this number",
          "mount the right one (mount -t proc proc /proc, or unshare --mount-proc)"},
     Rule{Reason::kSeccomp, Part::kProcess,
-         "seccomp, but for a `telefork save` of root's (CAP_SYS_ADMIN) where the process has "
-         "no_new_privs or CAP_SYS_ADMIN too, and of strict mode only one thread",
+         "seccomp, but for a `telefork save`, `move` or `fork` of root's (CAP_SYS_ADMIN) where the "
+         "process has no_new_privs or CAP_SYS_ADMIN too, of strict mode only one thread; for "
+         "`telefork home` one thread only",
          "it runs under seccomp, which cannot be restored yet",
          "start it without a seccomp filter"},
     Rule{Reason::kSeccompListener, Part::kProcess,

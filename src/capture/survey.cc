@@ -136,14 +136,16 @@ void survey_directory(const SurveyOptions& options, Survey& survey) {
   }
 }
 
-// It can be put on it again by itself alone. What stays at home of a move would have it too.
-bool may_save_seccomp(const SurveyOptions& options, const Survey& survey) {
+// It can be put on it again by itself alone. Of one that comes home its pid is under it already, and
+// threads that are made there would be before they are traced.
+bool may_move_seccomp(const SurveyOptions& options, const Survey& survey) {
   constexpr int kStrict = 1;
   const kernel::Status& status = survey.status;
   if (status.seccomp == 0) return true;
   const bool may_have = status.no_new_privs || (status.cap_effective >> CAP_SYS_ADMIN & 1) != 0;
-  const bool alone = status.seccomp != kStrict || kernel::list_threads(survey.pid).size() == 1;
-  return options.purpose == Purpose::kSave && may_have && alone && kernel::may_suspend_seccomp();
+  const bool needs_one_thread = status.seccomp == kStrict || options.purpose == Purpose::kHome;
+  const bool alone = !needs_one_thread || kernel::list_threads(survey.pid).size() == 1;
+  return moves_whole(options.purpose) && may_have && alone && kernel::may_suspend_seccomp();
 }
 
 // It can be stopped again there, which its parent sees.
@@ -167,7 +169,7 @@ unsigned Survey::carried_streams() const {
 
 void survey_policy(const SurveyOptions& options, Survey& survey) {
   std::string process = name_of(survey);
-  if (!may_save_seccomp(options, survey)) {
+  if (!may_move_seccomp(options, survey)) {
     survey.refusals.push_back(refuse(process, Reason::kSeccomp));
   }
   if (survey.status.tracer_pid != 0 && survey.status.tracer_pid != ::getpid()) {

@@ -2,6 +2,7 @@
 // stub still does is none of their business.
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <algorithm>
 #include <cerrno>
 
 #include <fmt/format.h>
@@ -10,6 +11,7 @@
 #include <sys/syscall.h>
 
 #include "base/error.h"
+#include "kernel/procfs_task.h"
 #include "restore/restorer.h"
 #include "tracee/memory.h"
 
@@ -46,6 +48,21 @@ void add_filter(SeccompFilter::Reader filter, std::uint64_t flags, tracee::Stub&
                          {SECCOMP_SET_MODE_FILTER, flags, program.object(header)});
 }
 
+// At home the pid has been under its filters all the time.
+std::size_t count_filters_there(const tracee::TracedThread& thread,
+                                ::capnp::List<SeccompFilter>::Reader wanted) {
+  if (kernel::read_status(thread.tid()).seccomp != SECCOMP_MODE_FILTER) return 0;
+  const auto there = thread.seccomp_filters();
+  bool same = there.size() <= wanted.size();
+  for (unsigned i = 0; same && i < there.size(); ++i) {
+    ::capnp::Data::Reader program = wanted[i].getProgram();
+    same = std::equal(program.begin(), program.end(), there[i].program.begin(),
+                      there[i].program.end());
+  }
+  if (same) return there.size();
+  throw Error(Code::kRefused, "its process is under seccomp filters that it did not have");
+}
+
 }  // namespace
 
 void Restorer::restore_seccomp() {
@@ -59,9 +76,12 @@ void Restorer::restore_seccomp() {
                  {PR_SET_SECCOMP, SECCOMP_MODE_STRICT, 0, 0, 0});
   }
   const std::uint64_t flags = other_threads_.empty() ? 0 : SECCOMP_FILTER_FLAG_TSYNC;
-  for (SeccompFilter::Reader filter : process().getSeccompFilters()) {
-    add_filter(filter, flags, blank_->stub(), program);
+  const auto filters = process().getSeccompFilters();
+  const std::size_t there = count_filters_there(blank_->thread(), filters);
+  for (auto i = static_cast<unsigned>(there); i < filters.size(); ++i) {
+    add_filter(filters[i], flags, blank_->stub(), program);
   }
+  if (program.empty() && there != 0) return;
   if (program.empty()) throw Error(Code::kCorrupt, "it is under seccomp, and has no filter");
   blank_->stub().run(program);
 }

@@ -36,6 +36,7 @@ void CopySession::send_image() {
   reach(Step::kAnnounced);
   const Clock::time_point freeze_start = Clock::now();
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(request_.pid, 0);
+  frozen.suspend_seccomp();
   frozen_ = true;
   reach(Step::kFrozen);
   const capture::Survey survey = look_again(survey_options());

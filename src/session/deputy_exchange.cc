@@ -71,6 +71,8 @@ void throw_if_stopped(const TracedThread& thread, pid_t pid) {
 TracedThread DeputyExchange::hold() {
   TracedThread thread = TracedThread::take_over(supervisor_->release());
   thread.interrupt();
+  // As since its program went away.
+  if (kernel::read_status(pid_).seccomp != 0) thread.suspend_seccomp(PTRACE_O_EXITKILL);
   if (!thread.in_group_stop()) thread.run_into_system_call(SYS_poll);
   supervisor_->on_readable();
   return thread;

@@ -145,6 +145,7 @@ void Homeward::offer() {
 
 void Homeward::freeze() {
   frozen_.emplace(tracee::FrozenProcess::freeze(settings_.guest, PTRACE_O_EXITKILL));
+  frozen_->suspend_seccomp();
   settings_.steps.reach(Step::kHeld);
   capture::Survey survey =
       capture::survey_process(settings_.guest, survey_options(), std::move(survey_));

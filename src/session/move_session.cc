@@ -58,6 +58,8 @@ void MoveSession::depart() {
   announce();
   reach(Step::kAnnounced);
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(request_.pid, 0);
+  // From its filters' being in force again it might not end as it is to.
+  frozen.suspend_seccomp(PTRACE_O_EXITKILL);
   frozen_ = true;
   pid_t caller = request_.pid;
   if (caller_) {

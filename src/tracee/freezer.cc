@@ -149,6 +149,11 @@ void FrozenProcess::abort_restartable_sequences() {
   }
 }
 
+void FrozenProcess::suspend_seccomp(std::uint64_t more) {
+  if (kernel::read_status(pid_).seccomp == 0 || !kernel::may_suspend_seccomp()) return;
+  for (TracedThread& thread : threads_) thread.suspend_seccomp(more);
+}
+
 TracedThread& FrozenProcess::thread_seen_as(pid_t own_tid) {
   for (TracedThread& thread : threads_) {
     if (kernel::read_status(thread.tid()).ns_pids.back() == own_tid) return thread;

@@ -46,6 +46,10 @@ class FrozenProcess {
   // The leader first; the others by tid.
   std::vector<TracedThread>& threads() { return threads_; }
   TracedThread& leader() { return threads_.front(); }
+  // What the stub does in it is none of the business of its seccomp filters, if it has any and this
+  // process may suspend them (kernel/procfs_task.h): see TracedThread::suspend_seccomp(). For who
+  // has to have it end rather than go on when its tracer ends: PTRACE_O_EXITKILL among `more`.
+  void suspend_seccomp(std::uint64_t more = 0);
   // By its id as the process itself sees it; kGone where there is none.
   TracedThread& thread_seen_as(pid_t own_tid);
   // For who traces threads of it besides: the leader's end is told when theirs were seen.

@@ -117,6 +117,7 @@ void reap_snapshot(pid_t process, const SnapshotId& snapshot) {
   if (!is_still_there(process, snapshot)) return;
   try {
     FrozenProcess frozen = FrozenProcess::freeze(process, 0);
+    frozen.suspend_seccomp();
     Stub stub(frozen.leader(), process, {});
     reap_snapshot(stub, snapshot);
     stub.remove();

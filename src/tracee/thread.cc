@@ -67,7 +67,9 @@ TracedThread TracedThread::seize(pid_t tid, std::uint64_t options) {
     }
     throw;
   }
-  return TracedThread(tid);
+  TracedThread thread(tid);
+  thread.options_ = options;
+  return thread;
 }
 
 TracedThread TracedThread::adopt(pid_t tid) {
@@ -80,13 +82,17 @@ TracedThread::TracedThread(TracedThread&& other) noexcept
     : tid_(std::exchange(other.tid_, 0)),
       stopped_(std::exchange(other.stopped_, false)),
       group_stop_(std::exchange(other.group_stop_, false)),
-      leads_(std::exchange(other.leads_, false)) {}
+      leads_(std::exchange(other.leads_, false)),
+      options_(std::exchange(other.options_, 0)),
+      kept_(std::exchange(other.kept_, 0)) {}
 
 TracedThread& TracedThread::operator=(TracedThread&& other) noexcept {
   std::swap(tid_, other.tid_);
   std::swap(stopped_, other.stopped_);
   std::swap(group_stop_, other.group_stop_);
   std::swap(leads_, other.leads_);
+  std::swap(options_, other.options_);
+  std::swap(kept_, other.kept_);
   return *this;
 }
 
@@ -348,7 +354,14 @@ void TracedThread::touch(RemotePtr address) const {
 }
 
 void TracedThread::set_options(std::uint64_t options) {
-  call_ptrace(PTRACE_SETOPTIONS, tid_, 0, options | PTRACE_O_TRACESYSGOOD, "setting options of");
+  call_ptrace(PTRACE_SETOPTIONS, tid_, 0, options | kept_ | PTRACE_O_TRACESYSGOOD,
+              "setting options of");
+  options_ = options;
+}
+
+void TracedThread::suspend_seccomp(std::uint64_t more) {
+  kept_ = more | PTRACE_O_SUSPEND_SECCOMP;
+  set_options(options_);
 }
 
 unsigned long TracedThread::event_message() const {

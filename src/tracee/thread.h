@@ -110,6 +110,10 @@ class TracedThread {
   // what ptrace(2) reads it reads as the thread itself would (mm/memory.c, __access_remote_vm).
   void touch(RemotePtr address) const;
   void set_options(std::uint64_t options);
+  // Of a stopped thread: no seccomp filter, nor strict mode, is in force as long as it is traced
+  // (PTRACE_O_SUSPEND_SECCOMP), which takes CAP_SYS_ADMIN. That, and `more` options, stay among its
+  // options whatever these are set to.
+  void suspend_seccomp(std::uint64_t more);
   unsigned long event_message() const;
 
   // Lets it go on untraced. No effect when it is not attached. One that was killed in its stop is
@@ -137,6 +141,8 @@ class TracedThread {
   bool stopped_ = false;
   bool group_stop_ = false;
   bool leads_ = false;
+  std::uint64_t options_ = 0;  // that were asked for
+  std::uint64_t kept_ = 0;     // beside these
 };
 
 }  // namespace telefork::tracee

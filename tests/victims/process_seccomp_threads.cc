@@ -28,7 +28,7 @@ int main() {
   VICTIM_CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
   VICTIM_CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) ==
                0);
-  VICTIM_REFUSED_BY_MOVE("it runs under seccomp, which cannot be restored yet");
+  VICTIM_REFUSED_BY_HOME("it runs under seccomp, which cannot be restored yet");
   victim_ready();
   victim_wait();
   pthread_barrier_wait(&step);

@@ -108,6 +108,12 @@ std::string open_path_of(pid_t pid, const Vma& vma) {
   return open.empty() ? kernel::root_path(pid) + vma.path : open;
 }
 
+// Private memory that is called so: anonymous to all but /proc/PID/maps (mmap_zero in
+// drivers/char/mem.c). What is mapped shared is another thing, and is called deleted.
+bool is_private_zero(const Vma& vma, const struct stat& stat) {
+  return !vma.shared && S_ISCHR(stat.st_mode) && stat.st_rdev == makedev(1, 5);
+}
+
 std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
   if (vma.path == kAioRingPath) {
     survey.refusals.push_back(refuse(describe(vma), Reason::kAioRing));
@@ -121,7 +127,7 @@ std::optional<std::size_t> add_file(const Vma& vma, Survey& survey) {
     bool regular = S_ISREG(file.stat.st_mode);
     if (file.identity.fs_type == HUGETLBFS_MAGIC) {
       survey.refusals.push_back(refuse(describe(vma), Reason::kHugeTlb));
-    } else if (!regular) {
+    } else if (!regular && !is_private_zero(vma, file.stat)) {
       survey.refusals.push_back(refuse(describe(vma), Reason::kDeviceMapping));
     } else if (file.stat.st_ino != vma.inode) {
       survey.refusals.push_back(refuse(describe(vma), Reason::kReplacedFile));

@@ -35,6 +35,7 @@ class OutsideHolders {
   explicit OutsideHolders(std::set<pid_t> movers) : movers_(std::move(movers)) {}
 
   bool moves(pid_t pid) const { return movers_.contains(pid); }
+  const std::set<pid_t>& movers() const { return movers_; }
   struct Place {
     pid_t pid;
     int fd;

@@ -47,6 +47,15 @@ void fill_runs(const std::vector<PageRun>& runs,
   }
 }
 
+void fill_segment(const Segment& segment, image::schema::Segment::Builder record) {
+  record.setId(segment.id);
+  record.setKey(segment.key);
+  record.setSize(segment.size);
+  record.setMode(segment.mode);
+  record.setUid(segment.uid);
+  record.setGid(segment.gid);
+}
+
 void write_record(PageBatch& batch, image::RecordSink& sink) {
   ::capnp::MallocMessageBuilder message;
   auto pages = message.initRoot<image::schema::Pages>();
@@ -168,6 +177,7 @@ void Capture::write_mappings(image::RecordSink& sink) {
     record.setOffset(vma.offset);
     record.setFlags(vma.flags);
     record.setSharedId(mapping.shared_id);
+    if (mapping.segment) fill_segment(*mapping.segment, record.initSegment());
     if (mapping.file) survey_.files.fill(*mapping.file, record.initFile());
     const std::vector<PageRun>& guards = guards_of(i);
     auto list = record.initGuardRuns(static_cast<unsigned>(guards.size()));

@@ -116,7 +116,9 @@ constexpr std::array kRules = {
     Rule{Reason::kMemoryFile, Part::kMemory,
          "a mapping of a memfd, of a deleted file in memory, of SysV memory, of /dev/shm; for "
          "`telefork save` and `move` of the first two only what another process has too, or, of a "
-         "plain user's, what no descriptor of the process names",
+         "plain user's, what no descriptor of the process names, and of SysV memory only what "
+         "another process has too, what is mapped in part, or locked by shmctl(2); for `telefork "
+         "fork` all of that",
          "memory that others may share stays at home", kCopyShared},
     Rule{Reason::kUnknownShared, Part::kMemory, "shared memory that is none of these",
          "shared memory of an unknown kind cannot move", ""},

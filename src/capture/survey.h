@@ -23,6 +23,7 @@
 #include "capture/holders.h"
 #include "capture/origins.h"
 #include "capture/refusal.h"
+#include "capture/system_v.h"
 #include "image/image.capnp.h"
 #include "kernel/procfs.h"
 #include "kernel/procfs_fdinfo.h"
@@ -123,6 +124,7 @@ struct Mapping {
   image::schema::Vma::Kind kind;
   std::optional<std::size_t> file;
   std::uint64_t shared_id = 0;
+  std::optional<Segment> segment = {};  // of shared memory: it is System V's
 };
 
 struct SocketObject {

@@ -206,10 +206,24 @@ bool try_move_file(const SurveyOptions& options, Mapping& mapping, Survey& surve
   return true;
 }
 
+// A copy would be another one, by another id.
+bool try_move_segment(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
+  if (!moves_whole(options.purpose) || survey.original_stays || options.copy_shared ||
+      !mapping.vma.is_system_v()) {
+    return false;
+  }
+  mapping.segment = find_own_segment(mapping.vma, survey.outside.movers());
+  if (!mapping.segment) return false;
+  mapping.kind = Kind::SHARED_ANONYMOUS;
+  mapping.shared_id = shared_id_of(mapping.vma, survey);
+  return true;
+}
+
 void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
   mapping.kind = Kind::SHARED_FILE;
   if (try_move_file(options, mapping, survey)) return;
+  if (try_move_segment(options, mapping, survey)) return;
   if (!is_homes(options, vma) && is_shared_memory(survey.pid, vma)) {
     if (options.copy_shared) {
       mapping.kind = Kind::SHARED_ANONYMOUS;

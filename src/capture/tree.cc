@@ -131,7 +131,7 @@ std::map<std::uint64_t, std::uint64_t> sizes_of_shared_memory(const TreeSurvey& 
   std::map<std::uint64_t, std::uint64_t> sizes;
   for (const Survey& member : tree.members) {
     for (const Mapping& mapping : member.mappings) {
-      if (mapping.kind != Vma::Kind::SHARED_ANONYMOUS) continue;
+      if (mapping.kind != Vma::Kind::SHARED_ANONYMOUS || mapping.segment) continue;
       std::uint64_t& size = sizes[mapping.shared_id];
       size = std::max(size, mapping.vma.offset + mapping.vma.size());
     }

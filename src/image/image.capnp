@@ -232,6 +232,7 @@ struct Vma {
   flags @6 :UInt64;           # kernel::VmFlag bits
   sharedId @7 :UInt64;        # the same for mappings of the same shared memory
   guardRuns @8 :List(PageRun);  # MADV_GUARD_INSTALL
+  segment @9 :Segment;        # of kind sharedAnonymous: where it is memory of System V
   enum Kind {
     anonymous @0;
     privateFile @1;
@@ -242,6 +243,16 @@ struct Vma {
     vdso @6;
     vsyscall @7;
   }
+}
+
+struct Segment {
+  # Of System V memory, which is mapped as a whole wherever it is.
+  id @0 :Int32;
+  key @1 :UInt32;             # 0: IPC_PRIVATE
+  size @2 :UInt64;
+  mode @3 :UInt32;            # permissions, and SHM_DEST
+  uid @4 :UInt32;
+  gid @5 :UInt32;
 }
 
 struct PageRun {

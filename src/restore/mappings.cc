@@ -14,6 +14,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 
 #include "base/error.h"
@@ -92,8 +93,9 @@ void Restorer::map_private(Mapping& mapping, bool apart, SyscallProgram& program
 // is a copy of a part of it: mremap(2) from a size of 0.
 void Restorer::map_shared(Mapping& mapping, SyscallProgram& program) {
   Vma::Reader vma = mapping.vma();
-  SharedMemory& shared = shared_.at(vma.getSharedId());
   mapping.protection = kWritable;
+  if (vma.hasSegment()) return attach_segment(mapping, 0, program);
+  SharedMemory& shared = shared_.at(vma.getSharedId());
   std::string name = "mapping shared memory at " + place_name(vma);
   auto expected = static_cast<std::int64_t>(vma.getStart());
   if (shared.users == 1 && vma.getOffset() == 0 && !shared.inherited) {
@@ -113,6 +115,14 @@ void Restorer::map_shared(Mapping& mapping, SyscallProgram& program) {
                           MREMAP_MAYMOVE | MREMAP_FIXED, mapping.at});
 }
 
+// To be filled it is writable.
+void Restorer::attach_segment(Mapping& mapping, int flags, SyscallProgram& program) {
+  const int id = parts_->segments.get(mapping.vma().getSegment());
+  const auto expected = static_cast<std::int64_t>(mapping.start().value());
+  program.call_expecting("attaching memory at " + place_name(mapping.vma()), expected, SYS_shmat,
+                         {id, mapping.start(), flags});
+}
+
 // All pages are in.
 void Restorer::settle_memory(SyscallProgram& program) {
   huge_->add_end(program);
@@ -128,6 +138,11 @@ void Restorer::settle_memory(SyscallProgram& program) {
                              {mapping.at, mapping.size(), mapping.size(),
                               MREMAP_MAYMOVE | MREMAP_FIXED, mapping.start()});
       mapping.at = mapping.start();
+    }
+    // What was attached to be read only cannot be made writable by mprotect(2) either.
+    if (vma.hasSegment() && !has_flag(vma, VmFlag::kMayWrite)) {
+      attach_segment(mapping, SHM_REMAP | SHM_RDONLY, program);
+      mapping.protection = PROT_READ;
     }
     if (mapping.protection != static_cast<int>(vma.getProtection())) {
       program.call("protecting memory at " + place_name(vma), SYS_mprotect,

@@ -187,6 +187,7 @@ class Restorer {
   void map_memory();
   void map_private(Mapping& mapping, bool apart, tracee::SyscallProgram& program);
   void map_shared(Mapping& mapping, tracee::SyscallProgram& program);
+  void attach_segment(Mapping& mapping, int flags, tracee::SyscallProgram& program);
   void settle_memory(tracee::SyscallProgram& program);
   void lock_memory();
   void lock_these(std::span<const Mapping* const> mappings);

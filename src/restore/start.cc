@@ -345,7 +345,8 @@ void Restorer::set_clocks(tracee::Stub& stub) {
 void Restorer::lay_out() {
   for (const Mapping& mapping : mappings_) {
     space_.take(mapping.start(), mapping.start() + mapping.size());
-    if (mapping.vma().getKind() != Vma::Kind::SHARED_ANONYMOUS) continue;
+    const Vma::Reader vma = mapping.vma();
+    if (vma.getKind() != Vma::Kind::SHARED_ANONYMOUS || vma.hasSegment()) continue;
     SharedMemory& shared = shared_[mapping.vma().getSharedId()];
     shared.size = std::max(shared.size, mapping.vma().getOffset() + mapping.size());
     ++shared.users;

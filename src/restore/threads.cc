@@ -181,6 +181,7 @@ void Restorer::stop() {
 
 void Restorer::become_guest() {
   parts_->socket_names.keep();
+  parts_->segments.keep();
   tracee::ThreadState state = decode_thread_state(threads_.front().get<Thread>());
   blank_->stub().replace_with(state);
 }

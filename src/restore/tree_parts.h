@@ -22,6 +22,7 @@
 #include "restore/content_store.h"
 #include "restore/files.h"
 #include "restore/pipes.h"
+#include "restore/segments.h"
 #include "restore/sockets.h"
 
 namespace telefork::restore {
@@ -34,6 +35,7 @@ struct TreeParts {
   ContentStore contents;
   OpenFiles open_files;
   SocketNames socket_names;
+  Segments segments;
   // Of the first process, with everybody's descriptions and pipes.
   std::shared_ptr<const image::Record> files;
   std::optional<image::Record> sockets;

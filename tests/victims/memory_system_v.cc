@@ -10,7 +10,8 @@ int main() {
   auto* memory = static_cast<char*>(shmat(id, nullptr, 0));
   VICTIM_CHECK(memory != reinterpret_cast<void*>(-1) && shmctl(id, IPC_RMID, nullptr) == 0);
   std::strcpy(memory + 4096, "segment");
-  VICTIM_REFUSED("memory that others may share stays at home");
+  VICTIM_NOT_COPIED("memory that others may share stays at home");
+  VICTIM_CLASHES("its System V memory");
   victim_ready();
   victim_wait();
   shmid_ds about{};

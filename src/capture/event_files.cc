@@ -133,6 +133,9 @@ void Capture::fill_object(const Description& description, DescriptionBuilder rec
       record.setSignalMask(
           kernel::parse_signalfd(kernel::read_fdinfo(description.pid, description.fd)));
       break;
+    case Kind::PROCFS:
+      record.initFile().setPath(description.procfs);
+      break;
     case Kind::PIDFD:
       if (description.pidfd_of != description.pid) {
         record.setPidfdOf(

@@ -85,7 +85,9 @@ constexpr std::array kRules = {
     Rule{Reason::kNamespaceFile, Part::kDescriptors, "a namespace, as setns(2) takes it",
          "a namespace cannot move", kClose},
     Rule{Reason::kProcFile, Part::kDescriptors,
-         "a file or directory that procfs has of a process, those of the network among them",
+         "a file or directory that procfs has of a process, those of the network among them; for "
+         "`telefork save` and `move` not what it has of that process itself, unless it was read in "
+         "part or is a thread's",
          "it tells of a process here", kClose},
     Rule{Reason::kOtherFile, Part::kDescriptors, "anything else that a descriptor can name",
          "this kind of file cannot move", kClose},

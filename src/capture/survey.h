@@ -103,6 +103,7 @@ struct Description {
   std::vector<kernel::LockInfo> locks = {};
   std::optional<std::uint32_t> origin = {};  // Origin::description
   pid_t pidfd_of = 0;                        // of kind pidfd
+  std::string procfs = {};                   // of that kind: its path by /proc/self
 };
 
 // A pipe or FIFO, whose ends are descriptions.

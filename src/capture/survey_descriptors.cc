@@ -150,6 +150,28 @@ std::optional<Reason> why_no_plain_file(pid_t pid, const OpenFile& open) {
   }
 }
 
+// What the process's own /proc has of itself, as /proc/self has it; empty: it is something else, or
+// would be another thing for another one: what is read in part, what threads have, the network.
+std::string find_in_own_proc(const Survey& survey, const OpenFile& open) {
+  // check_layers: allow proc: a name is compared.
+  const std::string folder = fmt::format("/proc/{}", survey.status.ns_pids.back());
+  if (!open.link.starts_with(folder)) return "";
+  const std::string rest = open.link.substr(folder.size());
+  if (!rest.empty() && rest[0] != '/') return "";
+  const bool by_address = rest == "/mem" || rest == "/pagemap";
+  if (open.info.position != 0 && !by_address) return "";
+  for (const char* another : {"/task/", "/net"}) {
+    if (rest.starts_with(another)) return "";
+  }
+  struct stat there;
+  if (::stat((kernel::root_path(survey.pid) + open.link).c_str(), &there) != 0 ||
+      there.st_dev != open.stat.st_dev || there.st_ino != open.stat.st_ino) {
+    return "";
+  }
+  // check_layers: allow proc: it goes into the image.
+  return "/proc/self" + rest;
+}
+
 // What open(2) asks of a file.
 unsigned access_of(unsigned flags) {
   if ((flags & O_PATH) != 0) return 0;
@@ -301,7 +323,14 @@ class Sorter {
       return description;
     }
     if (S_ISREG(open.stat.st_mode) || S_ISDIR(open.stat.st_mode)) {
-      if (auto reason = why_no_plain_file(survey_.pid, open)) return stay(open, *reason);
+      if (auto reason = why_no_plain_file(survey_.pid, open)) {
+        if (*reason == Reason::kProcFile && survey_.whole) {
+          description.procfs = find_in_own_proc(survey_, open);
+        }
+        if (description.procfs.empty()) return stay(open, *reason);
+        description.kind = Kind::PROCFS;
+        return description;
+      }
     }
     // Whoever goes on at home keeps its own.
     if (survey_.whole) description.locks = kernel::parse_locks(open.info);

@@ -312,6 +312,7 @@ struct FileDescription {
     inotify @11;
     pidfd @12;                # of the process itself, or of one of its tree
     socket @13;
+    procfs @14;               # what /proc/self has by the path of `file`, which begins there
   }
 }
 

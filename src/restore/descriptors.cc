@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "kernel/pidfd.h"
@@ -137,6 +138,7 @@ UniqueFd Restorer::open_description(FileDescription::Reader description) {
   if (description.getKind() == FileDescription::Kind::SOCKET) {
     return parts_->opened_sockets->open(description);
   }
+  if (description.getKind() == FileDescription::Kind::PROCFS) return open_own_proc(description);
   if (description.getKind() == FileDescription::Kind::PIPE) {
     return parts_->pipes->open_end(description);
   }

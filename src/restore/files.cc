@@ -20,10 +20,6 @@ namespace {
 using image::schema::FileDescription;
 using image::schema::FileRef;
 
-// What open(2) keeps in a description; O_CREAT and the like did their work long ago.
-constexpr unsigned kKeptFlags = O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT |
-                                O_LARGEFILE | O_NOATIME | O_DIRECTORY | O_PATH;
-
 bool same_kind(std::uint32_t mode, const struct stat& stat) {
   return (mode & S_IFMT) == (stat.st_mode & S_IFMT);
 }
@@ -92,6 +88,11 @@ std::optional<FileRef::Reader> ArrivedFiles::find(std::uint64_t device, std::uin
   auto found = refs_.find({device, inode});
   if (found == refs_.end()) return std::nullopt;
   return found->second->getRoot<FileRef>().asReader();
+}
+
+unsigned kept_flags(FileDescription::Reader description) {
+  return description.getFlags() & (O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT |
+                                   O_LARGEFILE | O_NOATIME | O_DIRECTORY | O_PATH);
 }
 
 OpenFiles::OpenFiles(bool live) : boot_id_(kernel::read_boot_id()), live_(live) {}
@@ -267,7 +268,7 @@ UniqueFd OpenFiles::open_description(FileDescription::Reader description,
                                      const ContentStore& contents,
                                      const std::function<void(const std::string&)>& warn) {
   FileRef::Reader ref = description.getFile();
-  unsigned flags = description.getFlags() & kKeptFlags;
+  unsigned flags = kept_flags(description);
   UniqueFd file;
   switch (description.getKind()) {
     case FileDescription::Kind::NULL_:

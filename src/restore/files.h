@@ -43,6 +43,8 @@ struct FileVerdict {
 };
 
 kernel::FileIdentity decode_identity(image::schema::FileRef::Reader ref);
+// What open(2) keeps in a description; O_CREAT and the like did their work long ago.
+unsigned kept_flags(image::schema::FileDescription::Reader description);
 
 // What the files that a guest was given are called at home, by device and inode here.
 class ArrivedFiles {

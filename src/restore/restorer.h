@@ -224,6 +224,9 @@ class Restorer {
   std::set<std::uint32_t> find_hidden_targets() const;
   void close_hidden_targets();
   std::pair<UniqueFd, UniqueFd> make_socket_pair_inside(int type, int protocol);
+  std::pair<UniqueFd, UniqueFd> connect_inside(const UniqueFd& listener,
+                                               image::schema::Socket::Reader record);
+  UniqueFd open_own_proc(image::schema::FileDescription::Reader description);
   // epolls.cc
   std::map<int, image::schema::Descriptor::Reader> descriptors_by_number() const;
   void restore_event_files();

@@ -72,7 +72,7 @@ class OfOneOffence(Refusal):
 @unittest.skipIf(OFFENCE, "told of one")
 class OfSeveral(Refusal):
     def test_is_told_of_all_at_once(self):
-        offences = ["namespace", "own_status", "folder_of_tasks", "system_v_memory",
+        offences = ["namespace", "folder_of_the_dead", "descriptors_of_a_thread",
                     "removed_directory"]
         offender = self.offender(*offences)
         self.assertEqual(len(self.refusals(offender)), len(offences))

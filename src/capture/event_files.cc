@@ -49,6 +49,8 @@ image::schema::FileLock::Kind kind_of(const kernel::LockInfo& lock) {
       return image::schema::FileLock::Kind::FLOCK;
     case kernel::LockInfo::Kind::kPosix:
       return image::schema::FileLock::Kind::POSIX;
+    case kernel::LockInfo::Kind::kLease:
+      return image::schema::FileLock::Kind::LEASE;
     default:
       return image::schema::FileLock::Kind::DESCRIPTION;
   }

@@ -40,8 +40,8 @@ constexpr std::array kRules = {
     Rule{Reason::kMemfd, Part::kDescriptors, "a memfd, but for `telefork save` and `move`",
          "a memfd cannot move yet", kClose},
     Rule{Reason::kLock, Part::kDescriptors,
-         "a file with a lock; for `telefork save` and `move` with a lease (fcntl(2), F_SETLEASE) "
-         "only",
+         "a file with a lock; for `telefork save` and `move` only with a lease for writing, or one "
+         "that is being broken (fcntl(2), F_SETLEASE)",
          "a lock on the file cannot move yet", kClose},
     Rule{Reason::kKept, Part::kDescriptors,
          "for `telefork fork`: a file with a lock, a socket that has an address or a name, a FIFO "

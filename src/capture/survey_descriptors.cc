@@ -380,7 +380,8 @@ class Sorter {
   }
 
   std::optional<Description> sort_regular(const OpenFile& open, Description description) {
-    if (survey_.whole ? has_lease(description) : has_lock(open)) return stay(open, Reason::kLock);
+    if (survey_.whole ? has_fragile_lock(description) : has_lock(open))
+      return stay(open, Reason::kLock);
     if (survey_.original_stays && !description.locks.empty()) return stay(open, Reason::kKept);
     // The content of a file may have come in a memory file.
     if (survey_.files.is_from_elsewhere(open.stat)) return with_file(open, std::move(description));
@@ -406,11 +407,14 @@ class Sorter {
                        [](const std::string& detail) { return detail.starts_with("lock:"); });
   }
 
-  // Or whatever else is no lock that can be taken again.
-  static bool has_lease(const Description& description) {
-    return std::any_of(
-        description.locks.begin(), description.locks.end(),
-        [](const kernel::LockInfo& lock) { return lock.kind == kernel::LockInfo::Kind::kOther; });
+  // A lease for writing is broken by whoever looks at the file; what is not known cannot be taken
+  // again.
+  static bool has_fragile_lock(const Description& description) {
+    return std::any_of(description.locks.begin(), description.locks.end(),
+                       [](const kernel::LockInfo& lock) {
+                         return lock.kind == kernel::LockInfo::Kind::kOther ||
+                                (lock.kind == kernel::LockInfo::Kind::kLease && lock.exclusive);
+                       });
   }
 
   std::optional<Description> with_file(const OpenFile& open, Description description,

@@ -359,6 +359,7 @@ struct FileLock {
     flock @0;
     posix @1;                 # of the process
     description @2;           # F_OFD_SETLK
+    lease @3;                 # F_SETLEASE
   }
 }
 

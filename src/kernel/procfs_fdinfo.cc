@@ -88,10 +88,12 @@ InotifyTarget parse_watch(std::string_view line) {
   return target;
 }
 
-LockInfo::Kind lock_kind(std::string_view word) {
+// `state` of a lease is ACTIVE, BREAKING or BREAKER (lock_get_status in fs/locks.c).
+LockInfo::Kind lock_kind(std::string_view word, std::string_view state) {
   if (word == "FLOCK") return LockInfo::Kind::kFlock;
   if (word == "POSIX") return LockInfo::Kind::kPosix;
   if (word == "OFDLCK") return LockInfo::Kind::kDescription;
+  if (word == "LEASE" && state == "ACTIVE") return LockInfo::Kind::kLease;
   return LockInfo::Kind::kOther;
 }
 
@@ -100,8 +102,8 @@ LockInfo parse_lock(std::string_view text) {
   TextScanner scanner(text, "a lock");
   std::vector<std::string_view> words = split_words(text);
   LockInfo lock;
-  if (words.size() < 2) scanner.fail("the kind of a lock");
-  lock.kind = lock_kind(words[1]);
+  if (words.size() < 3) scanner.fail("the kind of a lock");
+  lock.kind = lock_kind(words[1], words[2]);
   if (lock.kind == LockInfo::Kind::kOther) return lock;
   if (words.size() < 8) scanner.fail("eight words");
   lock.exclusive = words[3] == "WRITE";

@@ -65,9 +65,9 @@ std::uint64_t parse_sent_descriptors(const FdInfo& info);
 pid_t parse_pidfd(const FdInfo& info);
 
 struct LockInfo {
-  enum class Kind { kFlock, kPosix, kDescription, kOther };
-  Kind kind = Kind::kOther;  // kOther: a lease, or what is not known
-  bool exclusive = false;
+  enum class Kind { kFlock, kPosix, kDescription, kLease, kOther };
+  Kind kind = Kind::kOther;  // kOther: what is not known, or a lease that is being broken
+  bool exclusive = false;    // of a lease: for writing
   std::uint64_t start = 0;
   std::uint64_t length = 0;  // 0: to the end of the file
 };

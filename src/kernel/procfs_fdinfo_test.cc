@@ -80,8 +80,10 @@ TEST(FdInfoDetails, OfLocks) {
   auto locks = parse_locks(with({"lock:\t1: FLOCK  ADVISORY  WRITE 238 fe:00:10953200 0 EOF",
                                  "lock:\t2: POSIX  ADVISORY  READ 238 fe:00:10953200 3 6",
                                  "lock:\t3: OFDLCK ADVISORY  WRITE -1 fe:00:10953200 100 103",
-                                 "lock:\t4: LEASE  ACTIVE    READ 238 fe:00:10953200 0 EOF"}));
-  ASSERT_EQ(locks.size(), 4u);
+                                 "lock:\t4: LEASE  ACTIVE    READ 238 fe:00:10953200 0 EOF",
+                                 "lock:\t5: LEASE  BREAKING  READ 238 fe:00:10953200 0 EOF",
+                                 "lock:\t6: DELEG  ACTIVE    READ 238 fe:00:10953200 0 EOF"}));
+  ASSERT_EQ(locks.size(), 6u);
   EXPECT_EQ(locks[0].kind, LockInfo::Kind::kFlock);
   EXPECT_TRUE(locks[0].exclusive);
   EXPECT_EQ(locks[0].length, 0u);
@@ -90,7 +92,10 @@ TEST(FdInfoDetails, OfLocks) {
   EXPECT_EQ(locks[1].start, 3u);
   EXPECT_EQ(locks[1].length, 4u);
   EXPECT_EQ(locks[2].kind, LockInfo::Kind::kDescription);
-  EXPECT_EQ(locks[3].kind, LockInfo::Kind::kOther);
+  EXPECT_EQ(locks[3].kind, LockInfo::Kind::kLease);
+  EXPECT_FALSE(locks[3].exclusive);
+  EXPECT_EQ(locks[4].kind, LockInfo::Kind::kOther);
+  EXPECT_EQ(locks[5].kind, LockInfo::Kind::kOther);
 }
 
 TEST(FdInfoDetails, ThatAreNotOfTheirFormatAreRefused) {

@@ -1,5 +1,6 @@
 // Locks on files: taken again by the guest, or it is not restored.
 #include <cerrno>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -31,6 +32,10 @@ Result add_lock(int fd, FileLock::Reader lock, SyscallProgram& program) {
     return program.call_any(name, SYS_flock,
                             {fd, (lock.getExclusive() ? LOCK_EX : LOCK_SH) | LOCK_NB});
   }
+  if (lock.getKind() == FileLock::Kind::LEASE) {
+    return program.call_any(name, SYS_fcntl,
+                            {fd, F_SETLEASE, lock.getExclusive() ? F_WRLCK : F_RDLCK});
+  }
   struct flock range {};
   range.l_type = lock.getExclusive() ? F_WRLCK : F_RDLCK;
   range.l_whence = SEEK_SET;
@@ -50,20 +55,24 @@ void Restorer::restore_locks() {
     if (done[index]) continue;
     done[index] = true;
     SyscallProgram program;
-    std::vector<Result> results;
+    std::vector<std::pair<Result, const char*>> results;  // and what is in the way most often
     // POSIX locks are each process's own.
     const auto locks = holds_first(index) ? all[index].getLocks() : descriptor.getLocks();
     for (FileLock::Reader lock : locks) {
-      if (can_take(all[index], lock)) results.push_back(add_lock(number, lock, program));
+      if (!can_take(all[index], lock)) continue;
+      const bool lease = lock.getKind() == FileLock::Kind::LEASE;
+      results.emplace_back(
+          add_lock(number, lock, program),
+          lease ? "somebody has it open for writing here" : "another process has locked it here");
     }
     if (results.empty()) continue;
     tracee::ProgramRun run = blank_->stub().run(program);
-    for (Result result : results) {
+    for (const auto& [result, obstacle] : results) {
       const auto error = static_cast<int>(-run.result(result));
       if (error <= 0) continue;
       std::string file = fmt::format("locking file {}", all[index].getName().cStr());
       if (error != EAGAIN && error != EACCES) throw_errno(file, error);
-      throw Error(Code::kRefused, file + ": another process has locked it here");
+      throw Error(Code::kRefused, fmt::format("{}: {}", file, obstacle));
     }
   }
 }

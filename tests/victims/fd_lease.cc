@@ -1,4 +1,4 @@
-// A lease on a file: who opens it has the holder told by a signal.
+// A lease on a file, for reading: who opens it has the holder told by a signal.
 #include "victim.h"
 
 int main() {
@@ -6,7 +6,7 @@ int main() {
   VICTIM_CHECK(sigprocmask(SIG_BLOCK, &set, nullptr) == 0);
   const int fd = open("file", O_RDONLY | O_CREAT, 0600);
   VICTIM_CHECK(fcntl(fd, F_SETLEASE, F_RDLCK) == 0);
-  VICTIM_REFUSED("a lock on the file cannot move yet");
+  VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(fcntl(fd, F_GETLEASE) == F_RDLCK);

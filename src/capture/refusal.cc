@@ -69,8 +69,8 @@ constexpr std::array kRules = {
          "what it watches (number {}) is not told here by a name", "ask as root, or close it"},
     Rule{Reason::kUnread, Part::kDescriptors,
          "for `telefork save` and `move`: a socket of TCP, or a unix one with a name, with "
-         "connections that were not accepted, or of UDP, or a unix one with a name, with "
-         "datagrams that were not read",
+         "connections that were not accepted, or of UDP or netlink, or a unix one with a name, "
+         "with datagrams that were not read",
          "it has what was not accepted or read yet", "have the program take it"},
     Rule{Reason::kSentAlong, Part::kDescriptors,
          "for `telefork save` and `move`: a unix socket with something unread that has "

@@ -43,6 +43,7 @@ class MovingDescriptors {
   // survey_sockets.cc
   Sorted sort_socket(const OpenFile& open, Description description);
   Sorted sort_pidfd(const OpenFile& open, Description description);
+  bool can_be_connected_again(const SocketObject& one, const SocketObject& other) const;
   pid_t holder_of(const OpenFile& open);
   void settle(Description& epoll, const Survey& holder);
 

@@ -90,10 +90,10 @@ std::optional<unsigned> find_mode(pid_t pid, std::span<const std::byte> address,
   return stat.st_mode & 07777;
 }
 
-// One with a name, that is connected with nobody.
+// One with a name, that is connected with nobody, or was accepted: settle_sockets().
 std::optional<Obstacle> look_at_named(pid_t pid, const UniqueFd& socket,
                                       const kernel::UnixSocketState& state, SocketObject& object) {
-  if (state.has_peer) return kNoSocket;
+  if (state.has_peer) return state.peer != 0 ? std::nullopt : std::optional(kNoSocket);
   if (state.waiting != 0 || (!state.listening && has_unread(socket))) {
     return Obstacle{Reason::kUnread, ""};
   }
@@ -115,7 +115,10 @@ std::optional<Obstacle> look_at_unix(pid_t pid, const UniqueFd& socket, const Op
   object.shutdown = state->shutdown;
   object.listening = state->listening;
   object.backlog = state->backlog;
-  if (!object.address.empty()) return look_at_named(pid, socket, *state, object);
+  if (!object.address.empty()) {
+    auto obstacle = look_at_named(pid, socket, *state, object);
+    if (obstacle || !state->has_peer) return obstacle;
+  }
   if (object.listening) return kNoSocket;  // nobody can reach it
   const bool tells_sender = ask(socket, SO_PASSCRED) != 0 && has_unread(socket);
   if (tells_sender || kernel::parse_sent_descriptors(open.info) != 0) {
@@ -203,6 +206,17 @@ bool MovingDescriptors::has_own_peer(const OpenFile& open) {
   return !survey_.outside.places(wanted).empty();
 }
 
+// What was accepted has the name of what listened, which is to be there still.
+bool MovingDescriptors::can_be_connected_again(const SocketObject& one,
+                                               const SocketObject& other) const {
+  if (one.address.empty() && other.address.empty()) return true;
+  if (!one.address.empty() && !other.address.empty()) return false;
+  const SocketObject& accepted = one.address.empty() ? other : one;
+  return std::any_of(survey_.sockets.begin(), survey_.sockets.end(), [&](const SocketObject& next) {
+    return next.listening && next.type == accepted.type && next.address == accepted.address;
+  });
+}
+
 // A pair is two that know each other. One whose other cannot move for another reason stays too.
 void MovingDescriptors::settle_sockets() {
   for (Description& description : survey_.descriptions) {
@@ -212,7 +226,8 @@ void MovingDescriptors::settle_sockets() {
     const std::string wanted = fmt::format("socket:[{}]", object.peer);
     auto peer = std::find_if(survey_.sockets.begin(), survey_.sockets.end(),
                              [&](const SocketObject& one) { return one.link == wanted; });
-    if (peer != survey_.sockets.end() && fmt::format("socket:[{}]", peer->peer) == object.link) {
+    if (peer != survey_.sockets.end() && fmt::format("socket:[{}]", peer->peer) == object.link &&
+        can_be_connected_again(object, *peer)) {
       object.peer_index = static_cast<std::size_t>(peer - survey_.sockets.begin());
       continue;
     }

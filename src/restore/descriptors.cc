@@ -65,6 +65,57 @@ std::pair<UniqueFd, UniqueFd> Restorer::make_socket_pair_inside(int type, int pr
   return {std::move(one), std::move(other)};
 }
 
+// Whoever had it listen, and whoever connects, is whom SO_PEERCRED names.
+std::pair<UniqueFd, UniqueFd> Restorer::connect_inside(const UniqueFd& listener,
+                                                       image::schema::Socket::Reader record) {
+  const int given[] = {listener.get()};
+  const int there = blank_->give_fds(given).front();
+  ::capnp::Data::Reader address = record.getAddress();
+  SyscallProgram program;
+  program.call("listening", SYS_listen, {there, record.getBacklog()});
+  const tracee::Result one =
+      program.call("making a socket", SYS_socket, {AF_UNIX, record.getType() | SOCK_CLOEXEC, 0});
+  program.call("connecting a socket", SYS_connect,
+               {one, program.bytes(std::as_bytes(std::span(address.begin(), address.size()))),
+                address.size()});
+  const tracee::Result other =
+      program.call("accepting a connection", SYS_accept4, {there, 0, 0, SOCK_CLOEXEC});
+  const tracee::ProgramRun run = blank_->stub().run(program);
+  const int numbers[] = {static_cast<int>(run.result(one)), static_cast<int>(run.result(other))};
+  UniqueFd connected = kernel::take_fd(blank_->pid(), numbers[0]);
+  UniqueFd accepted = kernel::take_fd(blank_->pid(), numbers[1]);
+  SyscallProgram closing;
+  for (int number : {there, numbers[0], numbers[1]}) {
+    closing.call("closing a socket", SYS_close, {number});
+  }
+  blank_->stub().run(closing);
+  return {std::move(connected), std::move(accepted)};
+}
+
+// Whoever opens it is whom /proc/self is of.
+UniqueFd Restorer::open_own_proc(FileDescription::Reader description) {
+  const std::string path = description.getFile().getPath();
+  // check_layers: allow proc: it is opened for the guest.
+  if (!path.starts_with("/proc/self")) {
+    throw Error(Code::kCorrupt, "a file of /proc is not its own");
+  }
+  SyscallProgram opening;
+  const tracee::Result opened =
+      opening.call("opening " + path, SYS_openat,
+                   {AT_FDCWD, opening.text(path), kept_flags(description) | O_CLOEXEC});
+  const auto number = static_cast<int>(blank_->stub().run(opening).result(opened));
+  UniqueFd file = kernel::take_fd(blank_->pid(), number);
+  if (!file) throw Error(Code::kGone, path + ", which was just opened, is not there");
+  SyscallProgram closing;
+  closing.call("closing a file of /proc", SYS_close, {number});
+  blank_->stub().run(closing);
+  const auto position = static_cast<off_t>(description.getPosition());
+  if (position != 0 && ::lseek(file.get(), position, SEEK_SET) < 0) {
+    throw_errno("seeking in " + path);
+  }
+  return file;
+}
+
 Restorer::DescriptionList Restorer::descriptions() const {
   return parts_->files->get<image::schema::Files>().getDescriptions();
 }
@@ -240,6 +291,9 @@ void Restorer::open_common_part() {
       parts.contents, parts.socket_names,
       [&parts](int type, int protocol) {
         return parts.at_work->make_socket_pair_inside(type, protocol);
+      },
+      [&parts](const UniqueFd& listener, image::schema::Socket::Reader record) {
+        return parts.at_work->connect_inside(listener, record);
       },
       [&parts](const std::string& text) { parts.at_work->warn(text); });
 }

@@ -94,11 +94,12 @@ void send_all(std::span<const std::byte> message, const UniqueFd& socket) {
 }  // namespace
 
 Sockets::Sockets(List records, const ContentStore& contents, SocketNames& names, MakePair make_pair,
-                 std::function<void(const std::string&)> warn)
+                 Connect connect, std::function<void(const std::string&)> warn)
     : records_(records),
       contents_(contents),
       names_(names),
       make_pair_(std::move(make_pair)),
+      connect_(std::move(connect)),
       warn_(std::move(warn)),
       made_(records.size()) {}
 
@@ -176,10 +177,35 @@ UniqueFd Sockets::make(Socket::Reader record) const {
   return socket;
 }
 
+std::optional<std::uint32_t> Sockets::listener_of(Socket::Reader record) const {
+  if (record.getAddress().size() == 0) return std::nullopt;
+  for (std::uint32_t i = 0; i < records_.size(); ++i) {
+    const bool same = !records_[i].getPaired() && records_[i].getType() == record.getType() &&
+                      records_[i].getAddress() == record.getAddress();
+    if (records_[i].getListening() && same) return i;
+  }
+  throw Error(Code::kCorrupt, "nothing listens where a socket was accepted");
+}
+
+// One that was accepted has the name of what listened. -> its end first.
+std::pair<UniqueFd, UniqueFd> Sockets::make_ends(std::uint32_t index) {
+  Socket::Reader one = records_[index];
+  if (auto listener = listener_of(one)) {
+    auto [connected, accepted] = connect_(get(*listener), records_[*listener]);
+    return {std::move(accepted), std::move(connected)};
+  }
+  if (one.getPeer() != 0) {
+    if (auto listener = listener_of(records_[one.getPeer() - 1])) {
+      return connect_(get(*listener), records_[*listener]);
+    }
+  }
+  return make_pair_(one.getType(), one.getProtocol());
+}
+
 // Nothing is sent that is not there before its sender is shut down or closed.
 void Sockets::make_pair_of(std::uint32_t index) {
   Socket::Reader one = records_[index];
-  auto [mine, others] = make_pair_(one.getType(), one.getProtocol());
+  auto [mine, others] = make_ends(index);
   fill(one, others);
   if (one.getPeer() == 0) {
     others.reset();
@@ -198,6 +224,11 @@ void Sockets::make_pair_of(std::uint32_t index) {
 UniqueFd Sockets::open(FileDescription::Reader description) {
   const std::uint32_t index = description.getSocket();
   if (index >= made_.size()) throw Error(Code::kCorrupt, "a socket is not in the image");
+  set_flags(get(index), description.getFlags());
+  return made_[index].duplicate();
+}
+
+const UniqueFd& Sockets::get(std::uint32_t index) {
   Socket::Reader record = records_[index];
   if (!made_[index]) {
     if (record.getPaired()) {
@@ -206,8 +237,7 @@ UniqueFd Sockets::open(FileDescription::Reader description) {
       made_[index] = make(record);
     }
   }
-  set_flags(made_[index], description.getFlags());
-  return made_[index].duplicate();
+  return made_[index];
 }
 
 }  // namespace telefork::restore

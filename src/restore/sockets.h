@@ -8,6 +8,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,9 +37,12 @@ class SocketNames {
 class Sockets {
  public:
   using MakePair = std::function<std::pair<UniqueFd, UniqueFd>(int type, int protocol)>;
+  // By the name of what listens: what has connected, and what was accepted.
+  using Connect = std::function<std::pair<UniqueFd, UniqueFd>(
+      const UniqueFd& listener, image::schema::Socket::Reader of_listener)>;
   using List = ::capnp::List<image::schema::Socket>::Reader;
   Sockets(List records, const ContentStore& contents, SocketNames& names, MakePair make_pair,
-          std::function<void(const std::string&)> warn);
+          Connect connect, std::function<void(const std::string&)> warn);
   // Throws kRefused for an address that is taken here.
   UniqueFd open(image::schema::FileDescription::Reader description);
 
@@ -46,6 +50,10 @@ class Sockets {
   UniqueFd make(image::schema::Socket::Reader record) const;
   void bind_to_address(image::schema::Socket::Reader record, const UniqueFd& socket) const;
   void make_pair_of(std::uint32_t index);
+  const UniqueFd& get(std::uint32_t index);
+  // What listens by the name that this one has; nothing where it has none.
+  std::optional<std::uint32_t> listener_of(image::schema::Socket::Reader record) const;
+  std::pair<UniqueFd, UniqueFd> make_ends(std::uint32_t index);
   // What `record` has not read, sent by the other end.
   void fill(image::schema::Socket::Reader record, const UniqueFd& sender) const;
   void set_options(image::schema::Socket::Reader record, const UniqueFd& socket) const;
@@ -54,6 +62,7 @@ class Sockets {
   const ContentStore& contents_;
   SocketNames& names_;
   MakePair make_pair_;
+  Connect connect_;
   std::function<void(const std::string&)> warn_;
   std::vector<UniqueFd> made_;
 };

@@ -25,9 +25,10 @@ constexpr std::array kRules = {
          "a pipe whose other end stays cannot move yet", kClose},
     Rule{Reason::kSocket, Part::kDescriptors,
          "a socket; for `telefork save` and `move` not one whose other end the process has too "
-         "(socketpair(2)), one of UDP that is not connected and in no multicast group, one of TCP "
-         "that listens or was never connected, a unix one that is not connected and has no name "
-         "in a file system but an absolute one that still leads to it",
+         "(socketpair(2), and accept(2) where what listened is open still), one of UDP that is not "
+         "connected and in no multicast group, one of TCP that listens or was never connected, a "
+         "unix one that is not connected and has no name in a file system but an absolute one that "
+         "still leads to it, one of netlink (NETLINK_ROUTE) that is not connected and in no group",
          "a socket cannot move yet", kClose},
     Rule{Reason::kStream, Part::kDescriptors,
          "for `telefork move --detach`: a standard stream that is a pipe, a terminal or a socket",

@@ -1,7 +1,9 @@
 // Which sockets have everything that they are made of within the process.
+#include <linux/netlink.h>
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 
 #include <fmt/format.h>
 #include <netinet/in.h>
@@ -173,6 +175,34 @@ std::optional<Obstacle> look_at_internet(const UniqueFd& socket, SocketObject& o
   return tcp ? look_at_tcp(socket, object) : look_at_udp(socket);
 }
 
+// Whether it is in groups, whose messages it would miss meanwhile, or has one whom it talks to.
+bool is_joined_or_connected(const UniqueFd& socket) {
+  std::uint32_t groups[64] = {};
+  socklen_t size = sizeof(groups);
+  if (::getsockopt(socket.get(), SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, groups, &size) != 0 ||
+      size > sizeof(groups)) {
+    return true;
+  }
+  sockaddr_nl peer{};
+  size = sizeof(peer);
+  return std::any_of(std::begin(groups), std::end(groups), [](auto bits) { return bits != 0; }) ||
+         ::getpeername(socket.get(), reinterpret_cast<sockaddr*>(&peer), &size) != 0 ||
+         peer.nl_pid != 0 || peer.nl_groups != 0;
+}
+
+std::optional<Obstacle> look_at_netlink(const UniqueFd& socket, SocketObject& object) {
+  if (object.protocol != NETLINK_ROUTE || has_filter(socket) || is_joined_or_connected(socket)) {
+    return kNoSocket;
+  }
+  // An answer in pieces is made as it is read: where nothing waits none is on its way.
+  if (has_unread(socket)) return Obstacle{Reason::kUnread, ""};
+  object.address = read_address(socket);
+  sockaddr_nl own{};
+  std::memcpy(&own, object.address.data(), std::min(object.address.size(), sizeof(own)));
+  if (own.nl_pid == 0) object.address.clear();
+  return std::nullopt;
+}
+
 }  // namespace
 
 Sorted MovingDescriptors::sort_socket(const OpenFile& open, Description description) {
@@ -188,6 +218,7 @@ Sorted MovingDescriptors::sort_socket(const OpenFile& open, Description descript
   if (object.family == AF_INET || object.family == AF_INET6) {
     obstacle = look_at_internet(socket, object);
   }
+  if (object.family == AF_NETLINK) obstacle = look_at_netlink(socket, object);
   if (obstacle) return *obstacle;
   if (object.peer != 0 && !has_own_peer(open)) return kNoSocket;
   if (survey_.original_stays && !object.address.empty()) return Obstacle{Reason::kKept, ""};

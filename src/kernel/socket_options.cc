@@ -5,6 +5,7 @@
 #include <cstring>
 #include <iterator>
 
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
@@ -90,6 +91,13 @@ constexpr Known kKnown[] = {
     {IPPROTO_TCP, TCP_FASTOPEN},
     {IPPROTO_UDP, UDP_SEGMENT},
     {IPPROTO_UDP, kUdpGro},
+    {SOL_NETLINK, NETLINK_PKTINFO},
+    {SOL_NETLINK, NETLINK_BROADCAST_ERROR},
+    {SOL_NETLINK, NETLINK_NO_ENOBUFS},
+    {SOL_NETLINK, NETLINK_LISTEN_ALL_NSID},
+    {SOL_NETLINK, NETLINK_CAP_ACK},
+    {SOL_NETLINK, NETLINK_EXT_ACK},
+    {SOL_NETLINK, NETLINK_GET_STRICT_CHK},
 };
 
 int ask(const UniqueFd& socket, int name) {
@@ -116,6 +124,8 @@ bool belongs(int level, int family, int protocol) {
     case IPPROTO_TCP:
     case IPPROTO_UDP:
       return (family == AF_INET || family == AF_INET6) && protocol == level;
+    case SOL_NETLINK:
+      return family == AF_NETLINK;
     default:
       return true;
   }

@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -35,9 +36,14 @@ std::string describe_name(const sockaddr_storage& address, std::size_t size) {
   return text.substr(0, text.find('\0'));
 }
 
-// "[::1]:80"
+// "[::1]:80", "(number 4711 of netlink)"
 std::string describe_address(const sockaddr_storage& address, std::size_t size) {
   if (address.ss_family == AF_UNIX) return describe_name(address, size);
+  if (address.ss_family == AF_NETLINK) {
+    sockaddr_nl netlink{};
+    std::memcpy(&netlink, &address, sizeof(netlink));
+    return fmt::format("(number {} of netlink)", netlink.nl_pid);
+  }
   char text[INET6_ADDRSTRLEN] = "";
   const bool v6 = address.ss_family == AF_INET6;
   sockaddr_in6 six{};

@@ -14,7 +14,7 @@ int main() {
   } request{};
   request.header = {sizeof request, RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 5, 0};
   VICTIM_CHECK(send(fd, &request, sizeof request, 0) == sizeof request);
-  VICTIM_REFUSED("a socket cannot move yet");
+  VICTIM_REFUSED("it has what was not accepted or read yet");
   victim_ready();
   victim_wait();
   alignas(nlmsghdr) char answer[16384];

@@ -28,6 +28,10 @@
 
 namespace telefork::capture {
 
+// Of the thread that `status` is of.
+void fill_credentials(const kernel::Status& status, unsigned securebits,
+                      image::schema::Credentials::Builder credentials);
+
 struct CaptureSettings {
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   // The calling thread, as this process sees it; 0: the leader. Of a fork its mask when it called,

@@ -111,19 +111,6 @@ void fill_layout(const Survey& survey, std::uint64_t brk,
                                        auxv.size() * sizeof(auxv[0])));
 }
 
-void fill_credentials(const kernel::Status& status, unsigned securebits,
-                      image::schema::Credentials::Builder credentials) {
-  credentials.setUids({status.uids.begin(), status.uids.size()});
-  credentials.setGids({status.gids.begin(), status.gids.size()});
-  credentials.setGroups({status.groups.data(), status.groups.size()});
-  credentials.setInheritable(status.cap_inheritable);
-  credentials.setPermitted(status.cap_permitted);
-  credentials.setEffective(status.cap_effective);
-  credentials.setBounding(status.cap_bounding);
-  credentials.setAmbient(status.cap_ambient);
-  credentials.setSecurebits(securebits);
-}
-
 // From inside: from outside it takes CAP_SYS_RESOURCE where any of its user ids differs from ours.
 void fill_limits(tracee::Stub& stub, image::schema::Process::Builder process) {
   SyscallProgram program;
@@ -195,6 +182,19 @@ void fill_arguments(pid_t pid, image::schema::Process::Builder process) {
 }
 
 }  // namespace
+
+void fill_credentials(const kernel::Status& status, unsigned securebits,
+                      image::schema::Credentials::Builder credentials) {
+  credentials.setUids({status.uids.begin(), status.uids.size()});
+  credentials.setGids({status.gids.begin(), status.gids.size()});
+  credentials.setGroups({status.groups.data(), status.groups.size()});
+  credentials.setInheritable(status.cap_inheritable);
+  credentials.setPermitted(status.cap_permitted);
+  credentials.setEffective(status.cap_effective);
+  credentials.setBounding(status.cap_bounding);
+  credentials.setAmbient(status.cap_ambient);
+  credentials.setSecurebits(securebits);
+}
 
 void Capture::write_process(image::RecordSink& sink) {
   OwnAnswers own = ask(stub_);

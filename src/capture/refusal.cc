@@ -184,11 +184,15 @@ constexpr std::array kRules = {
          "a seccomp filter that asks a process (SECCOMP_RET_USER_NOTIF), once it is stopped",
          "its seccomp filter asks another process, which would stay",
          "start it without that filter"},
-    Rule{Reason::kThreadDiffers, Part::kProcess,
-         "a thread with ids, capabilities, personality, directories, descriptors, namespaces or "
-         "seccomp filters of its own, other than for a fork",
-         "it does not have the first thread's {}, which cannot be restored yet",
-         "have all threads keep the same"},
+    Rule{
+        Reason::kThreadDiffers, Part::kProcess,
+        "a thread with a personality, descriptors, namespaces or seccomp filters of its own, other "
+        "than for a fork; with directories and a umask of its own for a call, or where it shares "
+        "them with another one, or they are in another root or mount namespace; with ids or "
+        "capabilities of its own for a call, or where the first thread may not take those on (that "
+        "needs CAP_SETUID, CAP_SETGID and CAP_SETPCAP)",
+        "it does not have the first thread's {}, which cannot be restored yet",
+        "have all threads keep the same"},
     Rule{Reason::kSharer, Part::kProcess,
          "memory, descriptors or directories that another process has too (clone(2), vfork(2)), "
          "other than for a fork",

@@ -120,24 +120,35 @@ bool is_removed(const std::string& link, pid_t thread) {
          open.st_ino != named.st_ino;
 }
 
-void survey_directory(const SurveyOptions& options, Survey& survey) {
+void survey_directory(pid_t thread, const SurveyOptions& options, Survey& survey) {
   std::string cwd;
   try {
-    cwd = kernel::read_cwd_link(survey.thread);
+    cwd = kernel::read_cwd_link(thread);
   } catch (const Error& error) {
     if (error.error() != ENAMETOOLONG) throw;
     survey.refusals.push_back(refuse(name_of(survey), Reason::kLongDirectory));
     return;
   }
-  if (is_removed(cwd, survey.thread)) {
+  if (is_removed(cwd, thread)) {
     survey.refusals.push_back(refuse(name_of(survey), Reason::kDirectoryRemoved, cwd));
   } else if (options.purpose != Purpose::kReturn) {
     survey.files.add_directory(cwd);
   }
 }
 
-// It can be put on it again by itself alone. Of one that comes home its pid is under it already, and
-// threads that are made there would be before they are traced.
+void survey_own_directories(const SurveyOptions& options, Survey& survey) {
+  for (pid_t thread : survey.own_directories) {
+    try {
+      survey_directory(thread, options, survey);
+    } catch (const Error& error) {
+      // A running process ends threads.
+      if (error.code() != Code::kGone && error.error() != ENOENT) throw;
+    }
+  }
+}
+
+// It can be put on it again by itself alone. Of one that comes home its pid is under it already,
+// and threads that are made there would be before they are traced.
 bool may_move_seccomp(const SurveyOptions& options, const Survey& survey) {
   constexpr int kStrict = 1;
   const kernel::Status& status = survey.status;
@@ -181,7 +192,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   if (kernel::read_root_link(survey.thread) != kernel::read_root_link(::getpid())) {
     survey.refusals.push_back(refuse(process, Reason::kChroot));
   }
-  survey_directory(options, survey);
+  survey_directory(survey.thread, options, survey);
   if (moves_whole(options.purpose)) {
     if (survey.stat.state == 'T' && !is_child_in_tree(options, survey)) {
       survey.refusals.push_back(refuse(process, Reason::kStopped));
@@ -281,6 +292,7 @@ void survey_parts(pid_t pid, const SurveyOptions& options, Survey& earlier, Surv
   }
   survey_policy(options, survey);
   survey_threads(options, survey);
+  survey_own_directories(options, survey);
   survey_sharers(options, survey);
   survey_mappings(options, earlier, survey);
   survey_descriptors(options, survey);

@@ -159,6 +159,10 @@ struct Survey {
   OutsideHolders outside;
   std::map<SharedObject, std::uint64_t> shared_ids;
   std::vector<int> refused_fds;
+  // Threads that have directories and a umask of their own.
+  std::set<pid_t> own_directories;
+  // And those that have other ids or capabilities than the first one.
+  std::set<pid_t> own_credentials;
   bool whole = false;           // moves_whole()
   bool original_stays = false;  // Purpose::kCopy
   bool copies_shared = false;   // SurveyOptions::copy_shared

@@ -1,10 +1,13 @@
 // What threads have each for themselves, and a captured process once: where they differ in it the
 // process cannot travel whole.
+#include <algorithm>
 #include <cerrno>
 #include <map>
 #include <optional>
+#include <set>
 
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <linux/kcmp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -58,7 +61,9 @@ std::string subject(const Survey& survey, const std::vector<pid_t>& tids) {
 class Comparison {
  public:
   Comparison(const SurveyOptions& options, Survey& survey)
-      : compares_privileges_(options.purpose != Purpose::kReturn), survey_(survey) {
+      : compares_privileges_(options.purpose != Purpose::kReturn),
+        whole_(moves_whole(options.purpose)),
+        survey_(survey) {
     personality_ = try_read_personality(survey.pid);
     for (const char* name : kNamespaces) {
       namespaces_.push_back(try_read_ns_link(survey.pid, name));
@@ -85,17 +90,17 @@ class Comparison {
   }
 
  private:
-  std::string differences(pid_t tid, const kernel::Status& status) const {
+  std::string differences(pid_t tid, const kernel::Status& status) {
     const kernel::Status& first = survey_.status;
     std::string list;
     auto note = [&list](bool same, const std::string& what) {
       if (!same) list += (list.empty() ? "" : ", ") + what;
     };
-    note(status.uids == first.uids && status.gids == first.gids && status.groups == first.groups,
-         "user and group ids");
+    const bool own_credentials = take_own_credentials(tid, status);
+    note(own_credentials || has_same_ids(status), "user and group ids");
     // A call does not bring them home, whichever thread changes them.
     if (compares_privileges_) {
-      note(has_same_capabilities(status), "capabilities");
+      note(own_credentials || has_same_capabilities(status), "capabilities");
       note(status.no_new_privs == first.no_new_privs, "no_new_privs");
       note(first.seccomp == 0 ||
                (status.seccomp == first.seccomp && status.seccomp_filters == first.seccomp_filters),
@@ -103,7 +108,7 @@ class Comparison {
     }
     try {
       note(!personality_ || kernel::read_personality(tid) == *personality_, "personality");
-      note(shares(KCMP_FS, tid, status), "directories and umask");
+      note(shares(KCMP_FS, tid, status) || take_own_directories(tid), "directories and umask");
       note(shares(KCMP_FILES, tid, status), "descriptors");
       for (std::size_t i = 0; i < namespaces_.size(); ++i) {
         note(try_read_ns_link(tid, kNamespaces[i]) == namespaces_[i],
@@ -115,6 +120,44 @@ class Comparison {
       if (list.empty() || !forbidden) throw;
     }
     return list;
+  }
+
+  // It can be given its own again by itself, where they are in the same root and it shares them
+  // with no other thread.
+  bool take_own_directories(pid_t tid) {
+    const auto is_another = [tid](pid_t other) {
+      return ::syscall(SYS_kcmp, tid, other, KCMP_FS, 0, 0) > 0;
+    };
+    std::set<pid_t>& own = survey_.own_directories;
+    if (!whole_ || is_ending(tid) || !is_another(survey_.pid) ||
+        !std::all_of(own.begin(), own.end(), is_another) ||
+        kernel::read_root_link(tid) != kernel::read_root_link(survey_.pid) ||
+        kernel::read_ns_link(tid, "mnt") != kernel::read_ns_link(survey_.pid, "mnt")) {
+      return false;
+    }
+    own.insert(tid);
+    return true;
+  }
+
+  bool has_same_ids(const kernel::Status& status) const {
+    const kernel::Status& first = survey_.status;
+    return status.uids == first.uids && status.gids == first.gids && status.groups == first.groups;
+  }
+
+  // It is made by the first one there, as which it begins: what that one may become it may.
+  bool take_own_credentials(pid_t tid, const kernel::Status& status) {
+    constexpr std::uint64_t kChanges =
+        (1ULL << CAP_SETUID) | (1ULL << CAP_SETGID) | (1ULL << CAP_SETPCAP);
+    const kernel::Status& first = survey_.status;
+    const std::uint64_t needed = status.cap_permitted | status.cap_inheritable;
+    if (!whole_ || (first.cap_effective & kChanges) != kChanges ||
+        (needed & ~first.cap_permitted) != 0 || status.cap_bounding != first.cap_bounding) {
+      return false;
+    }
+    if (!has_same_ids(status) || !has_same_capabilities(status)) {
+      survey_.own_credentials.insert(tid);
+    }
+    return true;
   }
 
   bool has_same_capabilities(const kernel::Status& status) const {
@@ -143,6 +186,7 @@ class Comparison {
   }
 
   const bool compares_privileges_;
+  const bool whole_;
   Survey& survey_;
   std::optional<unsigned> personality_;
   std::vector<std::string> namespaces_;

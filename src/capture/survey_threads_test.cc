@@ -65,7 +65,7 @@ class Process {
   pid_t tid() const { return tid_; }  // of the last that was ready
   void end_threads() { end_.reset(); }
 
-  std::vector<std::string> refusals() const {
+  Survey survey() const {
     Survey survey;
     survey.pid = pid_;
     survey.stat = kernel::read_stat(pid_);
@@ -73,8 +73,11 @@ class Process {
     SurveyOptions options;
     options.purpose = Purpose::kSave;
     survey_threads(options, survey);
+    return survey;
+  }
+  std::vector<std::string> refusals() const {
     std::vector<std::string> lines;
-    for (const Refusal& refusal : survey.refusals) lines.push_back(refusal.text());
+    for (const Refusal& refusal : survey().refusals) lines.push_back(refusal.text());
     return lines;
   }
 
@@ -95,13 +98,29 @@ TEST(SurveyOfThreads, FindsNothingInThoseThatShareAll) {
 TEST(SurveyOfThreads, NamesAThreadAndAllThatItHasOfItsOwn) {
   Process process([] {
     leave_descriptors();
-    if (::unshare(CLONE_FS) != 0) ::_exit(1);
+    if (::unshare(CLONE_NEWUTS) != 0) ::_exit(1);
   });
   EXPECT_THAT(process.refusals(),
               ElementsAre(HasSubstr("thread " + std::to_string(process.tid()) + " of process " +
                                     std::to_string(process.pid()) + " (")));
   EXPECT_THAT(process.refusals(),
-              ElementsAre(HasSubstr("the first thread's directories and umask, descriptors, ")));
+              ElementsAre(HasSubstr("the first thread's descriptors, uts namespace, ")));
+}
+
+TEST(SurveyOfThreads, FindsDirectoriesOfAThreadsOwn) {
+  Process process([] {
+    if (::unshare(CLONE_FS) != 0 || ::chdir("/usr") != 0) ::_exit(1);
+  });
+  EXPECT_THAT(process.refusals(), IsEmpty());
+  EXPECT_THAT(process.survey().own_directories, ElementsAre(process.tid()));
+}
+
+TEST(SurveyOfThreads, NamesThoseThatHaveDirectoriesInAnotherRoot) {
+  Process process([] {
+    if (::unshare(CLONE_FS) != 0 || ::chroot("/usr") != 0) ::_exit(1);
+  });
+  EXPECT_THAT(process.refusals(),
+              ElementsAre(HasSubstr("the first thread's directories and umask, ")));
 }
 
 TEST(SurveyOfThreads, TellsOfManyInOneLine) {

@@ -58,6 +58,7 @@ struct Capture::ThreadAnswers {
   stack_t alternate;
   std::uint64_t clear_child_tid;
   int parent_death_signal;
+  unsigned securebits;
   std::uint64_t timer_slack;
 };
 
@@ -76,18 +77,22 @@ class Capture::ThreadQuestions {
     // /proc tells it only to the thread itself, or to CAP_SYS_NICE.
     slack_ =
         program_.call("asking for the timer slack", SYS_prctl, {PR_GET_TIMERSLACK, 0, 0, 0, 0});
+    securebits_ =
+        program_.call("asking for securebits", SYS_prctl, {PR_GET_SECUREBITS, 0, 0, 0, 0});
   }
 
   const tracee::SyscallProgram& program() const { return program_; }
   ThreadAnswers answers(const tracee::ProgramRun& run) const {
     return {run.object<stack_t>(alternate_), run.object<std::uint64_t>(clear_tid_),
-            run.object<int>(death_), static_cast<std::uint64_t>(run.result(slack_))};
+            run.object<int>(death_), static_cast<unsigned>(run.result(securebits_)),
+            static_cast<std::uint64_t>(run.result(slack_))};
   }
 
  private:
   tracee::SyscallProgram program_;
   tracee::Data alternate_, clear_tid_, death_;
   tracee::Result slack_;
+  tracee::Result securebits_;
 };
 
 void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stub,
@@ -124,6 +129,14 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
   record.setTimerSlack(own.timer_slack);
   record.setParentDeathSignal(static_cast<std::uint32_t>(own.parent_death_signal));
   record.setSeccompMode(static_cast<std::uint32_t>(stub.seccomp()));
+  if (survey_.own_credentials.contains(tid)) {
+    fill_credentials(kernel::read_status(tid), own.securebits, record.initCredentials());
+  }
+  if (survey_.own_directories.contains(tid)) {
+    record.setOwnDirectory(true);
+    record.setCwd(kernel::read_cwd_link(tid));
+    record.setUmask(kernel::read_status(tid).umask);
+  }
   fill_robust_list(tid, record);
   fill_scheduling(tid, record);
   const std::vector<siginfo_t>& pending = pending_of_threads_[tid];

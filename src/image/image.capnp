@@ -461,6 +461,10 @@ struct Thread {
   timerSlack @20 :UInt64;
   parentDeathSignal @21 :UInt32;
   seccompMode @22 :UInt32;
+  ownDirectory @23 :Bool;     # the next two are its own (unshare(2), CLONE_FS)
+  cwd @24 :Text;
+  umask @25 :UInt32;
+  credentials @26 :Credentials;  # where they are others than the first thread's
 }
 
 struct Command {

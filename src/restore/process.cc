@@ -98,6 +98,27 @@ bool same_groups(image::schema::Credentials::Reader wanted, const kernel::Status
   return true;
 }
 
+void add_groups(SyscallProgram& program, image::schema::Credentials::Reader wanted) {
+  std::vector<std::uint32_t> groups;
+  for (std::uint32_t group : wanted.getGroups()) groups.push_back(group);
+  program.call("restoring the groups", SYS_setgroups,
+               {groups.size(), program.bytes(std::as_bytes(std::span(groups)))});
+}
+
+// With all capabilities that it has.
+void add_ids(SyscallProgram& program, image::schema::Credentials::Reader wanted, bool keep_caps) {
+  auto uids = wanted.getUids();
+  auto gids = wanted.getGids();
+  if (uids.size() != 4 || gids.size() != 4) throw Error(Code::kCorrupt, "credentials lack ids");
+  std::string who = fmt::format("becoming user {} with group {}", uids[0], gids[0]);
+  program.call("keeping capabilities", SYS_prctl, {PR_SET_KEEPCAPS, 1, 0, 0, 0});
+  program.call(who, SYS_setresgid, {gids[0], gids[1], gids[2]});
+  program.call(who, SYS_setresuid, {uids[0], uids[1], uids[2]});
+  program.call_any(who, SYS_setfsgid, {gids[3]});
+  program.call_any(who, SYS_setfsuid, {uids[3]});
+  program.call("restoring keepcaps", SYS_prctl, {PR_SET_KEEPCAPS, keep_caps ? 1 : 0, 0, 0, 0});
+}
+
 }  // namespace
 
 // PR_SET_MM_MAP: the only form of PR_SET_MM that a plain user may use. The link to the program file
@@ -192,29 +213,14 @@ void Restorer::restore_credentials() {
                       wanted.getBounding() != have.cap_bounding ||
                       wanted.getAmbient() != have.cap_ambient || is_secured(wanted);
   if (have.uids[1] == 0 && (ids || !same_groups(wanted, have))) {
-    std::vector<std::uint32_t> groups;
-    for (std::uint32_t group : wanted.getGroups()) groups.push_back(group);
-    program.call("restoring the groups", SYS_setgroups,
-                 {groups.size(), program.bytes(std::as_bytes(std::span(groups)))});
+    add_groups(program, wanted);
   } else if (!same_groups(wanted, have)) {
     std::vector<std::uint32_t> groups;
     for (std::uint32_t group : wanted.getGroups()) groups.push_back(group);
     warn(fmt::format("it has the groups [{}], and had [{}] where it came from",
                      fmt::join(have.groups, " "), fmt::join(groups, " ")));
   }
-  if (ids) {
-    auto uids = wanted.getUids();
-    auto gids = wanted.getGids();
-    if (uids.size() != 4 || gids.size() != 4) throw Error(Code::kCorrupt, "credentials lack ids");
-    std::string who = fmt::format("becoming user {} with group {}", uids[0], gids[0]);
-    program.call("keeping capabilities", SYS_prctl, {PR_SET_KEEPCAPS, 1, 0, 0, 0});
-    program.call(who, SYS_setresgid, {gids[0], gids[1], gids[2]});
-    program.call(who, SYS_setresuid, {uids[0], uids[1], uids[2]});
-    program.call_any(who, SYS_setfsgid, {gids[3]});
-    program.call_any(who, SYS_setfsuid, {uids[3]});
-    program.call("restoring keepcaps", SYS_prctl,
-                 {PR_SET_KEEPCAPS, process().getKeepCaps() ? 1 : 0, 0, 0, 0});
-  }
+  if (ids) add_ids(program, wanted, process().getKeepCaps());
   if (ids || capabilities) {
     if (wanted.getPermitted() & ~have.cap_permitted) {
       warn("it has fewer capabilities than where it came from");
@@ -234,10 +240,25 @@ void Restorer::restore_credentials() {
     permitted_before_ = have.cap_permitted;
     add_capabilities(program, wanted, have, may_bind, spare);
   }
-  // After the ids, which reset it; the value 2 is the kernel's own doing.
+  // After the ids, which reset it.
+  add_dumpable(program);
+  blank_->stub().run(program);
+}
+
+// Of a thread that is another user than the first, as which it begins. What it becomes decides
+// whether the process may be looked at (PR_SET_DUMPABLE), which is the first one's to restore.
+void Restorer::add_thread_credentials(image::schema::Credentials::Reader wanted,
+                                      SyscallProgram& program) const {
+  const kernel::Status have = kernel::read_status(blank_->pid());
+  add_groups(program, wanted);
+  add_ids(program, wanted, process().getKeepCaps());
+  add_capabilities(program, wanted, have, true, 0);
+}
+
+void Restorer::add_dumpable(SyscallProgram& program) const {
+  // The value 2 is the kernel's own doing.
   program.call("restoring dumpable", SYS_prctl,
                {PR_SET_DUMPABLE, process().getDumpable() == 0 ? 0 : 1, 0, 0, 0});
-  blank_->stub().run(program);
 }
 
 // Of a thread, when all of them have been made.

@@ -206,6 +206,9 @@ class Restorer {
   void restore_settings();
   void restore_credentials();
   void drop_spare_capabilities(tracee::SyscallProgram& program) const;
+  void add_thread_credentials(image::schema::Credentials::Reader wanted,
+                              tracee::SyscallProgram& program) const;
+  void add_dumpable(tracee::SyscallProgram& program) const;
   void restore_limits();
   // seccomp.cc
   void restore_seccomp();

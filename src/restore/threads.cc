@@ -30,6 +30,13 @@ using tracee::SyscallProgram;
 
 constexpr std::size_t kThreadStack = 1024;
 
+void add_own_directory(Thread::Reader thread, SyscallProgram& program) {
+  const std::string cwd = thread.getCwd();
+  program.call("giving a thread directories of its own", SYS_unshare, {CLONE_FS});
+  program.call("changing to directory " + cwd, SYS_chdir, {program.text(cwd)});
+  program.call("restoring the umask of a thread", SYS_umask, {thread.getUmask()});
+}
+
 }  // namespace
 
 // What a thread has to ask the kernel for itself.
@@ -37,10 +44,14 @@ SyscallProgram Restorer::thread_program(Thread::Reader thread, bool main) {
   SyscallProgram program;
   tracee::add_xstate_room(decode_thread_state(thread).xstate, program);
   add_registrations(thread, program);
+  if (thread.getOwnDirectory()) add_own_directory(thread, program);
+  // The parent death signal, among what follows, is forgotten by it.
+  if (thread.hasCredentials()) add_thread_credentials(thread.getCredentials(), program);
   add_thread_settings(thread, program);
   auto tid = main ? blank_->guest_pid() : static_cast<pid_t>(thread.getTid());
   add_pending(thread.getPending(), blank_->guest_pid(), tid, program);
-  drop_spare_capabilities(program);
+  if (!thread.hasCredentials()) drop_spare_capabilities(program);
+  if (main) add_dumpable(program);
   return program;
 }
 

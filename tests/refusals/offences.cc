@@ -265,14 +265,7 @@ bool in_a_thread() {
   return state == 1;
 }
 
-// By the kernel's calls: the C library's are made in all threads.
-bool change_user() { return syscall(SYS_setresuid, -1, 65534, -1) == 0; }
-
-bool drop_capabilities() {
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  const __user_cap_data_struct none[2] = {};
-  return geteuid() == 0 && syscall(SYS_capset, &header, none) == 0;
-}
+bool narrow_bounding_set() { return geteuid() == 0 && prctl(PR_CAPBSET_DROP, CAP_SYS_BOOT) == 0; }
 
 bool give_up_new_privileges() { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0; }
 
@@ -280,7 +273,7 @@ bool change_personality() {
   return personality(static_cast<unsigned long>(personality(0xffffffff)) | ADDR_NO_RANDOMIZE) >= 0;
 }
 
-bool leave_directories() { return unshare(CLONE_FS) == 0; }
+bool leave_root() { return unshare(CLONE_FS) == 0 && chroot("/usr") == 0; }
 
 bool leave_descriptors() { return unshare(CLONE_FILES) == 0; }
 
@@ -437,12 +430,8 @@ const Offence kAll[] = {
     {"seccomp_of_a_thread", "thread ",
      "it runs under seccomp, which cannot be restored yet; start it without a seccomp filter",
      in_a_thread<filter_system_calls>, "", false},
-    {"user_of_a_thread", "thread ",
-     "it does not have the first thread's user and group ids, capabilities, which cannot be "
-     "restored yet; have all threads keep the same",
-     in_a_thread<change_user>, "root", false},
     {"capabilities_of_a_thread", "thread ",
-     "it does not have the first thread's capabilities, which", in_a_thread<drop_capabilities>,
+     "it does not have the first thread's capabilities, which", in_a_thread<narrow_bounding_set>,
      "root", false},
     {"no_new_privs_of_a_thread", "thread ",
      "it does not have the first thread's no_new_privs, which", in_a_thread<give_up_new_privileges>,
@@ -450,8 +439,8 @@ const Offence kAll[] = {
     {"personality_of_a_thread", "thread ", "it does not have the first thread's personality, which",
      in_a_thread<change_personality>, "", false},
     {"directories_of_a_thread", "thread ",
-     "it does not have the first thread's directories and umask, which",
-     in_a_thread<leave_directories>, "", false},
+     "it does not have the first thread's directories and umask, which", in_a_thread<leave_root>,
+     "root", false},
     {"descriptors_of_a_thread", "thread ", "it does not have the first thread's descriptors, which",
      in_a_thread<leave_descriptors>, "", false},
     {"namespace_of_a_thread", "thread ", "it does not have the first thread's net namespace, which",

@@ -183,6 +183,8 @@ void CommandLine::add_move() {
                         return move_command(move_);
                       });
   add_departure(*sub, move_);
+  sub->add_flag("--tree", move_.tree,
+                "with all that has come of it, as it always goes where it has children");
   sub->add_flag("--detach", move_.detach,
                 "nothing stays here: PID ends with 0; its standard streams have to be files");
 }

@@ -15,9 +15,11 @@ int move_command(const MoveCommand& command) {
     return std::make_unique<session::MoveSession>(std::move(settings), std::move(request));
   };
   kind.say = [&command](const session::DepartureReport& report) {
-    return fmt::format("process {} runs on {}, as {} there: {} sent, stopped for {:.0f} ms",
-                       command.pid, command.node, report.pid, format_bytes(report.bytes_sent),
-                       report.freeze_ms);
+    const bool alone = report.processes == 1;
+    return fmt::format("process {}{} on {}, as {} there: {} sent, stopped for {:.0f} ms",
+                       command.pid,
+                       alone ? " runs" : fmt::format(" and {} more run", report.processes - 1),
+                       command.node, report.pid, format_bytes(report.bytes_sent), report.freeze_ms);
   };
   kind.lost = fmt::format(
       "the process that moved {0} was killed; if it had not gone by then, it runs on here when its "

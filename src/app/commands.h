@@ -37,6 +37,7 @@ struct DepartCommand {
 
 struct MoveCommand : DepartCommand {
   bool detach = false;
+  bool tree = false;  // said outright; it goes so in any case
 };
 int move_command(const MoveCommand& command);
 

@@ -33,8 +33,9 @@ using session::DepartureReport;
 
 constexpr int kUndone = 75;
 
-session::DepartureRequest make_request(const DepartCommand& command) {
+session::DepartureRequest make_request(const DepartCommand& command, pid_t asker) {
   session::DepartureRequest request;
+  request.asker = asker;
   request.pid = command.pid;
   request.node = net::parse_node(command.node);
   request.copy_shared = command.copy_shared;
@@ -91,6 +92,7 @@ void tell(const DepartureReport& report, const DepartCommand& command, const Dep
   if (report.home_pid != 0) told["home_pid"] = report.home_pid;
   told["node"] = command.node;
   told["mode"] = "eager";
+  told["processes"] = report.processes;
   told["bytes_sent"] = report.bytes_sent;
   told["pages_sent"] = report.pages_sent;
   told["freeze_ms"] = report.freeze_ms;
@@ -116,12 +118,12 @@ void let_go_of_streams() {
 
 void answer(UniqueFd talk, int code) { say(talk.get(), {Word::Kind::kCode, code}); }
 
-// The session process.
-void serve(const DepartCommand& command, const DepartureKind& kind, UniqueFd talk) {
+// The session process of the command `asker`.
+void serve(const DepartCommand& command, const DepartureKind& kind, UniqueFd talk, pid_t asker) {
   std::unique_ptr<Departure> session;
   DepartureReport report;
   try {
-    session = kind.make(make_settings(command, talk.get()), make_request(command));
+    session = kind.make(make_settings(command, talk.get()), make_request(command, asker));
     report = session->run();
   } catch (const Error& error) {
     return answer(std::move(talk),
@@ -139,12 +141,13 @@ void serve(const DepartCommand& command, const DepartureKind& kind, UniqueFd tal
   let_go_of_streams();
   // It may last for days: no file system is to be busy because of it.
   [[maybe_unused]] int moved = ::chdir("/");
-  session->stay(watch_foreground(command.pid, session->input()));
+  session->stay(watch_foreground_of_all(session->pids(), session->input()));
 }
 
 // A grandchild, so that it is nobody's child here.
 void start_session(const DepartCommand& command, const DepartureKind& kind, const UniqueFd& talk,
                    UniqueFd talk_there) {
+  const pid_t asker = ::getpid();
   pid_t child = ::fork();
   if (child < 0) throw_errno("starting the session's process", Code::kResources);
   if (child == 0) {
@@ -152,7 +155,7 @@ void start_session(const DepartCommand& command, const DepartureKind& kind, cons
       ::setsid();
       ::close(talk.get());
       try {
-        serve(command, kind, std::move(talk_there));
+        serve(command, kind, std::move(talk_there), asker);
       } catch (const std::exception&) {
         // Whoever waits for it sees its socket close, or its deputy end.
       }

@@ -24,6 +24,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "abi/deputy.h"
@@ -160,6 +161,17 @@ bool is_our_own(const Deputy& deputy, const signalfd_siginfo& info) {
   return of_supervisor || of_lifeline;
 }
 
+// Its children here are deputies too: of theirs, which end there, the guest hears there.
+bool is_of_child(const signalfd_siginfo& info) {
+  return info.ssi_signo == SIGCHLD && info.ssi_code > 0;
+}
+
+// What is left of them here is nobody's to wait for.
+void reap_children() {
+  while (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) {
+  }
+}
+
 // All signals are blocked before and after.
 void raise_by_default(int signal) {
   // Not sigaction(3), which keeps 32 and 33 for itself: all zero is SIG_DFL without flags or mask.
@@ -178,6 +190,10 @@ bool forward_signals(const Deputy& deputy) {
   bool continued = false;
   for (ssize_t i = 0; i < n / static_cast<ssize_t>(sizeof infos[0]); ++i) {
     if (is_our_own(deputy, infos[i])) continue;
+    if (is_of_child(infos[i])) {
+      reap_children();
+      continue;
+    }
     continued = continued || infos[i].ssi_signo == SIGCONT;
     send_event(deputy, TELEFORK_DEPUTY_SIGNAL, &infos[i]);
   }
@@ -208,8 +224,10 @@ void obey(const Deputy& deputy, const telefork_deputy_command& command, bool sup
   if (!is_command(command)) give_up(deputy);
   switch (command.kind) {
     case TELEFORK_DEPUTY_EXIT:
+      reap_children();
       _exit(command.value);
     case TELEFORK_DEPUTY_DIE:
+      reap_children();
       die_of(command.value);
     case TELEFORK_DEPUTY_STOP:
       send_event(deputy, TELEFORK_DEPUTY_OBEYED);
@@ -284,5 +302,6 @@ int main() {
   arm_lifeline(deputy);
   send_event(deputy, TELEFORK_DEPUTY_READY);
   watch_parent(deputy);
+  reap_children();
   run(deputy);
 }

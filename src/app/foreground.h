@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include <sys/types.h>
 
@@ -11,5 +12,7 @@ namespace telefork::app {
 // whatever group is in the foreground there; whether to is decided here, for the process `home`.
 // Empty where `input`, which is only looked at now, is no terminal: always.
 std::function<bool()> watch_foreground(pid_t home, int input);
+// The same for several of one terminal: while any of them is in its foreground.
+std::function<bool()> watch_foreground_of_all(const std::vector<pid_t>& homes, int input);
 
 }  // namespace telefork::app

@@ -197,8 +197,9 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     if (survey.stat.state == 'T' && !is_child_in_tree(options, survey)) {
       survey.refusals.push_back(refuse(process, Reason::kStopped));
     }
-    const bool takes_children = options.purpose == Purpose::kSave && !options.tree.empty();
-    if (!takes_children && !kernel::list_children(survey.pid).empty()) {
+    const bool together =
+        takes_children(options.purpose) && !options.alone && !options.tree.empty();
+    if (!together && !kernel::list_children(survey.pid).empty()) {
       survey.refusals.push_back(refuse(process, Reason::kChildren));
     }
     // It reads memory.

@@ -197,22 +197,23 @@ TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) 
   TreeSurvey tree;
   SurveyOptions own = options;
   std::vector<pid_t> pids = {pid};
+  const pid_t asker = options.asker != 0 ? options.asker : ::getpid();
   if (moves_whole(options.purpose)) {
     pids = list_tree(pid);
     own.tree.insert(pids.begin(), pids.end());
     // That it has children is what is said of one that cannot take them along.
-    if (options.purpose != Purpose::kSave) pids.resize(1);
+    if (!takes_children(options.purpose) || options.alone) pids.resize(1);
   }
   tree.members.push_back(survey_process(pid, own, std::move(earlier)));
   for (std::size_t i = 1; i < pids.size(); ++i) {
-    if (pids[i] != ::getpid()) survey_member(pids[i], own, tree);
+    if (pids[i] != asker) survey_member(pids[i], own, tree);
   }
   if (!own.tree.empty() && own.tree.size() == pids.size()) {
     std::vector<Survey*> all;
     for (Survey& member : tree.members) all.push_back(&member);
     settle_descriptors(all);
   }
-  if (pids.size() > 1 && own.tree.contains(::getpid())) {
+  if (pids.size() > 1 && own.tree.contains(asker)) {
     tree.first().refusals.push_back(
         refuse(name_of(pid, tree.first().status.name), Reason::kOwnAncestor));
   }

@@ -77,6 +77,8 @@ class Supervisor {
   void resume();
   // Both ends are stopped, or will be when they have heard of it.
   bool held() const { return held_; }
+  // Its end was not seen yet.
+  bool is_watching() const { return watch_.pid() != 0; }
   // It has read all that it was told.
   bool settled() const { return unacknowledged_ == 0 && !ending_; }
   // The deputy is the caller's to trace from now on, in this thread; until take_back(), which has

@@ -44,6 +44,8 @@ inline constexpr std::string_view kFeatureJoin = "join";  // a bulk connection m
 inline constexpr std::string_view kFeatureTlsJoin = "tls-join";
 // A guest may stay behind without a home (Prepare.detached).
 inline constexpr std::string_view kFeatureDetach = "detach";
+// Several processes that belong together can come to it.
+inline constexpr std::string_view kFeatureTrees = "trees";
 inline constexpr std::string_view kJoinPreamble = "TFBULK01";
 inline constexpr std::size_t kJoinIdSize = 16;
 inline constexpr std::size_t kJoinSecretSize = 32;

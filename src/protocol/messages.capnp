@@ -188,12 +188,14 @@ struct Status {
     stopped @3 :UInt32;       # the signal
     continued @4 :Void;
   }
+  pid @5 :UInt32;             # of a tree: which process, as it sees itself; 0: the first
 }
 
 struct Signal {
   number @0 :UInt32;
   fromTerminal @1 :Bool;      # for the whole foreground group
   siginfo @2 :Data;           # siginfo_t, 128 bytes; empty: as kill(2) sends it
+  pid @3 :UInt32;             # as Status.pid
 }
 
 struct StdioData {

@@ -45,6 +45,7 @@
 #include "restore/sockets.h"
 #include "restore/tree_parts.h"
 #include "restore/vma_rules.h"
+#include "tracee/stop_watch.h"
 
 namespace telefork::restore {
 
@@ -119,6 +120,10 @@ class Restorer {
   void become_guest();
   // Lets it run.
   pid_t let_go();
+  // The same, and this thread is told how it fares.
+  tracee::StopWatch let_go_watched();
+  // Of one that was made early, and turns out to be the first of several: it is made anew.
+  RestoreSettings give_up();
   image::schema::Signals::Reader signals() const;
   const RestoreSettings& settings() const { return settings_; }
   // When the last one has its descriptors.
@@ -250,6 +255,7 @@ class Restorer {
   void restore_timers();
   // threads.cc
   void restore_threads();
+  pid_t let_go_by(const std::function<void(tracee::TracedThread&)>& let_leader_go);
   void start_other_threads();
   std::map<pid_t, pid_t> threads_as_seen_here() const;
   tracee::SyscallProgram thread_program(image::schema::Thread::Reader thread, bool main);

@@ -113,6 +113,12 @@ Restorer::Restorer(RestoreSettings settings, std::shared_ptr<TreeParts> parts)
   });
 }
 
+RestoreSettings Restorer::give_up() {
+  blank_.reset();
+  space_of_pids_.reset();
+  return std::move(settings_);
+}
+
 void Restorer::set_streams(UniqueFd (&&streams)[3]) {
   std::move(std::begin(streams), std::end(streams), settings_.streams);
 }

@@ -198,6 +198,18 @@ void Restorer::become_guest() {
 }
 
 pid_t Restorer::let_go() {
+  return let_go_by([](tracee::TracedThread& leader) { leader.detach(); });
+}
+
+tracee::StopWatch Restorer::let_go_watched() {
+  const pid_t pid = let_go_by([](tracee::TracedThread& leader) {
+    leader.set_options(0);
+    tracee::StopWatch::begin(leader);
+  });
+  return tracee::StopWatch::adopt(pid);
+}
+
+pid_t Restorer::let_go_by(const std::function<void(tracee::TracedThread&)>& let_leader_go) {
   // Of each its options go first: from here on the guest no longer dies with its tracer's death.
   tracee::TracedThread* last = nullptr;
   for (std::size_t i = 1; i < threads_.size(); ++i) {
@@ -209,7 +221,7 @@ pid_t Restorer::let_go() {
     }
   }
   pid_t pid = blank_->pid();
-  blank_->thread().detach();
+  let_leader_go(blank_->thread());
   if (last != nullptr) last->detach();
   other_threads_.clear();
   blank_->release();

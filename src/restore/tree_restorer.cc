@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <csignal>
 #include <ctime>
+#include <iterator>
+#include <utility>
 
 #include <fmt/format.h>
 #include <sys/syscall.h>
@@ -43,7 +45,11 @@ void hide_stop(Restorer& parent, pid_t child, bool untold) {
 }  // namespace
 
 TreeRestorer::TreeRestorer(RestoreSettings settings)
-    : settings_(std::move(settings)), parts_(std::make_shared<TreeParts>(settings_.live)) {}
+    : settings_(std::move(settings)), parts_(std::make_shared<TreeParts>(settings_.live)) {
+  if (settings_.blank.want_pid == 0) return;
+  members_.push_back(std::make_unique<Restorer>(std::move(settings_), parts_));
+  made_early_ = true;
+}
 
 // Children first: each is waited for by its tracer, and left to its parent.
 TreeRestorer::~TreeRestorer() {
@@ -51,14 +57,26 @@ TreeRestorer::~TreeRestorer() {
   while (!members_.empty()) members_.pop_back();
 }
 
+void TreeRestorer::set_streams(UniqueFd (&&streams)[3]) {
+  if (made_early_) return first().set_streams(std::move(streams));
+  std::move(std::begin(streams), std::end(streams), settings_.streams);
+}
+
+void TreeRestorer::begin_tree(image::Record tree) {
+  tree_ = std::move(tree);
+  parts_->is_tree = true;
+  if (!std::exchange(made_early_, false)) return;
+  settings_ = first().give_up();
+  members_.clear();
+}
+
 bool TreeRestorer::take(image::RecordSource& source) {
   image::Record record = source.next();
   if (record.type() == RecordType::kTree) {
-    tree_ = std::move(record);
-    parts_->is_tree = true;
+    begin_tree(std::move(record));
     return true;
   }
-  if (record.type() == RecordType::kProcess) {
+  if (record.type() == RecordType::kProcess && !std::exchange(made_early_, false)) {
     begin_member(std::move(record), source);
     return true;
   }
@@ -92,6 +110,7 @@ RestoreSettings TreeRestorer::settings_of_later(pid_t pid) const {
   settings.moves_pages = first.moves_pages;
   settings.tells_of_exe = first.tells_of_exe;
   settings.blank.pid_required = true;
+  settings.bulk_fd = first.bulk_fd;
   settings.warn = [tell = first.warn, pid](const std::string& text) {
     if (tell) tell(fmt::format("process {}: {}", pid, text));
   };
@@ -161,6 +180,26 @@ pid_t TreeRestorer::release() {
     pid = (*member)->let_go();
   }
   return pid;
+}
+
+std::vector<TreeRestorer::Watched> TreeRestorer::release_watched() {
+  for (const auto& member : members_) member->become_guest();
+  std::vector<Watched> watched;
+  for (auto member = members_.rbegin(); member != std::prev(members_.rend()); ++member) {
+    const pid_t guest_pid = (*member)->guest_pid();
+    watched.push_back({guest_pid, (*member)->let_go_watched()});
+  }
+  first().let_go();
+  return watched;
+}
+
+std::map<pid_t, pid_t> TreeRestorer::groups_before() const {
+  std::map<pid_t, pid_t> groups;
+  if (!tree_) return groups;
+  for (Member::Reader member : tree().getMembers()) {
+    groups[static_cast<pid_t>(member.getPid())] = static_cast<pid_t>(member.getPgid());
+  }
+  return groups;
 }
 
 pid_t TreeRestorer::guest_pid() const {

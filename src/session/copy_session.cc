@@ -39,7 +39,8 @@ void CopySession::send_image() {
   frozen.suspend_seccomp();
   frozen_ = true;
   reach(Step::kFrozen);
-  const capture::Survey survey = look_again(survey_options());
+  const capture::TreeSurvey tree = look_again(survey_options());
+  const capture::Survey& survey = tree.first();
   tell_streams(survey);
   take_streams(survey);
   deputy_settings_.arguments = list_arguments(request_.pid);

@@ -1,6 +1,7 @@
 #include "session/departure.h"
 
 #include <linux/kcmp.h>
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <utility>
@@ -41,6 +42,7 @@ Departure::Departure(DepartureSettings settings, DepartureRequest request, std::
     : settings_(std::move(settings)),
       request_(std::move(request)),
       doing_(doing),
+      going_{request_.pid},
       signals_({SIGCHLD}),
       interest_(::epoll_create1(EPOLL_CLOEXEC)) {
   if (!interest_) throw_errno("making an epoll");
@@ -83,9 +85,11 @@ void Departure::reach(Step step) {
 void Departure::throw_if_ended() {
   while (signals_.try_read()) {
   }
-  if (tracee::was_killed(request_.pid)) {
-    throw Error(Code::kGone,
-                fmt::format("process {} was killed before it was on its way", request_.pid));
+  for (const pid_t pid : going_) {
+    if (!tracee::was_killed(pid)) continue;
+    // Of another one than the first: that one runs on.
+    throw Error(pid == request_.pid ? Code::kGone : Code::kFailed,
+                fmt::format("process {} was killed before it was on its way", pid));
   }
   if (settings_.is_unwanted && settings_.is_unwanted()) {
     throw Error(Code::kFailed,
@@ -100,10 +104,14 @@ void Departure::look(const capture::SurveyOptions& options) {
   link().set_patience(settings_.lease.kill);
   fence_ = make_fence(*opened_, here_, settings_.registry);
   link().set_interrupt(interest_.get(), [this] { throw_if_ended(); });
-  looked_ = migrate::survey_by_pid(request_.pid, options, {});
-  check_user(request_.pid, *opened_);
+  capture::TreeSurvey tree = migrate::survey_tree_by_pid(request_.pid, options);
+  for (const capture::Survey& member : tree.members) check_user(member.pid, *opened_);
   check_hosting(*opened_->reply, request_.node.text(), true);
   if (request_.detach) check_detaching(opened_->reply, request_.node.text());
+  alone_ = tree.alone();
+  if (!alone_) check_trees(opened_->reply, request_.node.text());
+  looked_ = std::move(tree.first());
+  looked_.refusals = std::move(tree.refusals);
   files_.settle(looked_, link());
   capture::throw_refusals(looked_.refusals);
   info_.command = describe_command(request_.pid);
@@ -125,11 +133,14 @@ void Departure::announce() {
   });
 }
 
-capture::Survey Departure::look_again(const capture::SurveyOptions& options) {
-  capture::Survey survey = capture::survey_process(request_.pid, options, std::move(looked_));
-  if (survey.refusals.empty()) files_.settle(survey, link());
-  capture::throw_refusals(survey.refusals);
-  return survey;
+capture::TreeSurvey Departure::look_again(const capture::SurveyOptions& options) {
+  capture::TreeSurvey tree =
+      capture::survey_tree(request_.pid, options, std::exchange(looked_, capture::Survey()));
+  if (!tree.alone()) check_trees(opened_->reply, request_.node.text());
+  capture::throw_refusals(tree.refusals);
+  files_.settle(tree.first(), link());
+  capture::throw_refusals(tree.first().refusals);
+  return tree;
 }
 
 void Departure::tell_streams(const capture::Survey& survey) {
@@ -191,8 +202,9 @@ std::string Departure::await_end_there(const Error& error) {
   known_not_to_run_ = state_ != SourceState::kUnknown;
   if (known_not_to_run_) return text;
   auto deadline = fence_deadline(link().last_heard() + settings_.lease.home);
-  known_not_to_run_ = await_fence(fence_.get(), net::Deadline::at(deadline),
-                                  [this] { return !tracee::was_killed(request_.pid); });
+  known_not_to_run_ = await_fence(fence_.get(), net::Deadline::at(deadline), [this] {
+    return !std::all_of(going_.begin(), going_.end(), tracee::was_killed);
+  });
   step(SourceEvent::kFence);
   if (!known_not_to_run_) text += "; nobody there can be asked, and its lease is over";
   return text;

@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "abi/agent.h"
-#include "capture/survey.h"
+#include "capture/tree.h"
 #include "kernel/probe.h"
 #include "kernel/yama.h"
 #include "protocol/machine.h"
@@ -43,6 +43,7 @@ struct DepartureRequest {
   bool libc_force = false;
   bool detach = false;     // of a move: nothing of it stays here
   bool leave_fds = false;  // of a copy: descriptors of what cannot be copied stay here
+  pid_t asker = 0;         // the command; 0: none
   int agent_fd = -1;  // of a process that has asked itself: its library's socket, no part of it
 };
 
@@ -77,6 +78,7 @@ struct DepartureReport {
   pid_t pid = 0;        // as the node sees it
   pid_t guest_pid = 0;  // as it sees itself
   pid_t home_pid = 0;   // of a copy: its deputy's
+  std::size_t processes = 1;
   std::uint64_t bytes_sent = 0;
   std::uint64_t pages_sent = 0;
   double freeze_ms = 0;  // that nothing of it ran
@@ -99,6 +101,8 @@ class Departure {
   bool freeze_undone() const { return frozen_; }
   // The standard input that is carried; -1: none is.
   int input() const { return input_.get(); }
+  // All that went, the one that was asked for first.
+  const std::vector<pid_t>& pids() const { return going_; }
 
  protected:
   using Clock = std::chrono::steady_clock;
@@ -110,7 +114,8 @@ class Departure {
   void begin();
   void look(const capture::SurveyOptions& options);
   void announce();
-  capture::Survey look_again(const capture::SurveyOptions& options);
+  // They are frozen.
+  capture::TreeSurvey look_again(const capture::SurveyOptions& options);
   void tell_streams(const capture::Survey& survey);
   // What of them is carried is ours too from now on.
   void take_streams(const capture::Survey& survey);
@@ -128,6 +133,8 @@ class Departure {
   // Until the guest has ended with all that it has begun.
   void stay_home(deputy::Supervisor& supervisor, std::function<bool()> may_read_input,
                  HomeOptions options = {});
+  // Whether it had no children when it was looked at.
+  bool alone() const { return alone_; }
   void step(SourceEvent event);
   void reach(Step step);
   void tell_registry();
@@ -137,6 +144,7 @@ class Departure {
   DepartureSettings settings_;
   DepartureRequest request_;
   std::string doing_;
+  std::vector<pid_t> going_;  // all that go, the first one first
   protocol::OwnMachine here_;
   std::optional<OpenedNode> opened_;
   SourceState state_ = SourceState::kSending;
@@ -152,6 +160,7 @@ class Departure {
 
  private:
   bool known_not_to_run_ = false;
+  bool alone_ = true;
   FileNegotiation files_;
   capture::Survey looked_;
   UniqueFd interest_;  // an epoll: of what may end the waits for the node

@@ -19,6 +19,7 @@
 #include "session/description.h"
 #include "session/hollow.h"
 #include "tracee/fd_passing.h"
+#include "tracee/stop_watch.h"
 #include "tracee/stub.h"
 
 namespace telefork::session {
@@ -183,7 +184,7 @@ void DeputyExchange::give_back(restore::Restorer& restorer, const UniqueFd& stan
     return become_deputy(start);
   });
   taken_ = false;
-  let_deputy_begin(thread);
+  tracee::StopWatch::begin(thread);
   supervisor_.emplace(tracee::StopWatch::adopt(pid_), std::move(ours),
                       standard_error ? standard_error.duplicate() : UniqueFd());
 }

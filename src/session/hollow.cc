@@ -17,6 +17,7 @@
 #include "session/description.h"
 #include "tracee/fd_passing.h"
 #include "tracee/freezer.h"
+#include "tracee/stop_watch.h"
 #include "tracee/stub.h"
 
 namespace telefork::session {
@@ -45,6 +46,7 @@ SyscallProgram program_of(pid_t pid, tracee::Stub& stub, const HollowSettings& s
   start.arguments = list_arguments(pid);
   start.name = kernel::read_comm(pid, pid);
   start.die_with_parent = settings.die_with_parent;
+  start.speaks = settings.speaks;
   return become_deputy(start);
 }
 
@@ -61,8 +63,10 @@ SyscallProgram become_deputy(const DeputyStart& start) {
   become.call("keeping the session socket", SYS_fcntl, {start.session_fd, F_SETFD, 0});
   // Everything else goes, so that nobody waits for the end of a pipe that a deputy holds; but for
   // stderr, as long as the child has its own: the deputy may have to say why nobody else can.
+  std::set<int> numbers = {start.session_fd, start.program_fd};
+  if (start.speaks) numbers.insert(STDERR_FILENO);
   int from = 0;
-  for (int kept : std::set<int>{STDERR_FILENO, start.session_fd, start.program_fd}) {
+  for (int kept : numbers) {
     if (kept > from) become.call("closing descriptors", SYS_close_range, {from, kept - 1, 0});
     from = kept + 1;
   }
@@ -71,17 +75,6 @@ SyscallProgram become_deputy(const DeputyStart& start) {
               {start.program_fd, become.text(""), string_array(become, start.arguments),
                string_array(become, environment), AT_EMPTY_PATH});
   return become;
-}
-
-// Before it does anything it stops once more: that stop says whether a SIGSTOP to the process is
-// still in force. Then whoever watches it from now on is to see it too.
-void let_deputy_begin(tracee::TracedThread& deputy) {
-  deputy.request_stop();
-  deputy.resume(PTRACE_CONT);
-  deputy.await_stop();
-  if (deputy.in_group_stop()) deputy.request_stop();
-  deputy.resume(PTRACE_CONT);
-  deputy.forget();
 }
 
 void hollow(pid_t pid, const HollowSettings& settings) {
@@ -96,11 +89,11 @@ void hollow(pid_t pid, const HollowSettings& settings) {
     throw Error(Code::kFailed, "the deputy's program did not start");
   }
   frozen.leader().set_options(0);
-  let_deputy_begin(frozen.leader());
+  tracee::StopWatch::begin(frozen.leader());
 }
 
 void hollow(tracee::ParkedProcess& parked, const HollowSettings& settings) {
-  let_deputy_begin(parked.become(program_of(parked.pid(), parked.stub(), settings)));
+  tracee::StopWatch::begin(parked.become(program_of(parked.pid(), parked.stub(), settings)));
 }
 
 }  // namespace telefork::session

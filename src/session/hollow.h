@@ -17,6 +17,7 @@ struct HollowSettings {
   int session_fd = -1;        // the number of the deputy's socket in the process
   int session_socket = -1;    // our end of it
   pid_t die_with_parent = 0;  // not 0: the parent whose end is the guest's
+  bool speaks = true;         // keeps stderr, to say there what nobody else can
 };
 
 // What becomes of a process by its last step, an execve(2) of `program_fd`: it has no other
@@ -27,10 +28,9 @@ struct DeputyStart {
   std::vector<std::string> arguments;
   std::string name;  // as /proc/PID/comm has it
   pid_t die_with_parent = 0;
+  bool speaks = true;
 };
 tracee::SyscallProgram become_deputy(const DeputyStart& start);
-// Of one that stands still as that program begins: lets it run, for a StopWatch to adopt.
-void let_deputy_begin(tracee::TracedThread& deputy);
 
 // `pid` is single-threaded and waits, untraced, with every signal blocked. Afterwards it is the
 // deputy, seized by this thread with no options and running (StopWatch::adopt). Throws where that

@@ -31,13 +31,13 @@ void Home::step(SourceEvent event) {
 
 void Home::run() {
   try {
-    while (!is_home_ && (!finished_ || end_ || !pump_.idle())) poll_once();
+    while (!is_home_ && (!finished_ || end_ || !ends_.empty() || !pump_.idle())) poll_once();
     if (is_home_) return;
     if (!delivered_) throw Error(Code::kCorrupt, link_.node() + ": it finished without a status");
   } catch (const Error& error) {
     on_failure(error);
   }
-  await_deputy();
+  await_deputies();
 }
 
 // Only the node's own word that it has failed says that nothing is left there.
@@ -50,7 +50,8 @@ void Home::on_failure(const Error& error) {
     step(SourceEvent::kFence);
     if (!confirmed) text += "; nobody there can be asked, and its lease is over";
   }
-  if (delivered_ || deputy_gone_) return;
+  end_others();
+  if (delivered_ || first_.gone) return;
   supervisor_.fail(options_.on_failure ? options_.on_failure(Error(error.code(), text)) : text);
 }
 
@@ -61,36 +62,66 @@ bool Home::await_fence() {
   using Clock = protocol::Link::Clock;
   for (;;) {
     bool confirmed = options_.fence != nullptr && options_.fence->try_confirm();
-    look_at_deputy();
-    if (confirmed || deputy_gone_ || Clock::now() >= deadline) return confirmed;
-    std::vector<pollfd> entries = {{signals_.fd(), POLLIN, 0},
-                                   {supervisor_.socket_fd(), POLLIN, 0}};
+    look_at_deputies();
+    if (confirmed || (first_.gone && are_others_gone()) || Clock::now() >= deadline)
+      return confirmed;
+    std::vector<pollfd> entries = {{signals_.fd(), POLLIN, 0}};
+    add_deputies(entries);
     if (options_.fence != nullptr) options_.fence->add_interest(entries);
     net::poll_until(entries, net::Deadline::at(std::min<Clock::time_point>(
                                  deadline, Clock::now() + kFenceInterval)));
   }
 }
 
-// What is left to be seen of it: its end.
-void Home::look_at_deputy() {
+// What is left to be seen of them: their end.
+void Home::look_at_deputies() {
   while (signals_.try_read()) {
   }
-  supervisor_.on_sigchld();
-  supervisor_.on_readable();
-  while (auto event = supervisor_.next_event()) {
-    if (event->kind == deputy::Event::Kind::kKilled || event->kind == deputy::Event::Kind::kEnded) {
-      deputy_gone_ = true;
+  for_each_seat([](Seat& seat, deputy::Supervisor& supervisor) {
+    supervisor.on_sigchld();
+    supervisor.on_readable();
+    while (auto event = supervisor.next_event()) {
+      if (event->kind == deputy::Event::Kind::kKilled ||
+          event->kind == deputy::Event::Kind::kEnded) {
+        seat.gone = true;
+      }
     }
+  });
+}
+
+void Home::for_each_seat(const std::function<void(Seat&, deputy::Supervisor&)>& look) {
+  if (!first_.gone) look(first_, supervisor_);
+  for (Seat& seat : others_) {
+    if (!seat.gone) look(seat, *seat.supervisor);
   }
 }
 
-// It may not even have run yet: were its socket closed before it has read how it is to end, it
+void Home::add_deputies(std::vector<pollfd>& entries) {
+  for_each_seat([&](Seat&, deputy::Supervisor& supervisor) {
+    entries.push_back({supervisor.socket_fd(), POLLIN, 0});
+  });
+}
+
+bool Home::are_others_gone() const {
+  return std::all_of(others_.begin(), others_.end(), [](const Seat& seat) { return seat.gone; });
+}
+
+// How they ended is not known.
+void Home::end_others() {
+  for (Seat& seat : others_) {
+    if (!seat.gone) seat.supervisor->exit_with(TELEFORK_FAILED_STATUS);
+  }
+}
+
+// One may not even have run yet: were its socket closed before it has read how it is to end, it
 // would end with 125.
-void Home::await_deputy() {
+void Home::await_deputies() {
+  end_others();
   for (;;) {
-    look_at_deputy();
-    if (deputy_gone_) return;
-    pollfd entries[] = {{signals_.fd(), POLLIN, 0}, {supervisor_.socket_fd(), POLLIN, 0}};
+    look_at_deputies();
+    if (first_.gone && are_others_gone()) return;
+    std::vector<pollfd> entries = {{signals_.fd(), POLLIN, 0}};
+    add_deputies(entries);
     net::poll_until(entries, net::Deadline::never());
   }
 }
@@ -113,8 +144,7 @@ void Home::poll_once() {
   std::vector<pollfd> entries;
   if (!finished_) entries = link_.poll_entries();
   entries.push_back({signals_.fd(), POLLIN, 0});
-  std::size_t deputy_entry = entries.size();
-  entries.push_back({supervisor_.socket_fd(), POLLIN, 0});
+  add_deputies(entries);
   net::Deadline deadline = next_turn();
   bool hushed = is_hushed();
   if (!hushed) pump_.add_interest(entries);
@@ -122,12 +152,12 @@ void Home::poll_once() {
   entries.push_back({may_be_called() ? options_.call_fd : -1, POLLIN, 0});
   net::poll_until(entries, deadline);
 
-  bool deputy_ready = entries[deputy_entry].revents != 0;
   while (signals_.try_read()) {
   }
-  supervisor_.on_sigchld();
-  if (deputy_ready && supervisor_.socket_fd() >= 0) supervisor_.on_readable();
-  while (auto event = supervisor_.next_event()) on_deputy_event(*event);
+  for_each_seat([this](Seat& seat, deputy::Supervisor& supervisor) {
+    supervisor.on_sigchld();  // which reads what the deputy has said, too
+    while (auto event = supervisor.next_event()) on_event(seat, *event);
+  });
   // Once more: it may have left the foreground since, and what is typed now is its shell's.
   may_read_input();
   if (!hushed) pump_.on_ready(entries);
@@ -138,6 +168,7 @@ void Home::poll_once() {
     if (!pump_.on_message(*message)) on_message(*message);
   }
   note_loss();
+  end_next();
   deliver_end();
   if (finished_) return;
   if (!is_hushed()) send_held_signals();
@@ -153,8 +184,8 @@ void Home::bring_home() {
   is_home_ = outcome.where == Where::kHome || outcome.ended_there;
   if (is_home_) return;
   if (outcome.where == Where::kGone) {
-    deputy_gone_ = true;
-    send_signal(SIGKILL, false, nullptr);
+    first_.gone = true;
+    send_signal(first_, SIGKILL, false, nullptr);
   }
   for (const deputy::Event& event : outcome.events) {
     if (event.kind != deputy::Event::Kind::kKilled) on_deputy_event(event);
@@ -181,6 +212,12 @@ void Home::on_message(const protocol::ReceivedMessage& message) {
 }
 
 void Home::on_status(protocol::schema::Status::Reader status) {
+  if (const auto pid = static_cast<pid_t>(status.getPid()); pid != 0) {
+    for (Seat& seat : others_) {
+      if (seat.guest_pid == pid) on_status_of_other(seat, status);
+    }
+    return;
+  }
   switch (status.which()) {
     case protocol::schema::Status::EXITED:
       step(SourceEvent::kStatus);
@@ -191,11 +228,49 @@ void Home::on_status(protocol::schema::Status::Reader status) {
       end_ = End{true, static_cast<int>(status.getKilled().getSignal())};
       break;
     case protocol::schema::Status::STOPPED:
-      if (!deputy_gone_) supervisor_.stop(static_cast<int>(status.getStopped()));
+      if (!first_.gone) supervisor_.stop(static_cast<int>(status.getStopped()));
       break;
     case protocol::schema::Status::CONTINUED:
-      if (!deputy_gone_) supervisor_.resume();
+      if (!first_.gone) supervisor_.resume();
       break;
+  }
+}
+
+// Who waits for a child there sees its end before its own: here too it is the deputies' that are
+// children first, and each is gone before the next one ends, so that its parent's has reaped it.
+void Home::end_next() {
+  while (!ends_.empty() && !is_one_ending()) {
+    auto [seat, end] = ends_.front();
+    ends_.pop_front();
+    if (seat->gone) continue;
+    seat->ending = true;
+    if (end.killed) {
+      seat->supervisor->die(end.value);
+    } else {
+      seat->supervisor->exit_with(end.value);
+    }
+  }
+}
+
+bool Home::is_one_ending() const {
+  return std::any_of(others_.begin(), others_.end(),
+                     [](const Seat& seat) { return seat.ending && !seat.gone; });
+}
+
+// What it has written is the first one's, and nobody at home waits for one that is not.
+void Home::on_status_of_other(Seat& seat, protocol::schema::Status::Reader status) {
+  if (seat.gone) return;
+  switch (status.which()) {
+    case protocol::schema::Status::EXITED:
+      ends_.emplace_back(&seat, End{false, status.getExited()});
+      return end_next();
+    case protocol::schema::Status::KILLED:
+      ends_.emplace_back(&seat, End{true, static_cast<int>(status.getKilled().getSignal())});
+      return end_next();
+    case protocol::schema::Status::STOPPED:
+      return seat.supervisor->stop(static_cast<int>(status.getStopped()));
+    case protocol::schema::Status::CONTINUED:
+      return seat.supervisor->resume();
   }
 }
 
@@ -210,12 +285,12 @@ void Home::note_loss() {
 
 // All output is home before the status is.
 void Home::deliver_end() {
-  if (!end_ || !pump_.idle()) return;
+  if (!end_ || !pump_.idle() || !ends_.empty() || is_one_ending()) return;
   End end = *end_;
   end_.reset();
   delivered_ = true;
   options_.steps.reach(Step::kEndSeen);
-  if (deputy_gone_) return;
+  if (first_.gone) return;
   if (std::optional<Error> loss = pump_.loss()) {
     // It may have ended well, and does not know.
     supervisor_.fail(options_.on_failure ? options_.on_failure(*loss) : loss->text());
@@ -239,13 +314,14 @@ void Home::deliver_end() {
 
 void Home::send_held_signals() {
   for (const HeldSignal& held : std::exchange(held_signals_, {})) {
-    send_signal(held.number, held.from_terminal, held.info ? &*held.info : nullptr);
+    send_signal(*held.seat, held.number, held.from_terminal, held.info ? &*held.info : nullptr);
   }
 }
 
-void Home::send_signal(int number, bool from_terminal, const signalfd_siginfo* info) {
+void Home::send_signal(const Seat& seat, int number, bool from_terminal,
+                       const signalfd_siginfo* info) {
   if (is_hushed()) {
-    held_signals_.push_back({number, from_terminal, std::nullopt});
+    held_signals_.push_back({&seat, number, from_terminal, std::nullopt});
     if (info != nullptr) held_signals_.back().info = *info;
     return;
   }
@@ -253,6 +329,7 @@ void Home::send_signal(int number, bool from_terminal, const signalfd_siginfo* i
     auto signal = message.initSignal();
     signal.setNumber(static_cast<std::uint32_t>(number));
     signal.setFromTerminal(from_terminal);
+    signal.setPid(static_cast<std::uint32_t>(seat.guest_pid));
     if (info == nullptr || info->ssi_code != SI_QUEUE) return;
     siginfo_t raw{};
     raw.si_signo = number;
@@ -264,39 +341,39 @@ void Home::send_signal(int number, bool from_terminal, const signalfd_siginfo* i
   });
 }
 
-void Home::on_home_signal(const deputy::Event& event) {
+void Home::on_home_signal(Seat& seat, const deputy::Event& event) {
   auto number = static_cast<int>(event.info.ssi_signo);
   if ((options_.ignored_signals >> (number - 1) & 1) != 0) return;
   bool to_group = event.from_terminal;
   if (number == SIGTSTP || number == SIGTTIN || number == SIGTTOU) {
-    stopped_by_terminal_ = event.from_terminal;
-  } else if (number == SIGCONT && std::exchange(stopped_by_terminal_, false)) {
+    seat.stopped_by_terminal = event.from_terminal;
+  } else if (number == SIGCONT && std::exchange(seat.stopped_by_terminal, false)) {
     // A shell continues a job by killpg(2), which cannot be told from kill(2): all that the
     // terminal has stopped goes on.
     to_group = true;
   }
-  send_signal(number, to_group, &event.info);
+  send_signal(seat, number, to_group, &event.info);
 }
 
-void Home::on_deputy_event(const deputy::Event& event) {
+void Home::on_event(Seat& seat, const deputy::Event& event) {
   switch (event.kind) {
     case deputy::Event::Kind::kReady:
       break;
     case deputy::Event::Kind::kSignal:
-      on_home_signal(event);
+      on_home_signal(seat, event);
       break;
     case deputy::Event::Kind::kStopped:
-      send_signal(SIGSTOP, false, nullptr);
+      send_signal(seat, SIGSTOP, false, nullptr);
       break;
     case deputy::Event::Kind::kParentDied:
-      send_signal(SIGKILL, false, nullptr);
+      send_signal(seat, SIGKILL, false, nullptr);
       break;
     case deputy::Event::Kind::kKilled:
-      deputy_gone_ = true;
-      if (!delivered_) send_signal(SIGKILL, false, nullptr);
+      seat.gone = true;
+      if (&seat != &first_ || !delivered_) send_signal(seat, SIGKILL, false, nullptr);
       break;
     case deputy::Event::Kind::kEnded:
-      deputy_gone_ = true;
+      seat.gone = true;
       break;
   }
 }

@@ -8,9 +8,11 @@
 // known not to: the node has confirmed it (fence.h), or its lease is over (lease.h).
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "deputy/supervisor.h"
@@ -45,6 +47,12 @@ struct HomeOptions {
   std::function<ReturnSession::Outcome()> on_call;
   // After every turn.
   std::function<void()> on_turn;
+  // The deputies of those that went along, which outlive the Home; `guest_pid`: as it sees itself.
+  struct Other {
+    pid_t guest_pid;
+    deputy::Supervisor* supervisor;
+  };
+  std::vector<Other> others;
   // Bit N-1: signal N is not for the guest.
   std::uint64_t ignored_signals = 0;
   Lease lease;
@@ -64,7 +72,11 @@ class Home {
         registry_(registry),
         state_(state),
         options_(std::move(options)),
-        lease_(link, options_.lease) {}
+        lease_(link, options_.lease) {
+    for (const HomeOptions::Other& other : options_.others) {
+      others_.push_back({other.guest_pid, other.supervisor});
+    }
+  }
 
   // Until the guest and its last descendant have ended, or nothing more is to be learnt. The pid at
   // home has ended by then, with the guest's status or with 125; or it runs here, called home.
@@ -74,17 +86,34 @@ class Home {
   void poll_once();
   void on_failure(const Error& error);
   bool await_fence();
-  void await_deputy();
-  void look_at_deputy();
+  void await_deputies();
+  void look_at_deputies();
+  void end_others();
+  void add_deputies(std::vector<pollfd>& entries);
+  bool are_others_gone() const;
   void on_message(const protocol::ReceivedMessage& message);
   void on_status(protocol::schema::Status::Reader status);
-  void on_deputy_event(const deputy::Event& event);
-  void on_home_signal(const deputy::Event& event);
-  void send_signal(int number, bool from_terminal, const signalfd_siginfo* info);
+  // One of the pids here, and whom it stands for.
+  struct Seat {
+    pid_t guest_pid = 0;                       // as it sees itself; 0: the first
+    deputy::Supervisor* supervisor = nullptr;  // of others than the first
+    bool ending = false;                       // it was told to
+    bool gone = false;
+    bool stopped_by_terminal = false;
+  };
+  // Of those that are still there.
+  void for_each_seat(const std::function<void(Seat&, deputy::Supervisor&)>& look);
+  void end_next();
+  bool is_one_ending() const;
+  void on_status_of_other(Seat& seat, protocol::schema::Status::Reader status);
+  void on_event(Seat& seat, const deputy::Event& event);
+  void on_deputy_event(const deputy::Event& event) { on_event(first_, event); }
+  void on_home_signal(Seat& seat, const deputy::Event& event);
+  void send_signal(const Seat& seat, int number, bool from_terminal, const signalfd_siginfo* info);
   void send_held_signals();
   bool is_hushed() const { return !finished_ && lease_.is_hushed(); }
   void deliver_end();
-  bool may_be_called() const { return !is_hushed() && !end_ && !delivered_ && !deputy_gone_; }
+  bool may_be_called() const { return !is_hushed() && !end_ && !delivered_ && !first_.gone; }
   void bring_home();
   void note_loss();
   bool may_read_input();
@@ -103,11 +132,13 @@ class Home {
   std::optional<End> end_;  // told by the keeper, not yet delivered
   bool delivered_ = false;
   bool loss_noted_ = false;
-  bool deputy_gone_ = false;
+  Seat first_;
+  std::vector<Seat> others_;
+  std::deque<std::pair<Seat*, HomeOptions::End>> ends_;  // of others, told by the keeper
   bool finished_ = false;
   bool is_home_ = false;
-  bool stopped_by_terminal_ = false;
   struct HeldSignal {
+    const Seat* seat;
     int number;
     bool from_terminal;
     std::optional<signalfd_siginfo> info;

@@ -66,4 +66,11 @@ void check_detaching(const protocol::ReceivedHelloReply& reply, const std::strin
                           node));
 }
 
+void check_trees(const protocol::ReceivedHelloReply& reply, const std::string& node) {
+  if (protocol::offers(reply, protocol::kFeatureTrees)) return;
+  throw Error(Code::kRefused, fmt::format("the telefork on {} is older, and takes no process "
+                                          "together with its children; update it",
+                                          node));
+}
+
 }  // namespace telefork::session

@@ -41,5 +41,7 @@ void say_new_ids(pid_t pid, protocol::schema::Prepare::Builder prepare);
 
 // Throws kRefused where no guest can stay there without a home.
 void check_detaching(const protocol::ReceivedHelloReply& reply, const std::string& node);
+// Throws kRefused where several processes cannot come together.
+void check_trees(const protocol::ReceivedHelloReply& reply, const std::string& node);
 
 }  // namespace telefork::session

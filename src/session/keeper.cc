@@ -33,10 +33,11 @@
 #include "protocol/link.h"
 #include "protocol/machine.h"
 #include "proxy/stdio_pump.h"
-#include "restore/restorer.h"
+#include "restore/tree_restorer.h"
 #include "session/agent_socket.h"
 #include "session/command_guest.h"
 #include "session/file_negotiation.h"
+#include "session/guest_members.h"
 #include "session/guest_tree.h"
 #include "session/handover.h"
 #include "session/homebound.h"
@@ -76,6 +77,20 @@ pid_t first_of(::capnp::List<std::uint32_t>::Reader stretches) {
     }
   }
   return 0;
+}
+
+void fill_status(int status, protocol::schema::Status::Builder report) {
+  if (WIFEXITED(status)) {
+    report.setExited(WEXITSTATUS(status));
+  } else if (WIFSIGNALED(status)) {
+    auto killed = report.initKilled();
+    killed.setSignal(static_cast<std::uint32_t>(WTERMSIG(status)));
+    killed.setCore(WCOREDUMP(status));
+  } else if (WIFSTOPPED(status)) {
+    report.setStopped(static_cast<std::uint32_t>(WSTOPSIG(status)));
+  } else {
+    report.setContinued();
+  }
 }
 
 std::unique_ptr<net::Stream> make_control(KeeperSettings& settings) {
@@ -131,6 +146,7 @@ class Keeper {
   std::vector<pid_t> list_others() const;
   void let_go_home();
   bool await_go();
+  void release();
   void supervise();
   void let_go();
   void supervise_alone();
@@ -138,8 +154,9 @@ class Keeper {
   void on_signal_message(protocol::schema::Signal::Reader signal);
   void on_child_changes();
   void on_guest_change(int status);
+  void tell_change(pid_t guest_pid, int status);
   void send_status_when_drained();
-  void say_that_we_live();
+  bool say_that_we_live();
   void hold_lease();
   void throw_if_lease_is_over() const;
   void stop_for_lease();
@@ -163,7 +180,7 @@ class Keeper {
   // The keeper's ends of the guest's pipes, and the guest's.
   UniqueFd guest_streams_[3];
   UniqueFd own_streams_[3];
-  std::unique_ptr<restore::Restorer> restorer_;
+  std::unique_ptr<restore::TreeRestorer> restorer_;
   std::optional<restore::PidNamespace> namespace_;  // until the guest has ended
   std::unique_ptr<CommandGuest> command_;
   std::optional<proxy::StdioPump> pump_;
@@ -172,6 +189,7 @@ class Keeper {
   std::map<unsigned, std::uint64_t> streams_;  // of one that was moved: inodes of its pipes
   restore::ArrivedFiles arrived_;              // and what came for it
   pid_t guest_ = 0;
+  GuestMembers members_;               // the guest, and those that came with it
   std::vector<std::string> warnings_;  // of its restoring, for home
   std::optional<int> end_;             // the guest's wait status, until it was sent
   bool finished_ = false;              // no descendant is left
@@ -306,9 +324,9 @@ std::map<unsigned, std::uint64_t> Keeper::stream_inodes() const {
 }
 
 void Keeper::get_ready_to_return() {
-  homebound_.emplace(guest_, static_cast<int>(task().getSessionFd()), stream_inodes(), *restorer_,
-                     settings_.pagemap);
-  homebound_->watch_writes(restorer_->stub());
+  homebound_.emplace(guest_, static_cast<int>(task().getSessionFd()), stream_inodes(),
+                     restorer_->first(), settings_.pagemap);
+  homebound_->watch_writes(restorer_->first().stub());
 }
 
 // The source looks at the process that comes meanwhile.
@@ -333,7 +351,7 @@ void Keeper::prepare() {
   settings.last_released = static_cast<pid_t>(task().getCaller());
   settings.tells_of_exe = false;  // docs/limits.md does, of every plain user
   settings.warn = [this](const std::string& text) { warnings_.push_back(text); };
-  restorer_ = std::make_unique<restore::Restorer>(std::move(settings));
+  restorer_ = std::make_unique<restore::TreeRestorer>(std::move(settings));
 }
 
 // What moves for good would mix the two when it loads a library.
@@ -364,7 +382,7 @@ void Keeper::receive_process(image::Reader& reader) {
 // Home may call for it as long as it is here.
 void Keeper::note_for_the_way_home() {
   streams_ = stream_inodes();
-  arrived_ = restorer_->arrived_files();
+  arrived_ = restorer_->first().arrived_files();
 }
 
 std::vector<pid_t> Keeper::list_others() const {
@@ -422,6 +440,8 @@ void Keeper::host() {
   settings_.steps.reach(Step::kWhole);
   info.pid = guest_;
   info.guest_pid = restorer_ ? restorer_->guest_pid() : guest_;
+  members_ = GuestMembers(guest_, info.guest_pid,
+                          restorer_ ? restorer_->groups_before() : std::map<pid_t, pid_t>());
   auto finder = homebound_ ? homebound_->change_finder() : protocol::schema::ChangeFinder::NONE;
   info.changes_found_by = change_finder_name(finder);
   info.state = std::string(state_name(state_));
@@ -429,7 +449,7 @@ void Keeper::host() {
     auto ready = message.initReady();
     ready.setPid(static_cast<std::uint32_t>(guest_));
     ready.setGuestPid(static_cast<std::uint32_t>(info.guest_pid));
-    ready.setSameUser(restorer_ && restorer_->has_same_user());
+    ready.setSameUser(restorer_ && restorer_->first().has_same_user());
     ready.setChangeFinder(finder);
     auto warnings = ready.initWarnings(static_cast<unsigned>(warnings_.size()));
     for (unsigned i = 0; i < warnings.size(); ++i) warnings.set(i, warnings_[i]);
@@ -454,10 +474,7 @@ bool Keeper::await_go() {
   pump_.emplace(proxy::StdioPump::at_keeper(
       link_, std::move(own_streams_[0]), std::move(own_streams_[1]), std::move(own_streams_[2])));
   if (restorer_) {
-    restorer_->release();
-    namespace_ = restorer_->take_namespace();
-    if (namespace_) namespace_->release();
-    restorer_.reset();
+    release();
   } else {
     command_->start();
   }
@@ -466,6 +483,18 @@ bool Keeper::await_go() {
   link_.send([](Message::Builder started) { started.setStarted(); });
   settings_.steps.reach(Step::kStarted);
   return true;
+}
+
+// Of one that is detached nobody is told of the others.
+void Keeper::release() {
+  if (task().getDetached()) {
+    restorer_->release();
+  } else {
+    for (auto& watched : restorer_->release_watched()) members_.add(std::move(watched));
+  }
+  namespace_ = restorer_->take_namespace();
+  if (namespace_) namespace_->release();
+  restorer_.reset();
 }
 
 void Keeper::supervise() {
@@ -608,26 +637,36 @@ void Keeper::on_message(const ReceivedMessage& message) {
 }
 
 void Keeper::on_signal_message(protocol::schema::Signal::Reader signal) {
-  if (guest_ == 0) return;
+  const pid_t pid = members_.find(static_cast<pid_t>(signal.getPid()));
+  if (pid == 0) return;
   auto number = static_cast<int>(signal.getNumber());
   if (signal.getFromTerminal()) {
     // The terminal's signals go to the whole group; who of it has no deputy gets it from here.
-    pid_t group = ::getpgid(guest_);
-    if (group > 1 && group != ::getpgrp()) {
+    if (const pid_t group = members_.group_of_its_own(pid); group != 0) {
       ::kill(-group, number);
       return;
     }
+    for (const pid_t other : members_.list_others_of_group(pid)) ::kill(other, number);
   }
-  deliver_signal(guest_, signal);
+  deliver_signal(pid, signal);
 }
 
+// Of others than the guest a continuation is not asked for: of who is traced from here it is its
+// parent's to hear of, once (kernel/exit.c: wait_consider_task).
 void Keeper::on_child_changes() {
+  int status = 0;
+  while (guest_ != 0 && ::waitpid(guest_, &status, WNOHANG | WUNTRACED | WCONTINUED | __WALL) > 0) {
+    on_guest_change(status);
+  }
   for (;;) {
-    int status = 0;
-    pid_t pid = ::waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED | __WALL);
+    pid_t pid = ::waitpid(-1, &status, WNOHANG | __WALL);
     if (pid < 0) finished_ = true;  // ECHILD: nothing descends from here any more
     if (pid <= 0) return;
     if (pid == guest_) on_guest_change(status);
+    if (!members_.has(pid)) continue;
+    for (const GuestMembers::Change& change : members_.take(pid, status)) {
+      tell_change(change.guest_pid, change.status);
+    }
   }
 }
 
@@ -635,6 +674,7 @@ void Keeper::on_guest_change(int status) {
   if (WIFEXITED(status) || WIFSIGNALED(status)) {
     end_ = status;
     guest_ = 0;
+    members_.forget_first();
     namespace_.reset();  // its init ends with the last process in it
     step(DestinationEvent::kEnd);
     // What it has begun may live for long.
@@ -645,14 +685,17 @@ void Keeper::on_guest_change(int status) {
     pump_->begin_drain();
     return;
   }
-  if (stopped_by_lease_ || homeless_) return;
+  tell_change(0, status);
+}
+
+// 0: the guest, whose end waits for its output.
+void Keeper::tell_change(pid_t guest_pid, int status) {
+  const bool ended = WIFEXITED(status) || WIFSIGNALED(status);
+  if (homeless_ || (stopped_by_lease_ && !ended)) return;
   link_.send([&](Message::Builder message) {
     auto report = message.initStatus();
-    if (WIFSTOPPED(status)) {
-      report.setStopped(static_cast<std::uint32_t>(WSTOPSIG(status)));
-    } else {
-      report.setContinued();
-    }
+    fill_status(status, report);
+    report.setPid(static_cast<std::uint32_t>(guest_pid));
   });
 }
 
@@ -661,24 +704,16 @@ void Keeper::send_status_when_drained() {
   if (!end_ || !pump_->drained()) return;
   int status = *end_;
   end_.reset();
-  link_.send([&](Message::Builder message) {
-    auto report = message.initStatus();
-    if (WIFEXITED(status)) {
-      report.setExited(WEXITSTATUS(status));
-    } else {
-      auto killed = report.initKilled();
-      killed.setSignal(static_cast<std::uint32_t>(WTERMSIG(status)));
-      killed.setCore(WCOREDUMP(status));
-    }
-  });
+  tell_change(0, status);
   settings_.steps.reach(Step::kStatusSent);
 }
 
-void Keeper::say_that_we_live() {
+bool Keeper::say_that_we_live() {
   auto now = protocol::Link::Clock::now();
-  if (now < next_heartbeat_) return;
+  if (now < next_heartbeat_) return false;
   link_.send_heartbeat();
   next_heartbeat_ = now + lease_.heartbeat();
+  return true;
 }
 
 void Keeper::throw_if_lease_is_over() const {
@@ -689,7 +724,11 @@ void Keeper::throw_if_lease_is_over() const {
 }
 
 void Keeper::hold_lease() {
-  say_that_we_live();
+  if (say_that_we_live()) {
+    for (const GuestMembers::Change& change : members_.find_lost()) {
+      tell_change(change.guest_pid, change.status);
+    }
+  }
   throw_if_lease_is_over();
   if (protocol::Link::Clock::now() - link_.last_heard() >= lease_.stop) {
     stop_for_lease();
@@ -709,7 +748,7 @@ void Keeper::stop_for_lease() {
     for (pid_t pid : list_descendants()) {
       if (!seen.insert(pid).second) continue;
       found = true;
-      if (is_stopped(pid)) continue;
+      if (members_.has(pid) ? members_.is_stopped(pid) : is_stopped(pid)) continue;
       ::kill(pid, SIGSTOP);
       held_by_lease_.push_back(pid);
     }

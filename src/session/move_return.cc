@@ -1,6 +1,9 @@
 // What a session process does when the process that it moved is called home.
 #include <utility>
 
+#include <fmt/format.h>
+
+#include "base/error.h"
 #include "session/input_carrier.h"
 #include "session/move_session.h"
 
@@ -26,11 +29,24 @@ HomeAnswer make_answer(const ReturnSession::Outcome& outcome, const std::string&
 
 }  // namespace
 
+// What went along cannot come back yet, and is nothing that could stay behind.
+void MoveSession::refuse_tree() const {
+  for (std::size_t i = 1; i < processes_.size(); ++i) {
+    const std::optional<deputy::Supervisor>& supervisor = processes_[i]->supervisor();
+    if (!supervisor || !supervisor->is_watching()) continue;
+    throw Error(Code::kRefused,
+                fmt::format("process {}, which went along, is there still: several processes "
+                            "cannot come home yet; let it end first",
+                            processes_[i]->pid()));
+  }
+}
+
 ReturnSession::Outcome MoveSession::bring_home() {
   std::optional<HomeCaller> caller = call_->try_accept();
   if (!caller) return {};
   ReturnSession::Request request;
   try {
+    refuse_tree();
     if (settings_.steps_by_name) request.steps = settings_.steps_by_name(caller->stop_at());
   } catch (const Error& error) {
     ReturnSession::Outcome refused;
@@ -40,10 +56,10 @@ ReturnSession::Outcome MoveSession::bring_home() {
   }
   request.wish_fd = caller->fd();
   request.is_unwanted = [&caller] { return caller->is_gone(); };
-  const ReturnSession::Parts parts{request_.pid, *opened_->link,  *pump_,
-                                   supervisor_,  signals_,        *registry_,
-                                   fence_.get(), settings_.lease, settings_.programs,
-                                   streams_,     streams_[2]};
+  const ReturnSession::Parts parts{request_.pid,       *opened_->link,  *pump_,
+                                   first_supervisor(), signals_,        *registry_,
+                                   fence_.get(),       settings_.lease, settings_.programs,
+                                   streams_,           streams_[2]};
   ReturnSession::Outcome outcome = ReturnSession(parts, std::move(request)).run();
   if (outcome.where == ReturnSession::Where::kHome) {
     // Whoever hears of it finds it here, and nobody away.
@@ -70,7 +86,7 @@ void MoveSession::finish_at_home(const std::function<bool()>& may_read_input) {
   if (!at_home_) return;
   const bool had_all = pump_->senders_ended();
   pump_.reset();
-  supervisor_.reset();
+  processes_.clear();
   opened_.reset();
   streams_[1].reset();
   streams_[2].reset();

@@ -2,21 +2,15 @@
 
 #include <algorithm>
 #include <csignal>
-#include <cstring>
-#include <ctime>
+#include <iterator>
 #include <utility>
 
+#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/error.h"
-#include "capture/capture.h"
 #include "image/writer.h"
-#include "kernel/pidfd.h"
-#include "kernel/procfs_file.h"
-#include "session/hollow.h"
 #include "session/image_header.h"
 
 namespace telefork::session {
@@ -26,15 +20,8 @@ using protocol::schema::Message;
 
 namespace {
 
-// Two of them.
-std::vector<int> lowest_free_numbers(pid_t pid) {
-  const std::vector<int> taken = kernel::list_fds(pid);
-  std::vector<int> free;
-  for (int fd = 0; free.size() < 2; ++fd) {
-    if (std::find(taken.begin(), taken.end(), fd) == taken.end()) free.push_back(fd);
-  }
-  return free;
-}
+// As a deputy whose session has ended.
+constexpr int kEndedBySession = 125;
 
 }  // namespace
 
@@ -48,138 +35,149 @@ capture::SurveyOptions MoveSession::survey_options() const {
   options.copy_shared = request_.copy_shared;
   options.takes_stdin = !request_.detach;
   options.detached = request_.detach;
+  options.alone = !takes_children();
+  options.asker = request_.asker;
   if (request_.agent_fd >= 0) options.own_fds.insert(request_.agent_fd);
   if (caller_) options.own_fds.insert(caller_->session_fd);
   return options;
 }
 
-// Up to the whole image there. It stays parked.
+tracee::FrozenTree MoveSession::freeze() {
+  try {
+    return tracee::FrozenTree::freeze(
+        request_.pid, takes_children(), [](pid_t) { return 0; },
+        tracee::Patience{tracee::FrozenProcess::kLimit});
+  } catch (const Error& error) {
+    // Others of its tree stood still by then.
+    frozen_ = !alone() && error.code() != Code::kGone;
+    throw;
+  }
+}
+
+void MoveSession::park(tracee::FrozenTree frozen, const capture::TreeSurvey& tree) {
+  tracee::ParkedProcess::Options options;
+  options.wait = std::min<std::chrono::nanoseconds>(options.wait, settings_.lease.stop);
+  for (const capture::Survey& member : tree.members) {
+    processes_.push_back(std::make_unique<DepartingProcess>(
+        std::move(frozen.of(member.pid)), options, tree.stopped.contains(member.pid)));
+  }
+  going_.clear();
+  for (const auto& process : processes_) going_.push_back(process->pid());
+}
+
+// Up to the whole image there. All stay parked.
 void MoveSession::depart() {
   announce();
   reach(Step::kAnnounced);
-  tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(request_.pid, 0);
+  tracee::FrozenTree frozen = freeze();
   // From its filters' being in force again it might not end as it is to.
-  frozen.suspend_seccomp(PTRACE_O_EXITKILL);
-  frozen_ = true;
-  pid_t caller = request_.pid;
-  if (caller_) {
-    // Anywhere else the result that it is given would be another call's.
-    tracee::TracedThread& thread = frozen.thread_seen_as(caller_->tid);
-    thread.run_into_system_call(SYS_read);
-    caller = thread.tid();
+  for (tracee::FrozenProcess& process : frozen.processes()) {
+    process.suspend_seccomp(PTRACE_O_EXITKILL);
   }
-  reach(Step::kFrozen);
-  capture::Survey survey = look_again(survey_options());
-  tell_streams(survey);
-  tracee::ParkedProcess::Options options;
-  options.caller = request_.pid;  // who becomes the deputy
-  options.wait = std::min<std::chrono::nanoseconds>(options.wait, settings_.lease.stop);
-  parked_ = std::make_unique<tracee::ParkedProcess>(std::move(frozen), options);
+  frozen_ = true;
   capture::CaptureSettings capture_settings;
   capture_settings.pagemap = settings_.pagemap;
   if (caller_) {
-    capture_settings.caller = caller;
+    // Anywhere else the result that it is given would be another call's.
+    tracee::TracedThread& thread = frozen.of(request_.pid).thread_seen_as(caller_->tid);
+    thread.run_into_system_call(SYS_read);
+    capture_settings.caller = thread.tid();
     capture_settings.system_call_result = TELEFORK_RESUMED;
   }
-  capture::Capture capture(survey, parked_->frozen(), parked_->stub(), capture_settings);
+  reach(Step::kFrozen);
+  capture::TreeSurvey tree = look_again(survey_options());
+  for (tracee::FrozenProcess& process : frozen.processes()) {
+    if (process.leader().in_group_stop()) tree.stopped.insert(process.pid());
+  }
+  tell_streams(tree.first());
   image::Writer writer(link().record_sink(), link().bulk_sink());
   write_header(Header::Purpose::MOVE, here_.reader(), writer);
-  capture.write_metadata(writer, [this] { link().flush_some(); });
-  captured_signals_ = capture.pending_signals_of(request_.pid);
-  reach(Step::kDescribed);
-  capture.write_pages(writer);
+  capture::write_tree(tree, writer);
+  park(std::move(frozen), tree);
+  for (std::size_t i = 0; i < processes_.size(); ++i) {
+    processes_[i]->write(tree, i, capture_settings, writer, [this] { link().flush_some(); });
+    if (i == 0) reach(Step::kDescribed);
+  }
   writer.end();
   link().flush();
+  report_.processes = processes_.size();
   report_.bytes_sent = writer.totals().bytes;
   report_.pages_sent = writer.totals().pages;
-  take_streams(survey);
+  take_streams(tree.first());
   reach(Step::kSent);
 }
 
-// The deputy's way to hear of its guest: made while the process can still go on as it was. Nothing
-// of it runs, so that the numbers which it gets are known before.
-void MoveSession::open_session_socket() {
-  close_on_death(lowest_free_numbers(request_.pid));
-  tracee::SyscallProgram make;
-  tracee::Data pair = make.buffer(2 * sizeof(int));
-  make.call("making the deputy's socket", SYS_socketpair,
-            {AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair});
-  int numbers[2];
-  const tracee::ProgramRun made = parked_->stub().run(make);
-  std::memcpy(numbers, made.data(pair).data(), sizeof(numbers));
-  their_socket_ = numbers[0];
-  session_socket_ = kernel::take_fd(request_.pid, numbers[1]);
-  tracee::SyscallProgram close;
-  close.call("closing our end of the deputy's socket", SYS_close, {numbers[1]});
-  parked_->stub().run(close);
-  if (!session_socket_) throw Error(Code::kFailed, "the deputy's socket is not there");
-  close_on_death({their_socket_});
-}
-
-// If this process dies.
-void MoveSession::close_on_death(const std::vector<int>& fds) {
-  tracee::SyscallProgram undo;
-  for (int fd : fds) undo.undo(SYS_close, {fd});
-  parked_->set_undo(undo);
-}
-
-void MoveSession::close_session_socket() {
-  if (their_socket_ < 0) return;
-  tracee::SyscallProgram close;
-  close.call_any("closing the deputy's socket", SYS_close, {std::exchange(their_socket_, -1)});
-  parked_->stub().run(close);
-}
-
+// Of several each waits no longer than the others: the lease comes when all wait.
 void MoveSession::give_up() {
-  parked_->look_for_timers();
+  for (const auto& process : processes_) process->parked().look_for_timers();
   await_ready();
-  // Whenever it waits without this process it is to be found.
-  parked_->hold_for({});
-  if (!request_.detach) open_session_socket();
-  tell_hold(false);
-  parked_->set_lease(settings_.lease.home);
+  const bool several = processes_.size() > 1;
+  // Whenever one waits without this process it is to be found.
+  for (const auto& process : processes_) process->parked().hold_for({});
+  if (several) common_end_.emplace();
+  for (const auto& process : processes_) {
+    if (!request_.detach || several) {
+      process->open_session_socket(common_end_ ? &*common_end_ : nullptr);
+    }
+  }
+  if (!several) tell_hold(false);
+  for (const auto& process : processes_) process->parked().set_lease(settings_.lease.home);
   // From here on it may run there.
   send_go();
   await_started();
 }
 
-// For whoever finds it without this process.
+// For whoever finds it without this process. Of several it is not told: one alone could be taken up
+// by it.
 void MoveSession::tell_hold(bool without_end) {
-  info_.hold = Hold{parked_->held_process(), without_end, make_fence_key(*opened_)};
+  info_.hold =
+      Hold{processes_.front()->parked().held_process(), without_end, make_fence_key(*opened_)};
   tell_registry();
 }
 
-// What was pending has gone with it; the deputy is not to send it after. What came since it is to.
-void MoveSession::take_stale_signals() {
-  if (captured_signals_.empty()) return;
-  tracee::SyscallProgram take;
-  tracee::Data at_once = take.object(timespec{});
-  for (const siginfo_t& info : captured_signals_) {
-    std::uint64_t only = std::uint64_t{1} << (info.si_signo - 1);
-    take.call_any("taking a signal that has gone", SYS_rt_sigtimedwait,
-                  {take.object(only), 0, at_once, sizeof(only)});
-  }
-  parked_->stub().run(take);
-  taken_signals_ = std::exchange(captured_signals_, {});
-}
-
+// Of several there is no way back when the first of them is the deputy: from the decision on none
+// runs here again, whoever of the others is killed, and whatever becomes of this process.
 void MoveSession::hollow_out() {
-  take_stale_signals();
-  hollow(*parked_, {settings_.programs.deputy, their_socket_, session_socket_.get(), 0});
-  parked_.reset();
-  their_socket_ = -1;
+  for (const auto& process : processes_) process->take_stale_signals();
+  if (common_end_) {
+    open_file(settings_.programs.deputy, O_PATH);
+    common_end_->decide();
+    reach(Step::kDecided);
+  }
+  for (auto process = processes_.rbegin(); process != processes_.rend(); ++process) {
+    const bool first = std::next(process) == processes_.rend();
+    try {
+      (*process)->hollow_out(settings_.programs.deputy, first,
+                             first ? std::move(complaints_) : UniqueFd());
+    } catch (const Error& error) {
+      if (first || error.code() != Code::kGone) throw;
+      on_killed(**process);
+    }
+    if (process == processes_.rbegin() && !first) reach(Step::kOneHollow);
+  }
   info_.hold.reset();
   tell_registry();
   reach(Step::kHollowed);
-  supervisor_.emplace(tracee::StopWatch::adopt(request_.pid), std::move(session_socket_),
-                      std::move(complaints_));
+}
+
+void MoveSession::on_killed(DepartingProcess& process) {
+  process.end(kEndedBySession);
+  link().send([&](Message::Builder message) {
+    auto signal = message.initSignal();
+    signal.setNumber(SIGKILL);
+    signal.setPid(static_cast<std::uint32_t>(process.own_pid()));
+  });
 }
 
 // Until the node has answered nobody knows where it is to be. From then on it is there, whatever
-// becomes of this process.
+// becomes of this process. Several are not held: if this process dies from here on they end.
 void MoveSession::let_go() {
-  parked_->set_lease(tracee::ParkedProcess::kWithoutEnd);
-  tell_hold(true);
+  if (common_end_) {
+    common_end_->decide();
+  } else {
+    processes_.front()->parked().set_lease(tracee::ParkedProcess::kWithoutEnd);
+    tell_hold(true);
+  }
   may_stay_there_ = true;
   reach(Step::kHeldBack);
   link().send([](Message::Builder message) { message.setDismiss(); });
@@ -188,11 +186,13 @@ void MoveSession::let_go() {
   // How it fares there is nobody's business here.
   while (link().receive_while_heard()->which() != Message::FINISHED) {
   }
-  tracee::SyscallProgram end;
-  end.undo(SYS_exit_group, {0});
-  parked_->set_undo(end);
+  if (!common_end_) {
+    tracee::SyscallProgram end;
+    end.undo(SYS_exit_group, {0});
+    processes_.front()->parked().set_undo(end);
+  }
   reach(Step::kLetGo);
-  end_here();
+  end_here(0);
 }
 
 DepartureReport MoveSession::run() {
@@ -225,7 +225,13 @@ void MoveSession::on_failure(const Error& error) {
     link().fail(error);
   } else {
     text = await_end_there(error);
-    if (may_stay_there_ && !is_known_not_to_run()) {
+    if (common_end_ && common_end_->decided() && !may_stay_there_) {
+      end_here(kEndedBySession);
+      text += "; some of its processes had become deputies, and all have ended here";
+    } else if (may_stay_there_ && !is_known_not_to_run() && common_end_) {
+      end_here(kEndedBySession);
+      text += "; all of it may run there, and has ended here";
+    } else if (may_stay_there_ && !is_known_not_to_run()) {
       leave_held();
       text += fmt::format(
           "; it may run there, and is held here, whole: `telefork resume {0}` ends what is there "
@@ -236,42 +242,37 @@ void MoveSession::on_failure(const Error& error) {
       roll_back();
     }
   }
-  if (error.code() == Code::kGone) frozen_ = false;
+  if (error.code() == Code::kGone && going_.size() == 1) frozen_ = false;
   throw Error(error.code(), text);
-}
-
-void MoveSession::end_here() noexcept {
-  frozen_ = false;
-  try {
-    if (parked_) parked_->end(0);
-  } catch (const Error&) {
-    // It was killed.
-  }
-  parked_.reset();
 }
 
 // The state that the registry is left in says what was heard last.
 void MoveSession::leave_held() noexcept {
   frozen_ = false;
   try {
-    parked_->leave_held();
+    processes_.front()->parked().leave_held();
     registry_->leave();
   } catch (const Error&) {
     // It was killed.
   }
-  parked_.reset();
+  processes_.clear();
+}
+
+// The first last: none of them sees another one's end.
+void MoveSession::end_here(int status) noexcept {
+  frozen_ = false;
+  for (auto process = processes_.rbegin(); process != processes_.rend(); ++process) {
+    if ((*process)->supervisor()) (*process)->supervisor()->exit_with(status);
+    (*process)->end(status);
+  }
 }
 
 void MoveSession::roll_back() noexcept {
-  if (!parked_) return;
-  try {
-    close_session_socket();
-    parked_->roll_back(taken_signals_);
-  } catch (const Error&) {
-    // It was killed: its parked state goes with it.
-    frozen_ = false;
+  for (auto process = processes_.rbegin(); process != processes_.rend(); ++process) {
+    const bool first = std::next(process) == processes_.rend();
+    if (!(*process)->roll_back() && first) frozen_ = false;
   }
-  parked_.reset();
+  processes_.clear();
 }
 
 void MoveSession::stay(std::function<bool()> may_read_input) {
@@ -280,7 +281,11 @@ void MoveSession::stay(std::function<bool()> may_read_input) {
   options.call_fd = call_->fd();
   options.on_call = [this] { return bring_home(); };
   options.on_turn = [this] { let_go_of_closed_streams(); };
-  stay_home(*supervisor_, may_read_input, std::move(options));
+  for (std::size_t i = 1; i < processes_.size(); ++i) {
+    std::optional<deputy::Supervisor>& supervisor = processes_[i]->supervisor();
+    if (supervisor) options.others.push_back({processes_[i]->own_pid(), &*supervisor});
+  }
+  stay_home(*first_supervisor(), may_read_input, std::move(options));
   finish_at_home(may_read_input);
 }
 

@@ -8,6 +8,11 @@
 //   look -> freeze -> capture -> sent -> ready | given up -> go -> started -> hollow | stay
 //                                                                       \-> let go -> end
 //
+// A process goes with all that has come of it, as `telefork save` takes it. Ready, given up and go
+// are said of all of them at once. When they run there each one here becomes a deputy; the instant
+// of no return is one for all too (common_end.h): before it all go on here if this process dies,
+// after it none does.
+//
 // Until it is given up the process goes on here whatever happens. From then on it waits, parked
 // (tracee/parked_process.h), until the node says that it runs there, and then becomes the deputy;
 // or until it is known that it does not (fence.h), and then it goes on here after all. Two never
@@ -27,9 +32,11 @@
 #include <optional>
 #include <vector>
 
+#include "session/common_end.h"
+#include "session/departing_process.h"
 #include "session/departure.h"
 #include "session/home_call.h"
-#include "tracee/parked_process.h"
+#include "tracee/frozen_tree.h"
 
 namespace telefork::session {
 
@@ -45,31 +52,31 @@ class MoveSession : public Departure {
  private:
   capture::SurveyOptions survey_options() const;
   void depart();
+  tracee::FrozenTree freeze();
+  void park(tracee::FrozenTree frozen, const capture::TreeSurvey& tree);
   void give_up();
-  void open_session_socket();
-  void close_session_socket();
-  void close_on_death(const std::vector<int>& fds);
-  void take_stale_signals();
   void hollow_out();
+  void on_killed(DepartingProcess& process);
   void let_go();
   [[noreturn]] void on_failure(const Error& error);
   void roll_back() noexcept;
-  void end_here() noexcept;
+  void end_here(int status) noexcept;
   void leave_held() noexcept;
   void tell_hold(bool without_end);
   // move_return.cc
+  void refuse_tree() const;
   ReturnSession::Outcome bring_home();
   void let_go_of_closed_streams();
   void finish_at_home(const std::function<bool()>& may_read_input);
 
-  std::unique_ptr<tracee::ParkedProcess> parked_;
-  std::vector<siginfo_t> captured_signals_;  // pending ones that have gone with it
-  std::vector<siginfo_t> taken_signals_;     // of them, to be given back if it goes on here
-  UniqueFd session_socket_;                  // our end
-  int their_socket_ = -1;                    // its number in the process
+  // What a process has asked for itself its children know nothing of.
+  bool takes_children() const { return request_.agent_fd < 0; }
+  std::optional<deputy::Supervisor>& first_supervisor() { return processes_.front()->supervisor(); }
+
+  std::vector<std::unique_ptr<DepartingProcess>> processes_;  // parents before their children
+  std::optional<CommonEnd> common_end_;                       // of several
   std::optional<telefork_snapshot> caller_;  // the thread that has asked for it, if one has
   bool may_stay_there_ = false;              // detached: whatever becomes of the link
-  std::optional<deputy::Supervisor> supervisor_;
   std::optional<HomeCall> call_;
   std::optional<ReturnSession::Outcome> at_home_;  // since it was called home
 };

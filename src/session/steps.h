@@ -22,6 +22,8 @@ enum class Step {
   kSent,       // all of it was
   kGivenUp,    // the destination is ready; go was not sent
   kGoSent,     // the snapshot still waits
+  kDecided,    // of several: none of them runs here again
+  kOneHollow,  // of several: one is a deputy, the others are to be
   kHollowed,   // it is the deputy
   kStartSeen,  // the destination said that the child runs
   kEndSeen,    // and how it ended
@@ -62,6 +64,8 @@ inline constexpr StepName kStepNames[] = {
     {Step::kSent, "sent"},
     {Step::kGivenUp, "given_up"},
     {Step::kGoSent, "go_sent"},
+    {Step::kDecided, "decided"},
+    {Step::kOneHollow, "one_hollow"},
     {Step::kHollowed, "hollowed"},
     {Step::kStartSeen, "start_seen"},
     {Step::kEndSeen, "end_seen"},

@@ -30,6 +30,15 @@ StopWatch StopWatch::seize(pid_t pid) {
   return StopWatch(pid);
 }
 
+void StopWatch::begin(TracedThread& leader) {
+  leader.request_stop();
+  leader.resume(PTRACE_CONT);
+  leader.await_stop();
+  if (leader.in_group_stop()) leader.request_stop();
+  leader.resume(PTRACE_CONT);
+  leader.forget();
+}
+
 StopWatch::StopWatch(StopWatch&& other) noexcept
     : pid_(std::exchange(other.pid_, 0)), stopped_(other.stopped_) {}
 
@@ -47,6 +56,12 @@ std::vector<StopWatch::Event> StopWatch::on_sigchld() {
       throw_errno("waiting for process " + std::to_string(pid_));
     }
   }
+  return events;
+}
+
+std::vector<StopWatch::Event> StopWatch::take(int status) {
+  std::vector<Event> events;
+  if (pid_ != 0) answer(status, events);
   return events;
 }
 

@@ -24,6 +24,8 @@
 
 #include <sys/types.h>
 
+#include "tracee/thread.h"
+
 namespace telefork::tracee {
 
 class StopWatch {
@@ -44,6 +46,10 @@ class StopWatch {
   // Of a process that this thread has seized before (as TracedThread does) and that is not in a
   // stop that somebody has waited for.
   static StopWatch adopt(pid_t pid) { return StopWatch(pid); }
+  // Lets a process run that stands still in a stop of this thread's making, to be adopted. It stops
+  // once more before it does anything: that stop says whether a SIGSTOP to it is still in force,
+  // and whoever watches it is to see that too.
+  static void begin(TracedThread& leader);
 
   StopWatch(StopWatch&& other) noexcept;
   StopWatch& operator=(StopWatch&&) = delete;
@@ -62,6 +68,9 @@ class StopWatch {
   bool stopped() const { return stopped_; }
   // What has happened since the last call; does not block.
   std::vector<Event> on_sigchld();
+  // The same of one thing that has happened, for who waits for several processes at once: `status`
+  // is what waitpid(2) has given of this one.
+  std::vector<Event> take(int status);
 
  private:
   explicit StopWatch(pid_t pid) : pid_(pid) {}

@@ -96,11 +96,16 @@ Result SyscallProgram::undo(long number, std::initializer_list<Argument> argumen
 }
 
 void SyscallProgram::append_undo(const SyscallProgram& other) {
-  for (const Step& step : other.undo_steps_) {
-    for (const Argument& argument : step.arguments) {
-      TELEFORK_ASSERT(argument.kind() == Argument::Kind::kValue);
+  const auto before = static_cast<std::uint32_t>(undo_steps_.size());
+  for (Step step : other.undo_steps_) {
+    for (Argument& argument : step.arguments) {
+      if (argument.kind() == Argument::Kind::kUndoResult) {
+        argument = argument.behind(before);
+      } else {
+        TELEFORK_ASSERT(argument.kind() == Argument::Kind::kValue);
+      }
     }
-    undo_steps_.push_back(step);
+    undo_steps_.push_back(std::move(step));
   }
 }
 

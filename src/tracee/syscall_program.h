@@ -68,6 +68,13 @@ class Argument {
   Kind kind() const { return kind_; }
   std::uint64_t value() const { return value_; }
   static constexpr std::uint32_t kMaxResult = 0xffff;  // what 16 bits hold
+  // Of a result: the same of a step that comes so many later.
+  Argument behind(std::uint32_t steps) const {
+    Argument later = *this;
+    later.value_ += steps;
+    TELEFORK_ASSERT((value_ & kMaxResult) + steps <= kMaxResult);
+    return later;
+  }
 
  private:
   Kind kind_ = Kind::kValue;
@@ -99,7 +106,8 @@ class SyscallProgram {
 
   // An undo step, which may name results of steps: 0 where one was not reached.
   Result undo(long number, std::initializer_list<Argument> arguments);
-  // The undo steps of another program behind its own; they may have plain values only.
+  // The undo steps of another program behind its own; they may have plain values, and results of
+  // one another, only.
   void append_undo(const SyscallProgram& other);
   // The same, with its steps as undo steps: what a thread does behind a gate. Its success is not
   // asked for.

@@ -138,24 +138,38 @@ class Small(Real):
     def test_a_pipeline_of_a_shell(self):
         program = programs.Program(["bash", "-c", "set -o pipefail; tr a-z A-Z | (grep -v 7; exit 3) |"
                                     " sort -S 8M | uniq -c; exit $?"])
-        self.compare_saved(program, programs.text_of(30000), 4)
+        self.compare_trees(program, programs.text_of(30000), 4)
 
     def test_a_compiler_and_its_assembler(self):
         program = programs.Program(["gcc", "-pipe", "-O1", "-c", "-x", "c", "-", "-o", "made.o"])
-        self.compare_saved(program, programs.functions(300), 2)
-        made = (self.folder / "made.o").read_bytes()
-        self.assertEqual(made, self.made_alone)
+        self.compare_trees(program, programs.functions(300), 2, "made.o")
 
-    def compare_saved(self, program, text, children):
+    def compare_trees(self, program, text, children, file=None):
+        """Saved and loaded, and moved."""
         alone = subprocess.run(program.command, cwd=self.folder, input=text, capture_output=True,
                                timeout=cli.PATIENCE)
-        if (made := self.folder / "made.o").exists():
-            self.made_alone = made.read_bytes()
-            made.unlink()
-        process = self.start_half(program, text)
-        self.assertEqual(len(cli.children(process.pid)), children)
-        self.assertEqual(self.save_and_load(process, text),
-                         (alone.returncode, alone.stdout, alone.stderr))
+        made_alone = self.take(file)
+        for go_on in (self.save_and_load, self.move_and_finish):
+            process = self.start_half(program, text)
+            self.assertEqual(len(cli.children(process.pid)), children)
+            self.assertEqual(go_on(process, text), (alone.returncode, alone.stdout, alone.stderr))
+            self.assertEqual(self.take(file), made_alone)
+
+    def take(self, file):
+        """-> what is in it; it is there no more."""
+        if file is None:
+            return None
+        content = (self.folder / file).read_bytes()
+        (self.folder / file).unlink()
+        return content
+
+    def move_and_finish(self, process, text):
+        children = cli.children(process.pid)
+        self.move(process)
+        for child in children:
+            self.assertIn("telefork-deputy", os.readlink(f"/proc/{child}/exe"))
+        out, err = process.communicate(text[len(text) // 2:], timeout=cli.PATIENCE)
+        return process.returncode, out, err
 
     def start_half(self, program, text):
         process = self.start(program)

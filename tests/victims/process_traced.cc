@@ -25,7 +25,7 @@ int main() {
     victim_skip("tracing a parent");
   }
   VICTIM_REFUSED("traces it");
-  VICTIM_REFUSED_BY_MOVE("it has children, and cannot go with them yet");
+  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   victim_ready();
   victim_await_signal();
   VICTIM_CHECK(kill(tracer, SIGTERM) == 0);

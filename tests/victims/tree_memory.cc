@@ -60,7 +60,8 @@ int main() {
   char done;
   VICTIM_CHECK(read(told[0], &done, 1) == 1);
   close(told[0]);
-  VICTIM_REFUSED_BY_MOVE("it has children, and cannot go with them yet");
+  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
+  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(own[0] == 'p' && shared->from_child == 2 && shared->from_parent == 1);

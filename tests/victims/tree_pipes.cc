@@ -44,7 +44,8 @@ int main() {
   close(second[1]);
   close(packets[0]);
   close(packets[1]);
-  VICTIM_REFUSED_BY_MOVE("it has children, and cannot go with them yet");
+  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
+  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(write(first[1], "three", 5) == 5);

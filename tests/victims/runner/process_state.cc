@@ -115,13 +115,15 @@ ProcessState::ProcessState(pid_t pid) {
 // `first`: the status of the first process, whose group and session are where it comes to.
 void ProcessState::add_child(pid_t child, const std::string& first) {
   const std::string path = "/proc/" + std::to_string(child) + "/status";
-  static const std::regex quiet(R"(\nState:\s[STZ])");
+  static const std::regex quiet(R"(\nState:\s[STtZ])");
   while (!std::regex_search(slurp(path), quiet)) sched_yield();
   const std::string status = slurp(path);
-  static const std::regex shown(R"(\nState:\s([TZ]))");
+  static const std::regex shown(R"(\nState:\s([TtZ]))");
   std::smatch match;
   ProcessState state;
   state.values_["state"] = std::regex_search(status, match, shown) ? match[1].str() : "runs";
+  // So it is said of one that is stopped and traced: of who went along with another one.
+  if (state.values_["state"] == "t") state.values_["state"] = "T";
   if (state.values_["state"] == "Z") {
     // Nothing else is asked of one that has ended.
     state.values_["comm"] = slurp("/proc/" + std::to_string(child) + "/comm");

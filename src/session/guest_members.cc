@@ -1,0 +1,120 @@
+#include "session/guest_members.h"
+
+#include <cerrno>
+#include <utility>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "session/guest_tree.h"
+
+namespace telefork::session {
+namespace {
+
+using Event = tracee::StopWatch::Event;
+
+// As a session whose process has ended says it: how it ended is not known.
+constexpr int kUnknownEnd = 125 << 8;
+
+int stopped_by(int signal) { return signal << 8 | 0x7f; }
+constexpr int kContinued = 0xffff;
+
+}  // namespace
+
+GuestMembers::GuestMembers(pid_t first, pid_t first_sees_itself,
+                           std::map<pid_t, pid_t> groups_before)
+    : first_(first), groups_before_(std::move(groups_before)) {
+  pids_[first] = {first_sees_itself, group_before(first_sees_itself)};
+}
+
+pid_t GuestMembers::group_before(pid_t guest_pid) const {
+  auto found = groups_before_.find(guest_pid);
+  return found == groups_before_.end() ? 0 : found->second;
+}
+
+void GuestMembers::add(restore::TreeRestorer::Watched watched) {
+  const pid_t pid = watched.watch.pid();
+  pids_[pid] = {watched.guest_pid, group_before(watched.guest_pid)};
+  watches_.emplace(pid, std::move(watched.watch));
+}
+
+void GuestMembers::end(pid_t pid, int status, std::vector<Change>& changes) {
+  changes.push_back({pids_.at(pid).guest_pid, status});
+  watches_.erase(pid);
+  pids_.erase(pid);
+}
+
+std::vector<GuestMembers::Change> GuestMembers::take(pid_t pid, int status) {
+  std::vector<Change> changes;
+  const pid_t guest_pid = pids_.at(pid).guest_pid;
+  for (const Event& event : watches_.at(pid).take(status)) {
+    switch (event.kind) {
+      case Event::Kind::kStopped:
+        changes.push_back({guest_pid, stopped_by(event.signal)});
+        break;
+      case Event::Kind::kContinued:
+        changes.push_back({guest_pid, kContinued});
+        break;
+      case Event::Kind::kEnded:
+        end(pid, event.wait_status, changes);
+        return changes;
+    }
+  }
+  return changes;
+}
+
+std::vector<GuestMembers::Change> GuestMembers::find_lost() {
+  std::vector<Change> changes;
+  std::vector<pid_t> lost;
+  for (const auto& [pid, watch] : watches_) {
+    siginfo_t info{};
+    const int waited = ::waitid(P_PID, static_cast<id_t>(pid), &info,
+                                WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL);
+    if (waited != 0 && errno == ECHILD) lost.push_back(pid);
+  }
+  for (const pid_t pid : lost) {
+    watches_.at(pid).release();
+    watches_.erase(pid);
+    try {
+      watches_.emplace(pid, tracee::StopWatch::seize(pid));
+    } catch (const Error&) {
+      end(pid, kUnknownEnd, changes);
+    }
+  }
+  return changes;
+}
+
+pid_t GuestMembers::find(pid_t guest_pid) const {
+  if (guest_pid == 0) return pids_.count(first_) != 0 ? first_ : 0;
+  for (const auto& [pid, place] : pids_) {
+    if (place.guest_pid == guest_pid) return pid;
+  }
+  return 0;
+}
+
+pid_t GuestMembers::group_of_its_own(pid_t pid) const {
+  const pid_t group = ::getpgid(pid);
+  if (group <= 1 || group == ::getpgrp()) return 0;
+  for (const auto& [other, place] : pids_) {
+    if (other != pid && ::getpgid(other) == group) return 0;
+  }
+  return group;
+}
+
+std::vector<pid_t> GuestMembers::list_others_of_group(pid_t pid) const {
+  const pid_t group = ::getpgid(pid);
+  if (group <= 1 || group == ::getpgrp()) return {};
+  const pid_t before = pids_.at(pid).group_before;
+  for (const auto& [other, place] : pids_) {
+    if (other == pid) break;
+    if (place.group_before == before && ::getpgid(other) == group) return {};
+  }
+  std::vector<pid_t> others;
+  for (const pid_t other : list_guests()) {
+    if (pids_.count(other) == 0 && ::getpgid(other) == group) others.push_back(other);
+  }
+  return others;
+}
+
+}  // namespace telefork::session

@@ -1,0 +1,71 @@
+// The processes of a guest that came together, while they run: which of them a message of home's is
+// for, and how each one fares. The first is the keeper's own child, which it waits for as ever; the
+// others are watched (tracee/stop_watch.h), since their parents there wait for them.
+//
+//     GuestMembers members(pid, groups);
+//     for (auto& watched : restorer.release_watched()) members.add(std::move(watched));
+//     // waitpid() has given `status` of `pid`:
+//     if (members.has(pid)) for (const GuestMembers::Change& change : members.take(pid, status))
+//     ...
+//
+// What the terminal sends at home reaches every deputy that is in its foreground group there, and
+// so each of these once. Who has begun since and has no deputy gets it from here: with that of one
+// of those that were in the same group at home, the first one that is in his group now.
+//
+// Owned by the thread that let them run, their tracer.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "restore/tree_restorer.h"
+#include "tracee/stop_watch.h"
+
+namespace telefork::session {
+
+class GuestMembers {
+ public:
+  struct Change {
+    pid_t guest_pid;  // who, as it sees itself
+    int status;       // as waitpid(2) has it
+  };
+
+  GuestMembers() = default;
+  // `groups_before`: see TreeRestorer; empty where it came alone.
+  GuestMembers(pid_t first, pid_t first_sees_itself, std::map<pid_t, pid_t> groups_before);
+  void add(restore::TreeRestorer::Watched watched);
+
+  // Whether it is one of those behind the first.
+  bool has(pid_t pid) const { return watches_.count(pid) != 0; }
+  bool is_stopped(pid_t pid) const { return watches_.at(pid).stopped(); }
+  std::vector<Change> take(pid_t pid, int status);
+  // Those that their tracer has lost: the first thread of one is another one since that one has
+  // called exec (kernel/exec.c: de_thread). They are watched again; what has ended meanwhile is
+  // told.
+  std::vector<Change> find_lost();
+  void forget_first() { pids_.erase(first_); }
+
+  // As it is known here; 0: it has ended. `guest_pid` 0 is the first.
+  pid_t find(pid_t guest_pid) const;
+  // Its process group, where no other one of them is in that, and none of ours; else 0.
+  pid_t group_of_its_own(pid_t pid) const;
+  // A signal of the terminal's to `pid`, which is sent it besides: who else is to have it.
+  std::vector<pid_t> list_others_of_group(pid_t pid) const;
+
+ private:
+  struct Place {
+    pid_t guest_pid;
+    pid_t group_before;
+  };
+  pid_t group_before(pid_t guest_pid) const;
+  void end(pid_t pid, int status, std::vector<Change>& changes);
+
+  pid_t first_ = 0;
+  std::map<pid_t, pid_t> groups_before_;
+  std::map<pid_t, Place> pids_;  // of all that live, the first among them
+  std::map<pid_t, tracee::StopWatch> watches_;
+};
+
+}  // namespace telefork::session

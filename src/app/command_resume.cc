@@ -43,6 +43,9 @@ int resume_command(const ResumeCommand& command) {
   session::Resumption::Settings settings;
   settings.registries = visible_registries();
   settings.access = read_settings().access;
+  settings.on_wait_for_session = [&command](const session::SessionInfo& info) {
+    print_note(fmt::format("the session of process {} asks {} already", command.pid, info.node));
+  };
   settings.on_wait_for_lease = [&command](const session::SessionInfo& info) {
     print_note(fmt::format("{} cannot be asked: process {} runs on here when its lease is over",
                            info.node, command.pid));

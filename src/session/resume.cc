@@ -77,6 +77,7 @@ SessionInfo Resumption::await_settled(ResumeReport& report) {
     if (missed) continue;
     if (!now->hold) refuse_unheld(*now);
     if (now->left) return *now;
+    if (!before && settings_.on_wait_for_session) settings_.on_wait_for_session(*now);
     before = std::move(now);
   }
 }

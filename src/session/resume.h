@@ -38,6 +38,8 @@ class Resumption {
   struct Settings {
     std::vector<std::string> registries;
     NodeAccess access;
+    // Told once when its session process is there still, and to find out by itself.
+    std::function<void(const SessionInfo&)> on_wait_for_session;
     // Told once when only the end of the lease can let it go on.
     std::function<void(const SessionInfo&)> on_wait_for_lease;
   };

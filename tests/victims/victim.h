@@ -61,6 +61,10 @@
 // same machine cannot have it: TEXT is in what is said. Between two machines it travels.
 #define VICTIM_CLASHES(text) victim_say("clashes: " text "\n")
 
+// Where the process that moves it is killed, once it stands still for that, it ends by SIGKILL.
+// TEXT stands in docs/limits.md.
+#define VICTIM_ENDS_WITH_SESSION(text) victim_say("ends with its session: " text "\n")
+
 // What has to be true, or the victim has failed; shown with errno.
 #define VICTIM_CHECK(condition)                                                         \
   ((condition) ? void(0)                                                                \

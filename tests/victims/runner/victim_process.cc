@@ -209,6 +209,8 @@ bool VictimProcess::await_ready() {
       declared_.loses = text;
     } else if (name == "loses in a namespace") {
       declared_.loses_in_namespace = text;
+    } else if (name == "ends with its session") {
+      declared_.ends_with_session = text;
     } else if (name == "clashes") {
       declared_.clashes = text;
     } else {

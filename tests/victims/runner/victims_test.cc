@@ -409,6 +409,8 @@ class Fault : public Move {
  private:
   static constexpr std::string_view kBetween = "_at_";
   void break_move(VictimProcess& victim);
+  bool ends_with_session(const VictimProcess& victim) const;
+  void expect_killed(VictimProcess& victim);
   void expect_lost(VictimProcess& victim);
   bool is_held(pid_t pid) const;
 
@@ -458,6 +460,7 @@ void Fault::break_move(VictimProcess& victim) {
     return;
   }
   ASSERT_TRUE(move.held) << "nobody came to the step: " << move.end.err;
+  if (ends_with_session(victim)) return expect_killed(victim);
   if (move.end.code == 0) return expect_lost(victim);
   if (fault_.killed == FaultCase::Killed::kKeeper) {
     EXPECT_EQ(move.end.code, kUndone) << move.end.err;
@@ -472,6 +475,20 @@ void Fault::break_move(VictimProcess& victim) {
   } else {
     EXPECT_FALSE(is_given_up(fault_.step)) << "it was not held";
   }
+}
+
+bool Fault::ends_with_session(const VictimProcess& victim) const {
+  const bool stands_still = fault_.step != Step::kChecked && fault_.step != Step::kAnnounced;
+  return !victim.declared().ends_with_session.empty() && stands_still &&
+         fault_.killed == FaultCase::Killed::kSession;
+}
+
+void Fault::expect_killed(VictimProcess& victim) {
+  EXPECT_EQ(victim.await_end(), 128 + SIGKILL);
+  EXPECT_NE(fork_test::slurp(LIMITS_PAGE).find(victim.declared().ends_with_session),
+            std::string::npos);
+  is_over_ = true;
+  empty_folder();
 }
 
 void Fault::expect_lost(VictimProcess& victim) {

@@ -139,10 +139,25 @@ TEST_F(RoundTripOfLocks, AreNotTakenFromAnother) {
   EXPECT_EQ(traveller.finish(&said), 0) << said;
 }
 
-TEST_F(RoundTripOfLocks, ThatAreLeasesStay) {
+TEST_F(RoundTripOfLocks, ThatAreLeasesForReadingGoAlong) {
   ScratchFile scratch("content");
   Traveller traveller([path = scratch.path()](Self& self) {
-    VERIFY(::fcntl(::open(path.c_str(), O_RDONLY), F_SETLEASE, F_RDLCK) == 0);
+    const int fd = ::open(path.c_str(), O_RDONLY);
+    VERIFY(::fcntl(fd, F_SETLEASE, F_RDLCK) == 0);
+    self.travel();
+    VERIFY(::fcntl(fd, F_GETLEASE) == F_RDLCK);
+  });
+  traveller.save({});
+  traveller.load({});
+  std::string said;
+  EXPECT_EQ(traveller.finish(&said), 0) << said;
+}
+
+// Nobody else may have the file open, and telefork does.
+TEST_F(RoundTripOfLocks, ThatAreLeasesForWritingStay) {
+  ScratchFile scratch("content");
+  Traveller traveller([path = scratch.path()](Self& self) {
+    VERIFY(::fcntl(::open(path.c_str(), O_RDWR), F_SETLEASE, F_WRLCK) == 0);
     self.travel();
   });
   try {

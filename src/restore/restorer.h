@@ -20,6 +20,7 @@
 // it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -59,7 +60,7 @@ struct RestoreSettings {
   // The descriptor to receive pages from, raw, in their order; -1: they come through the source.
   int bulk_fd = -1;
   // What the guest's standard streams become; an empty one is /dev/null. See set_streams().
-  UniqueFd streams[3];
+  std::array<UniqueFd, 3> streams;
   // A descriptor that is no part of the image, and the number that the guest knows it by.
   UniqueFd session_socket;
   int session_number = -1;

@@ -120,7 +120,7 @@ RestoreSettings Restorer::give_up() {
 }
 
 void Restorer::set_streams(UniqueFd (&&streams)[3]) {
-  std::move(std::begin(streams), std::end(streams), settings_.streams);
+  std::move(std::begin(streams), std::end(streams), settings_.streams.begin());
 }
 
 Restorer::~Restorer() {

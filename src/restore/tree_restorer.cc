@@ -59,7 +59,7 @@ TreeRestorer::~TreeRestorer() {
 
 void TreeRestorer::set_streams(UniqueFd (&&streams)[3]) {
   if (made_early_) return first().set_streams(std::move(streams));
-  std::move(std::begin(streams), std::end(streams), settings_.streams);
+  std::move(std::begin(streams), std::end(streams), settings_.streams.begin());
 }
 
 void TreeRestorer::begin_tree(image::Record tree) {

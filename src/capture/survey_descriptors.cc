@@ -380,8 +380,8 @@ class Sorter {
   }
 
   std::optional<Description> sort_regular(const OpenFile& open, Description description) {
-    if (survey_.whole ? has_fragile_lock(description) : has_lock(open))
-      return stay(open, Reason::kLock);
+    const bool refused = survey_.whole ? has_fragile_lock(description) : has_lock(open);
+    if (refused) return stay(open, Reason::kLock);
     if (survey_.original_stays && !description.locks.empty()) return stay(open, Reason::kKept);
     // The content of a file may have come in a memory file.
     if (survey_.files.is_from_elsewhere(open.stat)) return with_file(open, std::move(description));

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "kernel/system_v.h"
 
 namespace telefork::restore {
 namespace {
@@ -24,11 +25,8 @@ using image::schema::Segment;
                           record.getId(), record.getKey(), why));
 }
 
-// The kernel gives that id to the next one that is made, if it is free (sysctl/kernel.rst,
-// shm_next_id). Id 0 is the first one of all: it cannot be asked for.
 void choose_next_id(Segment::Reader record) {
-  // check_layers: allow proc: it is written to, not read.
-  UniqueFd next(::open("/proc/sys/kernel/shm_next_id", O_WRONLY | O_CLOEXEC));
+  UniqueFd next(::open(kernel::kNextSegmentPath, O_WRONLY | O_CLOEXEC));
   const std::string text = std::to_string(record.getId());
   if (next && ::write(next.get(), text.data(), text.size()) >= 0) return;
   refuse(record, fmt::format("to choose an id takes root (shm_next_id: {})", std::strerror(errno)));

@@ -235,8 +235,7 @@ void MoveSession::on_failure(const Error& error) {
       leave_held();
       text += fmt::format(
           "; it may run there, and is held here, whole: `telefork resume {0}` ends what is there "
-          "and "
-          "takes it up, `kill -9 {0}` leaves it there",
+          "and takes it up, `kill -9 {0}` leaves it there",
           request_.pid);
     } else {
       roll_back();

@@ -8,6 +8,22 @@
 
 #include "victim.h"
 
+namespace {
+
+// One lock for both, and nobody else's.
+void check_others_are_locked_out(int shared) {
+  const pid_t stranger = fork();
+  if (stranger == 0) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", getppid(), shared);
+    const int again = open(path, O_RDWR);
+    _exit(again >= 0 && flock(again, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK ? 0 : 1);
+  }
+  victim_check_child(stranger);
+}
+
+}  // namespace
+
 int main() {
   const int shared = open("shared", O_RDWR | O_CREAT | O_TRUNC, 0600);
   unlink("shared");
@@ -76,15 +92,7 @@ int main() {
   VICTIM_CHECK(pread(memory, text, 6, 4096) == 6 && std::strcmp(text, "MEMORY") == 0);
   char packet[16] = "";
   VICTIM_CHECK(recv(pair[0], packet, sizeof packet, 0) == 13);
-  // One lock for both, and nobody else's.
-  const pid_t stranger = fork();
-  if (stranger == 0) {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/fd/%d", getppid(), shared);
-    const int again = open(path, O_RDWR);
-    _exit(again >= 0 && flock(again, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK ? 0 : 1);
-  }
-  victim_check_child(stranger);
+  check_others_are_locked_out(shared);
   VICTIM_CHECK(kill(child, SIGTERM) == 0);
   victim_check_child(child);
   VICTIM_CHECK(recv(pair[0], packet, sizeof packet, 0) == 0);

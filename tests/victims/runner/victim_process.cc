@@ -63,16 +63,6 @@ int wait_for(pid_t pid) {
   return exit_code(status);
 }
 
-void await_stranger(pid_t pid) {
-  const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
-  if (pidfd < 0) return;  // it has ended
-  pollfd entry = {pidfd, POLLIN, 0};
-  if (poll(&entry, 1, kPatienceMs) <= 0) {
-    ADD_FAILURE() << "it does not end\n" << fork_test::describe_descendants();
-  }
-  close(pidfd);
-}
-
 void become(const Launch& launch) {
   sigset_t mask;
   sigemptyset(&mask);
@@ -109,6 +99,16 @@ pid_t launch(const Launch& launch) {
   // Nobody may ever signal or await -1.
   if (pid < 0) throw std::system_error(error, std::generic_category(), "fork");
   return pid;
+}
+
+void await_stranger(pid_t pid) {
+  const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+  if (pidfd < 0) return;  // it has ended
+  pollfd entry = {pidfd, POLLIN, 0};
+  if (poll(&entry, 1, kPatienceMs) <= 0) {
+    ADD_FAILURE() << "it does not end\n" << fork_test::describe_descendants();
+  }
+  close(pidfd);
 }
 
 void end_stranger(pid_t pid) {

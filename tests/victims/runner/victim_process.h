@@ -42,8 +42,10 @@ struct Launch {
   bool block_sigterm = false;
 };
 pid_t launch(const Launch& launch);
-// Kills a child of another process, and returns when it has ended.
+// A child of another process: returns when it has ended; end_stranger kills it first.
+void await_stranger(pid_t pid);
 void end_stranger(pid_t pid);
+
 // A command that runs, its streams going to pipes.
 class Command {
  public:

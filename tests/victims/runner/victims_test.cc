@@ -341,9 +341,13 @@ class Fork : public ToNode {
   }
 };
 
-// The copy is killed: the original passes.
+// The copy is killed: the original passes. What the two have in common, such as messages of
+// System V, is the original's alone once the copy has ended there too.
 class Original : public Fork {
-  void go_on(VictimProcess&, pid_t home, pid_t) const override { end_stranger(home); }
+  void go_on(VictimProcess&, pid_t home, pid_t guest) const override {
+    end_stranger(home);
+    await_stranger(guest);
+  }
   bool restores() const override { return false; }
 };
 

@@ -5,7 +5,7 @@
 //
 // By turns: nothing, 1000 pages, all of them. All clocks are those of one kernel. The first call
 // opens the link and is in no median. Before each way as much free memory is touched as it may
-// take.
+// take, and what was under way is given time to end.
 #include <telefork/telefork.h>
 #include <unistd.h>
 
@@ -39,6 +39,7 @@ void run_there(void* argument) {
     first = static_cast<std::byte>(~static_cast<unsigned>(first));
   }
   touch_free_memory(call.pages * kPage);
+  usleep(kSettleMicroseconds);
   call.ended = now();
 }
 

@@ -50,6 +50,9 @@ struct CaptureSettings {
   // Of a guest on its way home: which of its pages it wrote, and which lost what they held. Without
   // it all travel.
   std::function<ChangedPages(const Mapping&)> changes;
+  // There are so few that a thread to read them is not worth it, and buffers that are used again
+  // and again are better than large ones.
+  bool few_pages = false;
   // Of a tree the first process brings what all have in common: contents of files, descriptions,
   // pipes, sockets.
   bool common_part = true;
@@ -72,6 +75,8 @@ class Capture {
 
   void write_process(image::RecordSink& sink);
   void write_mappings(image::RecordSink& sink);
+  // One of them, again: its flags are others than the survey had.
+  void write_mapping(std::size_t index, image::RecordSink& sink);
   void write_files(image::RecordSink& sink);
   // Reads what signals are pending too: the next two write them.
   void write_timers(image::RecordSink& sink);

@@ -165,28 +165,26 @@ const std::vector<PageRun>& Capture::guards_of(std::size_t index) {
 }
 
 void Capture::write_mappings(image::RecordSink& sink) {
-  for (std::size_t i = 0; i < survey_.mappings.size(); ++i) {
-    const Mapping& mapping = survey_.mappings[i];
-    const kernel::Vma& vma = mapping.vma;
-    ::capnp::MallocMessageBuilder message;
-    auto record = message.initRoot<Vma>();
-    record.setStart(vma.start.value());
-    record.setEnd(vma.end.value());
-    record.setProtection(static_cast<std::uint32_t>(vma.protection()));
-    record.setKind(mapping.kind);
-    record.setOffset(vma.offset);
-    record.setFlags(vma.flags);
-    record.setSharedId(mapping.shared_id);
-    if (mapping.segment) fill_segment(*mapping.segment, record.initSegment());
-    if (mapping.file) survey_.files.fill(*mapping.file, record.initFile());
-    const std::vector<PageRun>& guards = guards_of(i);
-    auto list = record.initGuardRuns(static_cast<unsigned>(guards.size()));
-    for (unsigned k = 0; k < list.size(); ++k) {
-      list[k].setStart(guards[k].start.value());
-      list[k].setPages(guards[k].pages);
-    }
-    sink.write(image::RecordType::kVma, message);
-  }
+  for (std::size_t i = 0; i < survey_.mappings.size(); ++i) write_mapping(i, sink);
+}
+
+void Capture::write_mapping(std::size_t index, image::RecordSink& sink) {
+  const Mapping& mapping = survey_.mappings[index];
+  const kernel::Vma& vma = mapping.vma;
+  ::capnp::MallocMessageBuilder message;
+  auto record = message.initRoot<Vma>();
+  record.setStart(vma.start.value());
+  record.setEnd(vma.end.value());
+  record.setProtection(static_cast<std::uint32_t>(vma.protection()));
+  record.setKind(mapping.kind);
+  record.setOffset(vma.offset);
+  record.setFlags(vma.flags);
+  record.setSharedId(mapping.shared_id);
+  if (mapping.segment) fill_segment(*mapping.segment, record.initSegment());
+  if (mapping.file) survey_.files.fill(*mapping.file, record.initFile());
+  const std::vector<PageRun>& guards = guards_of(index);
+  fill_runs(guards, record.initGuardRuns(static_cast<unsigned>(guards.size())));
+  sink.write(image::RecordType::kVma, message);
 }
 
 void Capture::gather_pages(const PageSource& source, const PageGatherer::Exchange& exchange) {
@@ -219,8 +217,9 @@ MemoryTotals Capture::write_pages_of(const PageSource& source, image::RecordSink
     totals.pages_sent += batch.used / kPageSize;
     if (settings_.on_progress) settings_.on_progress(totals.pages_read * kPageSize);
   };
-  if (survey_.status.resident_kb < kAloneKb) {
-    const bool no_huge_page = survey_.status.anonymous_kb < kHugePageSize / 1024;
+  if (settings_.few_pages || survey_.status.resident_kb < kAloneKb) {
+    const bool no_huge_page =
+        settings_.few_pages || survey_.status.anonymous_kb < kHugePageSize / 1024;
     gather_pages(source, [&](std::unique_ptr<PageBatch> full) {
       if (!full) {
         return std::make_unique<PageBatch>(no_huge_page ? PageBatch::kSmallSize : PageBatch::kSize);

@@ -248,6 +248,10 @@ void survey_shared_memory(const SurveyOptions& options, Mapping& mapping, Survey
   survey.refusals.push_back(refuse(describe(mapping.vma), Reason::kSharedMemory));
 }
 
+Kind kind_of_anonymous(const Vma& vma) {
+  return vma.has(VmFlag::kGrowsDown) ? Kind::STACK : Kind::ANONYMOUS;
+}
+
 void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
   if (vma.is_vdso_or_vvar()) {
@@ -274,7 +278,7 @@ void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey
   } else if (vma.shared) {
     survey.refusals.push_back(refuse(describe(vma), Reason::kUnknownShared));
   } else {
-    mapping.kind = vma.has(VmFlag::kGrowsDown) ? Kind::STACK : Kind::ANONYMOUS;
+    mapping.kind = kind_of_anonymous(vma);
   }
 }
 
@@ -319,6 +323,7 @@ bool take_flags(const Survey& earlier, std::vector<Vma>& maps) {
 
 std::vector<Vma> read_vmas(const SurveyOptions& options, const Survey& earlier,
                            const Survey& survey) {
+  if (options.map != nullptr) return *options.map;
   if (!options.quick) return kernel::read_smaps(survey.pid);
   std::vector<Vma> maps = kernel::read_maps(survey.pid);
   if (take_flags(earlier, maps) && !has_userfaultfd(survey.pid)) return maps;
@@ -367,6 +372,14 @@ void survey_program(Survey& survey) {
 }
 
 }  // namespace
+
+void correct_mapping(const Vma& vma, Mapping& mapping, Survey& survey) {
+  mapping.vma = vma;
+  if (std::optional<Refusal> refusal = refuse_by_flags(survey, vma)) {
+    survey.refusals.push_back(*refusal);
+  }
+  if (vma.is_anonymous()) mapping.kind = kind_of_anonymous(vma);
+}
 
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey) {
   for (Vma& vma : read_vmas(options, earlier, survey)) {

@@ -89,6 +89,10 @@ struct UffdPoison {  // struct uffdio_poison
 static_assert(sizeof(UffdPoison) == 32);
 constexpr unsigned long kUffdioPoison = _IOWR(0xAA, 0x08, UffdPoison);
 
+// ---- pidfds: include/uapi/linux/pidfd.h ----
+
+constexpr int kPidfdSelf = -10000;  // Linux 6.15: the calling thread, without a descriptor
+
 // ---- madvise: include/uapi/asm-generic/mman-common.h ----
 
 constexpr int kMadvPopulateRead = 22;   // Linux 5.14

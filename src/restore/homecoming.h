@@ -21,6 +21,7 @@
 #pragma once
 
 #include <csignal>
+#include <deque>
 #include <map>
 #include <set>
 #include <string>
@@ -96,6 +97,7 @@ class Homecoming {
     RemotePtr at;
     std::uint64_t bytes = 0;  // that have come
     bool refused = false;     // the memory file has its pages
+    bool may_replace = true;  // what is there now
     bool has_huge_pages = false;
   };
   struct Staged {
@@ -157,6 +159,7 @@ class Homecoming {
 
   // homecoming_memory.cc
   void learn_maps();
+  void correct(image::Record record);
   void sort_what_came();
   std::vector<kernel::Vma> read_map() const;
   void grow_heap();
@@ -167,6 +170,7 @@ class Homecoming {
   RemotePtr find_shared(const MapPiece& piece, tracee::SyscallProgram& program);
   void map_piece(Staged& staged, tracee::SyscallProgram& program);
   void fill_staged();
+  bool make_present_at_once(const std::vector<Run>& runs) const;
   void make_present();
   void add_pages(const std::vector<Run>& runs, tracee::SyscallProgram& program) const;
   std::vector<Run> runs_in(Range range) const;
@@ -228,6 +232,7 @@ class Homecoming {
   std::vector<image::Record> vma_records_;
   std::vector<image::Record> threads_;
   std::vector<image::schema::Vma::Reader> vmas_;  // sorted
+  std::deque<image::Record> corrections_;         // VMAs that came again: theirs is what counts
   std::vector<Run> runs_;
   std::vector<Range> dropped_;
   ContentStore contents_;

@@ -23,7 +23,8 @@ using kernel::VmFlag;
 using tracee::Result;
 using tracee::SyscallProgram;
 
-constexpr std::size_t kMaxVectors = 1024;               // IOV_MAX
+constexpr std::size_t kMaxVectors = 1024;  // IOV_MAX
+constexpr std::size_t kWorthACall = 16;
 constexpr std::uint64_t kMaxRead = 1024 * 1024 * 1024;  // below MAX_RW_COUNT (include/linux/fs.h)
 
 // Empty where they do not meet.
@@ -91,6 +92,22 @@ void Homecoming::learn_maps() {
   place_before_ = parked_.stub().set_place(
       [this](std::uint64_t size) { return space_.allocate(size, RemotePtr()); });
   choose_areas();
+}
+
+// What it was thought to be, pages may have been laid out for already.
+void Homecoming::correct(image::Record record) {
+  corrections_.push_back(std::move(record));
+  const Vma::Reader vma = corrections_.back().get<Vma>();
+  auto before = std::partition_point(vmas_.begin(), vmas_.end(), [&vma](Vma::Reader earlier) {
+    return earlier.getStart() < vma.getStart();
+  });
+  if (before == vmas_.end() || before->getStart() != vma.getStart() ||
+      before->getEnd() != vma.getEnd()) {
+    throw Error(Code::kCorrupt, "a mapping behind the first page");
+  }
+  *before = vma;
+  Area* area = area_behind(RemotePtr(vma.getStart()));
+  if (area != nullptr && area->range.start.value() == vma.getStart()) area->may_replace = false;
 }
 
 void Homecoming::sort_what_came() {
@@ -356,9 +373,37 @@ void Homecoming::fill_staged() {
   this->run(program);
 }
 
+// By process_madvise(2), where the kernel lets a process give itself this advice (Linux 6.13)
+// without a pidfd of itself (6.15): a thousand pages are one call. False: not all of them are
+// present.
+bool Homecoming::make_present_at_once(const std::vector<Run>& runs) const {
+  SyscallProgram program;
+  std::vector<std::pair<Result, std::uint64_t>> wanted;
+  for (std::size_t first = 0; first < runs.size(); first += kMaxVectors) {
+    std::vector<iovec> vectors;
+    std::uint64_t bytes = 0;
+    for (std::size_t i = first; i < std::min(first + kMaxVectors, runs.size()); ++i) {
+      const Range& range = runs[i].range;
+      vectors.push_back({reinterpret_cast<void*>(range.start.value()), range.size});
+      bytes += range.size;
+    }
+    wanted.emplace_back(
+        program.call_any("making memory present", SYS_process_madvise,
+                         {kernel::kPidfdSelf, program.bytes(std::as_bytes(std::span(vectors))),
+                          vectors.size(), kernel::kMadvPopulateWrite, 0}),
+        bytes);
+  }
+  if (program.empty()) return true;
+  const tracee::ProgramRun run = parked_.stub().run(program);
+  return std::all_of(wanted.begin(), wanted.end(), [&run](const auto& one) {
+    return run.result(one.first) == static_cast<std::int64_t>(one.second);
+  });
+}
+
 // What is written to in place: afterwards nothing more is asked of the kernel for it.
 void Homecoming::make_present() {
   SyscallProgram open, populate, close;
+  std::vector<Run> plain;
   for (const MapPiece& piece : pieces_) {
     std::vector<Run> runs = runs_in_place(piece);
     if (runs.empty()) continue;
@@ -372,22 +417,25 @@ void Homecoming::make_present() {
       close.call("closing memory at " + place_name(opened), SYS_mprotect,
                  {opened.start, opened.size, protection});
     }
+    if (!has(*piece.home, VmFlag::kGuard)) {
+      plain.insert(plain.end(), runs.begin(), runs.end());
+      continue;
+    }
+    // A guard page is taken away only later.
     for (const Run& run : runs) {
-      // A guard page is taken away only later.
-      bool guarded = has(*piece.home, VmFlag::kGuard);
-      auto add = [&](const char* name) {
-        return guarded
-                   ? populate.call_any(
-                         name, SYS_madvise,
-                         {run.range.start, run.range.size, kernel::kMadvPopulateWrite})
-                   : populate.call(name, SYS_madvise,
-                                   {run.range.start, run.range.size, kernel::kMadvPopulateWrite});
-      };
-      add("making memory present");
+      populate.call_any("making memory present", SYS_madvise,
+                        {run.range.start, run.range.size, kernel::kMadvPopulateWrite});
     }
   }
   if (!open.empty()) tell_reversal();
   run(open);
+  // For the Error, which names what failed.
+  if (plain.size() < kWorthACall || !make_present_at_once(plain)) {
+    for (const Run& run : plain) {
+      populate.call("making memory present", SYS_madvise,
+                    {run.range.start, run.range.size, kernel::kMadvPopulateWrite});
+    }
+  }
   run(populate);
   run(close);
 }

@@ -1,10 +1,12 @@
 #include "session/homebound.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,6 +17,7 @@
 #include "kernel/pidfd.h"
 #include "kernel/procfs.h"
 #include "kernel/procfs_task.h"
+#include "session/believed_flags.h"
 #include "session/image_header.h"
 #include "tracee/same_cpu.h"
 #include "tracee/stub.h"
@@ -29,6 +32,7 @@ using image::schema::Vma;
 constexpr const char* kNamespaces[] = {"pid", "net",    "user", "ipc",
                                        "uts", "cgroup", "time", "time_for_children"};
 constexpr std::uint64_t kWorthAThreadKb = 64 * 1024;
+constexpr std::uint64_t kFewPages = 4096;  // 16 MB
 
 bool is_watched(const kernel::Vma& vma) {
   return !vma.shared && !vma.is_vdso_or_vvar() && !vma.is_vsyscall();
@@ -38,6 +42,13 @@ bool is_watched(const kernel::Vma& vma) {
 capture::ChangedPages shared_pages(const capture::Mapping& mapping, pid_t pid) {
   if (mapping.kind != Vma::Kind::SHARED_ANONYMOUS) return {};
   return {kernel::shared_pages(pid, mapping.vma), {}};
+}
+
+std::uint64_t count_pages(
+    const std::map<std::pair<RemotePtr, RemotePtr>, capture::ChangedPages>& changes) {
+  std::uint64_t pages = 0;
+  for (const auto& [place, changed] : changes) pages += kernel::count_pages(changed.written);
+  return pages;
 }
 
 }  // namespace
@@ -92,9 +103,47 @@ void Homebound::freeze(const telefork_snapshot& call) {
   call_ = call;
   frozen_.emplace(tracee::FrozenProcess::freeze(guest_, PTRACE_O_EXITKILL));
   frozen_->thread_seen_as(call_.tid).run_into_system_call(SYS_read);
-  if (watch_ && kernel::read_status(guest_).anonymous_kb >= kWorthAThreadKb) {
-    ahead_ = std::async(std::launch::async, [this] { return find_all_changes(); });
+  check_readable();
+  if (watch_ && kernel::read_status(guest_).anonymous_kb >= kWorthAThreadKb) begin_to_look();
+}
+
+// Where the thread stands is known from before: the stub's frame lies there.
+void Homebound::place_stub() {
+  tracee::TracedThread& caller = frozen_->thread_seen_as(call_.tid);
+  stack_ = RemotePtr(tracee::stack_pointer(caller.registers()));
+  tracee::Stub::Options options;
+  options.awaited_signals = 0;  // it does not run here again
+  stub_.emplace(caller, guest_, options);
+}
+
+// The kernel locks the memory map while it looks at the pages: the stub comes first, but is no part
+// of the map.
+void Homebound::begin_to_look() {
+  std::vector<kernel::Vma> map = kernel::read_maps(guest_);
+  map_ = map;
+  if (believe_flags(arrived_, map_)) {
+    place_stub();
+  } else {
+    map_.clear();
   }
+  finding_changes_ = std::async(std::launch::async,
+                                [this, map = std::move(map)] { return find_all_changes(map); });
+}
+
+// It ends here anyway. Writes have split its huge pages: to walk all the small ones takes longer
+// than to give them back. The stub's frame lies on the stack.
+void Homebound::forget_pages() {
+  tracee::SyscallProgram program;
+  for (const kernel::Vma& vma : map_) {
+    if (!is_watched(vma) || (vma.start <= stack_ && stack_ < vma.end)) continue;
+    for (const restore::Range& huge : huge_) {
+      const RemotePtr start = std::max(vma.start, huge.start);
+      const RemotePtr end = std::min(vma.end, huge.end());
+      if (start >= end) continue;
+      program.call_any("forgetting pages", SYS_madvise, {start, end - start, MADV_DONTNEED});
+    }
+  }
+  if (!program.empty()) stub_->run(program);
 }
 
 capture::ChangedPages Homebound::find_changes(const kernel::Vma& vma) const {
@@ -102,9 +151,9 @@ capture::ChangedPages Homebound::find_changes(const kernel::Vma& vma) const {
   return {std::move(changes.written), std::move(changes.dropped)};
 }
 
-std::map<Homebound::Place, capture::ChangedPages> Homebound::find_all_changes() const {
-  std::map<Place, capture::ChangedPages> changes;
-  for (const kernel::Vma& vma : kernel::read_maps(guest_)) {
+Homebound::Changes Homebound::find_all_changes(const std::vector<kernel::Vma>& map) const {
+  Changes changes;
+  for (const kernel::Vma& vma : map) {
     if (is_watched(vma)) changes[{vma.start, vma.end}] = find_changes(vma);
   }
   return changes;
@@ -114,7 +163,6 @@ capture::ChangedPages Homebound::changes_of(const capture::Mapping& mapping) {
   const kernel::Vma& vma = mapping.vma;
   if (vma.shared) return shared_pages(mapping, guest_);
   if (hashes_) return hashes_->changed(vma);
-  if (ahead_.valid()) changes_ = ahead_.get();
   auto known = changes_.extract({vma.start, vma.end});
   return known ? std::move(known.mapped()) : find_changes(vma);
 }
@@ -129,14 +177,24 @@ void Homebound::check_readable() const {
                           guest_));
 }
 
+void Homebound::correct_flags(capture::Survey& survey, capture::Capture& capture,
+                              image::RecordSink& sink) {
+  const auto others = find_other_flags(kernel::read_smaps(guest_), survey.mappings);
+  for (const auto& [index, vma] : others) {
+    capture::correct_mapping(vma, survey.mappings[index], survey);
+  }
+  capture::throw_refusals(survey.refusals);
+  for (const auto& [index, vma] : others) capture.write_mapping(index, sink);
+}
+
 void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) {
-  check_readable();
   capture::SurveyOptions options;
   options.purpose = capture::Purpose::kReturn;
   options.namespaces = &namespaces_;
   options.own_fds.insert(session_number_);
   options.streams = streams_;
   options.origins = &origins_;
+  if (!map_.empty()) options.map = &map_;
   options.originals = [this](std::uint64_t device, std::uint64_t inode) {
     return files_.find(device, inode);
   };
@@ -147,23 +205,28 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
     const capture::FileEntry& file = survey.files.entries()[i];
     if (file.readable && !survey.files.is_from_elsewhere(file.stat)) survey.files.compute_hash(i);
   }
-  tracee::TracedThread& caller = frozen_->thread_seen_as(call_.tid);
   // It ends with this process, so it cannot stay bound; nor does its affinity come home.
-  std::optional<tracee::SameCpu> turns(std::in_place, caller.tid());
-  tracee::Stub::Options stub_options;
-  stub_options.awaited_signals = 0;  // it does not run here again
-  tracee::Stub stub(caller, guest_, stub_options);
+  std::optional<tracee::SameCpu> turns(std::in_place, frozen_->thread_seen_as(call_.tid).tid());
+  if (!stub_) place_stub();
   capture::CaptureSettings settings;
   settings.pagemap = abi_;
-  settings.caller = stub.thread().tid();
+  settings.caller = stub_->thread().tid();
   settings.system_call_result = TELEFORK_RETURNED;
   settings.changes = [this](const capture::Mapping& mapping) { return changes_of(mapping); };
-  capture::Capture capture(survey, *frozen_, stub, settings);
+  capture::Capture capture(survey, *frozen_, *stub_, settings);
   image::Writer writer(link.record_sink(), link.bulk_sink());
   write_header(Header::Purpose::RETURN, here, writer);
   capture.write_metadata(writer);
   turns.reset();
+  if (finding_changes_.valid()) {
+    changes_ = finding_changes_.get();
+    settings.few_pages = count_pages(changes_) <= kFewPages;
+  }
   capture.write_pages(writer);
+  if (!map_.empty()) {
+    forget_pages();
+    correct_flags(survey, capture, writer);
+  }
   writer.end();
 }
 

@@ -18,10 +18,12 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <sys/types.h>
 
 #include "abi/agent.h"
+#include "capture/capture.h"
 #include "capture/origins.h"
 #include "capture/page_hashes.h"
 #include "capture/survey.h"
@@ -30,6 +32,7 @@
 #include "restore/files.h"
 #include "restore/restorer.h"
 #include "tracee/freezer.h"
+#include "tracee/stub.h"
 
 namespace telefork::session {
 
@@ -47,6 +50,8 @@ class Homebound {
         streams_(std::move(streams)),
         files_(restorer.arrived_files()),
         origins_(guest, restorer.files()),
+        arrived_(restorer.memory_map()),
+        huge_(restorer.huge_memory()),
         abi_(abi) {}
 
   // From now on. Where this kernel cannot watch, the guest's pages are read and hashed now, and
@@ -64,11 +69,16 @@ class Homebound {
 
  private:
   using Place = std::pair<RemotePtr, RemotePtr>;  // start and end of a VMA
+  using Changes = std::map<Place, capture::ChangedPages>;
 
   void make_watch(tracee::Stub& stub);
   void check_readable() const;
+  void begin_to_look();
+  void place_stub();
+  void forget_pages();
+  void correct_flags(capture::Survey& survey, capture::Capture& capture, image::RecordSink& sink);
   capture::ChangedPages find_changes(const kernel::Vma& vma) const;
-  std::map<Place, capture::ChangedPages> find_all_changes() const;
+  Changes find_all_changes(const std::vector<kernel::Vma>& map) const;
   capture::ChangedPages changes_of(const capture::Mapping& mapping);
 
   pid_t guest_;
@@ -76,14 +86,20 @@ class Homebound {
   std::map<unsigned, std::uint64_t> streams_;
   restore::ArrivedFiles files_;
   capture::Origins origins_;
+  std::vector<kernel::Vma> arrived_;  // its memory map then
+  std::vector<restore::Range> huge_;  // of huge pages then
   kernel::PageMapAbi abi_;
   std::unique_ptr<kernel::WriteWatch> watch_;
   std::unique_ptr<capture::PageHashes> hashes_;  // or these
-  // Of a large guest they are looked for while its mappings' flags are read, which takes as long.
-  std::future<std::map<Place, capture::ChangedPages>> ahead_;
-  std::map<Place, capture::ChangedPages> changes_;
+  // Of a large guest they are looked for beside the rest.
+  std::future<Changes> finding_changes_;
+  Changes changes_;
+  // Of a large one too: with flags that are believed until the last pages are sent.
+  std::vector<kernel::Vma> map_;
   std::map<std::string, std::string> namespaces_;  // that it began in
   std::optional<tracee::FrozenProcess> frozen_;
+  std::optional<tracee::Stub> stub_;
+  RemotePtr stack_;  // of its thread
   telefork_snapshot call_{};
 };
 

@@ -2,7 +2,7 @@
 // same program beside it.
 //
 //     move_bench --telefork PROGRAM --subject PROGRAM --node NODE --transport NAME --size 1M
-//                [--threads N] [--mappings N] [--trials N]
+//                [--threads N] [--mappings N] [--children N] [--trials N]
 //
 // Each trial has a process of its own, which is looked at by `check`, moved, and told to end. With
 // threads the floor is measured on it too, before it is moved: to stop them and read the registers,
@@ -166,7 +166,8 @@ class MoveBench {
         node_(arguments.text("node")),
         threads_(arguments.number("threads", 0)),
         subject_{arguments.text("subject"), std::to_string(arguments.size("size") >> 20),
-                 std::to_string(threads_), std::to_string(arguments.number("mappings", 0))} {}
+                 std::to_string(threads_), std::to_string(arguments.number("mappings", 0)),
+                 std::to_string(arguments.number("children", 0))} {}
 
   Series trial(Series series) {
     const Child child = start(subject_);
@@ -209,6 +210,7 @@ void run(const Arguments& arguments) {
   record.number("size", static_cast<double>(arguments.size("size")));
   record.number("threads", static_cast<double>(arguments.number("threads", 0)) + 1);
   record.number("more_mappings", static_cast<double>(arguments.number("mappings", 0)));
+  record.number("processes", static_cast<double>(arguments.number("children", 0)) + 1);
   for (const std::string& name : series.order) record.samples(name + "_ms", series.times[name]);
   record.print();
 }
@@ -219,9 +221,9 @@ void run(const Arguments& arguments) {
 int main(int argc, char** argv) {
   // What the caller left open could not travel.
   close_range(3, ~0U, 0);
-  telefork::bench::run(
-      {argc,
-       argv,
-       {"telefork", "subject", "node", "transport", "size", "threads", "mappings", "trials"}});
+  telefork::bench::run({argc,
+                        argv,
+                        {"telefork", "subject", "node", "transport", "size", "threads", "mappings",
+                         "children", "trials"}});
   return 0;
 }

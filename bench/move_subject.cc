@@ -1,16 +1,19 @@
 // What is moved: a program that has never heard of telefork.
 //
-//     move_subject SIZE_IN_MB THREADS MAPPINGS
+//     move_subject SIZE_IN_MB THREADS MAPPINGS CHILDREN
 //
-// With so many more threads, which sleep, and mappings of a page each, it says `ready`, and ends
-// when its standard input does.
+// With so many more threads, which sleep, mappings of a page each, and children, which sleep too,
+// it says `ready`, and ends when its standard input does, its children before.
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "measure.h"
 
@@ -32,7 +35,19 @@ void make_mappings(long count) {
   }
 }
 
-void run(long megabytes, long threads, long mappings) {
+std::vector<pid_t> make_children(long count) {
+  std::vector<pid_t> children;
+  for (long i = 0; i < count; ++i) {
+    const pid_t child = fork();
+    if (child < 0) fail_errno("fork");
+    while (child == 0) pause();
+    children.push_back(child);
+  }
+  return children;
+}
+
+void run(long megabytes, long threads, long mappings, long count) {
+  const std::vector<pid_t> children = make_children(count);
   TouchedMemory memory(static_cast<std::size_t>(megabytes) << 20, Pages::kSmall);
   make_mappings(mappings);
   for (long i = 0; i < threads; ++i) std::thread([] { pause(); }).detach();
@@ -41,6 +56,10 @@ void run(long megabytes, long threads, long mappings) {
   char byte;
   while (read(STDIN_FILENO, &byte, 1) > 0) {
   }
+  for (pid_t child : children) kill(child, SIGKILL);
+  for (pid_t child : children) {
+    if (waitpid(child, nullptr, 0) != child) fail_errno("waitpid");
+  }
   _exit(0);
 }
 
@@ -48,6 +67,7 @@ void run(long megabytes, long threads, long mappings) {
 }  // namespace telefork::bench
 
 int main(int argc, char** argv) {
-  if (argc != 4) telefork::bench::fail("usage: move_subject SIZE_IN_MB THREADS MAPPINGS");
-  telefork::bench::run(std::stol(argv[1]), std::stol(argv[2]), std::stol(argv[3]));
+  if (argc != 5) telefork::bench::fail("usage: move_subject SIZE_IN_MB THREADS MAPPINGS CHILDREN");
+  telefork::bench::run(std::stol(argv[1]), std::stol(argv[2]), std::stol(argv[3]),
+                       std::stol(argv[4]));
 }

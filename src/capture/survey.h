@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -23,6 +24,7 @@
 #include "capture/holders.h"
 #include "capture/origins.h"
 #include "capture/refusal.h"
+#include "capture/sharing.h"
 #include "capture/system_v.h"
 #include "image/image.capnp.h"
 #include "kernel/procfs.h"
@@ -81,6 +83,8 @@ struct SurveyOptions {
   pid_t asker = 0;
   // The processes that move together; empty: it alone.
   std::set<pid_t> tree;
+  // Of them, where that was looked at once for all.
+  std::shared_ptr<const Sharing> sharing;
   pid_t sharer = 0;  // fork: the process that it was, or is about to be, forked from
   // fork: the thread that is about to make it, as the process sees it; 0: the first one.
   pid_t caller = 0;
@@ -214,9 +218,8 @@ void survey_descriptors(const SurveyOptions& options, Survey& survey);
 // first has the common part.
 void settle_descriptors(std::span<Survey* const> members);
 void survey_threads(const SurveyOptions& options, Survey& survey);
-// Other processes that were cloned to have its memory, descriptors or directories. kcmp(2) with
-// every process takes 1 us each; not in a quick survey. Those that this user may not look at are
-// passed over, and all where the kernel has no kcmp(2).
+// Other processes that were cloned to have its memory, descriptors or directories (sharing.h); not
+// in a quick survey.
 void survey_sharers(const SurveyOptions& options, Survey& survey);
 // Reads the descriptors of the process once.
 bool is_in_a_call(Survey& survey);

@@ -2,24 +2,12 @@
 #include <map>
 
 #include <fmt/format.h>
-#include <linux/kcmp.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include "base/error.h"
+#include "capture/sharing.h"
 #include "capture/survey.h"
 
 namespace telefork::capture {
 namespace {
-
-constexpr struct {
-  int type;
-  const char* name;
-} kParts[] = {
-    {KCMP_VM, "memory"},
-    {KCMP_FILES, "descriptors"},
-    {KCMP_FS, "directories and umask"},
-};
 
 // The launcher of a private agent stays in the memory of the program that made it, and leaves it
 // alone (library/private_agent.c).
@@ -30,17 +18,6 @@ bool is_launcher(pid_t pid) {
     if (error.code() != Code::kGone && error.error() != ENOENT) throw;
     return true;  // it has ended
   }
-}
-
-// Empty too of one that has ended meanwhile, or is another user's.
-std::string shared_parts(pid_t pid, pid_t other) {
-  std::string list;
-  for (const auto& part : kParts) {
-    long order = ::syscall(SYS_kcmp, pid, other, part.type, 0, 0);
-    if (order < 0) return list;
-    if (order == 0) list += (list.empty() ? "" : ", ") + std::string(part.name);
-  }
-  return list;
 }
 
 void add_refusals(const std::map<std::string, std::vector<pid_t>>& sharers, Reason reason,
@@ -59,16 +36,18 @@ void survey_sharers(const SurveyOptions& options, Survey& survey) {
   const bool stays_whole = options.purpose == Purpose::kFork;  // it has copies
   const bool seen_as_children = options.purpose == Purpose::kReturn;
   if (stays_whole || seen_as_children || options.quick) return;
+  const auto sharing = options.sharing
+                           ? options.sharing
+                           : std::make_shared<const Sharing>(std::set<pid_t>{survey.pid});
   std::map<std::string, std::vector<pid_t>> sharers;
   std::map<std::string, std::vector<pid_t>> own;  // that go along; said of the first of them
-  for (pid_t other : kernel::list_processes()) {
-    if (other == survey.pid) continue;
-    std::string parts = shared_parts(survey.pid, other);
-    if (parts.empty()) continue;
-    if (options.tree.contains(other)) {
-      if (other > survey.pid) own[parts].push_back(other);
-    } else if (!is_launcher(other)) {
-      sharers[parts].push_back(other);
+  for (const auto& [parts, others] : sharing->of(survey.pid)) {
+    for (pid_t other : others) {
+      if (options.tree.contains(other)) {
+        if (other > survey.pid) own[parts].push_back(other);
+      } else if (!is_launcher(other)) {
+        sharers[parts].push_back(other);
+      }
     }
   }
   add_refusals(sharers, Reason::kSharer, survey);

@@ -18,6 +18,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Pair;
 
 int wait_for_ever(void* name) {
   if (name != nullptr) ::prctl(PR_SET_NAME, name);
@@ -52,6 +53,7 @@ class SharingProcess {
   }
 
   std::string sharer() const { return std::to_string(sharer_); }
+  pid_t pid() const { return pid_; }
   pid_t sharer_pid() const { return sharer_; }
 
   std::vector<std::string> refusals(Purpose purpose, bool quick = false) const {
@@ -91,6 +93,30 @@ TEST(SurveyOfSharers, NamesAProcessWithTheSameDescriptorsOrDirectories) {
               ElementsAre(HasSubstr("its directories and umask with process ")));
   EXPECT_THAT(SharingProcess(CLONE_VM | CLONE_FILES).refusals(Purpose::kSave),
               ElementsAre(HasSubstr("its memory, descriptors with process ")));
+}
+
+TEST(Sharing, IsFoundForManyAtOnce) {
+  const SharingProcess memory(CLONE_VM);
+  const SharingProcess both(CLONE_FILES | CLONE_FS);
+  const SharingProcess none(0);
+  const Sharing sharing({memory.pid(), both.pid(), none.pid(), both.sharer_pid()});
+  EXPECT_THAT(sharing.of(memory.pid()),
+              ElementsAre(Pair("memory", ElementsAre(memory.sharer_pid()))));
+  const char* parts = "descriptors, directories and umask";
+  EXPECT_THAT(sharing.of(both.pid()), ElementsAre(Pair(parts, ElementsAre(both.sharer_pid()))));
+  EXPECT_THAT(sharing.of(both.sharer_pid()), ElementsAre(Pair(parts, ElementsAre(both.pid()))));
+  EXPECT_THAT(sharing.of(none.pid()), IsEmpty());
+}
+
+TEST(Sharing, IsOfNobodyWhoHasEnded) {
+  const pid_t ended = ::fork();
+  if (ended == 0) ::_exit(0);
+  ::waitpid(ended, nullptr, 0);
+  const SharingProcess process(CLONE_VM);
+  const Sharing sharing({ended, process.pid()});
+  EXPECT_THAT(sharing.of(ended), IsEmpty());
+  EXPECT_THAT(sharing.of(process.pid()),
+              ElementsAre(Pair("memory", ElementsAre(process.sharer_pid()))));
 }
 
 TEST(SurveyOfSharers, LeavesAForkAndAQuickLookAlone) {

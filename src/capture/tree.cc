@@ -204,6 +204,9 @@ TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) 
     // That it has children is what is said of one that cannot take them along.
     if (!takes_children(options.purpose) || options.alone) pids.resize(1);
   }
+  if (pids.size() > 1 && !own.quick) {
+    own.sharing = std::make_shared<const Sharing>(std::set<pid_t>(pids.begin(), pids.end()));
+  }
   tree.members.push_back(survey_process(pid, own, std::move(earlier)));
   for (std::size_t i = 1; i < pids.size(); ++i) {
     if (pids[i] != asker) survey_member(pids[i], own, tree);

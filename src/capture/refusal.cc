@@ -123,6 +123,9 @@ constexpr std::array kRules = {
          "another process has too, what is mapped in part, or locked by shmctl(2); for `telefork "
          "fork` all of that",
          "memory that others may share stays at home", kCopyShared},
+    Rule{Reason::kSharedThere, Part::kMemory,
+         "either of the two on the way home (`run_on`, `telefork home`), where it came to be there",
+         "memory that others may share stays there", "have the program unmap it before"},
     Rule{Reason::kUnknownShared, Part::kMemory, "shared memory that is none of these",
          "shared memory of an unknown kind cannot move", ""},
     Rule{Reason::kHugeTlb, Part::kMemory,

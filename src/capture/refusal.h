@@ -55,6 +55,7 @@ enum class Reason {
   kUnreadableFile,
   kSharedMemory,
   kMemoryFile,
+  kSharedThere,
   kUnknownShared,
   kHugeTlb,
   kUserfaultfd,

@@ -219,6 +219,12 @@ bool try_move_segment(const SurveyOptions& options, Mapping& mapping, Survey& su
   return true;
 }
 
+// No option of the way home makes copies: what was copied on the way there is the process's own.
+Reason reason_there(const SurveyOptions& options, Reason reason) {
+  const bool homewards = options.purpose == Purpose::kReturn || options.purpose == Purpose::kHome;
+  return homewards ? Reason::kSharedThere : reason;
+}
+
 void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
   mapping.kind = Kind::SHARED_FILE;
@@ -230,7 +236,7 @@ void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& 
       mapping.shared_id = shared_id_of(vma, survey);
       return;
     }
-    survey.refusals.push_back(refuse(describe(vma), Reason::kMemoryFile));
+    survey.refusals.push_back(refuse(describe(vma), reason_there(options, Reason::kMemoryFile)));
     return;
   }
   mapping.file = add_file(vma, survey);
@@ -245,7 +251,8 @@ void survey_shared_memory(const SurveyOptions& options, Mapping& mapping, Survey
   mapping.shared_id = shared_id_of(mapping.vma, survey);
   if (options.copy_shared) return;
   if (options.sharer == 0 && !survey.outside.is_shared(mapping.vma)) return;
-  survey.refusals.push_back(refuse(describe(mapping.vma), Reason::kSharedMemory));
+  survey.refusals.push_back(
+      refuse(describe(mapping.vma), reason_there(options, Reason::kSharedMemory)));
 }
 
 Kind kind_of_anonymous(const Vma& vma) {

@@ -14,6 +14,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -149,6 +150,35 @@ TEST_P(ACall, ThatLeavesAPipeOpenIsRefusedByName) {
 }
 
 // Whether the node sees it or home does.
+TEST_P(ACall, ThatLeavesMemoryFilesMappedThereIsToldWhatHelpsWhereCopiesWereAskedFor) {
+  Outcome outcome = run([this] {
+    telefork::Options options;
+    options.shared = telefork::Shared::copy;
+    Witness witness;
+    void* memory = nullptr;
+    auto map_segment = [&] {
+      const int id = shmget(IPC_PRIVATE, 4096, 0600);
+      memory = shmat(id, nullptr, 0);
+      require(shmctl(id, IPC_RMID, nullptr) == 0);
+      witness.spoil();
+    };
+    std::string error = error_of_call(node(), map_segment, options);
+    require(contains(error, "of /SYSV"));
+    require(contains(error,
+                     "memory that others may share stays there; have the program unmap it before"));
+    require(!contains(error, "Options::shared"));
+    witness.expect_untouched();
+    call_on(
+        node(),
+        [&] {
+          map_segment();
+          require(shmdt(memory) == 0);
+        },
+        options);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 TEST_P(ACall, ThatCannotComeHomeNamesTheNodeTheWayAndTheRemedy) {
   Outcome outcome = run([this] {
     auto open_one_of_nobody = [this] {

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/shell_word.h"
 #include "net/address.h"
 #include "net/guarded_file.h"
 
@@ -51,8 +52,15 @@ bool says_something(std::string_view line) {
   return !line.empty() && line.front() != '#';
 }
 
+// What no command of ours understands none can mend.
 [[noreturn]] void refuse(const std::string& path, const Line& line, std::string_view why) {
-  throw Error(Code::kUnauthorised, fmt::format("{}:{}: {}", path, line.number, why));
+  const std::string folder = path.substr(0, path.rfind('/'));
+  const bool of_nodes = path == known_nodes_path(folder);
+  throw Error(Code::kUnauthorised,
+              fmt::format("{}:{}: {}; sed -i {}d {} takes the line out, and then telefork trust {} "
+                          "--keys {} says anew what it was to say",
+                          path, line.number, why, line.number, quote_for_shell(path),
+                          of_nodes ? "NODE KEY" : "KEY", quote_for_shell(folder)));
 }
 
 void check_characters(const std::string& path, const Line& line) {

@@ -5,8 +5,9 @@
 //     known_nodes, of who asks            NODE KEY [comment]   what the telepad there must show
 //
 // Empty lines and those that begin with # say nothing. Anything else that is not understood is an
-// Error that names file and line, so that no line is ever trusted half. The functions on text are
-// pure; the files are read anew for every connection, so that a change counts from the next on.
+// Error that names file and line, and what mends it, so that no line is ever trusted half. The
+// functions on text are pure; the files are read anew for every connection, so that a change counts
+// from the next on.
 #pragma once
 
 #include <optional>

@@ -78,6 +78,16 @@ TEST(KnownNodes, NameFileAndLineOfWhatIsNotUnderstood) {
   EXPECT_THAT(refusal_of_nodes("a " + key(0) + "\na:7335 " + key(1)), HasSubstr("/f:2: the node"));
 }
 
+TEST(TrustFilesThatAreDamaged, NameTheCommandsThatMendThem) {
+  Error error = error_of([] { parse_known_nodes("\nhost x\n", "/a b/known_nodes"); });
+  EXPECT_EQ(error.text(),
+            "/a b/known_nodes:2: 'x' is no public key; sed -i 2d '/a b/known_nodes' takes the line "
+            "out, and then telefork trust NODE KEY --keys '/a b' says anew what it was to say");
+  error = error_of([] { parse_trusted_keys("x", "/k/trusted_keys", KeysFor::kOneUser); });
+  EXPECT_THAT(error.text(), HasSubstr("; sed -i 1d /k/trusted_keys takes the line out, and then "
+                                      "telefork trust KEY --keys /k says"));
+}
+
 TEST(TrustedKeys, AreChangedWithoutTouchingOtherLines) {
   std::string text = "# mine\n" + key(0) + " eve\n\n" + key(1) + " bob";
   EXPECT_EQ(with_trusted_key(text, parse_key(key(0)), "ann"),

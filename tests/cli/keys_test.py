@@ -341,6 +341,26 @@ class Asking(KeysTest):
                 os.chown(path, 0, 0)
         self.assertEqual(self.without_privilege("check", telepad.node).returncode, 0)
 
+    def test_with_lines_that_are_not_understood_is_told_what_takes_them_out(self):
+        telepad = self.introduce()
+        nodes = self.own / "known_nodes"
+        good = nodes.read_text()
+        nodes.write_text(good + "node7 garbage\n\x01\n")
+        for number in (2, 2):
+            done = self.call("check", telepad.node)
+            self.refuses(done, 5, f"{nodes}:{number}: ", f"telefork trust NODE KEY --keys {self.own}")
+            command = re.search(r"sed -i .*(?= takes the line out)", done.stderr.decode())[0]
+            subprocess.run(shlex.split(command), check=True)
+        self.assertEqual(nodes.read_text(), good)
+        self.assertEqual(self.call("check", telepad.node).returncode, 0)
+        keys = self.served / "trusted_keys"
+        good = keys.read_text()
+        keys.write_text("garbage\n" + good)
+        self.refuses(self.call("check", telepad.node), 5, "cannot read which keys")
+        command = re.search(r"sed -i .*(?= takes the line out)", telepad.said())[0]
+        subprocess.run(shlex.split(command), check=True)
+        self.assertEqual(self.call("check", telepad.node).returncode, 0)
+
     def test_a_node_where_nobody_is_finds_it_unreachable(self):
         telepad = self.introduce()
         telepad.stop()

@@ -16,19 +16,34 @@ struct Corner {
   long normal = 0;
 };
 
+long parse_index(const std::string& word) {
+  std::size_t end = 0;
+  long number = 0;
+  try {
+    number = std::stol(word, &end);
+  } catch (const std::exception&) {
+    end = 0;
+  }
+  if (end == 0 || end != word.size()) throw std::invalid_argument("'" + word + "' is no index");
+  return number;
+}
+
 Corner parse_corner(const std::string& word) {
   Corner corner;
   std::size_t slash = word.find('/');
-  corner.vertex = std::stol(word.substr(0, slash));
+  corner.vertex = parse_index(word.substr(0, slash));
   std::size_t last = word.rfind('/');
-  if (last != slash && last + 1 < word.size()) corner.normal = std::stol(word.substr(last + 1));
+  if (last != slash && last + 1 < word.size()) corner.normal = parse_index(word.substr(last + 1));
   return corner;
 }
 
-Vec at(const std::vector<Vec>& all, long number) {
-  std::size_t index =
-      static_cast<std::size_t>(number > 0 ? number - 1 : static_cast<long>(all.size()) + number);
-  return all.at(index);
+Vec at(const std::vector<Vec>& all, long number, const char* what) {
+  const long size = static_cast<long>(all.size());
+  if (number == 0 || number > size || number < -size) {
+    throw std::out_of_range(std::string("there is no ") + what + " " + std::to_string(number) +
+                            ", of the " + std::to_string(size) + " before this line");
+  }
+  return all[static_cast<std::size_t>(number > 0 ? number - 1 : size + number)];
 }
 
 Vec parse_vec(std::istream& words) {
@@ -94,17 +109,17 @@ Mesh Mesh::load(const std::string& path) {
       std::vector<Corner> corners;
       for (std::string word; words >> word;) corners.push_back(parse_corner(word));
       for (std::size_t i = 2; i < corners.size(); ++i) {
-        Triangle t{at(vertices, corners[0].vertex),
-                   at(vertices, corners[i - 1].vertex),
-                   at(vertices, corners[i].vertex),
+        Triangle t{at(vertices, corners[0].vertex, "vertex"),
+                   at(vertices, corners[i - 1].vertex, "vertex"),
+                   at(vertices, corners[i].vertex, "vertex"),
                    {},
                    {},
                    {}};
         t.na = t.nb = t.nc = normalize(cross(t.b - t.a, t.c - t.a));
         if (corners[0].normal != 0) {
-          t.na = at(normals, corners[0].normal);
-          t.nb = at(normals, corners[i - 1].normal);
-          t.nc = at(normals, corners[i].normal);
+          t.na = at(normals, corners[0].normal, "normal");
+          t.nb = at(normals, corners[i - 1].normal, "normal");
+          t.nc = at(normals, corners[i].normal, "normal");
         }
         mesh.triangles_.push_back(t);
       }

@@ -21,7 +21,7 @@ struct Hit {
 class Mesh {
  public:
   // The v, vn and f lines of a Wavefront OBJ file; without normals each face is flat. Throws
-  // std::runtime_error that names the file and the line.
+  // std::runtime_error that names the file, the line and, of a face, the index.
   static Mesh load(const std::string& path);
 
   std::size_t size() const { return triangles_.size(); }

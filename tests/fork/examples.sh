@@ -26,4 +26,18 @@ expect "the same table" "$1/bin/word_count" "$(machine_node beta)" "$(machine_no
   ! said=$("$1/bin/render" -o "$machines_folder/none/knot.png" "$machines_folder/knot.obj" local 2>&1)
   [[ $said == *"none/knot.png cannot be written: No such file or directory"* &&
     $said != *traced* ]] || { printf '%s\n' "$said" >&2; exit 1; }
+  # A face that names what is not there: file, line and index.
+  mesh=$machines_folder/bad.obj
+  while read -r face why; do
+    printf 'v 0 0 0\nv 1 0 0\nv 0 1 0\nvn 0 0 1\nf %s\n' "${face//,/ }" > "$mesh"
+    ! said=$("$1/bin/render" -o "$machines_folder/bad.png" "$mesh" local 2>&1)
+    [[ $said == "render: $mesh:5: $why" ]] || { printf '%s\n' "$said" >&2; exit 1; }
+  done <<'END'
+1,2,4 there is no vertex 4, of the 3 before this line
+1,2,-4 there is no vertex -4, of the 3 before this line
+0,1,2 there is no vertex 0, of the 3 before this line
+1//1,2//1,3//2 there is no normal 2, of the 1 before this line
+1,x,3 'x' is no index
+1,2,99999999999999999999 '99999999999999999999' is no index
+END
 }

@@ -225,7 +225,11 @@ void TlsStream::shake_hands(Deadline deadline) {
   } catch (Error& error) {
     if (handshake->refusal) std::rethrow_exception(handshake->refusal);
     if (error.code() != Code::kLost) throw;
-    throw Error(Code::kUnreachable, fmt::format("{} (in the TLS handshake)", error.text()));
+    throw Error(Code::kUnreachable,
+                fmt::format("{} (in the TLS handshake){}", error.text(),
+                            awaits_key() ? "; if it is a telepad its log says why, else name where "
+                                           "a telepad listens"
+                                         : ""));
   }
   peer_ = handshake->peer;
   bool by_secret = ::SSL_session_reused(ssl) == 1;
@@ -242,7 +246,11 @@ void TlsStream::wait_in_handshake(Deadline deadline) const {
   bool unsent = engine_->unsent_begin < engine_->unsent().size();
   pollfd entry = unsent ? write_interest() : read_interest();
   if (poll_until({&entry, 1}, deadline) == 0) {
-    throw Error(Code::kLost, name_ + ": waiting for the other end", ETIMEDOUT);
+    throw Error(Code::kUnreachable,
+                name_ +
+                    ": it accepts connections and does not answer, as a telepad that is stopped "
+                    "(kill -CONT lets it go on): waiting for the TLS handshake",
+                ETIMEDOUT);
   }
 }
 
@@ -283,10 +291,22 @@ void TlsStream::throw_from_handshake() {
     throw Error(Code::kUnauthorised,
                 name_ + ": it cannot show its key; if it is a telepad, its log says why");
   }
-  const bool about_keys = is_about_keys(error);
-  throw Error(about_keys ? Code::kUnauthorised : Code::kUnreachable,
-              fmt::format("{}: the TLS handshake failed: {}{}", name_, take_ssl_errors(),
-                          about_keys ? "" : " (is it a telepad?)"));
+  if (awaits_key()) {
+    throw Error(Code::kUnreachable,
+                fmt::format("{}: it answers, but is no telepad: the TLS handshake failed: {}; name "
+                            "where a telepad listens (telepad --listen)",
+                            name_, take_ssl_errors()));
+  }
+  throw Error(is_about_keys(error) ? Code::kUnauthorised : Code::kUnreachable,
+              fmt::format("{}: the TLS handshake failed: {}", name_, take_ssl_errors()));
+}
+
+// Every telepad shows one, and it is of the one kind that is asked for. Nobody has refused ours
+// before.
+bool TlsStream::awaits_key() const {
+  const SSL* ssl = engine_->ssl();
+  const auto* handshake = static_cast<const TlsHandshake*>(SSL_get_app_data(ssl));
+  return ::SSL_is_server(ssl) == 0 && handshake->secret.empty() && !handshake->peer;
 }
 
 // ---- Reading ----
@@ -305,6 +325,23 @@ bool TlsStream::receive() {
   }
   if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return false;
   throw_errno(name_ + ": reading");
+}
+
+Error TlsStream::explain_end() const {
+  unsigned long reason = ::ERR_peek_error();
+  if (reason == 0 || ERR_GET_REASON(reason) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
+    return Error(Code::kLost, name_ + ": the other end closed the connection");
+  }
+  const bool about_keys = is_about_keys(reason);
+  std::string why = take_ssl_errors();
+  // Every telepad takes a client's key, whoever's it is, and answers on the stream.
+  if (about_keys && ::SSL_is_server(engine_->ssl()) == 0) {
+    return Error(Code::kCorrupt, fmt::format("{}: it answers, but is no telepad: it refuses this "
+                                             "end's key (TLS: {}); name where a telepad listens",
+                                             name_, why));
+  }
+  return Error(about_keys ? Code::kUnauthorised : Code::kCorrupt,
+               fmt::format("{}: TLS: {}", name_, why));
 }
 
 std::optional<std::size_t> TlsStream::try_read(Bytes bytes) {
@@ -326,12 +363,7 @@ std::optional<std::size_t> TlsStream::try_read(Bytes bytes) {
     int error = ::SSL_get_error(engine_->ssl(), result);
     if (error == SSL_ERROR_ZERO_RETURN) return done;
     if (error != SSL_ERROR_WANT_READ) {
-      broken_ = Error(Code::kLost, name_ + ": the other end closed the connection");
-      unsigned long reason = ::ERR_peek_error();
-      if (reason != 0 && ERR_GET_REASON(reason) != SSL_R_UNEXPECTED_EOF_WHILE_READING) {
-        Code code = is_about_keys(reason) ? Code::kUnauthorised : Code::kCorrupt;
-        broken_ = Error(code, fmt::format("{}: TLS: {}", name_, take_ssl_errors()));
-      }
+      broken_ = explain_end();
       continue;
     }
     // Only what is there already may be added to bytes that were decrypted.

@@ -74,7 +74,9 @@ class TlsStream final : public Stream {
   void shake_hands(Deadline deadline);
   void wait_in_handshake(Deadline deadline) const;
   [[noreturn]] void throw_from_handshake();
+  bool awaits_key() const;
   bool receive();
+  Error explain_end() const;
   bool flush();
   void encrypt(ConstBytes bytes);
 

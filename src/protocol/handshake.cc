@@ -12,6 +12,7 @@ namespace {
 
 constexpr const char* kMagic = "telefork";
 constexpr const char* kCreator = "telefork 0.1.0";
+constexpr const char* kNameOne = "name where a telepad listens";
 constexpr std::size_t kPreambleName = 6;  // "TFLINK", before the two digits
 
 template <class T>
@@ -66,6 +67,45 @@ HelloDecoder receive_greeting(net::Stream& stream, net::Deadline deadline) {
     std::size_t count = stream.read_some(decoder.begin_receive(), deadline);
     if (count == 0) stream.throw_closed();
     decoder.end_receive(count);
+  }
+  return decoder;
+}
+
+// In the place of what became of a connection whose other end has not answered.
+Error explain_no_answer(const Error& error) {
+  if (error.error() == ETIMEDOUT) {
+    return Error(
+        Code::kLost,
+        "it was reached and does not answer, as a telepad that is stopped (kill -CONT lets "
+        "it go on): waiting for its greeting",
+        ETIMEDOUT);
+  }
+  return Error(Code::kLost,
+               fmt::format("it has closed the connection without an answer; if it is a "
+                           "telepad its log says why, else {}",
+                           kNameOne));
+}
+
+// Nothing was said to it so far.
+HelloDecoder exchange_greetings(net::Stream& stream, ::capnp::MessageBuilder& message,
+                                net::Deadline deadline) {
+  HelloDecoder decoder;
+  bool begun = false;
+  try {
+    send_greeting(stream, message, deadline);
+    while (!decoder.complete()) {
+      std::span<std::byte> room = decoder.begin_receive();
+      const std::size_t count = stream.read_some(room, deadline);
+      if (count == 0) stream.throw_closed();
+      if (!begun && !begins_greeting(as_text(room.first(count)))) {
+        throw Error(Code::kCorrupt, fmt::format("it answers, but is no telepad; {}", kNameOne));
+      }
+      begun = true;
+      decoder.end_receive(count);
+    }
+  } catch (const Error& error) {
+    if (error.code() != Code::kLost) throw;
+    throw explain_no_answer(error);
   }
   return decoder;
 }
@@ -238,8 +278,7 @@ ReceivedHelloReply say_hello(net::Stream& stream, const std::string& node,
   auto hello = message.initRoot<schema::Hello>();
   fill_hello(hello, own, fill);
   ReceivedHelloReply reply = naming(node, [&] {
-    send_greeting(stream, message, deadline);
-    ReceivedHelloReply answer = receive_greeting(stream, deadline).reply();
+    ReceivedHelloReply answer = exchange_greetings(stream, message, deadline).reply();
     check_version(answer->getVersion());
     return answer;
   });

@@ -307,7 +307,8 @@ void Link::wait(pollfd extra, Deadline deadline) {
   if (!input_ended_) entries[1] = control_->read_interest();
   if (unsent() > 0) entries[2] = control_->write_interest();
   if (net::poll_until(entries, deadline) == 0) {
-    throw Error(Code::kLost, node_ + ": waiting for the other end", ETIMEDOUT);
+    throw Error(Code::kLost, node_ + ": it does not answer any more: waiting for the other end",
+                ETIMEDOUT);
   }
   if (entries[3].revents != 0) interrupt_();
 }

@@ -7,6 +7,7 @@ import select
 import shlex
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import unittest
@@ -368,18 +369,96 @@ class Asking(KeysTest):
         self.refuses(self.call("run", telepad.node, "--", "true"), 125, "unreachable: ")
         self.refuses(self.call("check", "no-such-host.invalid"), 4, "no-such-host.invalid")
 
-    def test_another_server_finds_it_unreachable(self):
-        self.keygen()
+    def ask_server(self, answer, key=None):
+        """What a check is told of a server that has answered so; with the node."""
         with socket.create_server(("127.0.0.1", 0)) as server:
             node = "127.0.0.1:%d" % server.getsockname()[1]
+            if key:
+                self.trust(node, key)
             asking = subprocess.Popen([cli.TELEFORK, "check", node], env=self.env,
-                                      stderr=subprocess.PIPE)
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             connection, _ = server.accept()
-            connection.sendall(b"220 mail.example.org ESMTP\r\n")
-            _, said = asking.communicate(timeout=cli.PATIENCE)
-            connection.close()
-        self.assertEqual((asking.returncode, said.startswith(b"telefork: unreachable: ")),
-                         (4, True), said)
+            with connection:
+                answer(connection)
+                out, said = asking.communicate(timeout=cli.PATIENCE)
+        return subprocess.CompletedProcess([], asking.returncode, out, said), node
+
+    def test_another_server_finds_it_unreachable(self):
+        self.keygen()
+        done, node = self.ask_server(lambda c: c.sendall(b"220 mail.example.org ESMTP\r\n"))
+        self.refuses(done, 4, f"telefork: unreachable: {node}: it answers, but is no telepad: ",
+                     "; name where a telepad listens")
+
+    def test_a_server_that_hangs_up_finds_it_unreachable(self):
+        self.keygen()
+        done, node = self.ask_server(lambda c: c.shutdown(socket.SHUT_WR))
+        self.refuses(done, 4, f"unreachable: {node}: the other end closed the connection (in the TLS "
+                              "handshake); if it is a telepad its log says why, else name where")
+
+    def test_another_tls_server_finds_it_unreachable_unless_its_key_might_be_a_telepads(self):
+        self.keygen()
+
+        def serve(kind, trusts=None, *words):
+            key, certificate = self.folder / f"{kind}.key", self.folder / f"{kind}.pem"
+            if not key.exists():
+                subprocess.run(["openssl", "req", "-x509", "-newkey", kind, "-nodes", "-subj", "/CN=x",
+                                "-keyout", key, "-out", certificate], check=True, capture_output=True)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            if trusts:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(trusts)
+
+            def answer(connection):
+                # Nothing that it has not read takes along what it has sent.
+                with connection.dup() as kept:
+                    try:
+                        with context.wrap_socket(connection, server_side=True) as secure:
+                            secure.sendall(*words)
+                    except ssl.SSLError:
+                        pass
+                    kept.shutdown(socket.SHUT_WR)
+                    while kept.recv(4096):
+                        pass
+            return answer
+
+        done, node = self.ask_server(serve("rsa:2048"))
+        self.refuses(done, 4, f"unreachable: {node}: it answers, but is no telepad: ", "handshake",
+                     "; name where a telepad listens")
+        done, node = self.ask_server(serve("ed25519"))
+        self.refuses(done, 5, f"not authorised: {node}: its key is not trusted yet")
+        key = re.search(r"tf1:\S+", done.stderr.decode())[0]
+        for says, answer in (("it answers, but is no telepad; name", serve("ed25519", None, b"220 mail")),
+                             ("it has closed the connection without an answer; if it is a telepad its "
+                              "log says why, else name", serve("ed25519", None, b"")),
+                             ("it answers, but is no telepad: it refuses this end's key",
+                              serve("ed25519", self.folder / "rsa:2048.pem"))):
+            done, node = self.ask_server(answer, key)
+            self.refuses(done, 4, f"unreachable: {node}: {says}")
+
+    def test_a_telepad_that_is_stopped_is_told_so_whatever_is_asked(self):
+        telepad = self.introduce()
+        sleeping = subprocess.Popen(["sleep", "600"])
+        self.addCleanup(sleeping.wait)
+        self.addCleanup(sleeping.kill)
+        telepad.process.send_signal(signal.SIGSTOP)
+        try:
+            for node, words in (
+                    (telepad.node, "it accepts connections and does not answer, as a telepad that is "
+                                   "stopped (kill -CONT lets it go on): waiting for the TLS handshake"),
+                    (f"unix:{self.folder}/telepad.sock",
+                     "it was reached and does not answer, as a telepad that is stopped (kill -CONT "
+                     "lets it go on): waiting for its greeting")):
+                asking = [subprocess.Popen([cli.TELEFORK, *map(str, words)], env=self.env,
+                                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                          for words in (("check", sleeping.pid, node), ("fork", sleeping.pid, node),
+                                        ("move", sleeping.pid, node), ("run", node, "true"))]
+                for one in asking:
+                    _, said = one.communicate(timeout=cli.PATIENCE)
+                    self.assertIn(f"telefork: unreachable: {node}: {words}: Connection timed out\n"
+                                  .encode(), said, one.args)
+        finally:
+            telepad.process.send_signal(signal.SIGCONT)
 
 
 class Serving(KeysTest):

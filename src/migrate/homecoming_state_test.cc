@@ -637,6 +637,7 @@ TEST(HomecomingRefusal, NamesALackOfMappings) {
     ADD_FAILURE() << "it came home";
   } catch (const Error& error) {
     EXPECT_NE(error.text().find("vm.max_map_count"), std::string::npos) << error.text();
+    EXPECT_EQ(error.error(), ENOMEM);
   }
   EXPECT_EQ(journey.checksum(), before);
   journey.roll_back();

@@ -148,7 +148,8 @@ TEST_F(RoundTripOfMany, NamesTheLimitThatADescriptorIsBeyond) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Code::kResources);
     EXPECT_EQ(error.text(),
-              "restoring descriptors: there is no descriptor 100 here (limit nofile is 64)");
+              "restoring descriptors: there is no descriptor 100 here (limit nofile is 64): Too "
+              "many open files");
   }
 }
 

@@ -21,7 +21,7 @@ using Bio = std::unique_ptr<BIO, decltype(&::BIO_free)>;
 
 // What only fails for want of memory.
 void must(bool done, const char* doing) {
-  if (!done) throw Error(Code::kResources, doing);
+  if (!done) throw Error(Code::kResources, doing, ENOMEM);
 }
 
 Bio make_memory_bio() {

@@ -49,7 +49,7 @@ class TlsStream::Engine {
  public:
   explicit Engine(SslPtr ssl) : ssl_(std::move(ssl)) {
     BIO* bio = ::BIO_new(method());
-    if (bio == nullptr) throw Error(Code::kResources, "setting up TLS");
+    if (bio == nullptr) throw Error(Code::kResources, "setting up TLS", ENOMEM);
     ::BIO_set_data(bio, this);
     ::BIO_set_init(bio, 1);
     ::SSL_set_bio(ssl_.get(), bio, bio);

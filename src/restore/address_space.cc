@@ -1,6 +1,7 @@
 #include "restore/address_space.h"
 
 #include <algorithm>
+#include <cerrno>
 
 #include <fmt/format.h>
 
@@ -49,7 +50,8 @@ RemotePtr AddressSpace::allocate(std::uint64_t size, RemotePtr congruent) {
     if (next == taken_.end() || next->first >= kLast) break;
     candidate = std::max(candidate, next->second + kGap);
   }
-  throw Error(Code::kResources, fmt::format("no room for {} bytes in the address space", size));
+  throw Error(Code::kResources, fmt::format("finding room for {} bytes in the address space", size),
+              ENOMEM);
 }
 
 }  // namespace telefork::restore

@@ -1,8 +1,10 @@
 #include "restore/address_space.h"
 
+#include <cerrno>
+
 #include <gtest/gtest.h>
 
-#include "base/error.h"
+#include "base/testing_error.h"
 
 namespace telefork::restore {
 namespace {
@@ -34,9 +36,11 @@ TEST(AddressSpace, MergesWhatOverlaps) {
 TEST(AddressSpace, SaysThatThereIsNoRoom) {
   AddressSpace space;
   space.take(RemotePtr(0x1000), RemotePtr(std::uint64_t{1} << 47));
-  EXPECT_THROW(space.allocate(0x1000, RemotePtr(0)), Error);
+  Error error = error_of([&] { space.allocate(0x1000, RemotePtr(0)); });
+  EXPECT_EQ(error.code(), Code::kResources);
+  EXPECT_EQ(error.error(), ENOMEM);
   AddressSpace empty;
-  EXPECT_THROW(empty.allocate(~std::uint64_t{0}, RemotePtr(0)), Error);
+  EXPECT_EQ(error_of([&] { empty.allocate(~std::uint64_t{0}, RemotePtr(0)); }).error(), ENOMEM);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "restore/descriptor_plan.h"
 
+#include <cerrno>
 #include <map>
 #include <set>
 
@@ -101,7 +102,8 @@ class Plan {
     }
     if (number < limit_) return number;
     throw Error(Code::kResources,
-                fmt::format("there is no descriptor left here (limit nofile is {})", limit_));
+                fmt::format("there is no descriptor left here (limit nofile is {})", limit_),
+                EMFILE);
   }
 
   void copy_the_others() {

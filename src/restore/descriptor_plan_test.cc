@@ -1,6 +1,7 @@
 #include "restore/descriptor_plan.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <map>
 #include <random>
 
@@ -69,7 +70,9 @@ TEST(DescriptorPlan, TurnsARingByOneSpareNumber) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Code::kResources);
-    EXPECT_EQ(error.text(), "there is no descriptor left here (limit nofile is 3)");
+    EXPECT_EQ(error.text(),
+              "there is no descriptor left here (limit nofile is 3): Too many open files");
+    EXPECT_EQ(error.error(), EMFILE);
   }
 }
 

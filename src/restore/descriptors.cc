@@ -1,6 +1,7 @@
 // Open files at the numbers that the program knows them by.
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <limits>
 #include <set>
 
@@ -246,8 +247,10 @@ int Restorer::make_room_for_descriptors(const std::vector<WantedNumber>& wanted)
     if (::prlimit(blank_->pid(), RLIMIT_NOFILE, &wider, nullptr) == 0) limit = wider;
   }
   if (limit.rlim_cur < need) {
-    throw Error(Code::kResources, fmt::format("there is no descriptor {} here (limit nofile is {})",
-                                              need - 1, limit.rlim_cur));
+    throw Error(Code::kResources,
+                fmt::format("there is no descriptor {} here (limit nofile is {})", need - 1,
+                            limit.rlim_cur),
+                EMFILE);
   }
   return static_cast<int>(std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<int>::max()));
 }

@@ -1,10 +1,12 @@
 // Descriptors that come home. What went there is home's own, at whichever numbers the guest had it;
 // what was opened there is opened here before anything is changed.
 #include <fcntl.h>
+
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <cerrno>
 
 #include "base/error.h"
 #include "kernel/procfs.h"
@@ -146,8 +148,10 @@ void Homecoming::check_numbers() {
   max_fds_ = limit.rlim_cur;
   for (const Placing& placing : placings_) {
     if (placing.keeps || static_cast<std::uint64_t>(placing.fd) < max_fds_) continue;
-    throw Error(Code::kResources, fmt::format("there is no descriptor {} here (limit nofile is {})",
-                                              placing.fd, max_fds_));
+    throw Error(
+        Code::kResources,
+        fmt::format("there is no descriptor {} here (limit nofile is {})", placing.fd, max_fds_),
+        EMFILE);
   }
 }
 
@@ -190,7 +194,8 @@ int Homecoming::next_number(FreeNumbers& free) const {
   int number = free.next();
   if (static_cast<std::uint64_t>(number) < max_fds_) return number;
   throw Error(Code::kResources,
-              fmt::format("there is no descriptor left here (limit nofile is {})", max_fds_));
+              fmt::format("there is no descriptor left here (limit nofile is {})", max_fds_),
+              EMFILE);
 }
 
 // Files were given numbers that others are to have, and what descriptors of home name is to have

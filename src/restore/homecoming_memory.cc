@@ -1,5 +1,6 @@
 // Memory that comes home: what can be made before, and what the last program does.
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 
 #include <fmt/format.h>
@@ -132,7 +133,7 @@ void Homecoming::grow_heap() {
   auto result = static_cast<std::uint64_t>(parked_.stub().run(program).result(grown));
   if (result != there) {
     throw Error(Code::kResources,
-                fmt::format("the heap cannot grow from {:#x} to {:#x} here", here, there));
+                fmt::format("growing the heap from {:#x} to {:#x} here", here, there), ENOMEM);
   }
 }
 
@@ -159,7 +160,8 @@ void Homecoming::grow_stacks() {
     run(program);
   } catch (const Error& error) {
     if (error.error() != EFAULT) throw;
-    throw Error(Code::kResources, error.text() + ": its limit here does not let it (RLIMIT_STACK)");
+    throw Error(Code::kResources, error.text() + ": its limit here does not let it (RLIMIT_STACK)",
+                ENOMEM);
   }
 }
 
@@ -179,7 +181,8 @@ void Homecoming::plan_memory() {
     throw Error(Code::kResources,
                 fmt::format("its memory map is of up to {} mappings while it changes, and "
                             "vm.max_map_count is {} here",
-                            most, settings_.max_map_count));
+                            most, settings_.max_map_count),
+                ENOMEM);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstring>
@@ -236,7 +237,7 @@ Error Keeper::with_cause_of_death(const Error& error) const {
   if (error.code() != Code::kGone) return error;
   if (kernel::read_out_of_memory_kills() == memory_kills_before_) return error;
   return {Code::kResources,
-          error.text() + ": meanwhile the kernel there has killed for want of memory"};
+          error.text() + ": meanwhile the kernel there has killed for want of memory", ENOMEM};
 }
 
 // Home may be gone before it comes.

@@ -1,6 +1,7 @@
 #include "tracee/fd_passing.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <cstring>
 
@@ -122,7 +123,8 @@ std::vector<int> give_fds(Stub& stub, int our_socket, int their_socket, std::spa
     SyscallProgram close;
     for (int number : numbers) close.call_any("closing a descriptor", SYS_close, {number});
     if (!close.empty()) stub.run(close);
-    throw Error(Code::kResources, "the process has no room for more descriptors (limit nofile)");
+    throw Error(Code::kResources, "the process has no room for more descriptors (limit nofile)",
+                EMFILE);
   }
   return numbers;
 }

@@ -113,6 +113,7 @@ struct telefork_agent_reply {
   struct telefork_abi_header header;
   int32_t code;   // enum telefork_code; 0 is go ahead, with the session socket
   int32_t error;  // an errno, or 0
+  // Of a go-ahead: the lease ("90 s"), for the error of a call whose session process ends.
   char message[TELEFORK_MESSAGE_SIZE];
 };
 

@@ -274,7 +274,7 @@ static bool receive_reply(struct telefork_agent_reply* reply, struct tf_go_ahead
 }
 
 // True for go ahead.
-static bool read_reply(struct telefork_agent_reply* reply, const struct tf_go_ahead* go) {
+static bool read_reply(struct telefork_agent_reply* reply, struct tf_go_ahead* go) {
   const struct telefork_abi_header* header = &reply->header;
   if (header->magic != TELEFORK_MAGIC_REPLY || header->size != sizeof *reply) {
     tf_set_error(TELEFORK_CORRUPT, 0, "the agent's answer is damaged");
@@ -289,6 +289,7 @@ static bool read_reply(struct telefork_agent_reply* reply, const struct tf_go_ah
     // No number was free in this process, or the agent forgot it.
     tf_set_error(TELEFORK_RESOURCES, EMFILE, "no descriptor for the fork's session");
   } else {
+    snprintf(go->lease, sizeof go->lease, "%.*s", (int)sizeof go->lease - 1, reply->message);
     return true;
   }
   drop_agent();  // what it sends next cannot be trusted to be an answer

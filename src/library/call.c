@@ -122,10 +122,13 @@ long tf_await_verdict(const struct tf_go_ahead* go) {
   return n;
 }
 
-void tf_take_verdict(long n) {
+void tf_take_verdict(long n, const char* node, const char* what_now) {
   const struct telefork_verdict* verdict = &tf_verdict;
   if (n != (long)sizeof *verdict) {
-    tf_set_error(TELEFORK_LOST, 0, "telefork's process here ended while this one was away");
+    tf_set_error(TELEFORK_LOST, 0,
+                 "%s: telefork's process here, which was to bring the answer, has ended: by "
+                 "somebody, or for want of memory; %s",
+                 node, what_now);
   } else {
     tf_set_error((enum telefork_code)verdict->code, verdict->error, "%s", verdict->message);
   }

@@ -36,6 +36,7 @@ struct tf_go_ahead {
   int session_fd;
   int agent_fd;     // the library's own socket, by number
   pid_t agent_pid;  // who sent the go-ahead, by the kernel; 0 where our pid namespace lacks it
+  char lease[16];   // in words
 };
 
 // call.c. False: the error is set.
@@ -55,8 +56,9 @@ extern struct telefork_verdict tf_verdict;
 // that went on elsewhere, in which nothing has written to tf_verdict; its size with a verdict; 0
 // for everything else.
 long tf_await_verdict(const struct tf_go_ahead* go);
-// Sets the error from what that returned, which was a verdict or nothing.
-void tf_take_verdict(long n);
+// Sets the error from what that returned, which was a verdict or nothing: then who was to give it
+// has ended, which `what_now` says the rest of.
+void tf_take_verdict(long n, const char* node, const char* what_now);
 
 // agent_socket.c. All of it under the lock.
 // Sends the request to the agent, connecting or starting one where there is none. False: the error

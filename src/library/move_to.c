@@ -19,7 +19,7 @@ static int move_through_agent(struct telefork_agent_request* request) {
     // Both sockets have stayed at home.
     tf_forget_agent();
   } else {
-    tf_take_verdict(n);
+    tf_take_verdict(n, request->node, "the process is here as it was");
     close(go.session_fd);
     result = -1;
   }

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -89,6 +90,17 @@ static void run_there(void (*f)(void*), void* arg, tf_signals* mask, int* cancel
   tf_recall_agent(&home);
 }
 
+// Without a verdict the kernel has let this process go on, by its stub: at once where f had not
+// begun, else when nothing of the call could run any more.
+static void say_what_became_of_it(const char* node, const struct tf_go_ahead* go, long n) {
+  char what_now[160];
+  snprintf(what_now, sizeof what_now,
+           "nothing of the call runs there now (where f had begun, its lease of %s is over), and "
+           "memory here is as it was at the call",
+           go->lease);
+  tf_take_verdict(n, node, what_now);
+}
+
 // Under the lock.
 static int run_through_agent(struct telefork_agent_request* request, void (*f)(void*), void* arg,
                              int* cancel_state) {
@@ -107,7 +119,7 @@ static int run_through_agent(struct telefork_agent_request* request, void (*f)(v
     if (n != TELEFORK_RETURNED) die_here("the way home is lost");
     set_depth(atomic_load(&depth) - 1);
   } else {
-    tf_take_verdict(n);
+    say_what_became_of_it(request->node, &go, n);
     result = -1;
   }
   close(go.session_fd);

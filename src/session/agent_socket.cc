@@ -87,9 +87,10 @@ std::optional<telefork_agent_request> receive_request(int socket) {
   return request;
 }
 
-void send_reply(int socket, const Error* error, int fd) {
+void send_reply(int socket, const Error* error, int fd, std::string_view lease) {
   auto reply = make<telefork_agent_reply>(TELEFORK_MAGIC_REPLY);
   if (error != nullptr) fill_error(reply, *error);
+  if (error == nullptr) lease.copy(reply.message, sizeof(reply.message) - 1);
   iovec io = {&reply, sizeof(reply)};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr message{};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <string_view>
 
 #include <sys/types.h>
 
@@ -13,8 +14,8 @@ namespace telefork::session {
 // The next request; empty when the program has closed its end. kCorrupt for what is none.
 std::optional<telefork_agent_request> receive_request(int socket);
 // `fd` goes with it where it is not -1. Of an error that is too long for the struct it has whole
-// lines and says how many more there are; send_verdict() too.
-void send_reply(int socket, const Error* error, int fd);
+// lines and says how many more there are; send_verdict() too. `lease`: of a go-ahead, for people.
+void send_reply(int socket, const Error* error, int fd, std::string_view lease = {});
 
 // The answer to a request that need not have come yet: the connection is closed after it, and
 // libtelefork reads it for all that. Never throws, and never waits on a new connection.

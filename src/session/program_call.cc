@@ -127,7 +127,8 @@ bool ProgramCall::answer(const telefork_agent_request& request, pid_t pid, int p
     auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
     ask_for_credentials(ours.get());
     session_socket_ = std::move(ours);
-    send_reply(program_socket, nullptr, theirs.get());
+    send_reply(program_socket, nullptr, theirs.get(),
+               fmt::format("{:g} s", static_cast<double>(settings_.lease.home.count()) / 1000));
     return true;
   } catch (const Error& error) {
     send_reply(program_socket, &error, -1);

@@ -80,6 +80,12 @@ class ACallAtAStep : public AStep {
     }
     EXPECT_TRUE(outcome.out.starts_with("old, failed: ")) << outcome.out;
     EXPECT_GT(outcome.out.size(), std::string("old, failed: ").size());
+    if (victim == Victim::kAgents && may_run()) {
+      EXPECT_TRUE(outcome.out.find(node() + ": telefork's process here, which was to bring the "
+                                            "answer, has ended") != std::string::npos &&
+                  outcome.out.find("memory here is as it was at the call") != std::string::npos)
+          << outcome.out;
+    }
     if (!may_run()) {
       EXPECT_EQ(ran, 0) << "it ran, and yet: " << outcome.out;
     }

@@ -6,6 +6,7 @@ import pathlib
 import pty
 import socket
 import subprocess
+import sys
 import unittest
 
 import cli
@@ -199,6 +200,35 @@ class Check(cli.Test):
         done = call("check", victim.pid)
         self.assertEqual(done.returncode, 3)
         self.assertIn(b"its working directory was removed: ", done.stdout)
+
+    def test_in_a_user_namespace_says_what_a_call_from_there_is_told(self):
+        """By an agent of its own, which has lost the capabilities that the program has in there."""
+        program = """if 1:
+            import ctypes, os, sys
+            libc = ctypes.CDLL(None, use_errno=True)
+            CLONE_NEWUSER = 0x10000000
+            if libc.unshare(CLONE_NEWUSER) != 0:
+                sys.exit(77)
+            library = ctypes.CDLL(sys.argv[1])
+            library.telefork_error.restype = ctypes.c_char_p
+            if library.telefork_fork(b"local") == 0:
+                os._exit(0)
+            print(library.telefork_error().decode(), flush=True)
+            sys.stdin.read()
+            """
+        library = str(cli.BIN.parent / "lib" / "libtelefork.so")
+        caller = subprocess.Popen([sys.executable, "-c", program, library], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, env={**os.environ, "TELEFORK_SOCKET": ""})
+        self.addCleanup(caller.communicate)
+        told = caller.stdout.readline()
+        if not told and caller.wait(timeout=cli.PATIENCE) == 77:
+            self.skipTest("needs: user namespaces")
+        self.assertTrue(told.startswith(b"refused: process "), told)
+        done = subprocess.run(["nsenter", "--user", "--preserve-credentials", "-t", str(caller.pid),
+                               cli.TELEFORK, "check", "--for", "fork", str(caller.pid)],
+                              capture_output=True, timeout=cli.PATIENCE)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertIn(told, done.stdout)
 
     def test_foretells_a_node_that_hangs_up(self):
         path = self.folder / "other.sock"

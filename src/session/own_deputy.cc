@@ -32,9 +32,16 @@ tracee::StopWatch watch_own(pid_t home) {
     return tracee::StopWatch::seize(home);
   } catch (const Error& error) {
     if (error.error() != EPERM) throw;
+    const kernel::Status status = kernel::read_status(home);
+    if (status.state == 'Z' || status.state == 'X') {
+      throw Error(Code::kGone, "telefork was ended before the command began");
+    }
     std::string why = kernel::say_bar(kernel::read_trace_bar());
-    if (kernel::read_status(home).tracer_pid != 0 || why.empty()) {
-      why = "telefork itself is being traced, or may not be; call it without a debugger";
+    if (status.tracer_pid != 0) {
+      why = fmt::format("telefork itself is traced by process {}; call it without a debugger",
+                        status.tracer_pid);
+    } else if (why.empty()) {
+      why = "telefork itself may not be traced; call it as the user who may";
     }
     throw Error(Code::kRefused, fmt::format("process {}: {}", home, why));
   }

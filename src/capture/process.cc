@@ -38,6 +38,7 @@ struct OwnAnswers {
   std::int64_t boottime;
   unsigned membarrier;
   bool memory_merge;
+  unsigned mdwe;
   tracee::MachineState machine;
 };
 
@@ -60,11 +61,12 @@ OwnAnswers ask(tracee::Stub& stub) {
   Data boottime = program.buffer(sizeof(timespec));
   program.call("asking for the time", SYS_clock_gettime, {CLOCK_MONOTONIC, monotonic});
   program.call("asking for the time", SYS_clock_gettime, {CLOCK_BOOTTIME, boottime});
-  // Both EINVAL in an older kernel.
+  // EINVAL in an older kernel.
   Result membarrier = program.call_any("asking for membarrier registrations", SYS_membarrier,
                                        {kernel::kMembarrierGetRegistrations, 0, 0});
   Result merge = program.call_any("asking for MEMORY_MERGE", SYS_prctl,
                                   {kernel::kPrGetMemoryMerge, 0, 0, 0, 0});
+  Result mdwe = program.call_any("asking for MDWE", SYS_prctl, {kernel::kPrGetMdwe, 0, 0, 0, 0});
   tracee::MachineQuestion machine = tracee::ask_machine_state(program);
   ProgramRun run = stub.run(program);
   return {static_cast<std::uint64_t>(run.result(brk)),
@@ -77,6 +79,7 @@ OwnAnswers ask(tracee::Stub& stub) {
           nanoseconds(run.object<timespec>(boottime)),
           static_cast<unsigned>(std::max<std::int64_t>(0, run.result(membarrier))),
           run.result(merge) == 1,
+          static_cast<unsigned>(std::max<std::int64_t>(0, run.result(mdwe))),
           tracee::machine_state(run, machine)};
 }
 
@@ -227,6 +230,7 @@ void Capture::write_process(image::RecordSink& sink) {
   process.setXstatePermissions(own.machine.xstate_permissions);
   process.setMembarrier(own.membarrier);
   process.setMemoryMerge(own.memory_merge);
+  process.setMdwe(own.mdwe);
   process.setLockFuture(read_lock_of_the_future(stub_));
   fill_seccomp(process);
   fill_credentials(status, own.securebits, process.initCredentials());

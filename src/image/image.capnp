@@ -215,6 +215,7 @@ struct Process {
   memoryMerge @29 :Bool;      # PR_SET_MEMORY_MERGE
   lockFuture @30 :UInt32;     # of mlockall(2): MCL_FUTURE, and MCL_ONFAULT with it
   seccompFilters @31 :List(SeccompFilter);  # of each of its threads, the oldest first
+  mdwe @32 :UInt32;           # the result of PR_GET_MDWE
 }
 
 struct SeccompFilter {

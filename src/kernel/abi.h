@@ -219,6 +219,8 @@ constexpr unsigned long kPrSetVmaAnonName = 0;
 constexpr int kPrSetThpDisable = 41;
 constexpr int kPrGetThpDisable = 42;
 
+constexpr int kPrSetMdwe = 65;  // Linux 6.3: memory-deny-write-execute
+constexpr int kPrGetMdwe = 66;
 constexpr int kPrSetMemoryMerge = 67;  // Linux 6.4
 constexpr int kPrGetMemoryMerge = 68;
 

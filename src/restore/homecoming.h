@@ -165,6 +165,8 @@ class Homecoming {
   void grow_heap();
   void grow_stacks();
   void plan_memory();
+  void check_executable();
+  int protection_of_new(image::schema::Vma::Reader vma) const;
   void map_pieces();
   void plan_wholes();
   RemotePtr find_shared(const MapPiece& piece, tracee::SyscallProgram& program);
@@ -252,6 +254,7 @@ class Homecoming {
   std::vector<kernel::Vma> home_;
   std::vector<HomeThread> home_threads_;
   std::vector<MapPiece> pieces_;
+  bool nothing_becomes_executable_ = false;  // PR_SET_MDWE
   AddressSpace space_;
   OpenFiles open_files_{true};
 

@@ -174,6 +174,7 @@ void Homecoming::plan_memory() {
     if (area.at) own.push_back({area.at, area.range.size});
   }
   pieces_ = plan_map(home_, vmas_, own);
+  check_executable();
   choose_replacements();
   shared_inodes_ = match_shared_memory(pieces_);
   std::size_t most = most_vmas(pieces_) + kernel::kOwnMappings;
@@ -183,6 +184,25 @@ void Homecoming::plan_memory() {
                             "vm.max_map_count is {} here",
                             most, settings_.max_map_count),
                 ENOMEM);
+  }
+}
+
+// Where nothing may become executable (PR_SET_MDWE), nor can what is to come.
+void Homecoming::check_executable() {
+  if (process().getMdwe() == 0) return;
+  SyscallProgram ask;
+  const Result mdwe = ask.call("asking for MDWE", SYS_prctl, {kernel::kPrGetMdwe, 0, 0, 0, 0});
+  if (parked_.stub().run(ask).result(mdwe) == 0) return;
+  nothing_becomes_executable_ = true;
+  for (const MapPiece& piece : pieces_) {
+    if (piece.image == nullptr || (piece.image->getProtection() & PROT_EXEC) == 0) continue;
+    const bool is_new = piece.kind != MapPiece::Kind::kKeep;
+    const bool is_so = is_new || (piece.home->protection() & PROT_EXEC) != 0;
+    if (is_so && runs_in(piece.range).empty()) continue;
+    throw Error(Code::kRefused,
+                fmt::format("executable memory at {} has changed there, and here it may not "
+                            "(PR_SET_MDWE)",
+                            place_name(piece.range)));
   }
 }
 
@@ -232,6 +252,12 @@ std::optional<std::uint64_t> Homecoming::read_what_came(RemotePtr at) const {
   return word;
 }
 
+int Homecoming::protection_of_new(Vma::Reader vma) const {
+  const auto wanted = static_cast<int>(vma.getProtection());
+  const bool at_once = nothing_becomes_executable_ && (wanted & PROT_EXEC) != 0;
+  return at_once ? wanted : first_protection(vma);
+}
+
 // Everything that is not at home, or not there; in the way of nothing.
 void Homecoming::map_pieces() {
   for (const MapPiece& piece : pieces_) {
@@ -244,7 +270,7 @@ void Homecoming::map_pieces() {
     RemotePtr at = moves ? space_.allocate(piece.range.size, piece.range.start) : piece.range.start;
     reverse_by(SYS_munmap, {at, piece.range.size});
     bool filled = !runs_in(piece.range).empty();
-    staged_.push_back({&piece, at, filled ? kWritable : first_protection(*piece.image)});
+    staged_.push_back({&piece, at, filled ? kWritable : protection_of_new(*piece.image)});
   }
   plan_wholes();
   if (staged_.empty()) return;

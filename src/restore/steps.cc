@@ -64,6 +64,9 @@ void add_process_settings(image::schema::Process::Reader p, SyscallProgram& prog
   program.call("restoring keepcaps", SYS_prctl,
                {PR_SET_KEEPCAPS, p.getKeepCaps() ? 1 : 0, 0, 0, 0});
   add_thp_setting(p, program);
+  if (p.getMdwe() != 0) {
+    program.call("restoring MDWE", SYS_prctl, {kernel::kPrSetMdwe, p.getMdwe(), 0, 0, 0});
+  }
   if (p.getMemoryMerge()) {
     program.call("restoring MEMORY_MERGE", SYS_prctl, {kernel::kPrSetMemoryMerge, 1, 0, 0, 0});
   }

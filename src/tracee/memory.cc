@@ -2,10 +2,14 @@
 
 #include <cerrno>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "base/error.h"
+#include "base/unique_fd.h"
+#include "kernel/procfs.h"
 
 namespace telefork::tracee {
 
@@ -42,6 +46,13 @@ void write_memory(pid_t pid, RemotePtr to, std::span<const std::byte> from) {
     }
     done += static_cast<std::size_t>(count);
   }
+}
+
+bool try_write_as_tracer(pid_t pid, RemotePtr to, std::span<const std::byte> from) {
+  const UniqueFd memory(::open(kernel::mem_path(pid).c_str(), O_WRONLY | O_CLOEXEC));
+  if (!memory) return false;
+  return ::pwrite(memory.get(), from.data(), from.size(), static_cast<off_t>(to.value())) ==
+         static_cast<ssize_t>(from.size());
 }
 
 void write_scattered(pid_t pid, std::span<iovec> to, std::span<const std::byte> bytes) {

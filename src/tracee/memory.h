@@ -18,6 +18,9 @@ namespace telefork::tracee {
 
 void read_memory(pid_t pid, RemotePtr from, std::span<std::byte> to);
 void write_memory(pid_t pid, RemotePtr to, std::span<const std::byte> from);
+// Of private memory also what the process may not write to itself (FOLL_FORCE in the kernel's
+// mm/gup.c), where this machine lets a tracer do that. False: not all of it was written.
+bool try_write_as_tracer(pid_t pid, RemotePtr to, std::span<const std::byte> from);
 // Fills all of `to`, which are addresses in the process and are changed, from `bytes`.
 void write_scattered(pid_t pid, std::span<iovec> to, std::span<const std::byte> bytes);
 // How much of [from, from + to.size()) could be read before the first page that could not.

@@ -244,6 +244,7 @@ void Stub::install(const Options& options) {
   write_exit(area_ + code_size, frame_size);
   std::int64_t protect =
       borrow_system_call(SYS_mprotect, {area_.value(), code_size, PROT_READ | PROT_EXEC, 0, 0, 0});
+  if (protect == -EACCES) protect = map_code(code_size);
   if (protect < 0) {
     // Nobody else takes it out again: who throws here has no destructor.
     borrow_system_call(SYS_munmap, {area_.value(), area_size_, 0, 0, 0, 0});
@@ -252,7 +253,7 @@ void Stub::install(const Options& options) {
     if (protect == -EACCES) {
       throw Error(
           Code::kRefused,
-          fmt::format("process {} may not make memory executable (PR_SET_MDWE, or a rule of "
+          fmt::format("process {} may not have memory of its own that is executable (a rule of "
                       "this machine's); start it without that",
                       pid_));
     }
@@ -260,6 +261,19 @@ void Stub::install(const Options& options) {
   }
   set_idle();
   write_memory(pid_, stack_frame_, stack_bytes_);
+}
+
+// Where memory may not become executable (PR_SET_MDWE) it may be so from the beginning, and a
+// tracer may write what the process may not.
+std::int64_t Stub::map_code(std::uint64_t size) {
+  const std::int64_t mapped = borrow_system_call(
+      SYS_mmap, {area_.value(), size, PROT_READ | PROT_EXEC,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, static_cast<std::uint64_t>(-1), 0});
+  if (mapped < 0 && mapped >= -4095) return mapped;
+  return try_write_as_tracer(pid_, area_,
+                             std::as_bytes(std::span(telefork_stub_begin, telefork_stub_end)))
+             ? 0
+             : -EACCES;
 }
 
 // The idle program and the frame that it leaves through, then the stack, then room for programs.

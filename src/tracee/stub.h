@@ -184,6 +184,7 @@ class Stub {
   void leave_stack();
   void restore_state();
   void install(const Options& options);
+  std::int64_t map_code(std::uint64_t size);
   std::int64_t borrow_system_call(long number, const std::uint64_t (&arguments)[6]);
   void write_exit(RemotePtr at, std::size_t frame_size);
   void set_idle();

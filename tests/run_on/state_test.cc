@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
@@ -528,6 +529,40 @@ TEST_P(ACall, LeavesSealedMemoryMapped) {
     close(file);
     auto is_there = [memory] { return std::string(static_cast<char*>(memory)) == "sealed"; };
     require(call_on(node(), is_there) && is_there());
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// PR_SET_MDWE (Linux 6.3), there and here.
+TEST_P(ACall, KeepsMemoryFromBecomingExecutable) {
+  constexpr int kSetMdwe = 65;
+  constexpr int kGetMdwe = 66;
+  if (prctl(kGetMdwe, 0, 0, 0, 0) < 0) GTEST_SKIP() << "needs: PR_SET_MDWE";
+  const auto refuses = [] {
+    return mprotect(map_anonymous(kPage), kPage, PROT_READ | PROT_EXEC) != 0 && errno == EACCES;
+  };
+  Outcome outcome = run([&] {
+    // Said there.
+    call_on(node(), [] { require(prctl(kSetMdwe, 1, 0, 0, 0) == 0); });
+    require(refuses());
+    // Said before, in each way.
+    unsigned char* made = nullptr;
+    const bool refused_there = call_on(node(), [&] {
+      made = map_anonymous(kPage, PROT_READ | PROT_EXEC);
+      return refuses();
+    });
+    require(refused_there && refuses() && made[7] == 0);
+    const std::string error = error_of_call(node(), [&] {
+      const int memory = open("/proc/self/mem", O_RDWR);
+      require(pwrite(memory, "x", 1, static_cast<off_t>(reinterpret_cast<std::uintptr_t>(made))) ==
+              1);
+      close(memory);
+    });
+    require(error.find("has changed there, and here it may not (PR_SET_MDWE)") != error.npos);
+    require(made[0] == 0 && refuses());
+    const pid_t child = telefork::fork(node());
+    if (child == 0) _exit(refuses() ? 5 : 6);
+    require_equal(end_of(child), exited(5));
   });
   EXPECT_TRUE(went_well(outcome));
 }

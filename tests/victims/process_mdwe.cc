@@ -7,7 +7,6 @@
 int main() {
   constexpr int kSetMdwe = 65;
   if (prctl(kSetMdwe, 1, 0, 0, 0) != 0) victim_skip("PR_SET_MDWE");
-  VICTIM_REFUSED_ONCE_STOPPED("may not make memory executable");
   victim_ready();
   victim_wait();
   void* memory = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -64,6 +64,20 @@ bool may_be_lost(const FaultCase& fault) {
          (fault.step == Step::kGoSent || fault.step == Step::kStartSeen);
 }
 
+void let_keepers_go() {
+  constexpr timespec kPause{0, 1'000'000};  // there is no event for it
+  for (int tries = 0; tries < 60'000; ++tries) {
+    bool all_ended = true;
+    for (const SeenProcess& process : fork_test::all_descendants()) {
+      if (!is_keeper(process)) continue;
+      all_ended = false;
+      if (process.state == 'T') kill(process.pid, SIGCONT);
+    }
+    if (all_ended) return;
+    nanosleep(&kPause, nullptr);
+  }
+}
+
 FaultyMove move_with_fault(std::vector<std::string> arguments, const FaultCase& fault) {
   const bool keeper_stops = is_of_keeper(fault.step);
   if (!keeper_stops) {

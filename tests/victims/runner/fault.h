@@ -31,5 +31,7 @@ struct FaultyMove {
   Finished end;
 };
 FaultyMove move_with_fault(std::vector<std::string> command, const FaultCase& fault);
+// Of a move that was refused, where nobody is killed: keepers that are held go on, and end.
+void let_keepers_go();
 
 }  // namespace victims

@@ -79,6 +79,8 @@ class Mode : public testing::TestWithParam<std::string> {
   }
   // Of one that was taken: it has ended, as it was to.
   virtual bool is_over() const { return false; }
+  // When what is refused has been asked for.
+  virtual void on_refused() const {}
   void run();
 
   std::string image() const { return folder_ + ".tfi"; }
@@ -130,6 +132,7 @@ void Mode::run() {
   const ProcessState before(victim.pid());
   if (saves() && !refused(victim.declared()).empty()) {
     expect_refused(victim);
+    on_refused();
   } else {
     take(victim);
   }
@@ -407,6 +410,8 @@ class Fault : public Move {
   }
   bool restores() const override { return false; }
   bool is_over() const override { return is_over_; }
+  // What is seen only of a process that stands still is refused when its keeper is at work.
+  void on_refused() const override { let_keepers_go(); }
   std::string differences(pid_t pid, const ProcessState& before) const override;
   void take(VictimProcess& victim) override;
 

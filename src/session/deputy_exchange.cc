@@ -107,8 +107,9 @@ restore::Blank DeputyExchange::exec_blank(TracedThread& thread) {
   const int given[] = {program_file.get()};
   const int there = tracee::give_fds(stub, ours.get(), number, given).front();
   SyscallProgram become;
-  become.call("keeping a socket", SYS_fcntl, {number, F_SETFD, 0});
+  // In this order: where it has no stderr, its number may be the socket's.
   become.call_any("letting go of stderr", SYS_fcntl, {STDERR_FILENO, F_SETFD, FD_CLOEXEC});
+  become.call("keeping a socket", SYS_fcntl, {number, F_SETFD, 0});
   const Data arguments = become.buffer(2 * sizeof(std::uint64_t));
   become.point(arguments, become.text("telefork-blank"));
   const Data environment = become.buffer(sizeof(std::uint64_t));

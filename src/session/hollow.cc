@@ -71,6 +71,10 @@ SyscallProgram become_deputy(const DeputyStart& start) {
     from = kept + 1;
   }
   become.call("closing descriptors", SYS_close_range, {from, ~0u, 0});
+  // The program may keep it from its own children.
+  if (start.speaks) {
+    become.call_any("keeping stderr", SYS_fcntl, {STDERR_FILENO, F_SETFD, 0});
+  }
   become.call("becoming the deputy", SYS_execveat,
               {start.program_fd, become.text(""), string_array(become, start.arguments),
                string_array(become, environment), AT_EMPTY_PATH});

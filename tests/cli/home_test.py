@@ -77,6 +77,27 @@ class Home(DepartureTest):
             self.assertEqual(self.entries(victim.pid), [])
         self.assertEqual(victim.finish(), (42, b"pass\n"))
 
+    def test_with_a_stderr_that_an_exec_closes_or_none(self):
+        for prepare in ("os.set_inheritable(2, False)", "os.close(2)"):
+            program = subprocess.Popen([sys.executable, "-c", f"import os; {prepare}\n" + ECHO],
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.addCleanup(program.kill)
+            self.assertEqual(program.stdout.readline(), b"ready\n")
+            before = self.stderr_of(program.pid)
+            for _ in range(2):
+                self.move(program.pid)
+                # The deputy may have something to say. Where there is none the number is free.
+                if before:
+                    self.assertEqual(self.stderr_of(program.pid), before)
+                self.home(program.pid)
+                self.assertEqual(self.stderr_of(program.pid), before)
+            self.assertEqual(program.communicate(b"a\nend\n", timeout=cli.PATIENCE)[0], b"a\n1\n")
+            self.assertEqual(program.returncode, 5)
+
+    def stderr_of(self, pid):
+        link = f"/proc/{pid}/fd/2"
+        return os.readlink(link) if os.path.lexists(link) else None
+
     def test_tells_json(self):
         victim, guest = self.away(0)
         told = json.loads(self.home(victim.pid, "--json").stdout)

@@ -1,8 +1,8 @@
 #!/bin/bash
 # "Machines" on this one, for the demo and for tests: each has its own network, pids, host name, IPC,
-# mounts, /proc and /run, and a telepad on its default socket. They see the same files otherwise; a
-# machine's /run/telefork is the folder $machines_folder/NAME, through which the others reach its
-# socket. Needs root.
+# mounts, /proc, /run and /dev/shm, and a telepad on its default socket. They see the same files
+# otherwise; a machine's /run/telefork is the folder $machines_folder/NAME, through which the others
+# reach its socket. Needs root.
 #
 #   source tools/machines.sh
 #   trap machines_end EXIT             stops them all; says what is left behind, and then fails
@@ -187,6 +187,7 @@ machine_init() {
   hostname "$name"
   mount -t proc proc /proc
   mount -t tmpfs -o mode=755 tmpfs /run
+  mount -t tmpfs -o mode=1777 tmpfs /dev/shm
   mkdir /run/telefork
   mount --bind "$folder" /run/telefork
   ip link set lo up

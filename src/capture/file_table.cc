@@ -70,6 +70,19 @@ void copy(image::schema::FileRef::Reader from, image::schema::FileRef::Builder t
   to.setDevice(from.getDevice());
 }
 
+void fill_identity(const kernel::FileIdentity& identity,
+                   image::schema::FileIdentity::Builder record) {
+  record.setBootId(identity.boot_id);
+  record.setDevice(identity.device);
+  record.setInode(identity.inode);
+  record.setMtime(identity.mtime_ns);
+  record.setCtime(identity.ctime_ns);
+  record.setFsType(identity.fs_type);
+  record.setFsId(identity.fs_id);
+  record.setHandle(kj::arrayPtr(reinterpret_cast<const kj::byte*>(identity.handle.data()),
+                                identity.handle.size()));
+}
+
 }  // namespace
 
 // What an earlier table knows of a file that is still as it was.
@@ -163,7 +176,8 @@ void FileTable::move(std::size_t index, FileEntry::Content content) {
 
 void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) const {
   const FileEntry& entry = entries_.at(index);
-  if (find_original_) {
+  // What moves itself has nothing that it is at home.
+  if (find_original_ && !entry.moves()) {
     if (auto original = find_original_(entry.stat.st_dev, entry.stat.st_ino)) {
       copy(*original, file);
       return;
@@ -181,16 +195,7 @@ void FileTable::fill(std::size_t index, image::schema::FileRef::Builder file) co
         kj::arrayPtr(reinterpret_cast<const kj::byte*>(entry.hash.data()), entry.hash.size()));
   }
   if (entry.moves()) return;  // it is another file there
-  auto identity = file.initIdentity();
-  identity.setBootId(entry.identity.boot_id);
-  identity.setDevice(entry.identity.device);
-  identity.setInode(entry.identity.inode);
-  identity.setMtime(entry.identity.mtime_ns);
-  identity.setCtime(entry.identity.ctime_ns);
-  identity.setFsType(entry.identity.fs_type);
-  identity.setFsId(entry.identity.fs_id);
-  identity.setHandle(kj::arrayPtr(reinterpret_cast<const kj::byte*>(entry.identity.handle.data()),
-                                  entry.identity.handle.size()));
+  fill_identity(entry.identity, file.initIdentity());
 }
 
 void FileTable::capture_copy(std::size_t index, image::RecordSink& sink) const {
@@ -218,6 +223,11 @@ void FileTable::capture_itself(std::size_t index, image::RecordSink& sink) const
   if (entry.content == FileEntry::Content::MEMORY_FILE) {
     content.setName(entry.path.substr(std::string_view(kMemoryFilePrefix).size()));
     content.setSeals(static_cast<std::uint32_t>(std::max(0, ::fcntl(file.get(), F_GET_SEALS))));
+  } else if (entry.content == FileEntry::Content::NAMED_MEMORY) {
+    content.setName(entry.path);
+    content.setUid(entry.stat.st_uid);
+    content.setGid(entry.stat.st_gid);
+    fill_identity(entry.identity, content.initIdentity());
   } else {
     content.setFolder(entry.path.substr(0, entry.path.rfind('/') + 1));
   }

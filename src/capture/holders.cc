@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "image/named_memory.h"
 #include "kernel/procfs.h"
 
 namespace telefork::capture {
@@ -97,7 +98,8 @@ void OutsideHolders::look_at_mappings() {
     if (moves(other)) continue;
     as_far_as_seen([&] {
       for (const kernel::Vma& vma : kernel::read_maps(other)) {
-        if (!vma.deleted || !vma.is_file()) continue;
+        const bool may_be_asked_for = vma.deleted || image::is_named_memory(vma.path);
+        if (!may_be_asked_for || !vma.is_file()) continue;
         mapped_->emplace(Inode{makedev(vma.dev_major, vma.dev_minor), vma.inode}, other);
       }
     });
@@ -117,7 +119,7 @@ pid_t OutsideHolders::find_description(const Open& open) const {
 }
 
 // A FIFO may be open by several names.
-pid_t OutsideHolders::find_named(const struct stat& wanted) const {
+pid_t OutsideHolders::find_opened(const struct stat& wanted) const {
   for (const Place& place : named_) {
     struct stat stat;
     if (::stat(kernel::fd_open_path(place.pid, place.fd).c_str(), &stat) == 0 &&
@@ -128,6 +130,11 @@ pid_t OutsideHolders::find_named(const struct stat& wanted) const {
   return 0;
 }
 
+bool OutsideHolders::has_unnamed(const std::string& link) {
+  look();
+  return unnamed_.contains(link);
+}
+
 pid_t OutsideHolders::find(const Open& open) {
   look();
   if (open.link.starts_with("pipe:") || open.link.starts_with("socket:")) {
@@ -135,8 +142,16 @@ pid_t OutsideHolders::find(const Open& open) {
     return places == unnamed_.end() ? 0 : places->second.front().pid;
   }
   if (!open.link.starts_with('/')) return find_description(open);
-  if (S_ISFIFO(open.stat.st_mode) && open.stat.st_nlink > 0) return find_named(open.stat);
+  if (S_ISFIFO(open.stat.st_mode) && open.stat.st_nlink > 0) return find_opened(open.stat);
   return find_file(open.stat.st_dev, open.stat.st_ino);
+}
+
+pid_t OutsideHolders::find_named(const struct stat& stat) {
+  look();
+  if (pid_t other = find_opened(stat)) return other;
+  look_at_mappings();
+  auto mapped = mapped_->find({stat.st_dev, stat.st_ino});
+  return mapped == mapped_->end() ? 0 : mapped->second;
 }
 
 pid_t OutsideHolders::find_file(dev_t device, ino_t inode) {

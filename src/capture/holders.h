@@ -54,6 +54,10 @@ class OutsideHolders {
   pid_t find(const Open& open);
   // Of a file without a name: who has it open or mapped.
   pid_t find_file(dev_t device, ino_t inode);
+  // The same of a file with a name.
+  pid_t find_named(const struct stat& stat);
+  // Whether somebody else has a pipe, a socket or the like of that name open.
+  bool has_unnamed(const std::string& link);
   // Whether somebody else has mapped it shared.
   bool is_shared(const kernel::Vma& vma);
 
@@ -64,7 +68,7 @@ class OutsideHolders {
   void look_at_mappings();
   void look_at_shared_memory();
   pid_t find_description(const Open& open) const;
-  pid_t find_named(const struct stat& stat) const;
+  pid_t find_opened(const struct stat& stat) const;
 
   std::set<pid_t> movers_;
   std::optional<std::map<std::string, std::vector<Place>>> own_;  // by link

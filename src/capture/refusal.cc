@@ -116,13 +116,14 @@ constexpr std::array kRules = {
 
     Rule{Reason::kSharedMemory, Part::kMemory, "memory shared with a process that stays",
          "memory shared with processes that stay cannot move", kCopyShared},
-    Rule{Reason::kMemoryFile, Part::kMemory,
-         "a mapping of a memfd, of a deleted file in memory, of SysV memory, of /dev/shm; for "
-         "`telefork save` and `move` of the first two only what another process has too, or, of a "
-         "plain user's, what no descriptor of the process names, and of SysV memory only what "
-         "another process has too, what is mapped in part, or locked by shmctl(2); for `telefork "
-         "fork` all of that",
-         "memory that others may share stays at home", kCopyShared},
+    Rule{
+        Reason::kMemoryFile, Part::kMemory,
+        "a mapping of a memfd, of a deleted file in memory, of SysV memory, of /dev/shm; for "
+        "`telefork save` and `move` only what another process has too, of the first two, of a "
+        "plain user's, also what no descriptor of the process names, of SysV memory what is mapped "
+        "in part, or locked by shmctl(2), and of /dev/shm what lies in a folder there; for "
+        "`telefork fork` all of that",
+        "memory that others may share stays at home", kCopyShared},
     Rule{Reason::kSharedThere, Part::kMemory,
          "either of the two on the way home (`run_on`, `telefork home`), where it came to be there",
          "memory that others may share stays there", "have the program unmap it before"},

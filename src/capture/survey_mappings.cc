@@ -18,6 +18,7 @@
 #include "base/unique_fd.h"
 #include "capture/survey.h"
 #include "image/content_file.h"
+#include "image/named_memory.h"
 
 namespace telefork::capture {
 namespace {
@@ -176,7 +177,7 @@ bool is_sealed(pid_t pid, const Vma& vma) {
 bool is_shared_memory(pid_t pid, const Vma& vma) {
   // What came with it from elsewhere, where it was a file that may only be read.
   if (vma.path == std::string("/memfd:") + image::kContentFileName) return false;
-  if (may_write(pid, vma) && vma.path.starts_with("/dev/shm/")) return true;
+  if (may_write(pid, vma) && vma.path.starts_with(image::kNamedMemoryFolder)) return true;
   return is_nameless_memory(pid, vma) && (may_write(pid, vma) || !is_sealed(pid, vma));
 }
 
@@ -206,6 +207,26 @@ bool try_move_file(const SurveyOptions& options, Mapping& mapping, Survey& surve
   return true;
 }
 
+// A copy would be another one, by another name.
+bool try_move_named_memory(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
+  const Vma& vma = mapping.vma;
+  if (!moves_whole(options.purpose) || survey.original_stays || options.copy_shared ||
+      vma.deleted || !image::is_named_memory(vma.path) || !may_write(survey.pid, vma)) {
+    return false;
+  }
+  const dev_t device = makedev(vma.dev_major, vma.dev_minor);
+  const std::string path = kernel::root_path(survey.pid) + vma.path;
+  struct stat stat;
+  const bool is_it = ::lstat(path.c_str(), &stat) == 0 && stat.st_ino == vma.inode &&
+                     stat.st_dev == device && S_ISREG(stat.st_mode) && stat.st_nlink == 1;
+  if (!is_it || ::access(path.c_str(), R_OK) != 0 || survey.outside.find_named(stat) != 0) {
+    return false;
+  }
+  mapping.file = survey.files.add(path, vma.path, false);
+  survey.files.move(*mapping.file, FileEntry::Content::NAMED_MEMORY);
+  return true;
+}
+
 // A copy would be another one, by another id.
 bool try_move_segment(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   if (!moves_whole(options.purpose) || survey.original_stays || options.copy_shared ||
@@ -230,6 +251,7 @@ void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& 
   mapping.kind = Kind::SHARED_FILE;
   if (try_move_file(options, mapping, survey)) return;
   if (try_move_segment(options, mapping, survey)) return;
+  if (try_move_named_memory(options, mapping, survey)) return;
   if (!is_homes(options, vma) && is_shared_memory(survey.pid, vma)) {
     if (options.copy_shared) {
       mapping.kind = Kind::SHARED_ANONYMOUS;

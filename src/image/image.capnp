@@ -83,11 +83,15 @@ struct FileContent {
   seals @6 :UInt32;           # F_SEAL_*
   mode @7 :UInt32;            # permissions
   folder @8 :Text;            # of an unlinked file: where its name was
+  uid @9 :UInt32;             # from here on of named memory, whose name is its path
+  gid @10 :UInt32;
+  identity @11 :FileIdentity;
   enum Kind {
     copy @0;                  # the content alone: who opens it only reads
     memoryFile @1;            # from here on: the file itself, which nobody else has
     unlinkedFile @2;
     bytes @3;                 # of no file: what lies in a pipe or a socket
+    namedMemory @4;           # a file itself too: one of /dev/shm, with its name
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/remote_ptr.h"
+#include "image/named_memory.h"
 #include "image/tree_plan.h"
 
 namespace telefork::image {
@@ -247,9 +248,13 @@ void RecordRules::check_file_content(const Record& record) {
   if (content.getId() == 0 || !contents_.emplace(content.getId(), content.getSize()).second) {
     refuse("its id {} is 0 or was there before", content.getId());
   }
-  const bool itself = content.getKind() == schema::FileContent::Kind::MEMORY_FILE ||
+  const bool named = content.getKind() == schema::FileContent::Kind::NAMED_MEMORY;
+  const bool itself = named || content.getKind() == schema::FileContent::Kind::MEMORY_FILE ||
                       content.getKind() == schema::FileContent::Kind::UNLINKED_FILE;
   if (itself) check_extents(content);
+  if (named && !is_named_memory(content.getName().cStr())) {
+    refuse("{} is no name of memory", content.getName().cStr());
+  }
 }
 
 // Each has to have come: contents are written before what names them.

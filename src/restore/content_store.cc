@@ -66,31 +66,52 @@ class Writer {
   std::vector<std::byte> buffer_;
 };
 
+void write_extents(FileContent::Reader content, image::RecordSource& source, const UniqueFd& file) {
+  Writer writer(source, file);
+  for (image::schema::Extent::Reader extent : content.getExtents()) {
+    if (::lseek(file.get(), static_cast<off_t>(extent.getOffset()), SEEK_SET) < 0) {
+      throw_errno("seeking in a file");
+    }
+    writer.write(extent.getSize());
+  }
+  if (::ftruncate(file.get(), static_cast<off_t>(content.getFileSize())) != 0) {
+    throw_write_errno("the size of a file");
+  }
+}
+
 bool is_itself(FileContent::Kind kind) {
-  return kind == FileContent::Kind::MEMORY_FILE || kind == FileContent::Kind::UNLINKED_FILE;
+  return kind == FileContent::Kind::MEMORY_FILE || kind == FileContent::Kind::UNLINKED_FILE ||
+         kind == FileContent::Kind::NAMED_MEMORY;
 }
 
 }  // namespace
 
-void ContentStore::take(const image::Record& record, image::RecordSource& source) {
-  auto content = record.get<FileContent>();
-  UniqueFd file = make_file(content);
-  Writer writer(source, file);
-  if (is_itself(content.getKind())) {
-    for (image::schema::Extent::Reader extent : content.getExtents()) {
-      if (::lseek(file.get(), static_cast<off_t>(extent.getOffset()), SEEK_SET) < 0) {
-        throw_errno("seeking in a file");
-      }
-      writer.write(extent.getSize());
-    }
-    if (::ftruncate(file.get(), static_cast<off_t>(content.getFileSize())) != 0) {
-      throw_write_errno("the size of a file");
-    }
-  } else {
-    writer.write(source.payload_left());
+ContentStore::Content ContentStore::make(FileContent::Reader record, NamedMemory* named) const {
+  Content content{UniqueFd(),       record.getKind(),  record.getSize(),
+                  record.getMode(), record.getSeals(), true};
+  if (content.kind != FileContent::Kind::NAMED_MEMORY) {
+    content.file = make_file(record);
+    return content;
   }
-  contents_[content.getId()] = {std::move(file), content.getKind(), content.getSize(),
-                                content.getMode(), content.getSeals()};
+  if (named == nullptr) throw Error(Code::kCorrupt, "named memory where there can be none");
+  NamedMemory::File made = named->make(record);
+  content.file = std::move(made.file);
+  content.is_new = made.is_new;
+  return content;
+}
+
+void ContentStore::take(const image::Record& record, image::RecordSource& source,
+                        NamedMemory* named) {
+  auto from = record.get<FileContent>();
+  Content content = make(from, named);
+  if (!content.is_new) {
+    source.skip_payload();
+  } else if (is_itself(content.kind)) {
+    write_extents(from, source, content.file);
+  } else {
+    Writer(source, content.file).write(source.payload_left());
+  }
+  contents_[from.getId()] = std::move(content);
 }
 
 const ContentStore::Content& ContentStore::find(std::uint32_t id) const {
@@ -114,7 +135,7 @@ std::vector<std::byte> ContentStore::read(std::uint32_t id) const {
 
 void ContentStore::settle() {
   for (auto& [id, content] : contents_) {
-    if (!is_itself(content.kind)) continue;
+    if (!is_itself(content.kind) || !content.is_new) continue;
     if (::fchmod(content.file.get(), content.mode & 07777) != 0) {
       throw_errno("restoring the permissions of a file");
     }

@@ -14,13 +14,14 @@
 #include "base/unique_fd.h"
 #include "image/image.capnp.h"
 #include "image/record_source.h"
+#include "restore/named_memory.h"
 
 namespace telefork::restore {
 
 class ContentStore {
  public:
-  // Takes the payload of a FileContent record.
-  void take(const image::Record& record, image::RecordSource& source);
+  // Takes the payload of a FileContent record. Without `named` there is to be no named memory.
+  void take(const image::Record& record, image::RecordSource& source, NamedMemory* named = nullptr);
   // Throws kCorrupt where no such content came.
   const UniqueFd& get(std::uint32_t id) const;
   // Whether it is the file itself, and who opens it may write to it.
@@ -37,7 +38,9 @@ class ContentStore {
     std::uint64_t size;
     std::uint32_t mode;
     std::uint32_t seals;
+    bool is_new;  // else it was there, whole
   };
+  Content make(image::schema::FileContent::Reader record, NamedMemory* named) const;
   const Content& find(std::uint32_t id) const;
 
   std::map<std::uint32_t, Content> contents_;

@@ -58,13 +58,11 @@ std::string format_time(std::int64_t nanoseconds) {
 
 }  // namespace
 
-kernel::FileIdentity decode_identity(FileRef::Reader ref) {
-  auto from = ref.getIdentity();
+kernel::FileIdentity decode_identity(image::schema::FileIdentity::Reader from) {
   kernel::FileIdentity identity;
   identity.boot_id = from.getBootId();
   identity.device = from.getDevice();
   identity.inode = from.getInode();
-  identity.size = ref.getSize();
   identity.mtime_ns = from.getMtime();
   identity.ctime_ns = from.getCtime();
   identity.fs_type = from.getFsType();
@@ -72,6 +70,12 @@ kernel::FileIdentity decode_identity(FileRef::Reader ref) {
   auto handle = from.getHandle();
   const auto* bytes = reinterpret_cast<const std::byte*>(handle.begin());
   identity.handle.assign(bytes, bytes + handle.size());
+  return identity;
+}
+
+kernel::FileIdentity decode_identity(FileRef::Reader ref) {
+  kernel::FileIdentity identity = decode_identity(ref.getIdentity());
+  identity.size = ref.getSize();
   return identity;
 }
 

@@ -42,6 +42,8 @@ struct FileVerdict {
   bool denied = false;          // of kDifferent: it is the same file, and may not be opened so
 };
 
+// Without its size.
+kernel::FileIdentity decode_identity(image::schema::FileIdentity::Reader from);
 kernel::FileIdentity decode_identity(image::schema::FileRef::Reader ref);
 // What open(2) keeps in a description; O_CREAT and the like did their work long ago.
 unsigned kept_flags(image::schema::FileDescription::Reader description);

@@ -152,7 +152,7 @@ bool Restorer::take(image::Record record, image::RecordSource& source) {
       start_blank_early();
       break;
     case RecordType::kFileContent:
-      parts_->contents.take(record, source);
+      parts_->contents.take(record, source, &parts_->named_memory);
       break;
     case RecordType::kVma:
       mappings_.emplace_back(std::move(record));

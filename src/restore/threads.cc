@@ -193,6 +193,7 @@ void Restorer::stop() {
 void Restorer::become_guest() {
   parts_->socket_names.keep();
   parts_->segments.keep();
+  parts_->named_memory.keep();
   tracee::ThreadState state = decode_thread_state(threads_.front().get<Thread>());
   blank_->stub().replace_with(state);
 }

@@ -30,8 +30,9 @@ namespace telefork::restore {
 class Restorer;
 
 struct TreeParts {
-  explicit TreeParts(bool live) : open_files(live) {}
+  explicit TreeParts(bool live) : named_memory(live), open_files(live) {}
 
+  NamedMemory named_memory;
   ContentStore contents;
   OpenFiles open_files;
   SocketNames socket_names;

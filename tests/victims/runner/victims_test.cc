@@ -113,6 +113,7 @@ void Mode::TearDown() {
     if (!IsSkipped() && !failed) ADD_FAILURE() << "left behind: " << entry.path();
   }
   fs::remove_all(folder_);
+  fs::remove("/dev/shm" / fs::path(folder_).filename());
   fs::remove(image());
 }
 

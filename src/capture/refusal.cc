@@ -69,13 +69,15 @@ constexpr std::array kRules = {
          "of a plain user's, anything",
          "what it watches (number {}) is not told here by a name", "ask as root, or close it"},
     Rule{Reason::kUnread, Part::kDescriptors,
-         "for `telefork save` and `move`: a socket of TCP, or a unix one with a name, with "
-         "connections that were not accepted, or of UDP or netlink, or a unix one with a name, "
-         "with datagrams that were not read",
+         "for `telefork save` and `move`: a socket of TCP with connections that were not accepted, "
+         "or a unix one with such of which the other end stays or has sent something, or of UDP or "
+         "netlink, or a unix one with a name, with datagrams that were not read",
          "it has what was not accepted or read yet", "have the program take it"},
     Rule{Reason::kSentAlong, Part::kDescriptors,
-         "for `telefork save` and `move`: a unix socket with something unread that has "
-         "descriptors or, with SO_PASSCRED, its sender's ids with it",
+         "for `telefork save` and `move`: a unix socket with something unread that has, with "
+         "SO_PASSCRED, its sender's ids with it, or a descriptor that has a lock or an owner "
+         "(F_SETOWN), or is of another kind than files, pipes, sockets and eventfds, and is open "
+         "nowhere else",
          "descriptors or ids were sent along with what it has not read",
          "have the program read it"},
     Rule{Reason::kDevice, Part::kDescriptors,

@@ -1,12 +1,11 @@
-// Sockets, and what unix ones have not read: looked at by MSG_PEEK, which leaves it where it is.
-#include <cerrno>
+// Sockets, and what unix ones have not read.
 #include <vector>
 
-#include <fmt/format.h>
 #include <sys/socket.h>
 
 #include "base/error.h"
 #include "capture/capture.h"
+#include "capture/unread.h"
 #include "kernel/pidfd.h"
 #include "kernel/socket_options.h"
 
@@ -14,61 +13,6 @@ namespace telefork::capture {
 namespace {
 
 using Kind = image::schema::FileDescription::Kind;
-
-constexpr std::size_t kLargestMessage = 4 * 1024 * 1024;
-
-// Where MSG_PEEK goes on (SO_PEEK_OFF, socket(7)): the process's own again in the end. If we die
-// before, its next MSG_PEEK begins elsewhere; nothing else does.
-class PeekOffset {
- public:
-  explicit PeekOffset(const UniqueFd& socket) : socket_(socket) {
-    socklen_t size = sizeof(before_);
-    if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEEK_OFF, &before_, &size) != 0 || !set(0)) {
-      throw_errno("looking into a socket");
-    }
-  }
-  PeekOffset(const PeekOffset&) = delete;
-  PeekOffset& operator=(const PeekOffset&) = delete;
-  ~PeekOffset() { set(before_); }
-
- private:
-  bool set(int value) const {
-    return ::setsockopt(socket_.get(), SOL_SOCKET, SO_PEEK_OFF, &value, sizeof(value)) == 0;
-  }
-
-  const UniqueFd& socket_;
-  int before_ = -1;
-};
-
-struct Unread {
-  std::vector<std::byte> bytes;
-  std::vector<std::uint32_t> messages;
-};
-
-Unread read_unread(const UniqueFd& socket, const SocketObject& object) {
-  Unread unread;
-  PeekOffset offset(socket);
-  std::vector<std::byte> buffer(kLargestMessage);
-  for (;;) {
-    iovec io = {buffer.data(), buffer.size()};
-    msghdr message{};
-    message.msg_iov = &io;
-    message.msg_iovlen = 1;
-    const ssize_t count = ::recvmsg(socket.get(), &message, MSG_PEEK | MSG_DONTWAIT);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0 && errno == EAGAIN) return unread;
-    // Never connected; EINVAL is what a unix stream calls it.
-    if (count < 0 && (errno == ENOTCONN || errno == EINVAL)) return unread;
-    if (count < 0) throw_errno("reading what lies in " + object.link);
-    // Behind the last there is an end where the other end sends no more.
-    if (count == 0 && (object.type == SOCK_STREAM || (object.shutdown & 1) != 0)) return unread;
-    if ((message.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) != 0) {
-      throw Error(Code::kRefused, refuse(object.link, Reason::kSentAlong).text());
-    }
-    unread.messages.push_back(static_cast<std::uint32_t>(count));
-    unread.bytes.insert(unread.bytes.end(), buffer.begin(), buffer.begin() + count);
-  }
-}
 
 void fill_options(const UniqueFd& socket, image::schema::Socket::Builder record) {
   const std::vector<kernel::SocketOption> options = kernel::read_socket_options(socket);
@@ -78,6 +22,18 @@ void fill_options(const UniqueFd& socket, image::schema::Socket::Builder record)
     list[i].setName(options[i].name);
     list[i].setValue(::capnp::Data::Reader(
         reinterpret_cast<const kj::byte*>(options[i].value.data()), options[i].value.size()));
+  }
+}
+
+void fill_sent_along(const SocketObject& object, image::schema::Socket::Builder record) {
+  auto list = record.initSentAlong(static_cast<unsigned>(object.sent_along.size()));
+  for (unsigned i = 0; i < list.size(); ++i) {
+    const SentAlong& sent = object.sent_along[i];
+    list[i].setMessage(sent.message);
+    auto descriptions = list[i].initDescriptions(static_cast<unsigned>(sent.descriptions.size()));
+    for (unsigned k = 0; k < descriptions.size(); ++k) {
+      descriptions.set(k, static_cast<std::uint32_t>(sent.descriptions[k]));
+    }
   }
 }
 
@@ -99,12 +55,23 @@ void Capture::fill_socket(const Description& description, image::schema::Socket:
   record.setMode(object.mode);
   record.setAddress(::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(object.address.data()),
                                           object.address.size()));
+  auto waiting = record.initWaiting(static_cast<unsigned>(object.waiting.size()));
+  for (unsigned i = 0; i < waiting.size(); ++i) {
+    waiting.set(i, static_cast<std::uint32_t>(object.waiting[i]));
+  }
   fill_options(socket, record);
   if (object.family != AF_UNIX) return;
-  Unread unread = read_unread(socket, object);
-  if (unread.messages.empty()) return;
-  record.setContentId(write_bytes(unread.bytes, sink));
-  record.setMessages({unread.messages.data(), unread.messages.size()});
+  const std::vector<UnreadMessage> messages =
+      read_unread(socket, object.link, object.type, object.shutdown);
+  if (messages.empty()) return;
+  std::vector<std::byte> bytes;
+  auto sizes = record.initMessages(static_cast<unsigned>(messages.size()));
+  for (unsigned i = 0; i < sizes.size(); ++i) {
+    sizes.set(i, static_cast<std::uint32_t>(messages[i].bytes.size()));
+    bytes.insert(bytes.end(), messages[i].bytes.begin(), messages[i].bytes.end());
+  }
+  record.setContentId(write_bytes(bytes, sink));
+  fill_sent_along(object, record);
 }
 
 void Capture::write_sockets(image::RecordSink& sink) {

@@ -225,6 +225,7 @@ void Survey::swap_common(Survey& other) {
   std::swap(descriptions, other.descriptions);
   std::swap(pipes, other.pipes);
   std::swap(sockets, other.sockets);
+  std::swap(in_flight, other.in_flight);
   std::swap(outside, other.outside);
   std::swap(shared_ids, other.shared_ids);
 }

@@ -144,6 +144,12 @@ struct Mapping {
   std::optional<Segment> segment = {};  // of shared memory: it is System V's
 };
 
+// Descriptors that came along with one message of what a socket has not read.
+struct SentAlong {
+  std::uint32_t message = 0;
+  std::vector<std::size_t> descriptions = {};
+};
+
 struct SocketObject {
   std::string link;  // in /proc/PID/fd
   int family = 0;
@@ -157,6 +163,11 @@ struct SocketObject {
   std::uint32_t backlog = 0;
   std::vector<std::byte> address;
   unsigned mode = 0;  // the permissions of its name, where that is a file's
+  std::vector<std::uint32_t> waiting_inodes = {};  // of who has connected, and was not accepted
+  std::vector<std::size_t> waiting = {};           // the same sockets
+  bool peer_has_unread = false;
+  bool carries = false;  // descriptors
+  std::vector<SentAlong> sent_along = {};
 };
 
 struct Survey {
@@ -172,6 +183,9 @@ struct Survey {
   std::vector<Descriptor> descriptors;
   std::vector<PipeObject> pipes;
   std::vector<SocketObject> sockets;
+  // What is on its way in these: descriptions of which `pid` is this process have their number
+  // here, as long as they are open nowhere else.
+  std::vector<UniqueFd> in_flight;
   OutsideHolders outside;
   std::map<SharedObject, std::uint64_t> shared_ids;
   std::vector<int> refused_fds;

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "capture/survey_moving.h"
+#include "capture/unread.h"
 #include "kernel/pidfd.h"
 
 namespace telefork::capture {
@@ -197,7 +198,10 @@ Reason why_not(const OpenFile& open) {
 class Sorter {
  public:
   Sorter(const SurveyOptions& options, Survey& survey)
-      : options_(options), survey_(survey), moving_(survey) {
+      : options_(options),
+        survey_(survey),
+        moving_(survey),
+        own_sockets_from_(survey.sockets.size()) {
     // Those of other processes of its tree.
     for (std::size_t i = 0; i < survey.descriptions.size(); ++i) {
       const Description& one = survey.descriptions[i];
@@ -218,6 +222,12 @@ class Sorter {
     if (fd == 0 && known && survey_.descriptions[*known].kind == Kind::STDIO) known.reset();
     if (known) {
       descriptor.description = *known;
+      Description& description = survey_.descriptions[*known];
+      // Seen before on its way through a socket.
+      if (description.pid == ::getpid()) {
+        description.pid = survey_.thread;
+        description.fd = fd;
+      }
       if (survey_.descriptions[*known].pid != survey_.thread) descriptor.locks = posix_locks(open);
     } else {
       std::optional<Description> description = sort(open);
@@ -234,11 +244,81 @@ class Sorter {
     survey_.descriptors.push_back(descriptor);
   }
 
+  // What is on its way through sockets of the process, when all that it has open itself is known.
+  void add_sent_along() {
+    // Sockets that come so may carry some too.
+    for (std::size_t i = own_sockets_from_; i < survey_.sockets.size(); ++i) {
+      if (!survey_.sockets[i].carries) continue;
+      auto carrier = std::find_if(
+          survey_.descriptions.begin(), survey_.descriptions.end(),
+          [i](const Description& one) { return one.kind == Kind::SOCKET && one.object == i; });
+      UniqueFd socket = kernel::take_fd(carrier->pid, carrier->fd);
+      if (!socket) continue;  // it has just been closed
+      const SocketObject object = survey_.sockets[i];
+      std::vector<UnreadMessage> messages =
+          read_unread(socket, object.link, object.type, object.shutdown);
+      for (std::uint32_t number = 0; number < messages.size(); ++number) {
+        if (messages[number].sent_along.empty()) continue;
+        SentAlong sent{number};
+        for (UniqueFd& file : messages[number].sent_along) {
+          if (auto index = add_one_sent(std::move(file), object.link)) {
+            sent.descriptions.push_back(*index);
+          }
+        }
+        survey_.sockets[i].sent_along.push_back(std::move(sent));
+      }
+    }
+  }
+
  private:
   struct Known {
     Place place;  // the first
     std::size_t description;
   };
+
+  // What is looked at is a descriptor of ours.
+  class Ours {
+   public:
+    explicit Ours(Survey& survey) : survey_(survey), pid_(survey.pid), thread_(survey.thread) {
+      survey_.pid = survey_.thread = ::getpid();
+    }
+    Ours(const Ours&) = delete;
+    Ours& operator=(const Ours&) = delete;
+    ~Ours() {
+      survey_.pid = pid_;
+      survey_.thread = thread_;
+    }
+
+   private:
+    Survey& survey_;
+    pid_t pid_;
+    pid_t thread_;
+  };
+
+  // Empty: it was refused.
+  std::optional<std::size_t> add_one_sent(UniqueFd file, const std::string& carrier) {
+    const Ours ours(survey_);
+    OpenFile open = look_at(survey_.thread, file.get());
+    if (auto known = find_description(open)) return known;
+    const std::size_t refusals = survey_.refusals.size();
+    std::optional<Description> description;
+    if (is_own_socket(survey_.pid, open)) {
+      stay(open, Reason::kSocket);
+    } else {
+      description = sort(open);
+    }
+    for (std::size_t i = refusals; i < survey_.refusals.size(); ++i) {
+      survey_.refusals[i].what = fmt::format("{}, on its way in {}", open.link, carrier);
+    }
+    if (!description) return std::nullopt;
+    description->fd = file.get();
+    description->pid = survey_.thread;
+    const std::size_t index = survey_.descriptions.size();
+    remember(open.link, {survey_.thread, file.get()}, index);
+    survey_.descriptions.push_back(std::move(*description));
+    survey_.in_flight.push_back(std::move(file));
+    return index;
+  }
 
   std::vector<kernel::LockInfo> posix_locks(const OpenFile& open) const {
     std::vector<kernel::LockInfo> locks;
@@ -450,6 +530,7 @@ class Sorter {
   const SurveyOptions& options_;
   Survey& survey_;
   MovingDescriptors moving_;
+  std::size_t own_sockets_from_;
   std::map<std::string, std::vector<Known>> known_;  // by name, in the kernel's order
 };
 
@@ -489,6 +570,9 @@ void survey_descriptors(const SurveyOptions& options, Survey& survey) {
       if (error.error() != ENOENT && error.error() != EBADF) throw;
     }
   }
+  // To look there of one that runs would be in the way of its own MSG_PEEK.
+  constexpr char kTracingStop = 't';
+  if (survey.stat.state == kTracingStop) sorter.add_sent_along();
   Survey* alone = &survey;
   if (options.tree.empty()) settle_descriptors({&alone, 1});
 }
@@ -496,6 +580,7 @@ void survey_descriptors(const SurveyOptions& options, Survey& survey) {
 void settle_descriptors(std::span<Survey* const> members) {
   MovingDescriptors moving(*members.front());
   moving.settle_sockets();
+  moving.settle_in_flight();
   moving.settle_epolls(members);
 }
 

@@ -214,6 +214,20 @@ void MovingDescriptors::settle(Description& epoll, const Survey& holder) {
   }
 }
 
+// Nobody has it at a number, by which more could be asked of it or be given back to it.
+void MovingDescriptors::settle_in_flight() {
+  for (const Description& description : survey_.descriptions) {
+    if (description.pid != ::getpid()) continue;
+    const Kind kind = description.kind;
+    const bool simple = kind == Kind::REGULAR || kind == Kind::DIRECTORY || kind == Kind::DEVICE ||
+                        kind == Kind::PIPE || kind == Kind::SOCKET || kind == Kind::EVENTFD;
+    f_owner_ex owner{};
+    const bool owned = ::fcntl(description.fd, F_GETOWN_EX, &owner) == 0 && owner.pid != 0;
+    if (simple && !owned && description.locks.empty()) continue;
+    survey_.refusals.push_back(refuse(description.name, Reason::kSentAlong));
+  }
+}
+
 void MovingDescriptors::settle_epolls(std::span<Survey* const> members) {
   for (Description& description : survey_.descriptions) {
     if (description.kind != Kind::EPOLL) continue;

@@ -36,6 +36,8 @@ class MovingDescriptors {
   void settle_epolls(std::span<Survey* const> members);
   // Likewise: who is connected with whom.
   void settle_sockets();
+  // Likewise: what is open nowhere, and only on its way in a socket.
+  void settle_in_flight();
 
  private:
   Sorted sort_pipe(const OpenFile& open, Description description);
@@ -43,6 +45,9 @@ class MovingDescriptors {
   // survey_sockets.cc
   Sorted sort_socket(const OpenFile& open, Description description);
   Sorted sort_pidfd(const OpenFile& open, Description description);
+  const SocketObject* find_socket(std::uint32_t inode) const;
+  void settle_waiting(const Description& listener);
+  bool may_have_peer_in_flight(const SocketObject& object);
   bool can_be_connected_again(const SocketObject& one, const SocketObject& other) const;
   pid_t holder_of(const OpenFile& open);
   void settle(Description& epoll, const Survey& holder);

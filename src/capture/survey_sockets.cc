@@ -6,9 +6,11 @@
 #include <iterator>
 
 #include <fmt/format.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -77,6 +79,12 @@ std::vector<std::byte> read_name(const UniqueFd& socket) {
   return address;
 }
 
+// What it has sent, as far as it was not read: unix_outq_len in net/unix/af_unix.c.
+bool has_unread_there(const UniqueFd& socket) {
+  int bytes = 0;
+  return ::ioctl(socket.get(), SIOCOUTQ, &bytes) == 0 && bytes != 0;
+}
+
 // A name in a file system, as others find it. Empty: it is another socket's by now, or nobody's, or
 // depends on where whoever bound it was then.
 std::optional<unsigned> find_mode(pid_t pid, std::span<const std::byte> address,
@@ -93,22 +101,23 @@ std::optional<unsigned> find_mode(pid_t pid, std::span<const std::byte> address,
 }
 
 // One with a name, that is connected with nobody, or was accepted: settle_sockets().
-std::optional<Obstacle> look_at_named(pid_t pid, const UniqueFd& socket,
+std::optional<Obstacle> look_at_named(const Survey& survey, const UniqueFd& socket,
                                       const kernel::UnixSocketState& state, SocketObject& object) {
   if (state.has_peer) return state.peer != 0 ? std::nullopt : std::optional(kNoSocket);
-  if (state.waiting != 0 || (!state.listening && has_unread(socket))) {
-    return Obstacle{Reason::kUnread, ""};
-  }
+  if (!state.listening && has_unread(socket)) return Obstacle{Reason::kUnread, ""};
+  // They stay with the one that it is a copy of.
+  if (survey.original_stays && !state.waiting.empty()) return Obstacle{Reason::kUnread, ""};
+  object.waiting_inodes = state.waiting;
   if (state.file == 0) return std::nullopt;
-  std::optional<unsigned> mode = find_mode(pid, object.address, state.file);
+  std::optional<unsigned> mode = find_mode(survey.pid, object.address, state.file);
   if (!mode) return kNoSocket;
   object.mode = *mode;
   return std::nullopt;
 }
 
 // A socket of socketpair(2), or one that is not connected.
-std::optional<Obstacle> look_at_unix(pid_t pid, const UniqueFd& socket, const OpenFile& open,
-                                     SocketObject& object) {
+std::optional<Obstacle> look_at_unix(const Survey& survey, const UniqueFd& socket,
+                                     const OpenFile& open, SocketObject& object) {
   object.address = read_name(socket);
   auto state = kernel::try_ask_unix_socket(static_cast<std::uint32_t>(open.stat.st_ino));
   if (!state) return kNoSocket;
@@ -117,15 +126,14 @@ std::optional<Obstacle> look_at_unix(pid_t pid, const UniqueFd& socket, const Op
   object.shutdown = state->shutdown;
   object.listening = state->listening;
   object.backlog = state->backlog;
+  object.peer_has_unread = has_unread_there(socket);
   if (!object.address.empty()) {
-    auto obstacle = look_at_named(pid, socket, *state, object);
+    auto obstacle = look_at_named(survey, socket, *state, object);
     if (obstacle || !state->has_peer) return obstacle;
   }
   if (object.listening) return kNoSocket;  // nobody can reach it
-  const bool tells_sender = ask(socket, SO_PASSCRED) != 0 && has_unread(socket);
-  if (tells_sender || kernel::parse_sent_descriptors(open.info) != 0) {
-    return Obstacle{Reason::kSentAlong, ""};
-  }
+  if (ask(socket, SO_PASSCRED) != 0 && has_unread(socket)) return Obstacle{Reason::kSentAlong, ""};
+  object.carries = kernel::parse_sent_descriptors(open.info) != 0;
   return std::nullopt;
 }
 
@@ -214,19 +222,26 @@ Sorted MovingDescriptors::sort_socket(const OpenFile& open, Description descript
   object.type = ask(socket, SO_TYPE);
   object.protocol = ask(socket, SO_PROTOCOL);
   std::optional<Obstacle> obstacle = kNoSocket;
-  if (object.family == AF_UNIX) obstacle = look_at_unix(survey_.pid, socket, open, object);
+  if (object.family == AF_UNIX) obstacle = look_at_unix(survey_, socket, open, object);
   if (object.family == AF_INET || object.family == AF_INET6) {
     obstacle = look_at_internet(socket, object);
   }
   if (object.family == AF_NETLINK) obstacle = look_at_netlink(socket, object);
   if (obstacle) return *obstacle;
-  if (object.peer != 0 && !has_own_peer(open)) return kNoSocket;
+  if (object.peer != 0 && !has_own_peer(open) && !may_have_peer_in_flight(object)) return kNoSocket;
   if (survey_.original_stays && !object.address.empty()) return Obstacle{Reason::kKept, ""};
   if (pid_t other = holder_of(open)) return Obstacle{Reason::kHolder, std::to_string(other)};
   description.kind = Kind::SOCKET;
   description.object = survey_.sockets.size();
   survey_.sockets.push_back(std::move(object));
   return description;
+}
+
+// Nobody has the other end open: it may be on its way in a socket. settle_sockets() looks whether
+// it has been found.
+bool MovingDescriptors::may_have_peer_in_flight(const SocketObject& object) {
+  const std::string peer = fmt::format("socket:[{}]", object.peer);
+  return !survey_.original_stays && !survey_.outside.has_unnamed(peer);
 }
 
 // The other end of a unix socket, and nobody else has it.
@@ -248,18 +263,46 @@ bool MovingDescriptors::can_be_connected_again(const SocketObject& one,
   });
 }
 
+const SocketObject* MovingDescriptors::find_socket(std::uint32_t inode) const {
+  const std::string wanted = fmt::format("socket:[{}]", inode);
+  auto found = std::find_if(survey_.sockets.begin(), survey_.sockets.end(),
+                            [&](const SocketObject& one) { return one.link == wanted; });
+  return found == survey_.sockets.end() ? nullptr : &*found;
+}
+
+// Whoever has connected and was not accepted goes along, and connects once more. What it has sent
+// already nobody can look at, for as long as it is not accepted.
+void MovingDescriptors::settle_waiting(const Description& listener) {
+  SocketObject& object = survey_.sockets[listener.object];
+  for (const std::uint32_t inode : object.waiting_inodes) {
+    const SocketObject* client = find_socket(inode);
+    if (client == nullptr || client->peer_has_unread) {
+      survey_.refusals.push_back(
+          refuse(fmt::format("fd {} -> {}", listener.fd, listener.name), Reason::kUnread));
+      return;
+    }
+    object.waiting.push_back(static_cast<std::size_t>(client - survey_.sockets.data()));
+  }
+}
+
 // A pair is two that know each other. One whose other cannot move for another reason stays too.
 void MovingDescriptors::settle_sockets() {
+  const bool has_unseen =
+      std::any_of(survey_.sockets.begin(), survey_.sockets.end(),
+                  [](const SocketObject& one) { return one.carries && one.sent_along.empty(); });
   for (Description& description : survey_.descriptions) {
     if (description.kind != Kind::SOCKET) continue;
     SocketObject& object = survey_.sockets[description.object];
+    if (object.listening && object.family == AF_UNIX) settle_waiting(description);
     if (object.peer == 0) continue;
-    const std::string wanted = fmt::format("socket:[{}]", object.peer);
-    auto peer = std::find_if(survey_.sockets.begin(), survey_.sockets.end(),
-                             [&](const SocketObject& one) { return one.link == wanted; });
-    if (peer != survey_.sockets.end() && fmt::format("socket:[{}]", peer->peer) == object.link &&
+    // Of one that runs what is on its way was not looked at.
+    const bool may_be_on_its_way =
+        has_unseen && may_have_peer_in_flight(object) && find_socket(object.peer) == nullptr;
+    if (may_be_on_its_way) continue;
+    const SocketObject* peer = find_socket(object.peer);
+    if (peer != nullptr && fmt::format("socket:[{}]", peer->peer) == object.link &&
         can_be_connected_again(object, *peer)) {
-      object.peer_index = static_cast<std::size_t>(peer - survey_.sockets.begin());
+      object.peer_index = static_cast<std::size_t>(peer - survey_.sockets.data());
       continue;
     }
     survey_.refusals.push_back(

@@ -401,6 +401,13 @@ struct Socket {
   contentId @10 :UInt32;      # not 0: the FileContent record with what it has not read
   messages @11 :List(UInt32); # the sizes of those
   mode @12 :UInt32;           # the permissions of its name, where that is a file's
+  sentAlong @13 :List(SentAlong);  # descriptors that came with what it has not read
+  waiting @14 :List(UInt32);  # sockets that it has not accepted, in their order
+}
+
+struct SentAlong {
+  message @0 :UInt32;         # which one of the messages
+  descriptions @1 :List(UInt32);
 }
 
 struct Sockets {

@@ -291,6 +291,16 @@ void RecordRules::check_sockets(::capnp::List<schema::Socket>::Reader sockets) c
     if (size != (content == contents_.end() ? 0 : content->second)) {
       refuse("the messages of its socket {} are {} bytes", i + 1, size);
     }
+    for (schema::SentAlong::Reader sent : sockets[i].getSentAlong()) {
+      if (sent.getMessage() < sockets[i].getMessages().size()) continue;
+      refuse("its socket {} has no message {}", i + 1, sent.getMessage());
+    }
+    for (std::uint32_t waiting : sockets[i].getWaiting()) {
+      const bool possible = waiting < sockets.size() && waiting != i &&
+                            sockets[waiting].getWaiting().size() == 0 &&
+                            sockets[waiting].getPeer() == 0 && sockets[i].getListening();
+      if (!possible) refuse("its socket {} cannot wait at its socket {}", waiting + 1, i + 1);
+    }
   }
 }
 

@@ -30,7 +30,8 @@ bool send_request(const UniqueFd& netlink, std::uint32_t inode) {
   request.question.sdiag_family = AF_UNIX;
   request.question.udiag_states = ~0U;
   request.question.udiag_ino = inode;
-  request.question.udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_VFS;
+  request.question.udiag_show =
+      UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN | UDIAG_SHOW_VFS;
   request.question.udiag_cookie[0] = ~0U;  // whichever
   request.question.udiag_cookie[1] = ~0U;
   return ::send(netlink.get(), &request, sizeof(request), 0) == sizeof(request);
@@ -45,13 +46,16 @@ bool read_object(std::span<const std::byte> bytes, T& object) {
 
 void take_attribute(unsigned type, std::span<const std::byte> value, UnixSocketState& state) {
   if (type == UNIX_DIAG_PEER) state.has_peer = read_object(value, state.peer);
+  if (type == UNIX_DIAG_ICONS) {
+    state.waiting.resize(value.size() / sizeof(std::uint32_t));
+    std::memcpy(state.waiting.data(), value.data(), state.waiting.size() * sizeof(std::uint32_t));
+  }
   std::uint8_t shutdown = 0;
   if (type == UNIX_DIAG_SHUTDOWN && read_object(value, shutdown)) state.shutdown = shutdown;
   unix_diag_vfs file{};
   if (type == UNIX_DIAG_VFS && read_object(value, file)) state.file = file.udiag_vfs_ino;
   unix_diag_rqlen queues{};
   if (type == UNIX_DIAG_RQLEN && state.listening && read_object(value, queues)) {
-    state.waiting = queues.udiag_rqueue;
     state.backlog = queues.udiag_wqueue;
   }
 }
@@ -85,7 +89,8 @@ std::optional<UnixSocketState> read_answer(std::span<const std::byte> message) {
 std::optional<UnixSocketState> try_ask_unix_socket(std::uint32_t inode) {
   UniqueFd netlink(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
   if (!netlink || !send_request(netlink, inode)) return std::nullopt;
-  alignas(nlmsghdr) std::byte answer[4096];
+  // The longest queue (net.core.somaxconn) may be longer: then it tells nothing.
+  alignas(nlmsghdr) std::byte answer[32 * 1024];
   const ssize_t count = ::recv(netlink.get(), answer, sizeof(answer), 0);
   if (count < 0) return std::nullopt;
   return read_answer(std::span(answer).first(static_cast<std::size_t>(count)));

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 namespace telefork::kernel {
 
@@ -15,7 +16,9 @@ struct UnixSocketState {
   std::uint32_t peer = 0;  // its inode; 0: closed, or none
   unsigned shutdown = 0;   // 1: nothing more is received, 2: nothing sent
   bool listening = false;
-  std::uint32_t waiting = 0;  // of one that listens: connections that were not accepted
+  // Of one that listens: the inodes of who has connected and was not accepted, in their order; 0:
+  // it has closed its end. Such a one has a peer whose inode is 0.
+  std::vector<std::uint32_t> waiting;
   std::uint32_t backlog = 0;  // likewise: of how many
   std::uint32_t file = 0;     // the inode of its name; 0: that is none in a file system
 };

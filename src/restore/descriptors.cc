@@ -93,6 +93,35 @@ std::pair<UniqueFd, UniqueFd> Restorer::connect_inside(const UniqueFd& listener,
   return {std::move(connected), std::move(accepted)};
 }
 
+std::vector<UniqueFd> Restorer::connect_waiting(const UniqueFd& listener,
+                                                image::schema::Socket::Reader record,
+                                                unsigned count) {
+  const int given[] = {listener.get()};
+  const int there = blank_->give_fds(given).front();
+  ::capnp::Data::Reader address = record.getAddress();
+  SyscallProgram program;
+  program.call("listening", SYS_listen, {there, record.getBacklog()});
+  const tracee::Data name =
+      program.bytes(std::as_bytes(std::span(address.begin(), address.size())));
+  std::vector<tracee::Result> made;
+  for (unsigned i = 0; i < count; ++i) {
+    made.push_back(program.call("making a socket", SYS_socket,
+                                {AF_UNIX, record.getType() | SOCK_CLOEXEC | SOCK_NONBLOCK, 0}));
+    program.call("connecting a socket", SYS_connect, {made.back(), name, address.size()});
+  }
+  const tracee::ProgramRun run = blank_->stub().run(program);
+  std::vector<UniqueFd> clients;
+  SyscallProgram closing;
+  closing.call("closing a socket", SYS_close, {there});
+  for (const tracee::Result& one : made) {
+    const auto number = static_cast<int>(run.result(one));
+    clients.push_back(kernel::take_fd(blank_->pid(), number));
+    closing.call("closing a socket", SYS_close, {number});
+  }
+  blank_->stub().run(closing);
+  return clients;
+}
+
 // Whoever opens it is whom /proc/self is of.
 UniqueFd Restorer::open_own_proc(FileDescription::Reader description) {
   const std::string path = description.getFile().getPath();
@@ -125,6 +154,24 @@ bool Restorer::holds_first(std::uint32_t description) const {
   return parts_->descriptions.at(description).first_holder == this;
 }
 
+// Whoever makes the socket takes them.
+void Restorer::count_sent_along(TreeParts& parts, Restorer* first) {
+  for (image::schema::Socket::Reader socket :
+       parts.sockets->get<image::schema::Sockets>().getSockets()) {
+    for (image::schema::SentAlong::Reader sent : socket.getSentAlong()) {
+      for (const std::uint32_t index : sent.getDescriptions()) {
+        if (index >= parts.descriptions.size()) {
+          throw Error(Code::kCorrupt, "what was sent along is not in the image");
+        }
+        ++parts.descriptions[index].users;
+        if (parts.descriptions[index].first_holder == nullptr) {
+          parts.descriptions[index].first_holder = first;
+        }
+      }
+    }
+  }
+}
+
 void Restorer::share_descriptors(std::span<Restorer* const> all) {
   TreeParts& parts = *all.front()->parts_;
   if (!parts.files) throw Error(Code::kCorrupt, "the image lacks its descriptors");
@@ -145,6 +192,7 @@ void Restorer::share_descriptors(std::span<Restorer* const> all) {
       if (description.first_holder == nullptr) description.first_holder = one;
     }
   }
+  if (parts.sockets) count_sent_along(parts, all.front());
   for (Restorer* one : all) {
     for (const std::uint32_t index : one->find_hidden_targets()) ++parts.descriptions[index].users;
   }
@@ -298,6 +346,10 @@ void Restorer::open_common_part() {
       [&parts](const UniqueFd& listener, image::schema::Socket::Reader record) {
         return parts.at_work->connect_inside(listener, record);
       },
+      [&parts](const UniqueFd& listener, image::schema::Socket::Reader record, unsigned count) {
+        return parts.at_work->connect_waiting(listener, record, count);
+      },
+      [&parts](std::uint32_t index) { return parts.at_work->take_description(index); },
       [&parts](const std::string& text) { parts.at_work->warn(text); });
 }
 

@@ -115,6 +115,7 @@ class Restorer {
   void set_clocks(tracee::Stub& stub);
   // Who takes which description, of all together: before anything of them is opened.
   static void share_descriptors(std::span<Restorer* const> all);
+  static void count_sent_along(TreeParts& parts, Restorer* first);
   // Stops it for good, in the eyes of its parent too.
   void stop();
   // The last thing that can fail: it has the state that it runs from.
@@ -239,6 +240,9 @@ class Restorer {
   std::pair<UniqueFd, UniqueFd> make_socket_pair_inside(int type, int protocol);
   std::pair<UniqueFd, UniqueFd> connect_inside(const UniqueFd& listener,
                                                image::schema::Socket::Reader record);
+  // Those that are to wait there to be accepted.
+  std::vector<UniqueFd> connect_waiting(const UniqueFd& listener,
+                                        image::schema::Socket::Reader record, unsigned count);
   UniqueFd open_own_proc(image::schema::FileDescription::Reader description);
   // epolls.cc
   std::map<int, image::schema::Descriptor::Reader> descriptors_by_number() const;

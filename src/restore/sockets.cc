@@ -87,25 +87,44 @@ void make_room(const UniqueFd& socket) {
   }
 }
 
-void send_all(std::span<const std::byte> message, const UniqueFd& socket) {
+// Descriptors go with the first piece of it.
+void send_all(std::span<const std::byte> message, std::span<const UniqueFd> along,
+              const UniqueFd& socket) {
+  std::vector<int> numbers;
+  for (const UniqueFd& file : along) numbers.push_back(file.get());
+  std::vector<std::byte> control(numbers.empty() ? 0 : CMSG_SPACE(numbers.size() * sizeof(int)));
   do {
-    const ssize_t count =
-        ::send(socket.get(), message.data(), message.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    iovec io = {const_cast<std::byte*>(message.data()), message.size()};
+    msghdr header{};
+    header.msg_iov = &io;
+    header.msg_iovlen = 1;
+    if (!control.empty()) {
+      header.msg_control = control.data();
+      header.msg_controllen = control.size();
+      cmsghdr rights{CMSG_LEN(numbers.size() * sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+      std::memcpy(control.data(), &rights, sizeof(rights));
+      std::memcpy(CMSG_DATA(CMSG_FIRSTHDR(&header)), numbers.data(), numbers.size() * sizeof(int));
+    }
+    const ssize_t count = ::sendmsg(socket.get(), &header, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) throw_errno("filling a socket", errno, Code::kResources);
     message = message.subspan(static_cast<std::size_t>(count));
+    control.clear();
   } while (!message.empty());
 }
 
 }  // namespace
 
 Sockets::Sockets(List records, const ContentStore& contents, SocketNames& names, MakePair make_pair,
-                 Connect connect, std::function<void(const std::string&)> warn)
+                 Connect connect, ConnectWaiting connect_waiting, TakeDescription take_description,
+                 std::function<void(const std::string&)> warn)
     : records_(records),
       contents_(contents),
       names_(names),
       make_pair_(std::move(make_pair)),
       connect_(std::move(connect)),
+      connect_waiting_(std::move(connect_waiting)),
+      take_description_(std::move(take_description)),
       warn_(std::move(warn)),
       made_(records.size()) {}
 
@@ -157,14 +176,24 @@ void Sockets::set_options(Socket::Reader record, const UniqueFd& socket) const {
   }
 }
 
+std::vector<UniqueFd> Sockets::take_sent_along(Socket::Reader record, std::uint32_t message) const {
+  std::vector<UniqueFd> files;
+  for (image::schema::SentAlong::Reader sent : record.getSentAlong()) {
+    if (sent.getMessage() != message) continue;
+    for (std::uint32_t index : sent.getDescriptions()) files.push_back(take_description_(index));
+  }
+  return files;
+}
+
 void Sockets::fill(Socket::Reader record, const UniqueFd& sender) const {
   if (record.getContentId() == 0) return;
   const std::vector<std::byte> bytes = contents_.read(record.getContentId());
   make_room(sender);
   std::span<const std::byte> rest(bytes);
+  std::uint32_t number = 0;
   for (std::uint32_t size : record.getMessages()) {
     if (size > rest.size()) throw Error(Code::kCorrupt, "a socket holds less than it says");
-    send_all(rest.first(size), sender);
+    send_all(rest.first(size), take_sent_along(record, number++), sender);
     rest = rest.subspan(size);
   }
 }
@@ -193,6 +222,33 @@ std::optional<std::uint32_t> Sockets::listener_of(Socket::Reader record) const {
   throw Error(Code::kCorrupt, "nothing listens where a socket was accepted");
 }
 
+std::optional<std::uint32_t> Sockets::awaited_listener_of(std::uint32_t index) const {
+  for (std::uint32_t i = 0; i < records_.size(); ++i) {
+    for (const std::uint32_t waiting : records_[i].getWaiting()) {
+      if (waiting == index) return i;
+    }
+  }
+  return std::nullopt;
+}
+
+// Behind all that was accepted there: what connects for that is accepted at once, and is to be the
+// first in the queue.
+void Sockets::make_waiting_at(std::uint32_t listener) {
+  Socket::Reader record = records_[listener];
+  for (std::uint32_t i = 0; i < records_.size(); ++i) {
+    if (records_[i].getPaired() && listener_of(records_[i]) == listener) get(i);
+  }
+  const auto waiting = record.getWaiting();
+  std::vector<UniqueFd> clients = connect_waiting_(get(listener), record, waiting.size());
+  for (unsigned i = 0; i < waiting.size(); ++i) {
+    const std::uint32_t index = waiting[i];
+    if (made_.at(index)) throw Error(Code::kCorrupt, "a socket waits twice");
+    made_[index] = std::move(clients[i]);
+    set_options(records_[index], made_[index]);
+    shut_down(records_[index].getShutdown(), made_[index]);
+  }
+}
+
 // One that was accepted has the name of what listened. -> its end first.
 std::pair<UniqueFd, UniqueFd> Sockets::make_ends(std::uint32_t index) {
   Socket::Reader one = records_[index];
@@ -208,23 +264,27 @@ std::pair<UniqueFd, UniqueFd> Sockets::make_ends(std::uint32_t index) {
   return make_pair_(one.getType(), one.getProtocol());
 }
 
-// Nothing is sent that is not there before its sender is shut down or closed.
+// Nothing is sent that is not there before its sender is shut down or closed. What is sent along
+// may be one of the two itself, or have such a one sent along: they are there before.
 void Sockets::make_pair_of(std::uint32_t index) {
   Socket::Reader one = records_[index];
   auto [mine, others] = make_ends(index);
-  fill(one, others);
-  if (one.getPeer() == 0) {
-    others.reset();
-  } else {
-    Socket::Reader other = records_[one.getPeer() - 1];
-    fill(other, mine);
-    set_options(other, others);
-    shut_down(other.getShutdown(), others);
-    made_[one.getPeer() - 1] = std::move(others);
-  }
-  set_options(one, mine);
-  if (one.getPeer() != 0) shut_down(one.getShutdown(), mine);
   made_[index] = std::move(mine);
+  if (one.getPeer() == 0) {
+    fill(one, others);
+    others.reset();
+    set_options(one, made_[index]);
+    return;
+  }
+  const std::uint32_t peer = one.getPeer() - 1;
+  made_[peer] = std::move(others);
+  Socket::Reader other = records_[peer];
+  fill(one, made_[peer]);
+  fill(other, made_[index]);
+  for (const std::uint32_t end : {peer, index}) {
+    set_options(records_[end], made_[end]);
+    shut_down(records_[end].getShutdown(), made_[end]);
+  }
 }
 
 UniqueFd Sockets::open(FileDescription::Reader description) {
@@ -237,7 +297,9 @@ UniqueFd Sockets::open(FileDescription::Reader description) {
 const UniqueFd& Sockets::get(std::uint32_t index) {
   Socket::Reader record = records_[index];
   if (!made_[index]) {
-    if (record.getPaired()) {
+    if (auto listener = awaited_listener_of(index)) {
+      make_waiting_at(*listener);
+    } else if (record.getPaired()) {
       make_pair_of(index);
     } else {
       made_[index] = make(record);

@@ -40,9 +40,15 @@ class Sockets {
   // By the name of what listens: what has connected, and what was accepted.
   using Connect = std::function<std::pair<UniqueFd, UniqueFd>(
       const UniqueFd& listener, image::schema::Socket::Reader of_listener)>;
+  // Likewise, of as many as are to wait to be accepted: what has connected.
+  using ConnectWaiting = std::function<std::vector<UniqueFd>(
+      const UniqueFd& listener, image::schema::Socket::Reader of_listener, unsigned count)>;
   using List = ::capnp::List<image::schema::Socket>::Reader;
+  // What is sent along with a message: a description of the image.
+  using TakeDescription = std::function<UniqueFd(std::uint32_t)>;
   Sockets(List records, const ContentStore& contents, SocketNames& names, MakePair make_pair,
-          Connect connect, std::function<void(const std::string&)> warn);
+          Connect connect, ConnectWaiting connect_waiting, TakeDescription take_description,
+          std::function<void(const std::string&)> warn);
   // Throws kRefused for an address that is taken here.
   UniqueFd open(image::schema::FileDescription::Reader description);
 
@@ -53,9 +59,14 @@ class Sockets {
   const UniqueFd& get(std::uint32_t index);
   // What listens by the name that this one has; nothing where it has none.
   std::optional<std::uint32_t> listener_of(image::schema::Socket::Reader record) const;
+  // Where one waits to be accepted; nothing where it does not.
+  std::optional<std::uint32_t> awaited_listener_of(std::uint32_t index) const;
+  void make_waiting_at(std::uint32_t listener);
   std::pair<UniqueFd, UniqueFd> make_ends(std::uint32_t index);
   // What `record` has not read, sent by the other end.
   void fill(image::schema::Socket::Reader record, const UniqueFd& sender) const;
+  std::vector<UniqueFd> take_sent_along(image::schema::Socket::Reader record,
+                                        std::uint32_t message) const;
   void set_options(image::schema::Socket::Reader record, const UniqueFd& socket) const;
 
   List records_;
@@ -63,6 +74,8 @@ class Sockets {
   SocketNames& names_;
   MakePair make_pair_;
   Connect connect_;
+  ConnectWaiting connect_waiting_;
+  TakeDescription take_description_;
   std::function<void(const std::string&)> warn_;
   std::vector<UniqueFd> made_;
 };

@@ -1,10 +1,11 @@
 #!/bin/bash
 # Servers that are moved with what they have in memory, the address that they listen at, and a thread
 # or more: from a machine where they had clients to one where they have others.
-# Usage: servers.sh BUILD NGINX
+# Usage: servers.sh BUILD NGINX POSTGRES, the last the folder that its package was unpacked to
 set -euo pipefail
 build=$1
 nginx=$2
+postgres=$3
 # shellcheck source=tools/machines.sh
 source "$(dirname "$0")/../../tools/machines.sh"
 machines_for_test
@@ -56,10 +57,13 @@ redis beta shutdown nosave || true
 wait "$server" || fail "redis ended with $?:" "$(<"$folder/redis.log")"
 
 mkdir "$folder/site"
+chmod 755 "$folder"  # for the users that servers become
 echo "a page" >"$folder/site/page"
+# Its master, who is root, and workers of another user.
 cat >"$folder/nginx.conf" <<END
 daemon off;
-master_process off;
+user nobody nogroup;
+worker_processes 2;
 pid $folder/nginx.pid;
 error_log stderr;
 events { worker_connections 64; }
@@ -79,7 +83,51 @@ server=$!
 get='exec 3<>/dev/tcp/127.0.0.1/4322; printf "GET /page HTTP/1.0\r\n\r\n" >&3; tail -n 1 <&3'
 ask() { machine_run "$1" bash -c "$get"; }
 await ask alpha
+workers() { machine_run beta pgrep -fc 'nginx: worker' || true; }
 move
 [[ $(ask beta) == "a page" ]] || fail "nginx does not serve"
+[[ $(workers) == 2 ]] || fail "nginx has lost its workers"
+# One that is killed has another one begun.
+machine_run beta pkill -o -KILL -f 'nginx: worker'
+until [[ $(workers) == 2 ]]; do kill -0 "$server"; done
 machine_run alpha kill -QUIT "$(<"$folder/pid")"
 wait "$server" || fail "nginx ended with $?"
+
+# A database with its background processes, and clients within what moves: a shell began both. They
+# are in the middle of their transactions then, and all of these are to be there in the end.
+mkdir "$folder/database"
+chown nobody "$folder/database"
+for name in alpha beta; do
+  machine_run "$name" install -d -o nobody /run/postgres
+  machine_run "$name" mount --bind "$postgres" /mnt  # for who may not come to that folder
+done
+cat >"$folder/database.sh" <<'END'
+cd "$1/database"
+export PATH=/mnt/usr/lib/postgresql/15/bin:/usr/lib/postgresql/15/bin:$PATH
+export PGHOST=/run/postgres PGUSER=me PGDATABASE=postgres LC_ALL=C
+initdb -A trust -U me --no-sync -D data >initdb.log
+postgres -D data -c unix_socket_directories="$PGHOST" -c listen_addresses= -c fsync=off 2>log &
+server=$!
+until psql -qc 'select' 2>/dev/null; do kill -0 $server; done
+pgbench -iq 2>>clients.log
+pgbench -n -c 3 -j 2 -t 1500 2>>clients.log || exit 3
+psql -Atc 'select count(*), sum(delta) = (select sum(abalance) from pgbench_accounts)
+           from pgbench_history'
+kill -INT $server
+wait $server
+END
+start bash setpriv --reuid=nobody --regid=nogroup --clear-groups \
+  bash -eu "$folder/database.sh" "$folder" >"$folder/transactions"
+server=$!
+query() {
+  machine_run "$1" /usr/lib/postgresql/15/bin/psql -h /run/postgres -U me -d postgres -Atc "$2"
+}
+under_way() { [[ $(query alpha 'select count(*) > 100 from pgbench_history') == t ]]; }
+await under_way
+move
+# A background process that is begun there, and what it shares with who asks.
+[[ $(query beta "set force_parallel_mode = on; select count(*) from pgbench_accounts") == *100000 ]] ||
+  fail "postgres has lost something"
+wait "$server" || fail "postgres ended with $?:" "$(<"$folder/database/log")"
+[[ $(tail -n 1 "$folder/transactions") == "4500|t" ]] ||
+  fail "transactions were lost:" "$(<"$folder/transactions")"

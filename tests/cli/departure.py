@@ -28,6 +28,57 @@ while True:
 """
 
 
+# A parent and a child: what the parent reads the child writes, with what both see of themselves. Each
+# counts the SIGUSR1 and SIGINT that it gets.
+PAIR = """
+import os, signal, sys
+counts = {signal.SIGUSR1: 0, signal.SIGINT: 0}
+def count(number, frame): counts[number] += 1
+for number in counts: signal.signal(number, count)
+def told(line):
+    return f"{line.strip()} {os.getpid()} {counts[signal.SIGUSR1]} {counts[signal.SIGINT]}"
+r, w = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(w)
+    for line in os.fdopen(r):
+        if line.startswith("end "): os.kill(os.getpid(), int(line.split()[1]))
+        os.write(1, f"{told(line)} {os.getppid()}\\n".encode())
+    os._exit(7)
+os.close(r)
+os.write(1, f"ready {child}\\n".encode())
+for line in sys.stdin: os.write(w, f"{told(line)}\\n".encode())
+os.close(w)
+pid, status = os.waitpid(child, 0)
+os.write(1, f"{os.waitstatus_to_exitcode(status)} {pid == child}\\n".encode())
+sys.exit(9)
+"""
+
+
+class Pair:
+    passed = (9, b"7 True\n")
+
+    def __init__(self, test, **options):
+        self.process = test.start(sys.executable, "-c", PAIR, **options)
+        self.pid = self.process.pid
+        self.child = int(self.process.stdout.readline().split()[1])
+        self.pids = [self.pid, self.child]
+
+    def ask(self, word):
+        """-> what both have counted, parent first: ((SIGUSR1, SIGINT), (SIGUSR1, SIGINT))."""
+        self.process.stdin.write(word.encode() + b"\n")
+        self.process.stdin.flush()
+        said = self.process.stdout.readline().split()
+        assert [said[0].decode(), int(said[1]), int(said[4]), int(said[7])] \
+            == [word, self.pid, self.child, self.pid], said
+        return tuple(tuple(map(int, counts)) for counts in (said[2:4], said[5:7]))
+
+    def finish(self):
+        """-> the exit code of the parent, what it says of its child."""
+        out, _ = self.process.communicate(timeout=cli.PATIENCE)
+        return self.process.returncode, out
+
+
 def arguments_of(pid):
     try:
         return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -118,6 +169,23 @@ class DepartureTest(cli.NodeTest):
                                  stdout=file, stderr=file)
         cli.wait_until(lambda: output.read_bytes() == b"ready %d\n" % process.pid)
         return process, output
+
+    def hermits(self):
+        """A parent and a child like that -> (the parent, the child's pid, where they write): SIGTERM ends both."""
+        output = self.folder / "output"
+        code = "import os, signal, sys\n" \
+            "pid = os.fork()\n" \
+            "os.write(1, b'ready\\n')\n" \
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n" \
+            "signal.sigwait([signal.SIGTERM])\n" \
+            "if pid: os.kill(pid, signal.SIGTERM); os.wait(); os.write(1, b'done\\n')\n"
+        with open(output, "wb") as file:
+            process = self.start(sys.executable, "-c", code, stdin=subprocess.DEVNULL, stdout=file,
+                                 stderr=file)
+        cli.wait_until(lambda: output.read_bytes() == b"ready\nready\n")
+        child, = cli.children(process.pid)
+        cli.wait_until(lambda: {cli.processes()[pid] for pid in (process.pid, child)} == {"S"})
+        return process, child, output
 
     def runs_here(self, process, output):
         os.kill(process.pid, signal.SIGUSR1)

@@ -8,63 +8,15 @@ import sys
 
 import cli
 from cli import call
-from departure import STEPS_HERE, DepartureTest, is_deputy, sessions
+from departure import STEPS_HERE, DepartureTest, Pair, is_deputy, sessions
 
 STEPS_AWAY = ("given_up", "go_sent", "start_seen")
 STEPS_PAST_RETURN = ("decided", "one_hollow")
 
-# A parent and a child: what the parent reads the child writes, with what both see of themselves. Each
-# counts the SIGUSR1 and SIGINT that it gets.
-PAIR = """
-import os, signal, sys
-counts = {signal.SIGUSR1: 0, signal.SIGINT: 0}
-def count(number, frame): counts[number] += 1
-for number in counts: signal.signal(number, count)
-def told(line):
-    return f"{line.strip()} {os.getpid()} {counts[signal.SIGUSR1]} {counts[signal.SIGINT]}"
-r, w = os.pipe()
-child = os.fork()
-if child == 0:
-    os.close(w)
-    for line in os.fdopen(r):
-        if line.startswith("end "): os.kill(os.getpid(), int(line.split()[1]))
-        os.write(1, f"{told(line)} {os.getppid()}\\n".encode())
-    os._exit(7)
-os.close(r)
-os.write(1, f"ready {child}\\n".encode())
-for line in sys.stdin: os.write(w, f"{told(line)}\\n".encode())
-os.close(w)
-pid, status = os.waitpid(child, 0)
-os.write(1, f"{os.waitstatus_to_exitcode(status)} {pid == child}\\n".encode())
-sys.exit(9)
-"""
-
-
-class Pair:
-    def __init__(self, test, **options):
-        self.process = test.start(sys.executable, "-c", PAIR, **options)
-        self.pid = self.process.pid
-        self.child = int(self.process.stdout.readline().split()[1])
-        self.pids = [self.pid, self.child]
-
-    def ask(self, word):
-        """-> what both have counted, parent first: ((SIGUSR1, SIGINT), (SIGUSR1, SIGINT))."""
-        self.process.stdin.write(word.encode() + b"\n")
-        self.process.stdin.flush()
-        said = self.process.stdout.readline().split()
-        assert [said[0].decode(), int(said[1]), int(said[4]), int(said[7])] \
-            == [word, self.pid, self.child, self.pid], said
-        return tuple(tuple(map(int, counts)) for counts in (said[2:4], said[5:7]))
-
-    def finish(self):
-        """-> the exit code of the parent, what it says of its child."""
-        out, _ = self.process.communicate(timeout=cli.PATIENCE)
-        return self.process.returncode, out
-
 
 class MoveTree(DepartureTest):
     command = "move"
-    passed = (9, b"7 True\n")
+    passed = Pair.passed
 
     def pair(self, **options):
         return Pair(self, **options)
@@ -296,24 +248,8 @@ class DetachTree(DepartureTest):
     """Nothing of it stays at home."""
     command = "move"
 
-    def pair(self):
-        output = self.folder / "output"
-        code = "import os, signal, sys\n" \
-            "pid = os.fork()\n" \
-            "os.write(1, b'ready\\n')\n" \
-            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n" \
-            "signal.sigwait([signal.SIGTERM])\n" \
-            "if pid: os.kill(pid, signal.SIGTERM); os.wait(); os.write(1, b'done\\n')\n"
-        with open(output, "wb") as file:
-            process = self.start(sys.executable, "-c", code, stdin=subprocess.DEVNULL, stdout=file,
-                                 stderr=file)
-        cli.wait_until(lambda: output.read_bytes() == b"ready\nready\n")
-        child, = cli.children(process.pid)
-        cli.wait_until(lambda: {cli.processes()[pid] for pid in (process.pid, child)} == {"S"})
-        return process, child, output
-
     def test_both_pids_end_and_they_live_on_there(self):
-        process, child, output = self.pair()
+        process, child, output = self.hermits()
         done = call("move", process.pid, self.node, "--detach", "--json")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(process.wait(timeout=cli.PATIENCE), 0)
@@ -324,7 +260,7 @@ class DetachTree(DepartureTest):
     def test_both_go_on_here_when_the_move_dies(self):
         for step in STEPS_HERE + STEPS_AWAY:
             with self.subTest(step):
-                process, _, output = self.pair()
+                process, _, output = self.hermits()
                 command, session = self.stopped_at(step, process.pid, "--detach")
                 os.kill(session, signal.SIGKILL)
                 self.assertEqual(command.wait(timeout=cli.PATIENCE), 1)
@@ -333,7 +269,7 @@ class DetachTree(DepartureTest):
                 self.assertEqual(output.read_bytes(), b"ready\nready\ndone\n")
 
     def test_they_are_there_alone_once_they_were_let_go(self):
-        process, child, output = self.pair()
+        process, child, output = self.hermits()
         command, session = self.stopped_at("let_go", process.pid, "--detach")
         guest, = (entry["pid"] for entry in sessions() if entry["role"] == "guest" and
                   self.is_of_this_telepad(entry["pid"]))

@@ -217,7 +217,8 @@ void CommandLine::add_resume() {
         resume_.pid = parse_pid(pid_);
         return resume_command(resume_);
       });
-  sub->add_option("PID", pid_, "the pid that it has here")->required();
+  sub->add_option("PID", pid_, "the pid that it has here, or that of one that went along")
+      ->required();
 }
 
 void CommandLine::add_save() {

@@ -1,7 +1,7 @@
 // telefork resume PID
 //
-// What a move has left here whole, when it is not known whether it runs there. ^C only ends the
-// wait: whatever was left is left still.
+// What a move has left here whole, all that went together, when it is not known whether it runs
+// there. ^C only ends the wait: whatever was left is left still.
 #include <string>
 
 #include <fmt/format.h>
@@ -53,11 +53,15 @@ int resume_command(const ResumeCommand& command) {
   const session::ResumeReport report = session::Resumption(std::move(settings), command.pid).run();
   const Words words = words_for(report.known_by);
   if (!command.json) {
-    print_note(fmt::format("process {} runs on here: {} {}", command.pid, report.node, words.text));
+    print_note(fmt::format(
+        "process {}{} on here: {} {}", report.pid,
+        report.processes == 1 ? " runs" : fmt::format(" and {} more run", report.processes - 1),
+        report.node, words.text));
     return 0;
   }
-  print_json({{"pid", command.pid},
-              {"guest_pid", command.pid},
+  print_json({{"pid", report.pid},
+              {"guest_pid", report.pid},
+              {"processes", report.processes},
               {"node", report.node},
               {"known_by", words.name}});
   finish_stdout();

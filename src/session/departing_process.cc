@@ -77,10 +77,15 @@ void DepartingProcess::open_session_socket(const CommonEnd* end) {
     const int number =
         tracee::give_fds(parked_->stub(), session_socket_.get(), numbers[0], given).front();
     their_fds_.push_back(number);
-    tracee::SyscallProgram undo = CommonEnd::undo(number, own_pid_);
+    tracee::SyscallProgram undo = CommonEnd::undo(number, own_pid_, parked_->held_process().lease);
     undo.undo(SYS_close, {numbers[0]});
     parked_->set_undo(undo);
   }
+}
+
+HeldMember DepartingProcess::held() const {
+  const bool is_of_several = their_fds_.size() > 1;
+  return {parked_->held_process(), is_of_several ? their_fds_.back() : -1};
 }
 
 // If this process dies.

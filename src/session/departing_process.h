@@ -23,6 +23,7 @@
 #include "deputy/supervisor.h"
 #include "image/writer.h"
 #include "session/common_end.h"
+#include "session/registry.h"
 #include "tracee/parked_process.h"
 
 namespace telefork::session {
@@ -47,6 +48,8 @@ class DepartingProcess {
   // The deputy's way to hear of its guest: made while the process can still go on as it was. `end`:
   // of several; see there.
   void open_session_socket(const CommonEnd* end);
+  // For whoever finds it without its tracer.
+  HeldMember held() const;
   // What was pending has gone with it; the deputy is not to send it after. What came since it is
   // to.
   void take_stale_signals();

@@ -120,19 +120,25 @@ void MoveSession::give_up() {
       process->open_session_socket(common_end_ ? &*common_end_ : nullptr);
     }
   }
-  if (!several) tell_hold(false);
-  for (const auto& process : processes_) process->parked().set_lease(settings_.lease.home);
+  tell_hold(false);
+  set_lease(settings_.lease.home);
   // From here on it may run there.
   send_go();
   await_started();
 }
 
-// For whoever finds it without this process. Of several it is not told: one alone could be taken up
-// by it.
+// For whoever finds it without this process.
 void MoveSession::tell_hold(bool without_end) {
-  info_.hold =
-      Hold{processes_.front()->parked().held_process(), without_end, make_fence_key(*opened_)};
+  info_.hold = Hold{{}, without_end, make_fence_key(*opened_)};
+  for (const auto& process : processes_) info_.hold->members.push_back(process->held());
   tell_registry();
+}
+
+// How long what waits is to wait if this process dies: of several it is one instant for all, before
+// which none has it.
+void MoveSession::set_lease(std::chrono::nanoseconds lease) {
+  if (common_end_) return common_end_->set_lease(lease);
+  processes_.front()->parked().set_lease(lease);
 }
 
 // Of several there is no way back when the first of them is the deputy: from the decision on none
@@ -170,14 +176,10 @@ void MoveSession::on_killed(DepartingProcess& process) {
 }
 
 // Until the node has answered nobody knows where it is to be. From then on it is there, whatever
-// becomes of this process. Several are not held: if this process dies from here on they end.
+// becomes of this process.
 void MoveSession::let_go() {
-  if (common_end_) {
-    common_end_->decide();
-  } else {
-    processes_.front()->parked().set_lease(tracee::ParkedProcess::kWithoutEnd);
-    tell_hold(true);
-  }
+  set_lease(tracee::ParkedProcess::kWithoutEnd);
+  tell_hold(true);
   may_stay_there_ = true;
   reach(Step::kHeldBack);
   link().send([](Message::Builder message) { message.setDismiss(); });
@@ -186,7 +188,9 @@ void MoveSession::let_go() {
   // How it fares there is nobody's business here.
   while (link().receive_while_heard()->which() != Message::FINISHED) {
   }
-  if (!common_end_) {
+  if (common_end_) {
+    common_end_->decide();
+  } else {
     tracee::SyscallProgram end;
     end.undo(SYS_exit_group, {0});
     processes_.front()->parked().set_undo(end);
@@ -228,9 +232,6 @@ void MoveSession::on_failure(const Error& error) {
     if (common_end_ && common_end_->decided() && !may_stay_there_) {
       end_here(kEndedBySession);
       text += "; some of its processes had become deputies, and all have ended here";
-    } else if (may_stay_there_ && !is_known_not_to_run() && common_end_) {
-      end_here(kEndedBySession);
-      text += "; all of it may run there, and has ended here";
     } else if (may_stay_there_ && !is_known_not_to_run()) {
       leave_held();
       text += fmt::format(
@@ -248,12 +249,14 @@ void MoveSession::on_failure(const Error& error) {
 // The state that the registry is left in says what was heard last.
 void MoveSession::leave_held() noexcept {
   frozen_ = false;
-  try {
-    processes_.front()->parked().leave_held();
-    registry_->leave();
-  } catch (const Error&) {
-    // It was killed.
+  for (const auto& process : processes_) {
+    try {
+      process->parked().leave_held();
+    } catch (const Error&) {
+      // It was killed.
+    }
   }
+  registry_->leave();
   processes_.clear();
 }
 
@@ -267,6 +270,12 @@ void MoveSession::end_here(int status) noexcept {
 }
 
 void MoveSession::roll_back() noexcept {
+  try {
+    // If this process dies over it the rest goes on too.
+    if (common_end_) common_end_->set_lease({});
+  } catch (const Error&) {
+    // Then it waits longer.
+  }
   for (auto process = processes_.rbegin(); process != processes_.rend(); ++process) {
     const bool first = std::next(process) == processes_.rend();
     if (!(*process)->roll_back() && first) frozen_ = false;

@@ -16,7 +16,8 @@
 // Until it is given up the process goes on here whatever happens. From then on it waits, parked
 // (tracee/parked_process.h), until the node says that it runs there, and then becomes the deputy;
 // or until it is known that it does not (fence.h), and then it goes on here after all. Two never
-// run. If this process dies in between, the parked one waits out the lease.
+// run. If this process dies in between, the parked ones wait out the lease, or are taken up before
+// (resume.h).
 //
 // Of one that is detached nothing stays: when the node has said that it runs there, it is asked to
 // hold it without a home, and the process here ends, with 0, when it has confirmed that. While that
@@ -27,6 +28,7 @@
 // Owned as a Departure is.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -63,6 +65,7 @@ class MoveSession : public Departure {
   void end_here(int status) noexcept;
   void leave_held() noexcept;
   void tell_hold(bool without_end);
+  void set_lease(std::chrono::nanoseconds lease);
   // move_return.cc
   void refuse_tree() const;
   ReturnSession::Outcome bring_home();

@@ -22,7 +22,8 @@
 namespace telefork::session {
 namespace {
 
-constexpr std::size_t kMaxFile = 16 * 1024;
+constexpr std::size_t kMaxFile = 1024 * 1024;  // of some thousand processes
+constexpr const char* kConfirmed = "confirmed";
 constexpr const char* kNewSuffix = ".new";
 constexpr const char* kCallSuffix = ".call";
 
@@ -31,16 +32,20 @@ std::string without_newlines(std::string text) {
   return text;
 }
 
-// One "key value" a line; a value has no newline, and only "warning" comes more than once.
+// One "key value" a line; a value has no newline, and only "warning" and "held" come more than
+// once.
 std::string encode(const SessionInfo& info) {
   std::string text = fmt::format(
       "role {}\npid {}\nguest {}\nnode {}\nstate {}\nchanges_found_by {}\nbytes {}\ncommand {}\n",
       info.role, info.pid, info.guest_pid, info.node, info.state, info.changes_found_by, info.bytes,
       without_newlines(info.command));
   if (const auto& hold = info.hold) {
-    text += fmt::format("hold {} {} {} {} {} {}\n", hold->process.process.start_time,
-                        hold->process.caller, hold->process.gate.value(),
-                        hold->process.lease.value(), hold->without_end ? 1 : 0, hold->fence_key);
+    text += fmt::format("hold {} {}\n", hold->without_end ? 1 : 0, hold->fence_key);
+    for (const HeldMember& member : hold->members) {
+      const tracee::HeldProcess& held = member.process;
+      text += fmt::format("held {} {} {} {} {} {}\n", held.process.pid, held.process.start_time,
+                          held.caller, held.gate.value(), held.lease.value(), member.common_end);
+    }
   }
   for (const std::string& warning : info.warnings) {
     text += fmt::format("warning {}\n", without_newlines(warning));
@@ -49,18 +54,29 @@ std::string encode(const SessionInfo& info) {
 }
 
 // The other way round.
-std::optional<Hold> decode_hold(const std::string& text, pid_t pid) {
+std::optional<HeldMember> decode_member(const std::string& text) {
   std::istringstream numbers(text);
   std::uint64_t gate = 0;
   std::uint64_t lease = 0;
-  Hold hold;
-  hold.process.process.pid = pid;
-  numbers >> hold.process.process.start_time >> hold.process.caller >> gate >> lease >>
-      hold.without_end;
+  HeldMember member;
+  tracee::HeldProcess& held = member.process;
+  numbers >> held.process.pid >> held.process.start_time >> held.caller >> gate >> lease >>
+      member.common_end;
   if (!numbers) return std::nullopt;
-  hold.process.gate = RemotePtr(gate);
-  hold.process.lease = RemotePtr(lease);
-  numbers >> hold.fence_key;
+  held.gate = RemotePtr(gate);
+  held.lease = RemotePtr(lease);
+  return member;
+}
+
+std::optional<Hold> decode_hold(const std::string& text, std::vector<HeldMember> members,
+                                bool confirmed) {
+  std::istringstream words(text);
+  Hold hold;
+  words >> hold.without_end;
+  if (!words || members.empty()) return std::nullopt;
+  words >> hold.fence_key;
+  hold.members = std::move(members);
+  hold.confirmed = confirmed;
   return hold;
 }
 
@@ -79,6 +95,7 @@ std::string text(const std::map<std::string, std::string>& fields, const char* k
 SessionInfo decode(const std::string& content) {
   std::map<std::string, std::string> fields;
   SessionInfo info;
+  std::vector<HeldMember> members;
   for (std::size_t at = 0; at < content.size();) {
     std::size_t end = std::min(content.find('\n', at), content.size());
     std::string line = content.substr(at, end - at);
@@ -88,6 +105,8 @@ SessionInfo decode(const std::string& content) {
     std::string value = line.substr(space + 1);
     if (line.starts_with("warning ")) {
       info.warnings.push_back(std::move(value));
+    } else if (line.starts_with("held ")) {
+      if (auto member = decode_member(value)) members.push_back(*member);
     } else {
       fields[line.substr(0, space)] = std::move(value);
     }
@@ -100,7 +119,8 @@ SessionInfo decode(const std::string& content) {
   info.changes_found_by = text(fields, "changes_found_by");
   info.bytes = number<std::uint64_t>(fields, "bytes");
   info.command = text(fields, "command");
-  info.hold = decode_hold(text(fields, "hold"), info.pid);
+  info.hold =
+      decode_hold(text(fields, "hold"), std::move(members), number<int>(fields, kConfirmed) != 0);
   return info;
 }
 
@@ -121,7 +141,9 @@ bool is_left_over(const UniqueFd& file) { return try_lock(file, LOCK_SH); }
 bool try_own(const UniqueFd& file) { return try_lock(file, LOCK_EX); }
 
 std::string read_small_file(const UniqueFd& file, const std::string& path) {
-  std::string content(kMaxFile, '\0');
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) throw_errno("looking at " + path);
+  std::string content(std::min(static_cast<std::size_t>(status.st_size), kMaxFile), '\0');
   ssize_t count = ::pread(file.get(), content.data(), content.size(), 0);
   if (count < 0) throw_errno("reading " + path);
   content.resize(static_cast<std::size_t>(count));
@@ -136,7 +158,7 @@ bool is_of_our_namespace(std::string_view name) {
 bool holds_somebody(const UniqueFd& file, const std::string& path) {
   try {
     const SessionInfo info = decode(read_small_file(file, path));
-    return info.hold && (!is_of_our_namespace(path) || tracee::is_parked(info.hold->process));
+    return info.hold && (!is_of_our_namespace(path) || is_held(*info.hold));
   } catch (const Error&) {
     return false;
   }
@@ -150,7 +172,8 @@ UniqueFd open_entry(const std::string& path) {
 void set_aside(const std::string& folder, const std::string& path, const std::string& name) {
   const UniqueFd file = open_entry(path);
   if (!file || !is_left_over(file) || !holds_somebody(file, path)) return;
-  const std::uint64_t since = decode(read_small_file(file, path)).hold->process.process.start_time;
+  const SessionInfo left = decode(read_small_file(file, path));
+  const std::uint64_t since = left.hold->members.front().process.process.start_time;
   ::rename(path.c_str(), fmt::format("{}/{}.{}", folder, since, name).c_str());
 }
 
@@ -180,6 +203,19 @@ void for_each_living(const std::string& folder, See see) {
 }
 
 }  // namespace
+
+bool is_held(const Hold& hold) {
+  return std::any_of(hold.members.begin(), hold.members.end(),
+                     [](const HeldMember& member) { return tracee::is_parked(member.process); });
+}
+
+const HeldMember* find_member(const Hold& hold, pid_t pid) {
+  for (const HeldMember& member : hold.members) {
+    const ProcessId& process = member.process.process;
+    if (process.pid == pid && kernel::is_alive(process)) return &member;
+  }
+  return nullptr;
+}
 
 RegistryEntry::RegistryEntry(std::string folder, SessionInfo info) : info_(std::move(info)) {
   if (folder.empty()) return;
@@ -238,6 +274,13 @@ UniqueFd try_take_over(const std::string& path) {
   UniqueFd file = open_entry(path);
   if (!file || !try_own(file)) return {};
   return file;
+}
+
+// What cannot be noted the next one asks again.
+void note_confirmed(const std::string& path) {
+  const UniqueFd file(::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW));
+  const std::string line = fmt::format("{} 1\n", kConfirmed);
+  [[maybe_unused]] const ssize_t count = ::write(file.get(), line.data(), line.size());
 }
 
 std::string call_path(const std::string& folder, pid_t process) {

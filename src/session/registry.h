@@ -24,12 +24,23 @@
 
 namespace telefork::session {
 
+struct HeldMember {
+  tracee::HeldProcess process;
+  int common_end = -1;  // of several: the descriptor that it has of it, see common_end.h
+};
+
 // What went is here too, whole, and nothing of it runs: until it is known how the other one fares.
 struct Hold {
-  tracee::HeldProcess process;
-  bool without_end = false;  // no lease lets it go on
-  std::string fence_key;     // see fence.h
+  std::vector<HeldMember> members;  // all that went together, the one that was asked for first
+  bool without_end = false;         // no lease lets it go on
+  std::string fence_key;            // see fence.h
+  bool confirmed = false;           // nothing of it runs there: all of it may go on here
 };
+
+// Whether any of it waits still.
+bool is_held(const Hold& hold);
+// The one of that number, alive; null: there is none.
+const HeldMember* find_member(const Hold& hold, pid_t pid);
 
 struct SessionInfo {
   std::string role;     // "away": its deputy is here; "guest": it runs here
@@ -81,6 +92,9 @@ void forget_ended_sessions(const std::string& folder);
 // Of one that was left: it is the caller's alone then, as if this process were its session. Empty
 // where somebody else has it, or just looks at it.
 UniqueFd try_take_over(const std::string& path);
+
+// Of one that was taken over: whoever takes it up after this process knows it too.
+void note_confirmed(const std::string& path);
 
 // Those of our pid namespace: the pids of others mean nothing here.
 std::vector<SessionInfo> list_sessions(const std::vector<std::string>& folders);

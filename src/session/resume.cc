@@ -10,9 +10,11 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/pidfd.h"
 #include "kernel/procfs_task.h"
 #include "net/address.h"
 #include "net/stream.h"
+#include "session/common_end.h"
 #include "session/fence.h"
 
 namespace telefork::session {
@@ -24,7 +26,10 @@ void wait_a_little() { net::poll_until({}, net::Deadline::in(kFenceInterval)); }
 
 std::optional<SessionInfo> find(const std::vector<std::string>& registries, pid_t pid) {
   for (SessionInfo& info : list_sessions(registries)) {
-    if (info.pid == pid && info.role == "away") return std::move(info);
+    if (info.role != "away") continue;
+    if (info.pid == pid || (info.hold && find_member(*info.hold, pid) != nullptr)) {
+      return std::move(info);
+    }
   }
   return std::nullopt;
 }
@@ -50,6 +55,36 @@ std::optional<SessionInfo> find(const std::vector<std::string>& registries, pid_
                      info.state));
 }
 
+void forget_unparked(std::vector<HeldMember>& held) {
+  std::erase_if(held, [](const HeldMember& member) { return !tracee::is_parked(member.process); });
+}
+
+// For those that have not begun to wait: as long as one is parked nobody else has that number.
+void end_common_lease(const std::vector<HeldMember>& held) {
+  for (const HeldMember& member : held) {
+    if (member.common_end < 0) continue;
+    try {
+      UniqueFd file = kernel::take_fd(member.process.process.pid, member.common_end);
+      if (file && tracee::is_parked(member.process)) CommonEnd(std::move(file)).set_lease({});
+    } catch (const Error&) {
+      // It waits by now, and has closed it, or was killed.
+    }
+  }
+}
+
+// Those that are left are traced still.
+void release(std::vector<HeldMember>& held) {
+  end_common_lease(held);
+  std::erase_if(held, [](const HeldMember& member) {
+    try {
+      return tracee::try_release(member.process);
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+      return true;
+    }
+  });
+}
+
 [[noreturn]] void refuse_unknown(pid_t pid) {
   try {
     kernel::read_stat(pid);
@@ -69,7 +104,7 @@ SessionInfo Resumption::await_settled(ResumeReport& report) {
   for (bool missed = false;; wait_a_little()) {
     std::optional<SessionInfo> now = find(settings_.registries, pid_);
     if (!now && !before) refuse_unknown(pid_);
-    if (!now && missed && !tracee::is_parked(before->hold->process)) {
+    if (!now && missed && !is_held(*before->hold)) {
       report.known_by = KnownBy::kSession;
       return *before;
     }
@@ -85,13 +120,20 @@ SessionInfo Resumption::await_settled(ResumeReport& report) {
 // It may go on by its lease at any time.
 void Resumption::take_up(const SessionInfo& info, ResumeReport& report) {
   const Hold& hold = *info.hold;
+  std::vector<HeldMember> held = hold.members;
   std::unique_ptr<Fence> fence =
       make_fence(net::parse_node(info.node), settings_.access, here_, hold.fence_key);
   const auto deadline = net::Deadline::in(kFencePatience);
   bool told = false;
-  for (bool confirmed = false; tracee::is_parked(hold.process); wait_a_little()) {
-    confirmed = confirmed || (fence != nullptr && fence->try_confirm());
-    if (confirmed && tracee::try_release(hold.process)) return;
+  for (bool confirmed = hold.confirmed;; wait_a_little()) {
+    forget_unparked(held);
+    if (held.empty()) break;
+    if (!confirmed && fence != nullptr && fence->try_confirm()) {
+      confirmed = true;
+      note_confirmed(info.path);
+    }
+    if (confirmed) release(held);
+    if (held.empty()) return;
     if (confirmed) continue;
     const std::string why = fence != nullptr ? fence->why_never() : "";
     if (why.empty() && fence != nullptr && !deadline.passed()) continue;
@@ -122,7 +164,11 @@ ResumeReport Resumption::run() {
       take_up(info, report);
       ::unlink(info.path.c_str());
     }
-    if (!kernel::is_alive(info.hold->process.process)) {
+    for (const HeldMember& member : info.hold->members) {
+      if (!kernel::is_alive(member.process.process)) continue;
+      if (report.processes++ == 0) report.pid = member.process.process.pid;
+    }
+    if (report.processes == 0) {
       throw Error(Code::kGone, fmt::format("process {} has ended", pid_));
     }
     return report;

@@ -7,6 +7,8 @@
 //        |------------------------> the parked one goes on as it was
 //
 // Two never run: it goes on only when nothing of it runs there, by the node's word or by its lease.
+// Of several that went together all go on, whichever of them is named; one that was killed
+// meanwhile has ended, and the others see that as ever.
 //
 //     Resumption resumption(folders, pid, access);
 //     ResumeReport report = resumption.run();     // it runs on here
@@ -14,6 +16,7 @@
 // Owned by one thread. What it does may be given up at any time.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <string>
 #include <vector>
@@ -27,6 +30,8 @@
 namespace telefork::session {
 
 struct ResumeReport {
+  pid_t pid = 0;              // the first of those that run on
+  std::size_t processes = 0;  // so many are there
   std::string node;
   // How it is known that nothing of it runs there: its node has confirmed it; its lease is over; or
   // its session process, which was there still, has found out.

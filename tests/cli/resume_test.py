@@ -2,12 +2,15 @@
 """telefork resume: what a move has left here whole is taken up again, and two never run."""
 import json
 import os
+import pathlib
+import re
 import signal
 import subprocess
+import sys
 
 import cli
 from cli import call
-from departure import SHORT_LEASE, DepartureTest, is_deputy, kill, sessions
+from departure import SHORT_LEASE, DepartureTest, Pair, is_deputy, kill, sessions
 
 # From when it is given up to when it is the deputy.
 STEPS_HELD = ("given_up", "go_sent", "start_seen")
@@ -45,10 +48,12 @@ class ResumeTest(DepartureTest):
     def find_node(self):
         os.kill(self.telepad.pid, signal.SIGCONT)
 
-    def resume(self, pid, known_by):
+    def resume(self, pid, known_by, first=None, processes=1):
+        """`first` runs on then, and so many are there."""
+        first = pid if first is None else first
         code, told = cli.call_json("resume", pid)
-        self.assertEqual((code, told), (0, {"pid": pid, "guest_pid": pid, "node": self.node,
-                                            "known_by": known_by}))
+        self.assertEqual((code, told), (0, {"pid": first, "guest_pid": first, "processes": processes,
+                                            "node": self.node, "known_by": known_by}))
         self.assertIsNone(self.entry(pid))
         self.assertFalse(is_deputy(pid))
 
@@ -212,6 +217,203 @@ class Detached(ResumeTest):
         process.kill()
         self.assertEqual(process.wait(timeout=cli.PATIENCE), -signal.SIGKILL)
         self.assertIsNone(self.entry(process.pid))
+
+
+# Traces a process as a debugger does, until it ends.
+TRACER = """
+import ctypes, os, sys
+PTRACE_SEIZE = 0x4206
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+print(libc.ptrace(PTRACE_SEIZE, int(sys.argv[1]), None, None), flush=True)
+sys.stdin.read()
+"""
+
+
+def blocks(pid):
+    """The signals that it blocks: all, as long as it is held."""
+    return re.search(r"^SigBlk:\t(\w+)$", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M)[1]
+
+
+class Tree(ResumeTest):
+    """A parent and its child, which are held and taken up together."""
+
+    def left(self, *flags, lease=None, step="go_sent"):
+        pair = Pair(self)
+        self.left_at(step, pair.pid, *flags, lease=lease)
+        return pair
+
+    def goes_on(self, pair):
+        self.assertEqual(pair.ask("word"), ((0, 0), (0, 0)))
+        self.assertEqual(pair.finish(), Pair.passed)
+        self.assertEqual(self.guests(), [])
+
+    def test_takes_up_what_a_killed_session_has_left(self):
+        for step in STEPS_HELD:
+            with self.subTest(step):
+                pair = self.left(step=step)
+                self.assertEqual(self.entry(pair.pid), self.held(pair.pid))
+                self.resume(pair.pid, "node", processes=2)
+                self.goes_on(pair)
+
+    def test_the_name_of_the_child_is_as_good(self):
+        pair = self.left()
+        self.resume(pair.child, "node", first=pair.pid, processes=2)
+        self.assertIsNone(self.entry(pair.pid))
+        self.goes_on(pair)
+
+    def test_says_so_to_people(self):
+        pair = self.left()
+        done = call("resume", pair.child)
+        self.assertEqual((done.returncode, done.stdout), (0, b""))
+        self.assertIn(b"process %d and 1 more run on here: " % pair.pid, done.stderr)
+        self.goes_on(pair)
+
+    def test_what_is_held_goes_nowhere_else(self):
+        pair = self.left()
+        for command in (["move", pair.child, self.node], ["fork", pair.child, self.node],
+                        ["save", pair.child, self.folder / "image"]):
+            self.refuses(call(*command), 3, f"`telefork resume {pair.child}` takes it up")
+        self.resume(pair.pid, "node", processes=2)
+        self.goes_on(pair)
+
+    def test_waits_for_the_lease_where_nobody_can_be_asked(self):
+        pair = self.left(lease=SHORT_LEASE | {"TELEFORK_LEASE_HOME_MS": "15000"})
+        self.lose_node()
+        self.resume(pair.pid, "lease", processes=2)
+        self.goes_on(pair)
+
+    def test_what_is_stopped_stays_so_and_goes_on_later(self):
+        """It has not begun to wait yet when it is taken up."""
+        for flags, step in ([], "go_sent"), (["--detach"], "held_back"):
+            with self.subTest(step):
+                process, child, output = self.hermits()
+                os.kill(child, signal.SIGSTOP)
+                cli.wait_until(lambda: cli.processes()[child] == "T")
+                self.left_at(step, process.pid, *flags)
+                self.assertEqual(self.entry(process.pid), self.held(process.pid))
+                self.resume(process.pid, "node", processes=2)
+                process.terminate()
+                self.assertEqual(cli.processes()[child], "T")
+                os.kill(child, signal.SIGCONT)
+                self.assertEqual(process.wait(timeout=cli.PATIENCE), 0)
+                self.assertEqual(output.read_bytes(), b"ready\nready\ndone\n")
+
+    def test_one_that_was_killed_meanwhile_has_ended(self):
+        pair = self.left()
+        os.kill(pair.child, signal.SIGKILL)
+        cli.wait_until(lambda: not cli.is_running(pair.child))
+        self.assertEqual(self.entry(pair.pid), self.held(pair.pid))
+        self.resume(pair.pid, "node")
+        self.assertEqual(pair.finish(), (9, b"-9 True\n"))
+
+    def test_who_is_left_of_them_is_held_still(self):
+        pair = self.left()
+        pair.process.kill()
+        pair.process.wait(timeout=cli.PATIENCE)
+        self.addCleanup(kill, pair.child)
+        self.assertEqual(self.entry(pair.pid), self.held(pair.pid))
+        code, told = cli.call_json("resume", pair.pid)
+        self.assertEqual((code, told["pid"], told["processes"]), (0, pair.child, 1), told)
+        # What it reads has ended with its parent.
+        cli.wait_until(lambda: not cli.is_running(pair.child))
+
+    def test_when_all_were_killed_nothing_is_held(self):
+        pair = self.left()
+        for pid in (pair.child, pair.pid):
+            os.kill(pid, signal.SIGKILL)
+        pair.process.wait(timeout=cli.PATIENCE)
+        cli.wait_until(lambda: not cli.is_running(pair.child))
+        self.assertIsNone(self.entry(pair.pid))
+
+
+class DetachedTree(ResumeTest):
+    def run_here(self, process, output):
+        process.terminate()
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 0)
+        self.assertEqual(output.read_bytes(), b"ready\nready\ndone\n")
+        cli.wait_until(lambda: not self.guests())
+
+    def test_takes_up_what_a_killed_session_has_left(self):
+        for step in (*STEPS_HELD, "held_back", "dismissed"):
+            with self.subTest(step):
+                process, _, output = self.hermits()
+                self.left_at(step, process.pid, "--detach")
+                self.assertEqual(self.entry(process.pid), self.held(process.pid))
+                self.resume(process.pid, "node", processes=2)
+                self.run_here(process, output)
+
+    def test_ends_what_is_there_and_goes_on_here(self):
+        process, child, output = self.hermits()
+        command, session = self.stopped_at("dismissed", process.pid, "--detach")
+        cli.wait_until(lambda: [entry["state"] for entry in self.guests()] == ["detached"])
+        os.kill(session, signal.SIGKILL)
+        self.assertEqual(command.wait(timeout=cli.PATIENCE), 1)
+        self.assertEqual(self.entry(process.pid), self.held(process.pid))
+        self.resume(child, "node", first=process.pid, processes=2)
+        self.run_here(process, output)
+
+    def test_goes_on_here_when_its_keeper_dies(self):
+        for step in ("start_seen", "held_back"):
+            with self.subTest(step):
+                process, _, output = self.hermits()
+                command, session = self.stopped_at(step, process.pid, "--detach", lease=USUAL_LEASE)
+                self.kill_keepers()
+                os.kill(session, signal.SIGCONT)
+                _, err = command.communicate(timeout=cli.PATIENCE)
+                self.assertEqual(command.returncode, 75, err)
+                self.assertIsNone(self.entry(process.pid))
+                self.run_here(process, output)
+
+    def test_stays_held_until_its_node_can_be_asked(self):
+        process, child, output = self.hermits()
+        command, session = self.stopped_at("held_back", process.pid, "--detach")
+        self.lose_node()
+        self.kill_keepers()
+        os.kill(session, signal.SIGCONT)
+        _, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 1, err)
+        self.assertIn(b"it may run there, and is held here, whole: `telefork resume %d`" %
+                      process.pid, err)
+        self.assertEqual(self.entry(process.pid), self.held(process.pid))
+        self.refuses(call("resume", child), 4, f"{self.node} does not answer; it is held")
+        self.assertEqual(self.entry(process.pid), self.held(process.pid))
+        self.find_node()
+        self.resume(process.pid, "node", processes=2)
+        self.run_here(process, output)
+
+    def test_a_telepad_that_was_started_since_cannot_tell(self):
+        process, child, _ = self.hermits()
+        self.left_at("held_back", process.pid, "--detach")
+        self.end_telepad()
+        self.start_telepad()
+        self.refuses(call("resume", process.pid), 4, "this telepad was started since")
+        self.assertEqual(self.entry(process.pid), self.held(process.pid))
+        process.kill()
+        process.wait(timeout=cli.PATIENCE)
+        os.kill(child, signal.SIGKILL)
+        cli.wait_until(lambda: not cli.is_running(child))
+        self.assertIsNone(self.entry(process.pid))
+
+    def test_what_was_confirmed_of_all_need_not_be_asked_again(self):
+        """One of them cannot be taken up at once, and then nobody is there to be asked."""
+        process, child, output = self.hermits()
+        before = [blocks(pid) for pid in (process.pid, child)]
+        self.left_at("held_back", process.pid, "--detach")
+        tracer = self.start(sys.executable, "-c", TRACER, str(child))
+        self.assertEqual(tracer.stdout.readline(), b"0\n")
+        resume = self.start(cli.TELEFORK, "resume", str(process.pid))
+        cli.wait_until(lambda: blocks(process.pid) == before[0])
+        self.assertNotEqual(blocks(child), before[1])
+        resume.kill()
+        resume.wait(timeout=cli.PATIENCE)
+        self.assertEqual(self.entry(process.pid), self.held(process.pid))
+        self.end_telepad()
+        self.start_telepad()
+        tracer.kill()
+        tracer.wait(timeout=cli.PATIENCE)
+        self.resume(process.pid, "node", processes=2)
+        self.run_here(process, output)
 
 
 if __name__ == "__main__":

@@ -171,12 +171,13 @@ class DepartureTest(cli.NodeTest):
         return process, output
 
     def hermits(self):
-        """A parent and a child like that -> (the parent, the child's pid, where they write): SIGTERM ends both."""
+        """A parent and a child like that, which SIGTERM ends -> (the parent, the child's pid, where
+        they write)."""
         output = self.folder / "output"
         code = "import os, signal, sys\n" \
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n" \
             "pid = os.fork()\n" \
             "os.write(1, b'ready\\n')\n" \
-            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n" \
             "signal.sigwait([signal.SIGTERM])\n" \
             "if pid: os.kill(pid, signal.SIGTERM); os.wait(); os.write(1, b'done\\n')\n"
         with open(output, "wb") as file:

@@ -48,6 +48,21 @@ class ResumeTest(DepartureTest):
     def find_node(self):
         os.kill(self.telepad.pid, signal.SIGCONT)
 
+    def left_by_its_node(self, pid, resumed):
+        """It was to be detached, and its session has given up asking; `resumed` cannot be while the
+        node is lost. Then that is found again."""
+        command, session = self.stopped_at("held_back", pid, "--detach")
+        self.lose_node()
+        self.kill_keepers()
+        os.kill(session, signal.SIGCONT)
+        _, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 1, err)
+        self.assertIn(b"it may run there, and is held here, whole: `telefork resume %d`" % pid, err)
+        self.assertEqual(self.entry(pid), self.held(pid))
+        self.refuses(call("resume", resumed), 4, f"{self.node} does not answer; it is held")
+        self.assertEqual(self.entry(pid), self.held(pid))
+        self.find_node()
+
     def resume(self, pid, known_by, first=None, processes=1):
         """`first` runs on then, and so many are there."""
         first = pid if first is None else first
@@ -189,18 +204,7 @@ class Detached(ResumeTest):
 
     def test_stays_held_until_its_node_can_be_asked(self):
         process, output = self.hermit()
-        command, session = self.stopped_at("held_back", process.pid, "--detach")
-        self.lose_node()
-        self.kill_keepers()
-        os.kill(session, signal.SIGCONT)
-        _, err = command.communicate(timeout=cli.PATIENCE)
-        self.assertEqual(command.returncode, 1, err)
-        self.assertIn(b"it may run there, and is held here, whole: `telefork resume %d`" %
-                      process.pid, err)
-        self.assertEqual(self.entry(process.pid), self.held(process.pid))
-        self.refuses(call("resume", process.pid), 4, f"{self.node} does not answer; it is held")
-        self.assertEqual(self.entry(process.pid), self.held(process.pid))
-        self.find_node()
+        self.left_by_its_node(process.pid, resumed=process.pid)
         self.resume(process.pid, "node")
         self.runs_here(process, output)
 
@@ -276,6 +280,19 @@ class Tree(ResumeTest):
             self.refuses(call(*command), 3, f"`telefork resume {pair.child}` takes it up")
         self.resume(pair.pid, "node", processes=2)
         self.goes_on(pair)
+
+    def test_what_is_held_goes_nowhere_with_its_parent(self):
+        process, child, output = self.hermits()
+        self.left_at("go_sent", child)
+        remedy = f"process {child}: it is held here, and may run on {self.node}: " \
+                 f"`telefork resume {child}` takes it up"
+        for command in (["move", process.pid, self.node], ["save", process.pid, self.folder / "image"]):
+            self.refuses(call(*command), 3, remedy)
+        self.assertIn(remedy, cli.call_json("check", process.pid)[1]["refused"][0])
+        self.resume(child, "node")
+        process.terminate()
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 0)
+        self.assertEqual(output.read_bytes(), b"ready\nready\ndone\n")
 
     def test_waits_for_the_lease_where_nobody_can_be_asked(self):
         pair = self.left(lease=SHORT_LEASE | {"TELEFORK_LEASE_HOME_MS": "15000"})
@@ -367,18 +384,7 @@ class DetachedTree(ResumeTest):
 
     def test_stays_held_until_its_node_can_be_asked(self):
         process, child, output = self.hermits()
-        command, session = self.stopped_at("held_back", process.pid, "--detach")
-        self.lose_node()
-        self.kill_keepers()
-        os.kill(session, signal.SIGCONT)
-        _, err = command.communicate(timeout=cli.PATIENCE)
-        self.assertEqual(command.returncode, 1, err)
-        self.assertIn(b"it may run there, and is held here, whole: `telefork resume %d`" %
-                      process.pid, err)
-        self.assertEqual(self.entry(process.pid), self.held(process.pid))
-        self.refuses(call("resume", child), 4, f"{self.node} does not answer; it is held")
-        self.assertEqual(self.entry(process.pid), self.held(process.pid))
-        self.find_node()
+        self.left_by_its_node(process.pid, resumed=child)
         self.resume(process.pid, "node", processes=2)
         self.run_here(process, output)
 

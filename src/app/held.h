@@ -6,7 +6,8 @@
 
 namespace telefork::app {
 
-// Throws kRefused for one that is held, and for one of which such a one has come: it would go along.
+// Throws kRefused for one that is held, and for one of which such a one has come: it would go
+// along.
 void refuse_held(pid_t pid);
 
 }  // namespace telefork::app

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -72,12 +73,14 @@ void end_common_lease(const std::vector<HeldMember>& held) {
   }
 }
 
-// Those that are left are traced still.
-void release(std::vector<HeldMember>& held) {
+// Those that are left are traced still. Which have gone on by it: they may have ended since.
+void release(std::vector<HeldMember>& held, std::set<pid_t>& released) {
   end_common_lease(held);
-  std::erase_if(held, [](const HeldMember& member) {
+  std::erase_if(held, [&released](const HeldMember& member) {
     try {
-      return tracee::try_release(member.process);
+      const bool goes_on = tracee::try_release(member.process);
+      if (goes_on) released.insert(member.process.process.pid);
+      return goes_on;
     } catch (const Error& error) {
       if (error.code() != Code::kGone) throw;
       return true;
@@ -132,7 +135,7 @@ void Resumption::take_up(const SessionInfo& info, ResumeReport& report) {
       confirmed = true;
       note_confirmed(info.path);
     }
-    if (confirmed) release(held);
+    if (confirmed) release(held, released_);
     if (held.empty()) return;
     if (confirmed) continue;
     const std::string why = fence != nullptr ? fence->why_never() : "";
@@ -165,7 +168,8 @@ ResumeReport Resumption::run() {
       ::unlink(info.path.c_str());
     }
     for (const HeldMember& member : info.hold->members) {
-      if (!kernel::is_alive(member.process.process)) continue;
+      const auto& process = member.process.process;
+      if (!released_.contains(process.pid) && !kernel::is_alive(process)) continue;
       if (report.processes++ == 0) report.pid = member.process.process.pid;
     }
     if (report.processes == 0) {

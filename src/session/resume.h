@@ -18,6 +18,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,7 @@ class Resumption {
 
   Settings settings_;
   pid_t pid_;
+  std::set<pid_t> released_;
   protocol::OwnMachine here_;
 };
 

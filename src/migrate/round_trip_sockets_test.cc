@@ -302,31 +302,34 @@ TEST_F(RoundTripOfSockets, StayInTheirMulticastGroups) {
       "a socket cannot move yet");
 }
 
-TEST_F(RoundTripOfSockets, StayWithDescriptorsOnTheirWay) {
-  expect_refused(
-      [](Self& self) {
-        Pair pair(SOCK_STREAM);
-        char byte = 'x';
-        iovec io = {&byte, 1};
-        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-        msghdr message{};
-        message.msg_iov = &io;
-        message.msg_iovlen = 1;
-        message.msg_control = control;
-        message.msg_controllen = sizeof(control);
-        cmsghdr* header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        const int fd = 2;
-        std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
-        VERIFY(::sendmsg(pair[0], &message, 0) == 1);
-        self.travel();
-        VERIFY(::recvmsg(pair[1], &message, 0) == 1);
-        const cmsghdr* came = CMSG_FIRSTHDR(&message);
-        VERIFY(came != nullptr && came->cmsg_type == SCM_RIGHTS);
-      },
-      "descriptors or ids were sent along with what it has not read");
+TEST_F(RoundTripOfSockets, KeepDescriptorsOnTheirWay) {
+  expect_survives([](Self& self) {
+    Pair pair(SOCK_STREAM);
+    char byte = 'x';
+    iovec io = {&byte, 1};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &io;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    int ends[2];
+    VERIFY(::pipe(ends) == 0);
+    std::memcpy(CMSG_DATA(header), &ends[0], sizeof(int));
+    VERIFY(::sendmsg(pair[0], &message, 0) == 1 && ::close(ends[0]) == 0);
+    self.travel();
+    VERIFY(::write(ends[1], "y", 1) == 1);
+    VERIFY(::recvmsg(pair[1], &message, 0) == 1 && byte == 'x');
+    const cmsghdr* came = CMSG_FIRSTHDR(&message);
+    VERIFY(came != nullptr && came->cmsg_type == SCM_RIGHTS);
+    int end = -1;
+    std::memcpy(&end, CMSG_DATA(came), sizeof(end));
+    VERIFY(::read(end, &byte, 1) == 1 && byte == 'y');
+  });
 }
 
 TEST_F(RoundTripOfSockets, StayWithTheirPeers) {

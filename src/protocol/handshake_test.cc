@@ -188,18 +188,18 @@ TEST(Handshake, GivesUpOnASilentPeer) {
 
 TEST(Handshake, TellsWhatBecameOfWhoDoesNotGreet) {
   TestMachine here("here");
-  auto [one, other] = net::make_stream_pair();
+  auto pair = net::make_stream_pair();
   auto told = [&](Deadline deadline) {
-    return error_of([&, &end = one] { say_hello(*end, "node7", here.reader(), {}, deadline); });
+    return error_of([&] { say_hello(*pair.first, "node7", here.reader(), {}, deadline); });
   };
   Error silent = told(Deadline::in(1ms));
   EXPECT_THAT(silent.text(), ::testing::StartsWith("node7: it was reached and does not answer"));
   EXPECT_EQ(silent.error(), ETIMEDOUT);
   constexpr std::string_view kMail = "220 ready!\r\n";  // as long as the head of a greeting
-  other->write_all(std::as_bytes(std::span(kMail)), Deadline::never());
+  pair.second->write_all(std::as_bytes(std::span(kMail)), Deadline::never());
   Error talks = told(Deadline::in(10s));
   EXPECT_EQ(talks.text(), "node7: it answers, but is no telepad; name where a telepad listens");
-  other->shutdown_write();
+  pair.second->shutdown_write();
   Error ends = told(Deadline::in(10s));
   EXPECT_THAT(ends.text(), HasSubstr("node7: it has closed the connection without an answer"));
 }

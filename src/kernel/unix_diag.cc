@@ -47,8 +47,10 @@ bool read_object(std::span<const std::byte> bytes, T& object) {
 void take_attribute(unsigned type, std::span<const std::byte> value, UnixSocketState& state) {
   if (type == UNIX_DIAG_PEER) state.has_peer = read_object(value, state.peer);
   if (type == UNIX_DIAG_ICONS) {
-    state.waiting.resize(value.size() / sizeof(std::uint32_t));
-    std::memcpy(state.waiting.data(), value.data(), state.waiting.size() * sizeof(std::uint32_t));
+    std::uint32_t inode = 0;
+    for (; read_object(value, inode); value = value.subspan(sizeof(inode))) {
+      state.waiting.push_back(inode);
+    }
   }
   std::uint8_t shutdown = 0;
   if (type == UNIX_DIAG_SHUTDOWN && read_object(value, shutdown)) state.shutdown = shutdown;

@@ -51,6 +51,15 @@ bool is_ending(pid_t tid) {
   return stat.state == 'Z' || stat.state == 'X' || (stat.flags & kExiting) != 0;
 }
 
+bool has_gone(pid_t tid) {
+  try {
+    return is_ending(tid);
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone && error.error() != ENOENT) throw;
+    return true;
+  }
+}
+
 std::string subject(const Survey& survey, const std::vector<pid_t>& tids) {
   std::string others = tids.size() == 1 ? "" : fmt::format(" and {} others", tids.size() - 1);
   if (tids.size() == 2) others = " and another one";
@@ -204,9 +213,10 @@ void survey_threads(const SurveyOptions& options, Survey& survey) {
     if (tid == survey.pid) continue;
     try {
       comparison.look_at(tid);
-    } catch (const Error& error) {
-      // A running process ends threads; what is gone need not be alike.
-      if (error.code() != Code::kGone && error.error() != ENOENT) throw;
+    } catch (const Error&) {
+      // A running process ends threads; what is gone need not be alike. Some files of one that has
+      // just gone may not be read (proc_ns_readlink in fs/proc/namespaces.c).
+      if (!has_gone(tid)) throw;
     }
   }
   comparison.tell();

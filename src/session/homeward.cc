@@ -30,6 +30,20 @@ bool has_name_at_home(image::schema::FileRef::Reader file) {
   return !file.getDeleted() && !std::string_view(file.getPath().cStr()).starts_with("/memfd:");
 }
 
+// By the ids that they have there. It runs: they come and go.
+std::vector<std::uint32_t> other_threads(pid_t pid) {
+  std::vector<std::uint32_t> tids;
+  for (pid_t tid : kernel::list_threads(pid)) {
+    if (tid == pid) continue;
+    try {
+      tids.push_back(static_cast<std::uint32_t>(kernel::read_status(tid).ns_pids.back()));
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+    }
+  }
+  return tids;
+}
+
 // What lies in a pipe, which it leaves there. (capture/pipes.cc keeps packets apart; there are none
 // in the keeper's.)
 std::vector<std::byte> copy_content(const UniqueFd& pipe) {
@@ -125,11 +139,7 @@ void Homeward::offer() {
   if (survey_.refusals.empty()) files_.settle(survey_, link_);
   capture::throw_refusals(survey_.refusals);
   check_others();
-  std::vector<std::uint32_t> tids;
-  for (pid_t tid : kernel::list_threads(settings_.guest)) {
-    if (tid == settings_.guest) continue;
-    tids.push_back(static_cast<std::uint32_t>(kernel::read_status(tid).ns_pids.back()));
-  }
+  const std::vector<std::uint32_t> tids = other_threads(settings_.guest);
   const kernel::Status status = kernel::read_status(settings_.guest);
   link_.send([&](Message::Builder message) {
     auto offer = message.initOffer();

@@ -282,6 +282,7 @@ class Report:
             what = (f"{threads:g} threads" if threads > 1 else f"{mappings:g} mappings more" if mappings
                     else f"{processes:g} processes" if processes > 1 else "1 thread")
             floor = None
+            more = " more" if threads > 1 or mappings else ""
             if threads > 1:
                 floor = summary([a + b for a, b in zip(r["floor_freeze_ms"], r["floor_threads_ms"])])
                 limit, figure = 1.5 * floor["median"], freeze["median"] - least
@@ -289,16 +290,17 @@ class Report:
                 limit, figure = 15, freeze["median"] - least
             else:
                 limit, figure = 10 if r is alone else 200, freeze["median"]
-            target = f"<= {time_text(limit)}" + (" more" if figure != freeze["median"] else "")
+            target = f"<= {time_text(limit)}{more}"
             rows.append([f"{size_text(r['size'])}, {what}", time_text(freeze["median"]),
                          time_text(floor and floor["median"]), target, figure <= limit])
-            self.result("move", r, threads=threads, more_mappings=mappings, processes=processes, freeze_ms=freeze, floor_ms=floor,
-                        figure_ms=figure, limit_ms=limit, target=target, met=figure <= limit,
+            parameters = {"threads": threads, "more_mappings": mappings, "processes": processes}
+            self.result("move", r, **parameters, freeze_ms=freeze, floor_ms=floor, figure_ms=figure,
+                        limit_ms=limit, target=target, met=figure <= limit,
                         command_ms=summary(r["command_ms"]))
             rows.append(["check of it", time_text(check["median"]), "-", "<= 100 ms",
                          check["median"] <= 100])
-            self.result("check", r, threads=threads, more_mappings=mappings, processes=processes, measured_ms=check,
-                        target="<= 100 ms", met=check["median"] <= 100)
+            self.result("check", r, **parameters, measured_ms=check, target="<= 100 ms",
+                        met=check["median"] <= 100)
             shares = {name.removeprefix("step ").removesuffix("_ms"): summary(times)["median"]
                       for name, times in r.items() if name.startswith("step ")}
             steps.append((what, shares))

@@ -1,5 +1,7 @@
 // Sockets that are connected with nothing outside of the process.
+#include <cstddef>
 #include <cstring>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,7 @@
 
 #include "base/error.h"
 #include "migrate/round_trip.h"
+#include "net/fd_passing.h"
 
 namespace telefork::migrate {
 namespace {
@@ -305,30 +308,17 @@ TEST_F(RoundTripOfSockets, StayInTheirMulticastGroups) {
 TEST_F(RoundTripOfSockets, KeepDescriptorsOnTheirWay) {
   expect_survives([](Self& self) {
     Pair pair(SOCK_STREAM);
-    char byte = 'x';
-    iovec io = {&byte, 1};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    msghdr message{};
-    message.msg_iov = &io;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
     int ends[2];
     VERIFY(::pipe(ends) == 0);
-    std::memcpy(CMSG_DATA(header), &ends[0], sizeof(int));
-    VERIFY(::sendmsg(pair[0], &message, 0) == 1 && ::close(ends[0]) == 0);
+    std::byte byte{'x'};
+    net::send_fds(pair[0], std::span(&byte, 1), std::span(&ends[0], 1));
+    VERIFY(::close(ends[0]) == 0);
     self.travel();
     VERIFY(::write(ends[1], "y", 1) == 1);
-    VERIFY(::recvmsg(pair[1], &message, 0) == 1 && byte == 'x');
-    const cmsghdr* came = CMSG_FIRSTHDR(&message);
-    VERIFY(came != nullptr && came->cmsg_type == SCM_RIGHTS);
-    int end = -1;
-    std::memcpy(&end, CMSG_DATA(came), sizeof(end));
-    VERIFY(::read(end, &byte, 1) == 1 && byte == 'y');
+    const net::ReceivedFds came =
+        net::receive_fds(pair[1], std::span(&byte, 1), 1, net::Deadline::never());
+    VERIFY(came.bytes == 1 && byte == std::byte{'x'} && came.fds.size() == 1);
+    VERIFY(::read(came.fds[0].get(), &byte, 1) == 1 && byte == std::byte{'y'});
   });
 }
 

@@ -1,12 +1,12 @@
 // Descriptors that come home. What went there is home's own, at whichever numbers the guest had it;
 // what was opened there is opened here before anything is changed.
-#include <fcntl.h>
+#include <cerrno>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <cerrno>
 
 #include "base/error.h"
 #include "kernel/procfs.h"

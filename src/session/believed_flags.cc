@@ -14,7 +14,7 @@ using kernel::VmFlag;
 
 constexpr std::uint64_t bit(VmFlag flag) { return static_cast<std::uint64_t>(flag); }
 
-// The first tells what the mapping has, and so do the others of one that is believed.
+// What /proc/PID/maps tells of a mapping without a walk.
 constexpr std::uint64_t kOfMaps =
     bit(VmFlag::kRead) | bit(VmFlag::kWrite) | bit(VmFlag::kExecute) | bit(VmFlag::kShared);
 // What the kernel keeps for itself, the keeper's watch, and guard pages, which are looked for

@@ -113,6 +113,7 @@ pgbench -iq 2>>clients.log
 pgbench -n -c 3 -j 2 -t 1500 2>>clients.log || exit 3
 psql -Atc 'select count(*), sum(delta) = (select sum(abalance) from pgbench_accounts)
            from pgbench_history'
+until [ -e ../asked ]; do kill -0 $server; done
 kill -INT $server
 wait $server
 END
@@ -128,6 +129,7 @@ move
 # A background process that is begun there, and what it shares with who asks.
 [[ $(query beta "set force_parallel_mode = on; select count(*) from pgbench_accounts") == *100000 ]] ||
   fail "postgres has lost something"
+touch "$folder/asked"
 wait "$server" || fail "postgres ended with $?:" "$(<"$folder/database/log")"
 [[ $(tail -n 1 "$folder/transactions") == "4500|t" ]] ||
   fail "transactions were lost:" "$(<"$folder/transactions")"

@@ -40,8 +40,9 @@ class TouchedMemory {
   std::size_t size_;
 };
 
-// So much free memory is made present and given back. A virtual machine may have given it back to
-// its host (free page reporting), and whoever gets such a page next waits for the host.
+// For who will take `size`: some times as much free memory is made present and given back. A
+// virtual machine may have given it back to its host (free page reporting), and whoever gets such a
+// page next waits for the host.
 void touch_free_memory(std::size_t size);
 
 // `--name value` pairs; an unknown name, or a name without its value, fails.

@@ -74,8 +74,7 @@ struct SurveyOptions {
   // tables, are looked at only within kFlagsBudgetNs, and not again where the memory map is as it
   // was. What only they tell is found later else.
   bool quick = false;
-  // The memory map, where it was read before. Whoever read it may only believe that the flags are
-  // so; correct_mapping() is for when they are known.
+  // The memory map with its flags, where it was read before.
   const std::vector<kernel::Vma>* map = nullptr;
   // Its children stay, and so it cannot go.
   bool alone = false;
@@ -225,8 +224,6 @@ Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier = 
 
 // The parts of it; each adds to the survey.
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey);
-// Of one whose flags SurveyOptions::map had not right.
-void correct_mapping(const kernel::Vma& vma, Mapping& mapping, Survey& survey);
 void survey_descriptors(const SurveyOptions& options, Survey& survey);
 // When the descriptors of all are known: who is connected with whom, and what epolls watch. The
 // first has the common part.

@@ -277,10 +277,6 @@ void survey_shared_memory(const SurveyOptions& options, Mapping& mapping, Survey
       refuse(describe(mapping.vma), reason_there(options, Reason::kSharedMemory)));
 }
 
-Kind kind_of_anonymous(const Vma& vma) {
-  return vma.has(VmFlag::kGrowsDown) ? Kind::STACK : Kind::ANONYMOUS;
-}
-
 void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
   if (vma.is_vdso_or_vvar()) {
@@ -307,7 +303,7 @@ void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey
   } else if (vma.shared) {
     survey.refusals.push_back(refuse(describe(vma), Reason::kUnknownShared));
   } else {
-    mapping.kind = kind_of_anonymous(vma);
+    mapping.kind = vma.has(VmFlag::kGrowsDown) ? Kind::STACK : Kind::ANONYMOUS;
   }
 }
 
@@ -401,14 +397,6 @@ void survey_program(Survey& survey) {
 }
 
 }  // namespace
-
-void correct_mapping(const Vma& vma, Mapping& mapping, Survey& survey) {
-  mapping.vma = vma;
-  if (std::optional<Refusal> refusal = refuse_by_flags(survey, vma)) {
-    survey.refusals.push_back(*refusal);
-  }
-  if (vma.is_anonymous()) mapping.kind = kind_of_anonymous(vma);
-}
 
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey) {
   for (Vma& vma : read_vmas(options, earlier, survey)) {

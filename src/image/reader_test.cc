@@ -295,24 +295,6 @@ TEST(ImageReader, RefusesDroppedPagesOfAProcessThatDoesNotGoHome) {
               HasSubstr("it drops pages, which only an image of the way home does"));
 }
 
-TEST(ImageReader, TakesAVmaAgainOnAWayHome) {
-  const auto error_with_vma_again = [](std::uint64_t end) {
-    return error_of_reading(image_of([end](Writer& writer) {
-      ::capnp::MallocMessageBuilder message;
-      auto header = message.initRoot<schema::Header>();
-      header.setVersion(kFormatVersion);
-      header.setPurpose(schema::Header::Purpose::RETURN);
-      writer.write(RecordType::kHeader, message);
-      write_process(writer);
-      write_vma(writer, 0x10000, 0x14000);
-      write_pages(writer, {{0x10000, 1}}, kPageSize);
-      write_vma(writer, 0x10000, end);
-    }));
-  };
-  EXPECT_EQ(error_with_vma_again(0x14000), "");
-  EXPECT_THAT(error_with_vma_again(0x13000), HasSubstr("overlaps"));
-}
-
 TEST(ImageReader, RefusesVmasThatAreNoPagesOrOverlap) {
   const auto error_with_vma = [](std::uint64_t start, std::uint64_t end) {
     return error_of_image_with([&](Writer& writer) { write_vma(writer, start, end); });

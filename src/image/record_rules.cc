@@ -203,7 +203,6 @@ void RecordRules::check_vma(schema::Vma::Reader vma) {
     refuse("{:#x}-{:#x} is no range of pages", start, end);
   }
   const auto after = vmas_.lower_bound(start);
-  if (goes_home_ && after != vmas_.end() && after->first == start && after->second == end) return;
   if (after != vmas_.end() && after->first < end) {
     refuse("the VMA {:#x}-{:#x} overlaps the one at {:#x}", start, end, after->first);
   }

@@ -29,9 +29,7 @@ WriteWatch::WriteWatch(pid_t pid, PageMapAbi abi, UniqueFd userfaultfd)
 
 void WriteWatch::begin(const Vma& vma) {
   TELEFORK_ASSERT(!vma.shared && (before_.empty() || before_.back().end() <= vma.start));
-  uffdio_register wanted{
-      .range = {vma.start.value(), vma.size()}, .mode = UFFDIO_REGISTER_MODE_WP, .ioctls = 0};
-  if (::ioctl(fd_.get(), UFFDIO_REGISTER, &wanted) != 0) {
+  if (!enlist(vma)) {
     throw_errno(fmt::format("watching {:#x}-{:#x} for writes", vma.start.value(), vma.end.value()));
   }
   // Only what has content: the kernel would make page tables for all the rest.
@@ -40,6 +38,14 @@ void WriteWatch::begin(const Vma& vma) {
     append_run(before_, run);
   }
 }
+
+bool WriteWatch::enlist(const Vma& vma) const {
+  uffdio_register wanted{
+      .range = {vma.start.value(), vma.size()}, .mode = UFFDIO_REGISTER_MODE_WP, .ioctls = 0};
+  return ::ioctl(fd_.get(), UFFDIO_REGISTER, &wanted) == 0;
+}
+
+bool WriteWatch::is_free(const Vma& vma) const { return enlist(vma) || errno != EBUSY; }
 
 void WriteWatch::protect(const PageRun& run) const {
   uffdio_writeprotect protect{.range = {run.start.value(), run.pages * kPageSize},

@@ -33,6 +33,8 @@ class WriteWatch {
 
   // A private mapping. The process stands still.
   void begin(const Vma& vma);
+  // Whether no other userfaultfd watches it. One that begin() does not know is watched from now on.
+  bool is_free(const Vma& vma) const;
   // In a private mapping that begin() may know or not; rising. A page of a file's that is swapped
   // out counts as written: it cannot be told from one that lost its copy, whose protection the
   // kernel remembers in the same place (PTE_MARKER_UFFD_WP).
@@ -43,6 +45,7 @@ class WriteWatch {
   Changes changes(const Vma& vma) const;
 
  private:
+  bool enlist(const Vma& vma) const;
   void protect(const PageRun& run) const;
 
   PageMap map_;

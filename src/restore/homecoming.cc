@@ -68,11 +68,8 @@ bool Homecoming::take_record(image::RecordSource& source) {
       contents_.take(record, source);
       break;
     case RecordType::kVma:
-      if (maps_are_known_) {
-        correct(std::move(record));
-      } else {
-        vma_records_.push_back(std::move(record));
-      }
+      if (maps_are_known_) throw Error(Code::kCorrupt, "a mapping behind the first page");
+      vma_records_.push_back(std::move(record));
       break;
     case RecordType::kFiles:
       files_ = std::move(record);

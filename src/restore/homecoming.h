@@ -21,7 +21,6 @@
 #pragma once
 
 #include <csignal>
-#include <deque>
 #include <map>
 #include <set>
 #include <string>
@@ -97,7 +96,6 @@ class Homecoming {
     RemotePtr at;
     std::uint64_t bytes = 0;  // that have come
     bool refused = false;     // the memory file has its pages
-    bool may_replace = true;  // what is there now
     bool has_huge_pages = false;
   };
   struct Staged {
@@ -159,7 +157,6 @@ class Homecoming {
 
   // homecoming_memory.cc
   void learn_maps();
-  void correct(image::Record record);
   void sort_what_came();
   std::vector<kernel::Vma> read_map() const;
   void grow_heap();
@@ -234,7 +231,6 @@ class Homecoming {
   std::vector<image::Record> vma_records_;
   std::vector<image::Record> threads_;
   std::vector<image::schema::Vma::Reader> vmas_;  // sorted
-  std::deque<image::Record> corrections_;         // VMAs that came again: theirs is what counts
   std::vector<Run> runs_;
   std::vector<Range> dropped_;
   ContentStore contents_;

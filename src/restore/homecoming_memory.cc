@@ -95,22 +95,6 @@ void Homecoming::learn_maps() {
   choose_areas();
 }
 
-// What it was thought to be, pages may have been laid out for already.
-void Homecoming::correct(image::Record record) {
-  corrections_.push_back(std::move(record));
-  const Vma::Reader vma = corrections_.back().get<Vma>();
-  auto before = std::partition_point(vmas_.begin(), vmas_.end(), [&vma](Vma::Reader earlier) {
-    return earlier.getStart() < vma.getStart();
-  });
-  if (before == vmas_.end() || before->getStart() != vma.getStart() ||
-      before->getEnd() != vma.getEnd()) {
-    throw Error(Code::kCorrupt, "a mapping behind the first page");
-  }
-  *before = vma;
-  Area* area = area_behind(RemotePtr(vma.getStart()));
-  if (area != nullptr && area->range.start.value() == vma.getStart()) area->may_replace = false;
-}
-
 void Homecoming::sort_what_came() {
   std::sort(runs_.begin(), runs_.end(),
             [](const Run& a, const Run& b) { return a.range.start < b.range.start; });

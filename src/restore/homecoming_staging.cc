@@ -239,8 +239,7 @@ bool Homecoming::most_has_come(const Area& area) const {
 void Homecoming::choose_replacements() {
   for (MapPiece& piece : pieces_) {
     const Area* area = area_of(piece);
-    if (area == nullptr || piece.kind != MapPiece::Kind::kKeep) continue;
-    if (!area->may_replace || !most_has_come(*area)) continue;
+    if (area == nullptr || piece.kind != MapPiece::Kind::kKeep || !most_has_come(*area)) continue;
     piece.kind = MapPiece::Kind::kReplace;
     replaced_.emplace(&piece, area);
   }

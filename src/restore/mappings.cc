@@ -72,29 +72,6 @@ void Restorer::map_memory() {
   run_if_large(program, true);
 }
 
-std::vector<kernel::Vma> Restorer::memory_map() const {
-  std::vector<kernel::Vma> map;
-  for (const Mapping& mapping : mappings_) {
-    kernel::Vma vma;
-    vma.start = mapping.start();
-    vma.end = mapping.start() + mapping.size();
-    vma.flags = mapping.vma().getFlags();
-    vma.shared = has_flag(mapping.vma(), VmFlag::kShared);
-    map.push_back(std::move(vma));
-  }
-  std::sort(map.begin(), map.end(),
-            [](const kernel::Vma& a, const kernel::Vma& b) { return a.start < b.start; });
-  return map;
-}
-
-std::vector<Range> Restorer::huge_memory() const {
-  std::vector<Range> huge;
-  for (const Mapping& mapping : mappings_) {
-    if (mapping.has_huge_pages) huge.push_back({mapping.start(), mapping.size()});
-  }
-  return huge;
-}
-
 void Restorer::map_private(Mapping& mapping, bool apart, SyscallProgram& program) {
   Vma::Reader vma = mapping.vma();
   mapping.protection = apart ? kWritable : first_protection(vma);

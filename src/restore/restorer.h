@@ -140,10 +140,6 @@ class Restorer {
   // Whether it has the user and group ids of the image, which only a privileged restorer can give.
   bool has_same_user() const;
   const ArrivedFiles& arrived_files() const { return parts_->open_files.arrived(); }
-  // As the image had it, sorted; without names.
-  std::vector<kernel::Vma> memory_map() const;
-  // Mappings of the guest whose pages are huge ones, as far as they could be.
-  std::vector<Range> huge_memory() const;
   // What its descriptors were made of.
   image::schema::Files::Reader files() const { return files_->get<image::schema::Files>(); }
   // The namespace that was made for it, if one was: to be kept until the guest has ended.

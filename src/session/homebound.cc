@@ -17,8 +17,8 @@
 #include "kernel/pidfd.h"
 #include "kernel/procfs.h"
 #include "kernel/procfs_task.h"
-#include "session/believed_flags.h"
 #include "session/image_header.h"
+#include "tracee/map_flags.h"
 #include "tracee/same_cpu.h"
 #include "tracee/stub.h"
 
@@ -107,43 +107,26 @@ void Homebound::freeze(const telefork_snapshot& call) {
   if (watch_ && kernel::read_status(guest_).anonymous_kb >= kWorthAThreadKb) begin_to_look();
 }
 
-// Where the thread stands is known from before: the stub's frame lies there.
 void Homebound::place_stub() {
   tracee::TracedThread& caller = frozen_->thread_seen_as(call_.tid);
-  stack_ = RemotePtr(tracee::stack_pointer(caller.registers()));
   tracee::Stub::Options options;
   options.awaited_signals = 0;  // it does not run here again
   stub_.emplace(caller, guest_, options);
 }
 
-// The kernel locks the memory map while it looks at the pages: the stub comes first, but is no part
-// of the map.
+// The kernel locks the memory map while it looks at the pages: what changes the map comes first. A
+// watch of its own is the only flag that no clone has.
 void Homebound::begin_to_look() {
-  std::vector<kernel::Vma> map = kernel::read_maps(guest_);
-  map_ = map;
-  if (believe_flags(arrived_, map_)) {
-    place_stub();
-  } else {
-    map_.clear();
-  }
-  finding_changes_ = std::async(std::launch::async,
-                                [this, map = std::move(map)] { return find_all_changes(map); });
-}
-
-// It ends here anyway. Writes have split its huge pages: to walk all the small ones takes longer
-// than to give them back. The stub's frame lies on the stack.
-void Homebound::forget_pages() {
-  tracee::SyscallProgram program;
-  for (const kernel::Vma& vma : map_) {
-    if (!is_watched(vma) || (vma.start <= stack_ && stack_ < vma.end)) continue;
-    for (const restore::Range& huge : huge_) {
-      const RemotePtr start = std::max(vma.start, huge.start);
-      const RemotePtr end = std::min(vma.end, huge.end());
-      if (start >= end) continue;
-      program.call_any("forgetting pages", SYS_madvise, {start, end - start, MADV_DONTNEED});
+  tracee::SameCpu turns(frozen_->thread_seen_as(call_.tid).tid());
+  map_ = kernel::read_maps(guest_);
+  place_stub();
+  tracee::read_flags(*stub_, map_);
+  for (kernel::Vma& vma : map_) {
+    if (is_watched(vma) && !watch_->is_free(vma)) {
+      vma.flags |= static_cast<std::uint64_t>(kernel::VmFlag::kUffdMissing);
     }
   }
-  if (!program.empty()) stub_->run(program);
+  finding_changes_ = std::async(std::launch::async, [this] { return find_all_changes(map_); });
 }
 
 capture::ChangedPages Homebound::find_changes(const kernel::Vma& vma) const {
@@ -175,16 +158,6 @@ void Homebound::check_readable() const {
               fmt::format("process {} is undumpable there, and may not be read; have f give "
                           "prctl(PR_SET_DUMPABLE) the value that it had",
                           guest_));
-}
-
-void Homebound::correct_flags(capture::Survey& survey, capture::Capture& capture,
-                              image::RecordSink& sink) {
-  const auto others = find_other_flags(kernel::read_smaps(guest_), survey.mappings);
-  for (const auto& [index, vma] : others) {
-    capture::correct_mapping(vma, survey.mappings[index], survey);
-  }
-  capture::throw_refusals(survey.refusals);
-  for (const auto& [index, vma] : others) capture.write_mapping(index, sink);
 }
 
 void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) {
@@ -223,10 +196,6 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
     settings.few_pages = count_pages(changes_) <= kFewPages;
   }
   capture.write_pages(writer);
-  if (!map_.empty()) {
-    forget_pages();
-    correct_flags(survey, capture, writer);
-  }
   writer.end();
 }
 

@@ -50,8 +50,6 @@ class Homebound {
         streams_(std::move(streams)),
         files_(restorer.arrived_files()),
         origins_(guest, restorer.files()),
-        arrived_(restorer.memory_map()),
-        huge_(restorer.huge_memory()),
         abi_(abi) {}
 
   // From now on. Where this kernel cannot watch, the guest's pages are read and hashed now, and
@@ -75,8 +73,6 @@ class Homebound {
   void check_readable() const;
   void begin_to_look();
   void place_stub();
-  void forget_pages();
-  void correct_flags(capture::Survey& survey, capture::Capture& capture, image::RecordSink& sink);
   capture::ChangedPages find_changes(const kernel::Vma& vma) const;
   Changes find_all_changes(const std::vector<kernel::Vma>& map) const;
   capture::ChangedPages changes_of(const capture::Mapping& mapping);
@@ -86,20 +82,16 @@ class Homebound {
   std::map<unsigned, std::uint64_t> streams_;
   restore::ArrivedFiles files_;
   capture::Origins origins_;
-  std::vector<kernel::Vma> arrived_;  // its memory map then
-  std::vector<restore::Range> huge_;  // of huge pages then
   kernel::PageMapAbi abi_;
   std::unique_ptr<kernel::WriteWatch> watch_;
   std::unique_ptr<capture::PageHashes> hashes_;  // or these
   // Of a large guest they are looked for beside the rest.
   std::future<Changes> finding_changes_;
   Changes changes_;
-  // Of a large one too: with flags that are believed until the last pages are sent.
-  std::vector<kernel::Vma> map_;
+  std::vector<kernel::Vma> map_;                   // of a large one too
   std::map<std::string, std::string> namespaces_;  // that it began in
   std::optional<tracee::FrozenProcess> frozen_;
   std::optional<tracee::Stub> stub_;
-  RemotePtr stack_;  // of its thread
   telefork_snapshot call_{};
 };
 

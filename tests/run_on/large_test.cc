@@ -1,4 +1,4 @@
-// Programs so large that the flags of their memory are believed, and looked up last.
+// Programs so large that a clone of them is asked for the flags of their memory.
 #include <fstream>
 #include <set>
 #include <sstream>

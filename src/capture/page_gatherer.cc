@@ -57,13 +57,15 @@ class PageGatherer::MemoryReader {
  public:
   MemoryReader(pid_t pid, bool shares_pages) : pid_(pid), shares_pages_(shares_pages) {}
 
+  // Whether what is wanted of the mapping before and of this one may be read at once.
+  bool continues(const Mapping& mapping, bool guarded) const {
+    return pinned_ && may_pin(mapping, guarded);
+  }
   // From now on reads of this mapping.
   void select(const Mapping& mapping, bool guarded) {
     vma_ = &mapping.vma;
     file_.reset();
-    // Pages behind guards are seen through the object only.
-    bool shared = mapping.kind == Vma::Kind::SHARED_ANONYMOUS;
-    if (shared && (guarded || !vma_->read)) {
+    if (is_seen_through_file(mapping, guarded)) {
       file_.reset(::open(kernel::map_files_path(pid_, *vma_).c_str(), O_RDONLY | O_CLOEXEC));
     }
     pinned_ = vma_->read && !shares_pages_ && !file_;
@@ -71,12 +73,12 @@ class PageGatherer::MemoryReader {
   }
 
   // All runs, one after another.
-  void read(std::span<const PageRun> runs, std::span<std::byte> to) {
+  void read(std::span<const Wanted> wanted, std::span<std::byte> to) {
     if (pinned_) {
-      read_pinned(runs, to);
+      read_pinned(wanted, to);
       return;
     }
-    for (const PageRun& run : runs) {
+    for (const auto& [run, begins, zeros] : wanted) {
       std::span<std::byte> piece = to.first(run.pages * kPageSize);
       std::uint64_t at = file_ ? vma_->offset + (run.start - vma_->start) : run.start.value();
       read_at(file_ ? file_ : memory_, at, piece);
@@ -85,12 +87,20 @@ class PageGatherer::MemoryReader {
   }
 
  private:
-  void read_pinned(std::span<const PageRun> runs, std::span<std::byte> to) {
-    for (std::size_t first = 0; first < runs.size(); first += kMaxVectors) {
-      auto part = runs.subspan(first, std::min(kMaxVectors, runs.size() - first));
+  // Pages behind guards are seen through the object only.
+  static bool is_seen_through_file(const Mapping& mapping, bool guarded) {
+    return mapping.kind == Vma::Kind::SHARED_ANONYMOUS && (guarded || !mapping.vma.read);
+  }
+  bool may_pin(const Mapping& mapping, bool guarded) const {
+    return mapping.vma.read && !shares_pages_ && !is_seen_through_file(mapping, guarded);
+  }
+
+  void read_pinned(std::span<const Wanted> wanted, std::span<std::byte> to) {
+    for (std::size_t first = 0; first < wanted.size(); first += kMaxVectors) {
+      auto part = wanted.subspan(first, std::min(kMaxVectors, wanted.size() - first));
       std::vector<iovec> remote;
       std::size_t bytes = 0;
-      for (const PageRun& run : part) {
+      for (const auto& [run, begins, zeros] : part) {
         remote.push_back({reinterpret_cast<void*>(run.start.value()), run.pages * kPageSize});
         bytes += run.pages * kPageSize;
       }
@@ -102,8 +112,8 @@ class PageGatherer::MemoryReader {
   }
 
   // For the Error, which names what could not be read.
-  void read_singly(std::span<const PageRun> runs, std::span<std::byte> to) {
-    for (const PageRun& run : runs) {
+  void read_singly(std::span<const Wanted> wanted, std::span<std::byte> to) {
+    for (const auto& [run, begins, zeros] : wanted) {
       tracee::read_memory(pid_, run.start, to.first(run.pages * kPageSize));
       to = to.subspan(run.pages * kPageSize);
     }
@@ -156,9 +166,9 @@ PageGatherer::~PageGatherer() = default;
 
 void PageGatherer::add(const Mapping& mapping, bool guarded, const std::vector<PageRun>& runs) {
   if (runs.empty()) return;
-  keep_zeros_ = mapping.kind == Vma::Kind::PRIVATE_FILE;
+  if (!reader_->continues(mapping, guarded)) read_wanted();
   reader_->select(mapping, guarded);
-  own_runs_ = batch_->runs.size();
+  bool begins = true;
   for (const PageRun& run : runs) {
     for (RemotePtr at = run.start; at < run.end();) {
       std::uint64_t size = size_of_next(at, run.end());
@@ -167,15 +177,15 @@ void PageGatherer::add(const Mapping& mapping, bool guarded, const std::vector<P
         hand_over();
         continue;
       }
-      wanted_.push_back({at, size / kPageSize});
+      wanted_.push_back({{at, size / kPageSize}, begins, mapping.kind == Vma::Kind::PRIVATE_FILE});
       wanted_bytes_ += size;
+      begins = false;
       at = at + size;
       if (batch_->used + wanted_bytes_ < batch_->size()) continue;
       read_wanted();
       if (batch_->used > batch_->size() / 2) hand_over();
     }
   }
-  read_wanted();
 }
 
 void PageGatherer::drop(const std::vector<PageRun>& runs) {
@@ -186,6 +196,7 @@ void PageGatherer::drop(const std::vector<PageRun>& runs) {
 }
 
 void PageGatherer::finish() {
+  read_wanted();
   if (batch_->pages_read > 0 || !batch_->dropped.empty()) hand_over();
 }
 
@@ -209,29 +220,31 @@ void PageGatherer::read_wanted() {
   std::span<std::byte> bytes = batch_->room_for(wanted_bytes_);
   reader_->read(wanted_, bytes);
   batch_->pages_read += wanted_bytes_ / kPageSize;
-  for (const PageRun& run : wanted_) {
-    take(run.start, bytes.first(run.pages * kPageSize));
-    bytes = bytes.subspan(run.pages * kPageSize);
+  for (const Wanted& one : wanted_) {
+    take(one, bytes.first(one.run.pages * kPageSize));
+    bytes = bytes.subspan(one.run.pages * kPageSize);
   }
   wanted_.clear();
   wanted_bytes_ = 0;
 }
 
 // Moves what travels of `bytes`, which lie behind what is used, down to it.
-void PageGatherer::take(RemotePtr start, std::span<std::byte> bytes) {
-  std::vector<PageRun> kept = keep_zeros_ ? std::vector<PageRun>{{start, bytes.size() / kPageSize}}
-                                          : non_zero_runs(start, bytes);
+void PageGatherer::take(const Wanted& wanted, std::span<std::byte> bytes) {
+  const PageRun& all = wanted.run;
+  const std::vector<PageRun> kept =
+      wanted.keep_zeros ? std::vector<PageRun>{all} : non_zero_runs(all.start, bytes);
   if (tells_zeros_) {
-    std::vector<PageRun> zeros = gaps_between(start, start + bytes.size(), kept);
+    std::vector<PageRun> zeros = gaps_between(all.start, all.end(), kept);
     batch_->dropped.insert(batch_->dropped.end(), zeros.begin(), zeros.end());
   }
+  // A run is of one VMA only.
+  if (wanted.begins_mapping) own_runs_ = batch_->runs.size();
   for (const PageRun& run : kept) {
     std::size_t size = run.pages * kPageSize;
     std::byte* to = batch_->end();
-    const std::byte* from = bytes.data() + (run.start - start);
+    const std::byte* from = bytes.data() + (run.start - all.start);
     if (to != from) std::memmove(to, from, size);
     batch_->used += size;
-    // A run is of one VMA only.
     if (batch_->runs.size() == own_runs_) {
       batch_->runs.push_back(run);
     } else {

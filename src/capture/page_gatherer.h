@@ -68,19 +68,23 @@ class PageGatherer {
   void finish();
 
  private:
+  struct Wanted {
+    kernel::PageRun run;
+    bool begins_mapping;
+    bool keep_zeros;
+  };
   class MemoryReader;
   std::uint64_t size_of_next(RemotePtr at, RemotePtr end) const;
   void read_wanted();
-  void take(RemotePtr start, std::span<std::byte> bytes);
+  void take(const Wanted& wanted, std::span<std::byte> bytes);
   void hand_over();
 
   std::unique_ptr<MemoryReader> reader_;
   const Exchange& exchange_;
   std::unique_ptr<PageBatch> batch_;
   const bool tells_zeros_;
-  bool keep_zeros_ = false;
-  std::size_t own_runs_ = 0;             // of the batch's, those before are of earlier mappings
-  std::vector<kernel::PageRun> wanted_;  // to be read behind what is used
+  std::size_t own_runs_ = 0;    // of the batch's, those before are of earlier mappings
+  std::vector<Wanted> wanted_;  // to be read behind what is used
   std::uint64_t wanted_bytes_ = 0;
 };
 

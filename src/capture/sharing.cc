@@ -63,9 +63,11 @@ std::optional<Sharing::Place> Sharing::find(std::size_t part, pid_t pid) {
   std::vector<Group>& groups = groups_[part];
   std::size_t first = 0;
   std::size_t end = groups.size();
+  bool is_there = false;
   while (first < end) {
     const std::size_t middle = first + (end - first) / 2;
     const long order = compare(pid, groups[middle], part);
+    is_there = is_there || order >= 0;
     if (order == 0) return Place{middle, true};
     if (order == 1) {
       end = middle;
@@ -79,7 +81,7 @@ std::optional<Sharing::Place> Sharing::find(std::size_t part, pid_t pid) {
       --end;
     }
   }
-  if (compare(pid, pid, part) != 0) return std::nullopt;
+  if (!is_there && compare(pid, pid, part) != 0) return std::nullopt;
   return Place{first, false};
 }
 

@@ -15,6 +15,8 @@ namespace telefork::restore {
 namespace {
 
 constexpr std::size_t kMaxVectors = 1024;  // IOV_MAX
+// Less is made on a fault in less time than a step and its system call take.
+constexpr std::uint64_t kWorthAStep = 5 * kPageSize;
 
 iovec vector_of(RemotePtr at, std::uint64_t size) {
   return {reinterpret_cast<void*>(at.value()), size};
@@ -64,7 +66,7 @@ void add_population(std::span<const PagePiece> pieces, const HugePages& huge, bo
         huge.add_page(at, program);
       }
     }
-    if (only_huge) continue;
+    if (only_huge || piece.size < kWorthAStep) continue;
     program.call("populating memory", SYS_madvise,
                  {piece.at, piece.size, kernel::kMadvPopulateWrite});
   }

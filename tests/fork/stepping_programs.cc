@@ -6,14 +6,31 @@
 #include <fstream>
 #include <system_error>
 
+#include <unistd.h>
+
 namespace fork_test {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+// A plain user may link nothing of another's, and write nothing beside it (proc(5),
+// protected_hardlinks).
+void put(const fs::path& from, const fs::path& to) {
+  if (geteuid() == 0) {
+    fs::create_hard_link(from, to);
+  } else {
+    fs::copy_file(from, to);
+  }
+}
+
+}  // namespace
+
 // Beside the others, since links do not reach another file system.
 SteppingPrograms::SteppingPrograms() {
   const fs::path build = fs::path(TELEFORK_TELEPAD).parent_path().parent_path();
-  std::string pattern = build / "fault-programs.XXXXXX";
+  const fs::path beside = geteuid() == 0 ? build : fs::temp_directory_path();
+  std::string pattern = beside / "fault-programs.XXXXXX";
   if (mkdtemp(pattern.data()) == nullptr) {
     throw std::system_error(errno, std::generic_category(), pattern);
   }
@@ -21,15 +38,15 @@ SteppingPrograms::SteppingPrograms() {
   const fs::path libexec = fs::path(folder_) / "libexec/telefork";
   fs::create_directories(libexec);
   fs::create_directories(fs::path(folder_) / "bin");
-  fs::create_hard_link(TELEFORK_TELEPAD, telepad());
-  fs::create_hard_link(build / "bin/telefork", fs::path(folder_) / "bin/telefork");
+  put(TELEFORK_TELEPAD, telepad());
+  put(build / "bin/telefork", fs::path(folder_) / "bin/telefork");
   for (const auto& entry : fs::directory_iterator(build / "libexec/telefork")) {
     const std::string name = entry.path().filename();
     if (name != "telefork-agent" && name != "telefork-keeper") {
-      fs::create_hard_link(entry.path(), libexec / name);
+      put(entry.path(), libexec / name);
       continue;
     }
-    fs::create_hard_link(entry.path(), libexec / (name + ".real"));
+    put(entry.path(), libexec / (name + ".real"));
     std::ofstream script(libexec / name);
     script << "#!/bin/sh\nexec \"$0.real\" $" << (name == "telefork-agent" ? kAgent : kKeeper)
            << " \"$@\"\n";

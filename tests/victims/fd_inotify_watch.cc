@@ -7,6 +7,7 @@ int main() {
   const int notify = inotify_init1(IN_NONBLOCK);
   const int watch = inotify_add_watch(notify, ".", IN_CREATE | IN_DELETE);
   VICTIM_CHECK(watch >= 0);
+  VICTIM_REFUSED_TO_PLAIN_USERS("is not told here by a name");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(close(open("first", O_CREAT | O_WRONLY, 0600)) == 0 && unlink("first") == 0);

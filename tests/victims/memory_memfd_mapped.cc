@@ -9,6 +9,7 @@ int main() {
   auto* memory = static_cast<char*>(mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
   VICTIM_CHECK(memory != MAP_FAILED && close(fd) == 0);
   std::strcpy(memory + 4096, "in a memfd");
+  VICTIM_REFUSED_TO_PLAIN_USERS("memory that others may share stays at home");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(std::strcmp(memory + 4096, "in a memfd") == 0 && memory[0] == 0);

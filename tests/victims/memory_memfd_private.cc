@@ -10,6 +10,7 @@ int main() {
       static_cast<char*>(mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
   VICTIM_CHECK(memory != MAP_FAILED && close(fd) == 0);
   std::strcpy(memory + 4096, "changed");
+  VICTIM_REFUSED_TO_PLAIN_USERS("this user may not open the old one");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(std::strcmp(memory, "original") == 0);

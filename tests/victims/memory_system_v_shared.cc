@@ -19,6 +19,7 @@ int main() {
   VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_NOT_COPIED("memory that others may share stays at home");
   VICTIM_CLASHES("its System V memory");
+  VICTIM_NOT_LOADED_BY_PLAIN_USERS("to choose an id takes root");
   victim_ready();
   victim_wait();
   std::strcpy(memory, "asked");

@@ -15,6 +15,7 @@ int main() {
   std::strcpy(memory + 3 * 4096, "end");
   VICTIM_NOT_COPIED("memory that others may share stays at home");
   VICTIM_CLASHES("its System V memory");
+  VICTIM_NOT_LOADED_BY_PLAIN_USERS("to choose an id takes root");
   victim_ready();
   victim_wait();
   shmid_ds about{};

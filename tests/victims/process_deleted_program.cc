@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
     victim_fail("exec: %s", std::strerror(errno));
   }
   VICTIM_CHECK(unlink("copy") == 0);
+  VICTIM_REFUSED_TO_PLAIN_USERS("this user may not open the old one");
   victim_ready();
   victim_wait();
   char path[256] = "";

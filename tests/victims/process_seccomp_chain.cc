@@ -21,6 +21,7 @@ int main() {
   // What telefork itself has a process do.
   forbid(SYS_mmap, 79, 0);
   forbid(SYS_munmap, 80, 0);
+  VICTIM_REFUSED_TO_PLAIN_USERS("it runs under seccomp");
   VICTIM_ENDS_WITH_SESSION("where that is killed the pid ends by SIGKILL");
   victim_ready();
   victim_wait();

@@ -13,6 +13,7 @@ int main() {
   const sock_fprog program{4, code};
   VICTIM_CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
   VICTIM_CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+  VICTIM_REFUSED_TO_PLAIN_USERS("it runs under seccomp");
   VICTIM_ENDS_WITH_SESSION("where that is killed the pid ends by SIGKILL");
   victim_ready();
   victim_wait();

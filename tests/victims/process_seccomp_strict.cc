@@ -8,6 +8,7 @@ static volatile sig_atomic_t awake = 0;
 
 int main() {
   signal(SIGTERM, [](int) { awake = 1; });
+  VICTIM_REFUSED_TO_PLAIN_USERS("it runs under seccomp");
   VICTIM_ENDS_WITH_SESSION("where that is killed the pid ends by SIGKILL");
   const sigset_t term = victim_signals(SIGTERM);
   VICTIM_CHECK(sigprocmask(SIG_UNBLOCK, &term, nullptr) == 0);

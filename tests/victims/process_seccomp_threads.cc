@@ -29,6 +29,7 @@ int main() {
   VICTIM_CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) ==
                0);
   VICTIM_REFUSED_BY_HOME("it runs under seccomp, which cannot be restored yet");
+  VICTIM_REFUSED_TO_PLAIN_USERS("it runs under seccomp");
   VICTIM_ENDS_WITH_SESSION("where that is killed the pid ends by SIGKILL");
   victim_ready();
   victim_wait();

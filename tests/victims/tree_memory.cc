@@ -62,6 +62,7 @@ int main() {
   close(told[0]);
   VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_REFUSED_BY_HOME("which went along, is there still");
+  VICTIM_REFUSED_TO_PLAIN_USERS("memory that others may share stays at home");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(own[0] == 'p' && shared->from_child == 2 && shared->from_parent == 1);

@@ -41,6 +41,12 @@
 // A process that has this state is refused, and TEXT is what is said why. The line goes when the
 // refusal goes: then the victim has to travel.
 #define VICTIM_REFUSED(text) victim_say("refused: " text "\n")
+// The same where it is a plain user's, whom the kernel shows or gives less.
+#define VICTIM_REFUSED_TO_PLAIN_USERS(text) \
+  (geteuid() == 0 ? void(0) : victim_say("refused: " text "\n"))
+// The same of `load` alone.
+#define VICTIM_NOT_LOADED_BY_PLAIN_USERS(text) \
+  (geteuid() == 0 ? void(0) : victim_say("refused by load: " text "\n"))
 // The same of `move` alone.
 #define VICTIM_REFUSED_BY_MOVE(text) victim_say("refused by move: " text "\n")
 // The same of `telefork fork` alone: the original keeps it.

@@ -197,6 +197,8 @@ bool VictimProcess::await_ready() {
     } else if (name == "refused" || name == "refused once stopped") {
       declared_.refused.push_back(text);
       declared_.once_stopped = name != "refused";
+    } else if (name == "refused by load") {
+      declared_.refused_by_load = text;
     } else if (name == "refused by move") {
       declared_.refused_by_move.push_back(text);
     } else if (name == "refused by fork") {

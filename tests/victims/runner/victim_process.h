@@ -14,6 +14,7 @@ namespace victims {
 struct Declared {
   std::string skip;                  // the feature that is missing, or nothing
   std::vector<std::string> refused;  // in these words
+  std::string refused_by_load;       // or nothing
   std::vector<std::string> refused_by_move;
   std::vector<std::string> refused_by_fork;
   std::vector<std::string> refused_by_home;

@@ -243,9 +243,25 @@ class File : public Mode {
     const Finished save = telefork({"save", std::to_string(victim.pid()), image()});
     ASSERT_EQ(save.code, 0) << save.err;
     ASSERT_EQ(victim.await_end(), 128 + SIGKILL);
-    victim.continue_as({TELEFORK_PROGRAM, "load", image()});
+    const std::string& refused = victim.declared().refused_by_load;
+    if (refused.empty()) {
+      victim.continue_as({TELEFORK_PROGRAM, "load", image()});
+      return;
+    }
+    const Finished load = telefork({"load", image()});
+    EXPECT_EQ(load.code, kLost) << load.err;
+    EXPECT_NE(load.err.find(refused), std::string::npos) << load.err;
+    is_over_ = true;
   }
   bool restores() const override { return true; }
+  bool is_over() const override { return is_over_; }
+  // A plain user cannot choose a pid, and so has a namespace.
+  std::string lost(const Declared& declared) const override {
+    return declared.loses.empty() && geteuid() != 0 ? declared.loses_in_namespace : declared.loses;
+  }
+
+ private:
+  bool is_over_ = false;
 };
 
 // With a telepad of the same machine.
@@ -360,8 +376,12 @@ class ThereAndBack : public Move {
   void take(VictimProcess& victim) override {
     Move::take(victim);
     if (HasFatalFailure() || !victim.declared().clashes.empty()) return;
+    std::vector<std::string> refused = victim.declared().refused_by_home;
+    if (geteuid() != 0 && refused.empty() && has_threads(victim.visible_pid())) {
+      refused.emplace_back("may not be chosen here by this user");
+    }
     const Finished home = telefork({"home", std::to_string(victim.pid())});
-    if (const auto& refused = victim.declared().refused_by_home; !refused.empty()) {
+    if (!refused.empty()) {
       EXPECT_EQ(home.code, kRefused) << home.err;
       for (const std::string& text : refused) {
         EXPECT_NE(home.err.find(text), std::string::npos) << home.err;
@@ -370,6 +390,16 @@ class ThereAndBack : public Move {
     }
     ASSERT_EQ(home.code, 0) << home.err;
     victim.continue_at_home();
+  }
+  // A plain user may not say which file a process runs (docs/limits.md).
+  std::string differences(pid_t pid, const ProcessState& before) const override {
+    const std::string all = Move::differences(pid, before);
+    const std::regex blank("exe was [^\n]*, is [^\n]*/telefork-blank\n");
+    return geteuid() == 0 ? all : std::regex_replace(all, blank, "");
+  }
+  static bool has_threads(pid_t pid) {
+    const fs::directory_iterator tasks("/proc/" + std::to_string(pid) + "/task");
+    return std::distance(begin(tasks), end(tasks)) > 1;
   }
   std::string lost(const Declared& declared) const override {
     return declared.loses.empty() ? declared.loses_at_home : declared.loses;

@@ -166,8 +166,15 @@ void set_numbers(schema::Files::Builder& files) {
     pipe.setContentId(kContent);
     for (auto piece : pipe.getPieces()) piece.setSize(50);
   }
+  for (unsigned i = 0; i < files.getPtys().size(); ++i) {
+    auto pty = files.getPtys()[i];
+    pty.setNumber(i);
+    pty.setContentId(kContent);
+    for (auto piece : pty.getInput()) piece.setSize(40);
+  }
   for (auto description : files.getDescriptions()) {
     description.setPipe(1);
+    description.setPty(1);
     for (auto item : description.getEpoll()) item.setDescription(1);
   }
 }
@@ -180,6 +187,8 @@ void set_pair(schema::Sockets::Builder& sockets) {
     socket.setShutdown(i + 1);
     socket.setContentId(kContent);
     for (unsigned k = 0; k < 2; ++k) socket.getMessages().set(k, 50);
+    for (auto sent : socket.getSentAlong()) sent.setMessage(i);
+    socket.initWaiting(0);  // nobody waits at one of a pair
   }
 }
 
@@ -213,10 +222,25 @@ void set_members(schema::Tree::Builder& tree) {
   }
 }
 
+// Only the second leads a session that is made anew.
+void set_terminal(schema::Tree::Builder& tree) {
+  set_members(tree);
+  tree.getMembers()[1].setPgid(11);
+  tree.getMembers()[1].setSid(11);
+  auto terminal = tree.initTerminals(1)[0];
+  terminal.setNumber(7);
+  terminal.setSession(11);
+  terminal.setForeground(11);
+  terminal.initWindow().setRows(24);
+  terminal.getWindow().setColumns(80);
+  terminal.getWindow().setXPixels(640);
+  terminal.getWindow().setYPixels(480);
+}
+
 void write_tree_image(ByteSink& file) {
   GoldenWriter image(file);
   image.write<schema::Header>(RecordType::kHeader, set_version);
-  image.write<schema::Tree>(RecordType::kTree, set_members);
+  image.write<schema::Tree>(RecordType::kTree, set_terminal);
   for (unsigned i = 0; i < 2; ++i) {
     image.write<schema::Process>(RecordType::kProcess,
                                  [&](schema::Process::Builder& one) { one.setPid(10 + i); });
@@ -230,6 +254,7 @@ void write_tree_image(ByteSink& file) {
       } else {
         files.initDescriptions(0);
         files.initPipes(0);
+        files.initPtys(0);
       }
       for (auto descriptor : files.getDescriptors()) descriptor.setDescription(1);
     });

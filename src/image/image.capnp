@@ -90,7 +90,7 @@ struct FileContent {
     copy @0;                  # the content alone: who opens it only reads
     memoryFile @1;            # from here on: the file itself, which nobody else has
     unlinkedFile @2;
-    bytes @3;                 # of no file: what lies in a pipe or a socket
+    bytes @3;                 # of no file: what lies in a pipe, a socket or a terminal
     namedMemory @4;           # a file itself too: one of /dev/shm, with its name
   }
 }
@@ -157,6 +157,23 @@ struct Tree {
   # comes with the first of them, for all.
   members @0 :List(Member);   # parents before their children
   shared @1 :List(SharedMemory);
+  terminals @2 :List(SessionTerminal);
+}
+
+struct SessionTerminal {
+  # The controlling terminal of a session that a member leads, one of Files.ptys: whoever is born
+  # into the session has it from the start.
+  number @0 :UInt32;          # Pty.number
+  session @1 :UInt32;
+  foreground @2 :UInt32;      # the process group; 0: that of the leader
+  window @3 :WindowSize;      # nobody is to be told of it
+}
+
+struct WindowSize {
+  rows @0 :UInt16;
+  columns @1 :UInt16;
+  xPixels @2 :UInt16;
+  yPixels @3 :UInt16;
 }
 
 struct Member {
@@ -172,6 +189,7 @@ struct Member {
   comm @9 :Text;
   uid @10 :UInt32;            # of one that has ended
   gid @11 :UInt32;
+  noTerminal @12 :Bool;       # its session has one, and it does not (TIOCNOTTY)
   enum State {
     lives @0;
     stopped @1;               # by a signal
@@ -302,6 +320,8 @@ struct FileDescription {
   pidfdOf @20 :UInt32;        # of kind pidfd: whose, where it is not the first holder's own
   origin @19 :UInt32;         # on the way home: 1 more than its place among the descriptions of the
                               # way there; 0: it is stdio, or was opened there
+  pty @21 :UInt32;            # of these kinds: which one of Files.ptys
+  ownTerminal @22 :Bool;      # of a slave: it was opened as /dev/tty
   enum Kind {
     regular @0;
     directory @1;
@@ -318,6 +338,8 @@ struct FileDescription {
     pidfd @12;                # of the process itself, or of one of its tree
     socket @13;
     procfs @14;               # what /proc/self has by the path of `file`, which begins there
+    ptyMaster @15;
+    ptySlave @16;
   }
 }
 
@@ -331,6 +353,41 @@ struct Pipe {
 struct PipePiece {
   size @0 :UInt32;
   packet @1 :Bool;            # a read(2) ends where it ends (pipe(2), O_DIRECT)
+}
+
+struct Pty {
+  # A pseudo-terminal, with both its ends.
+  number @0 :UInt32;          # of /dev/pts/N
+  hungUp @1 :Bool;            # its master is closed; then it has nothing of the following
+  settings @2 :Data;          # struct termios2
+  window @3 :WindowSize;
+  packets @4 :Bool;           # TIOCPKT
+  locked @5 :Bool;            # TIOCSPTLCK
+  masterExclusive @6 :Bool;   # TIOCEXCL
+  slaveExclusive @7 :Bool;
+  masterStopped @8 :Bool;     # tcflow(3), TCOOFF
+  slaveStop @9 :Stop;
+  mode @10 :UInt32;           # permissions and owner of the slave
+  uid @11 :UInt32;
+  gid @12 :UInt32;
+  contentId @13 :UInt32;      # not 0: what the slave has not read, and behind it the master
+  input @14 :List(PtyPiece);  # of that what the slave has not read
+  enum Stop {
+    no @0;
+    byCharacter @1;           # VSTOP
+    byCall @2;                # TCOOFF
+  }
+}
+
+struct PtyPiece {
+  # What one read(2) gives.
+  size @0 :UInt32;
+  end @1 :End;
+  enum End {
+    open @0;                  # none: half a line, or bytes of one that has no lines
+    delimiter @1;             # its last byte
+    endOfFile @2;             # VEOF, which is none of its bytes
+  }
 }
 
 struct TimerFile {
@@ -379,6 +436,7 @@ struct Files {
   descriptions @0 :List(FileDescription);
   descriptors @1 :List(Descriptor);
   pipes @2 :List(Pipe);
+  ptys @3 :List(Pty);
 }
 
 struct SocketOption {

@@ -180,7 +180,7 @@ TEST(ImageReader, NamesBothVersionsOfAnImageThatIsTooNew) {
     writer.write(RecordType::kHeader, message);
   });
   EXPECT_THAT(error_of_reading(image),
-              HasSubstr("it has image format 9, this telefork reads formats up to 3"));
+              HasSubstr("it has image format 10, this telefork reads formats up to 4"));
 }
 
 TEST(ImageReader, RefusesVersionZero) {
@@ -456,6 +456,33 @@ TEST(ImageReader, RefusesPipesThatDoNotHoldWhatTheySay) {
               HasSubstr("in pieces of 9"));
   EXPECT_THAT(error_of([](schema::Pipe::Builder pipe) { pipe.setContentId(0); }),
               HasSubstr("holds 0, in pieces of 8"));
+}
+
+TEST(ImageReader, RefusesTerminalsThatDoNotHoldWhatTheySay) {
+  auto error_of = [](const std::function<void(schema::Pty::Builder)>& change) {
+    return error_of_files_with([&](schema::Files::Builder files) {
+      auto pty = files.initPtys(1)[0];
+      pty.setContentId(1);
+      auto pieces = pty.initInput(2);
+      pieces[0].setSize(5);
+      pieces[0].setEnd(schema::PtyPiece::End::DELIMITER);
+      pieces[1].setSize(3);
+      change(pty);
+    });
+  };
+  EXPECT_EQ(error_of([](schema::Pty::Builder) {}), "");
+  EXPECT_THAT(error_of([](schema::Pty::Builder pty) { pty.setContentId(2); }),
+              HasSubstr("the content 2 of its terminal did not come before it"));
+  EXPECT_THAT(error_of([](schema::Pty::Builder pty) { pty.getInput()[1].setSize(4); }),
+              HasSubstr("has 9 bytes to read, which did not come"));
+  EXPECT_THAT(error_of([](schema::Pty::Builder pty) { pty.getInput()[0].setSize(0); }),
+              HasSubstr("has a line without its end"));
+  EXPECT_THAT(error_of([](schema::Pty::Builder pty) { pty.setNumber(1u << 20); }),
+              HasSubstr("has no number"));
+  EXPECT_THAT(error_of_files_with([](schema::Files::Builder files) {
+                files.getDescriptions()[0].setKind(schema::FileDescription::Kind::PTY_SLAVE);
+              }),
+              HasSubstr("is an end of no terminal"));
 }
 
 std::string error_of_sockets_with(

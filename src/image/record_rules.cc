@@ -28,6 +28,7 @@ constexpr std::uint32_t kOfMember = bit(RecordType::kProcess) | bit(RecordType::
 
 // More than any system lets a pipe have; Linux takes sizes up to 2 GiB (pipe(7)).
 constexpr std::uint32_t kMostPipe = 1U << 31;
+constexpr std::uint32_t kMostPtys = 1U << 20;  // NR_UNIX98_PTY_MAX (include/linux/tty.h)
 
 constexpr std::uint32_t kWithCommand = bit(RecordType::kHeader) | bit(RecordType::kCommand) |
                                        bit(RecordType::kFileContent) | bit(RecordType::kFiles) |
@@ -186,12 +187,33 @@ void RecordRules::check_tree(schema::Tree::Reader tree) {
   if (living_.empty() || tree.getMembers()[0].getState() == schema::Member::State::ENDED) {
     refuse("the first process of its tree has ended");
   }
+  check_terminals(tree);
   std::set<std::uint64_t> shared;
   for (schema::SharedMemory::Reader memory : tree.getShared()) {
     constexpr std::uint64_t kMost = std::uint64_t{1} << 47;
     if (memory.getSize() == 0 || memory.getSize() % kPageSize != 0 || memory.getSize() > kMost ||
         !shared.insert(memory.getId()).second) {
       refuse("its shared memory {} has no size", memory.getId());
+    }
+  }
+}
+
+// Each is another session's.
+void RecordRules::check_terminals(schema::Tree::Reader tree) const {
+  std::set<std::uint32_t> numbers;
+  std::set<std::uint32_t> sessions;
+  for (schema::SessionTerminal::Reader terminal : tree.getTerminals()) {
+    bool is_leader = false;
+    for (schema::Member::Reader member : tree.getMembers()) {
+      is_leader =
+          is_leader ||
+          (member.getPid() == terminal.getSession() && member.getPid() == member.getSid() &&
+           member.getPid() != living_.front() && member.getState() != schema::Member::State::ENDED);
+    }
+    if (terminal.getNumber() >= kMostPtys || !is_leader ||
+        !numbers.insert(terminal.getNumber()).second ||
+        !sessions.insert(terminal.getSession()).second) {
+      refuse("its terminal {} is that of no session", terminal.getNumber());
     }
   }
 }
@@ -273,6 +295,24 @@ void RecordRules::check_pipe(schema::Pipe::Reader pipe) const {
   }
 }
 
+void RecordRules::check_pty(schema::Pty::Reader pty) const {
+  if (pty.getNumber() >= kMostPtys) refuse("its terminal {} has no number", pty.getNumber());
+  std::uint64_t size = 0;
+  for (schema::PtyPiece::Reader piece : pty.getInput()) {
+    size += piece.getSize();
+    if (piece.getSize() == 0 && piece.getEnd() == schema::PtyPiece::End::DELIMITER) {
+      refuse("its terminal {} has a line without its end", pty.getNumber());
+    }
+  }
+  const auto content = contents_.find(pty.getContentId());
+  if (pty.getContentId() != 0 && content == contents_.end()) {
+    refuse("the content {} of its terminal did not come before it", pty.getContentId());
+  }
+  if (size > (content == contents_.end() ? 0 : content->second)) {
+    refuse("its terminal {} has {} bytes to read, which did not come", pty.getNumber(), size);
+  }
+}
+
 void RecordRules::check_sockets(::capnp::List<schema::Socket>::Reader sockets) const {
   for (unsigned i = 0; i < sockets.size(); ++i) {
     const std::uint32_t peer = sockets[i].getPeer();
@@ -312,7 +352,8 @@ void RecordRules::check_descriptors(schema::Files::Reader files) const {
 }
 
 void RecordRules::check_files(schema::Files::Reader files) {
-  if (came_ > 1 && (files.getDescriptions().size() > 0 || files.getPipes().size() > 0)) {
+  if (came_ > 1 && (files.getDescriptions().size() > 0 || files.getPipes().size() > 0 ||
+                    files.getPtys().size() > 0)) {
     refuse("the open files of a tree come with its first process");
   }
   if (came_ == 1) descriptions_ = files.getDescriptions().size();
@@ -321,10 +362,16 @@ void RecordRules::check_files(schema::Files::Reader files) {
     for (schema::FileLock::Reader lock : descriptor.getLocks()) check_lock(lock);
   }
   for (schema::Pipe::Reader pipe : files.getPipes()) check_pipe(pipe);
+  for (schema::Pty::Reader pty : files.getPtys()) check_pty(pty);
   for (schema::FileDescription::Reader description : files.getDescriptions()) {
     const bool is_pipe = description.getKind() == schema::FileDescription::Kind::PIPE;
     if (is_pipe && description.getPipe() >= files.getPipes().size()) {
       refuse("its description {} is an end of no pipe", description.getId());
+    }
+    const bool is_pty = description.getKind() == schema::FileDescription::Kind::PTY_MASTER ||
+                        description.getKind() == schema::FileDescription::Kind::PTY_SLAVE;
+    if (is_pty && description.getPty() >= files.getPtys().size()) {
+      refuse("its description {} is an end of no terminal", description.getId());
     }
     for (schema::EpollItem::Reader item : description.getEpoll()) {
       if (item.getFd() > INT32_MAX || item.getDescription() >= files.getDescriptions().size()) {

@@ -42,6 +42,8 @@ class RecordRules {
   void check_files(schema::Files::Reader files);
   void check_descriptors(schema::Files::Reader files) const;
   void check_pipe(schema::Pipe::Reader pipe) const;
+  void check_pty(schema::Pty::Reader pty) const;
+  void check_terminals(schema::Tree::Reader tree) const;
   void check_sockets(::capnp::List<schema::Socket>::Reader sockets) const;
 
   std::uint64_t count_ = 0;

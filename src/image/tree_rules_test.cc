@@ -100,6 +100,29 @@ TEST(TreeRules, RefuseAProcessThatLacksSomething) {
   EXPECT_THAT(error_of(parts), HasSubstr("process 10 before it lacks its files, its signals"));
 }
 
+TEST(TreeRules, RefuseATerminalThatIsNoSessions) {
+  Parts parts;
+  auto with_terminals = [&](std::uint32_t leader, std::vector<std::uint32_t> sessions) {
+    parts.tree = [leader, sessions](schema::Tree::Builder tree) {
+      if (leader != 0) {
+        tree.getMembers()[1].setPgid(leader);
+        tree.getMembers()[1].setSid(leader);
+      }
+      auto terminals = tree.initTerminals(static_cast<unsigned>(sessions.size()));
+      for (unsigned i = 0; i < terminals.size(); ++i) {
+        terminals[i].setNumber(7 + i);
+        terminals[i].setSession(sessions[i]);
+      }
+    };
+    return error_of(parts);
+  };
+  EXPECT_EQ(with_terminals(11, {11}), "");
+  EXPECT_THAT(with_terminals(11, {10}), HasSubstr("its terminal 7 is that of no session"));
+  EXPECT_THAT(with_terminals(11, {12}), HasSubstr("its terminal 7 is that of no session"));
+  EXPECT_THAT(with_terminals(11, {11, 11}), HasSubstr("its terminal 8 is that of no session"));
+  EXPECT_THAT(with_terminals(0, {11}), HasSubstr("its terminal 7 is that of no session"));
+}
+
 TEST(TreeRules, RefuseATreeThatCannotBeMade) {
   Parts parts;
   parts.tree = [](schema::Tree::Builder tree) { tree.getMembers()[1].setPpid(77); };

@@ -99,11 +99,13 @@ class Capture {
  private:
   struct TimerValues;
 
-  // files.cc, pipes.cc, event_files.cc: what one description has beside its flags.
+  // files.cc, pipes.cc, ptys.cc, event_files.cc: what one description has beside its flags.
   using DescriptionBuilder = image::schema::FileDescription::Builder;
   struct PipeContent;
   PipeContent read_pipe(std::size_t index);
   void write_pipes(image::schema::Files::Builder files, image::RecordSink& sink);
+  void write_ptys(image::schema::Files::Builder files, image::RecordSink& sink);
+  void fill_pty(const PtyObject& pty, image::schema::Pty::Builder record, image::RecordSink& sink);
   void fill_object(const Description& description, DescriptionBuilder record);
   void write_sockets(image::RecordSink& sink);
   void fill_socket(const Description& description, image::schema::Socket::Builder record,

@@ -125,6 +125,11 @@ void Capture::fill_object(const Description& description, DescriptionBuilder rec
     case Kind::SOCKET:
       record.setSocket(static_cast<std::uint32_t>(description.object));
       break;
+    case Kind::PTY_MASTER:
+    case Kind::PTY_SLAVE:
+      record.setPty(static_cast<std::uint32_t>(description.object));
+      record.setOwnTerminal(description.own_terminal);
+      break;
     case Kind::EVENTFD:
       fill_eventfd(description, record);
       break;

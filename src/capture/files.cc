@@ -90,6 +90,7 @@ void Capture::write_files(image::RecordSink& sink) {
   auto files = message.initRoot<image::schema::Files>();
   if (settings_.common_part) {
     write_pipes(files, sink);
+    write_ptys(files, sink);
     fill_descriptions(files);
   }
   auto descriptors = files.initDescriptors(static_cast<unsigned>(survey_.descriptors.size()));

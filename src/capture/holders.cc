@@ -130,6 +130,38 @@ pid_t OutsideHolders::find_opened(const struct stat& wanted) const {
   return 0;
 }
 
+// There are few among all that is open.
+const std::vector<OutsideHolders::Device>& OutsideHolders::devices() {
+  look();
+  if (devices_) return *devices_;
+  devices_.emplace();
+  for (const Place& place : named_) {
+    struct stat stat;
+    if (::stat(kernel::fd_open_path(place.pid, place.fd).c_str(), &stat) != 0) continue;
+    if (S_ISCHR(stat.st_mode)) {
+      devices_->push_back({place, {stat.st_dev, stat.st_ino}, stat.st_rdev});
+    }
+  }
+  return *devices_;
+}
+
+pid_t OutsideHolders::find_master(pid_t thread, int fd, dev_t number) {
+  for (const Device& device : devices()) {
+    const auto [pid, other] = device.place;
+    if (device.number == number && ::syscall(SYS_kcmp, thread, pid, KCMP_FILE, fd, other) == 0) {
+      return pid;
+    }
+  }
+  return 0;
+}
+
+pid_t OutsideHolders::find_slave(dev_t device, ino_t inode) {
+  for (const Device& one : devices()) {
+    if (one.inode == Inode{device, inode}) return one.place.pid;
+  }
+  return 0;
+}
+
 bool OutsideHolders::has_unnamed(const std::string& link) {
   look();
   return unnamed_.contains(link);

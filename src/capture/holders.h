@@ -54,6 +54,9 @@ class OutsideHolders {
   pid_t find(const Open& open);
   // Of a file without a name: who has it open or mapped.
   pid_t find_file(dev_t device, ino_t inode);
+  // Of a terminal: who has this very description of its master, or has its slave open.
+  pid_t find_master(pid_t thread, int fd, dev_t number);
+  pid_t find_slave(dev_t device, ino_t inode);
   // The same of a file with a name.
   pid_t find_named(const struct stat& stat);
   // Whether somebody else has a pipe, a socket or the like of that name open.
@@ -69,6 +72,12 @@ class OutsideHolders {
   void look_at_shared_memory();
   pid_t find_description(const Open& open) const;
   pid_t find_opened(const struct stat& stat) const;
+  struct Device {
+    Place place;
+    Inode inode;
+    dev_t number;
+  };
+  const std::vector<Device>& devices();
 
   std::set<pid_t> movers_;
   std::optional<std::map<std::string, std::vector<Place>>> own_;  // by link
@@ -77,6 +86,7 @@ class OutsideHolders {
   std::map<std::string, std::vector<Place>> unnamed_;  // pipes, sockets, anonymous inodes: by link
   std::map<Inode, pid_t> nameless_files_;
   std::vector<Place> named_;
+  std::optional<std::vector<Device>> devices_;  // character devices among them
   std::optional<std::map<Inode, pid_t>> mapped_;
 };
 

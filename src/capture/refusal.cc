@@ -53,7 +53,7 @@ constexpr std::array kRules = {
          "a deleted file that is open for writing cannot move yet", kClose},
     Rule{Reason::kHolder, Part::kDescriptors,
          "for `telefork save` and `move`: an epoll, eventfd, timerfd, signalfd, inotify, socket, "
-         "memfd or deleted file that another process has too",
+         "memfd, pseudo-terminal or deleted file that another process has too",
          "process {} has it too, and stays", kClose},
     Rule{Reason::kEpollTarget, Part::kDescriptors,
          "for `telefork save` and `move`: an epoll that watches what the process has closed and "
@@ -68,11 +68,14 @@ constexpr std::array kRules = {
          "for `telefork save` and `move`: an inotify that watches what has no name any more, or, "
          "of a plain user's, anything",
          "what it watches (number {}) is not told here by a name", "ask as root, or close it"},
-    Rule{Reason::kUnread, Part::kDescriptors,
-         "for `telefork save` and `move`: a socket of TCP with connections that were not accepted, "
-         "or a unix one with such of which the other end stays or has sent something, or of UDP or "
-         "netlink, or a unix one with a name, with datagrams that were not read",
-         "it has what was not accepted or read yet", "have the program take it"},
+    Rule{
+        Reason::kUnread, Part::kDescriptors,
+        "for `telefork save` and `move`: a socket of TCP with connections that were not accepted, "
+        "or a unix one with such of which the other end stays or has sent something, or of UDP or "
+        "netlink, or a unix one with a name, with datagrams that were not read; a pseudo-terminal "
+        "with a status of packet mode (TIOCPKT) that was not read, or, unless it is raw, with more "
+        "than 3 KB",
+        "it has what was not accepted or read yet", "have the program take it"},
     Rule{Reason::kSentAlong, Part::kDescriptors,
          "for `telefork save` and `move`: a unix socket with something unread that has, with "
          "SO_PASSCRED, its sender's ids with it, or a descriptor that has a lock or an owner "
@@ -80,8 +83,15 @@ constexpr std::array kRules = {
          "nowhere else",
          "descriptors or ids were sent along with what it has not read",
          "have the program read it"},
+    Rule{Reason::kTerminal, Part::kDescriptors,
+         "for `telefork save` and `move`: a pseudo-terminal that is no other machine's to make: "
+         "with a slave that was never opened, another line discipline than N_TTY or locked "
+         "settings (TIOCSLCKTRMIOS); the controlling terminal of the first process's session, or "
+         "one whose foreground process group has ended",
+         "it is a terminal that cannot be made again as it is: {}", kClose},
     Rule{Reason::kDevice, Part::kDescriptors,
-         "a character device other than null, zero, full, random, urandom",
+         "a character device other than null, zero, full, random, urandom; for `telefork save` and "
+         "`move` not a pseudo-terminal of /dev/ptmx with both its ends",
          "device state cannot move", kClose},
     Rule{Reason::kBlockDevice, Part::kDescriptors, "a block device", "a block device cannot move",
          kClose},

@@ -43,6 +43,7 @@ enum class Reason {
   kUnknownWatch,
   kUnread,
   kSentAlong,
+  kTerminal,
   kDevice,
   kBlockDevice,
   kNamespaceFile,

@@ -224,6 +224,7 @@ void Survey::swap_common(Survey& other) {
   std::swap(files, other.files);
   std::swap(descriptions, other.descriptions);
   std::swap(pipes, other.pipes);
+  std::swap(ptys, other.ptys);
   std::swap(sockets, other.sockets);
   std::swap(in_flight, other.in_flight);
   std::swap(outside, other.outside);

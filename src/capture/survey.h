@@ -112,19 +112,35 @@ struct Description {
   unsigned stream = 0;              // of kind stdio
   pid_t pid = 0;                    // of a tree: whose the descriptor is
   int fd = -1;                      // the first that names it
-  std::size_t object = 0;           // of kind pipe: in Survey::pipes; of a socket: in sockets
+  std::size_t object =
+      0;  // of kind pipe: in Survey::pipes; of a socket: in sockets; of a pty: ptys
   std::vector<EpollItem> epoll = {};
   std::vector<InotifyWatch> watches = {};
   std::vector<kernel::LockInfo> locks = {};
   std::optional<std::uint32_t> origin = {};  // Origin::description
   pid_t pidfd_of = 0;                        // of kind pidfd
   std::string procfs = {};                   // of that kind: its path by /proc/self
+  bool own_terminal = false;                 // of a pty: it was opened as /dev/tty
 };
 
 // A pipe or FIFO, whose ends are descriptions.
 struct PipeObject {
   std::string link;                 // in /proc/PID/fd
   std::optional<std::size_t> fifo;  // in FileTable, where it has a name
+};
+
+// A pseudo-terminal, the ends of which are descriptions.
+struct PtyObject {
+  bool hung_up = false;  // its master is closed: then nothing more is known
+  unsigned number = 0;   // of /dev/pts/N
+  pid_t pid = 0;         // who has the master, and by which number
+  int fd = -1;
+  dev_t device = 0;  // of the slave's name
+  ino_t inode = 0;
+  // Of whose session it is the controlling terminal, if it is, and its foreground group there: as
+  // those processes see themselves.
+  pid_t session = 0;
+  pid_t foreground = 0;
 };
 
 struct Descriptor {
@@ -181,6 +197,7 @@ struct Survey {
   std::vector<Description> descriptions;
   std::vector<Descriptor> descriptors;
   std::vector<PipeObject> pipes;
+  std::vector<PtyObject> ptys;
   std::vector<SocketObject> sockets;
   // What is on its way in these: descriptions of which `pid` is this process have their number
   // here, as long as they are open nowhere else.
@@ -209,8 +226,8 @@ struct Survey {
         files(kernel::read_boot_id()),
         outside(tree.empty() ? std::set<pid_t>{of} : tree) {}
   // What the processes of a tree have in common is found out by one after the other: files,
-  // descriptions, pipes, sockets, holders and the ids of shared memory change places with those of
-  // `other`.
+  // descriptions, pipes, ptys, sockets, holders and the ids of shared memory change places with
+  // those of `other`.
   void swap_common(Survey& other);
   // Bit n: descriptor n is a standard stream of home's there.
   unsigned carried_streams() const;

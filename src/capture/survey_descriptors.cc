@@ -434,6 +434,7 @@ class Sorter {
   bool is_own_stream(const OpenFile& open) {
     if (!survey_.whole) return false;
     if (S_ISSOCK(open.stat.st_mode)) return moving_.has_own_peer(open);
+    if (S_ISCHR(open.stat.st_mode)) return moving_.has_both_sides(open);
     return S_ISFIFO(open.stat.st_mode) && moving_.has_both_ends(open);
   }
 
@@ -450,7 +451,7 @@ class Sorter {
 
   static bool can_move(const OpenFile& open) {
     return S_ISFIFO(open.stat.st_mode) || S_ISSOCK(open.stat.st_mode) ||
-           why_not(open) == Reason::kDescriptor;
+           S_ISCHR(open.stat.st_mode) || why_not(open) == Reason::kDescriptor;
   }
 
   std::optional<Description> accept(const OpenFile& open, Sorted sorted) {

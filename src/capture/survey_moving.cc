@@ -91,6 +91,7 @@ pid_t MovingDescriptors::holder_of(const OpenFile& open) {
 Sorted MovingDescriptors::sort(const OpenFile& open, Description description) {
   if (S_ISFIFO(open.stat.st_mode)) return sort_pipe(open, std::move(description));
   if (S_ISSOCK(open.stat.st_mode)) return sort_socket(open, std::move(description));
+  if (S_ISCHR(open.stat.st_mode)) return sort_pty(open, std::move(description));
   std::optional<Kind> kind = kind_of_anonymous(open.link);
   const bool inotify = open.link == "anon_inode:inotify";
   const bool pidfd = open.link == "anon_inode:[pidfd]" || open.link.starts_with("pidfd:");

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -30,6 +31,8 @@ class MovingDescriptors {
   Sorted sort_file(const OpenFile& open, Description description, FileEntry::Content content);
   // Whether both ends of a pipe are here, and nowhere else.
   bool has_both_ends(const OpenFile& open);
+  // Whether it is an end of a pseudo-terminal that is here as a whole, and nowhere else.
+  bool has_both_sides(const OpenFile& open);
   // Whether the other end of a unix socket is here.
   bool has_own_peer(const OpenFile& open);
   // When all are sorted, of all processes that move together: what the epolls watch.
@@ -42,6 +45,13 @@ class MovingDescriptors {
  private:
   Sorted sort_pipe(const OpenFile& open, Description description);
   Sorted sort_inotify(const OpenFile& open, Description description);
+  // survey_ptys.cc
+  struct PtyEnd;
+  std::optional<PtyEnd> find_pty(const OpenFile& open);
+  const std::map<unsigned, OutsideHolders::Place>& masters();
+  std::optional<Obstacle> look_at_new_pty(PtyObject& pty);
+  pid_t holder_of_pty(const PtyObject& pty);
+  Sorted sort_pty(const OpenFile& open, Description description);
   // survey_sockets.cc
   Sorted sort_socket(const OpenFile& open, Description description);
   Sorted sort_pidfd(const OpenFile& open, Description description);
@@ -53,7 +63,8 @@ class MovingDescriptors {
   void settle(Description& epoll, const Survey& holder);
 
   Survey& survey_;
-  std::map<std::string, std::size_t> pipes_;  // by link
+  std::map<std::string, std::size_t> pipes_;                          // by link
+  std::optional<std::map<unsigned, OutsideHolders::Place>> masters_;  // by number
 };
 
 }  // namespace telefork::capture

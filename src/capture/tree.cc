@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "capture/session_terminals.h"
 #include "image/tree_plan.h"
 
 namespace telefork::capture {
@@ -215,6 +216,7 @@ TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) 
     std::vector<Survey*> all;
     for (Survey& member : tree.members) all.push_back(&member);
     settle_descriptors(all);
+    survey_session_terminals(tree);
   }
   if (pids.size() > 1 && own.tree.contains(asker)) {
     tree.first().refusals.push_back(
@@ -243,6 +245,7 @@ void write_tree(const TreeSurvey& tree, image::RecordSink& sink) {
   auto list = record.initMembers(static_cast<unsigned>(parts.size()));
   for (unsigned i = 0; i < list.size(); ++i) {
     fill_member(parts[i], members[i], list[i]);
+    list[i].setNoTerminal(lacks_terminal(tree, *parts[i].stat));
     if (!tree.stopped.contains(parts[i].stat->pid)) continue;
     list[i].setState(Member::State::STOPPED);
     // What its parent has asked about is told to nobody again (kernel/exit.c, wait_task_stopped).
@@ -257,6 +260,7 @@ void write_tree(const TreeSurvey& tree, image::RecordSink& sink) {
     shared[i].setNoReserve(is_without_reserve(tree, id));
     ++i;
   }
+  fill_session_terminals(tree, record);
   sink.write(image::RecordType::kTree, message);
 }
 

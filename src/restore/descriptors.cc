@@ -146,6 +146,21 @@ UniqueFd Restorer::open_own_proc(FileDescription::Reader description) {
   return file;
 }
 
+// By that name too; only who has it for its controlling terminal can. Empty: it has not.
+UniqueFd Restorer::try_open_own_terminal(FileDescription::Reader description) {
+  SyscallProgram opening;
+  const tracee::Result opened = opening.call_any(
+      "opening its terminal", SYS_openat,
+      {AT_FDCWD, opening.text("/dev/tty"), kept_flags(description) | O_NOCTTY | O_CLOEXEC});
+  const auto number = static_cast<int>(blank_->stub().run(opening).result(opened));
+  if (number < 0) return {};
+  UniqueFd file = kernel::take_fd(blank_->pid(), number);
+  SyscallProgram closing;
+  closing.call("closing its terminal", SYS_close, {number});
+  blank_->stub().run(closing);
+  return file;
+}
+
 Restorer::DescriptionList Restorer::descriptions() const {
   return parts_->files->get<image::schema::Files>().getDescriptions();
 }
@@ -242,6 +257,12 @@ UniqueFd Restorer::open_description(FileDescription::Reader description) {
   if (description.getKind() == FileDescription::Kind::PIPE) {
     return parts_->pipes->open_end(description);
   }
+  if (description.getKind() == FileDescription::Kind::PTY_MASTER ||
+      description.getKind() == FileDescription::Kind::PTY_SLAVE) {
+    UniqueFd end = parts_->ptys.open_end(description);
+    UniqueFd own = description.getOwnTerminal() ? try_open_own_terminal(description) : UniqueFd();
+    return own ? std::move(own) : std::move(end);
+  }
   if (is_event_file(description.getKind())) {
     pid_t of = blank_->pid();
     if (const auto other = static_cast<pid_t>(description.getPidfdOf()); other != 0) {
@@ -333,6 +354,8 @@ void Restorer::open_common_part() {
   }
   if (parts_->pipes) return;
   TreeParts& parts = *parts_;
+  parts.ptys.set_records(parts.files->get<image::schema::Files>(), parts.contents,
+                         [&parts](const std::string& text) { parts.at_work->warn(text); });
   const auto& socket_record = parts.sockets;
   parts.pipes.emplace(parts.files->get<image::schema::Files>(), parts.contents, parts.open_files,
                       settings_.live,
@@ -355,6 +378,7 @@ void Restorer::open_common_part() {
 
 void Restorer::settle_common_part() {
   parts_->pipes.reset();
+  parts_->ptys.settle();
   parts_->opened_sockets.reset();
   parts_->contents.settle();
   // The guest's alone from here on: who looks for others that have its files finds none.

@@ -240,6 +240,7 @@ class Restorer {
   std::vector<UniqueFd> connect_waiting(const UniqueFd& listener,
                                         image::schema::Socket::Reader record, unsigned count);
   UniqueFd open_own_proc(image::schema::FileDescription::Reader description);
+  UniqueFd try_open_own_terminal(image::schema::FileDescription::Reader description);
   // epolls.cc
   std::map<int, image::schema::Descriptor::Reader> descriptors_by_number() const;
   void restore_event_files();

@@ -22,6 +22,7 @@
 #include "restore/content_store.h"
 #include "restore/files.h"
 #include "restore/pipes.h"
+#include "restore/ptys.h"
 #include "restore/segments.h"
 #include "restore/sockets.h"
 
@@ -49,6 +50,7 @@ struct TreeParts {
   std::vector<Description> descriptions;
   UniqueFd streams[3];
   std::optional<Pipes> pipes;
+  Ptys ptys;
   std::optional<Sockets> opened_sockets;
   Restorer* at_work = nullptr;  // whose descriptors are being restored
 

@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <ctime>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/sched.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -115,6 +117,7 @@ void TreeSkeleton::make(const std::function<void(tracee::Stub&)>& in_first) {
   for (const TreeStep& step : plan.steps) {
     if (step.kind != TreeStep::Kind::kEnd) run(step);
   }
+  settle_terminals();
   for (Member::Reader member : tree_.getMembers()) {
     if (member.getState() == Member::State::ENDED) end(member);
   }
@@ -147,7 +150,8 @@ void TreeSkeleton::run(const TreeStep& step) {
       return make_child(step);
     case TreeStep::Kind::kNewSession:
       program.call_expecting(fmt::format("beginning session {}", step.id), step.id, SYS_setsid, {});
-      break;
+      stub_of(step.id).run(program);
+      return take_terminal(step.id);
     case TreeStep::Kind::kNewGroup:
       program.call(fmt::format("beginning process group {}", step.id), SYS_setpgid, {0, 0});
       break;
@@ -159,6 +163,42 @@ void TreeSkeleton::run(const TreeStep& step) {
       return end_helper(step);
   }
   stub_of(step.id).run(program);
+}
+
+// Before it has children, who are born with it: no other way leads there.
+void TreeSkeleton::take_terminal(std::uint32_t session) {
+  for (image::schema::SessionTerminal::Reader terminal : tree_.getTerminals()) {
+    if (terminal.getSession() != session) continue;
+    SyscallProgram program;
+    const Result slave =
+        program.call("opening its terminal", SYS_openat,
+                     {AT_FDCWD, program.text(parts_.ptys.begin(terminal)), O_RDWR | O_NOCTTY});
+    program.call("taking its terminal", SYS_ioctl, {slave, TIOCSCTTY, 0});
+    program.call("closing its terminal", SYS_close, {slave});
+    stub_of(session).run(program);
+  }
+}
+
+// When all groups are there, and whoever is to lack what it was born with.
+void TreeSkeleton::settle_terminals() {
+  auto run_on_terminal = [&](std::uint32_t id, unsigned long request, auto make_argument) {
+    SyscallProgram program;
+    const Result terminal =
+        program.call("opening its terminal", SYS_openat,
+                     {AT_FDCWD, program.text("/dev/tty"), O_RDWR | O_NOCTTY | O_NONBLOCK});
+    program.call("setting its terminal", SYS_ioctl, {terminal, request, make_argument(program)});
+    program.call("closing its terminal", SYS_close, {terminal});
+    stub_of(id).run(program);
+  };
+  for (image::schema::SessionTerminal::Reader terminal : tree_.getTerminals()) {
+    run_on_terminal(terminal.getSession(), TIOCSPGRP, [&](SyscallProgram& program) {
+      return program.object(static_cast<pid_t>(terminal.getForeground()));
+    });
+  }
+  for (Member::Reader member : tree_.getMembers()) {
+    if (!member.getNoTerminal() || member.getState() == Member::State::ENDED) continue;
+    run_on_terminal(member.getPid(), TIOCNOTTY, [](SyscallProgram&) { return 0; });
+  }
 }
 
 void TreeSkeleton::make_child(const TreeStep& step) {

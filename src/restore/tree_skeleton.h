@@ -45,6 +45,8 @@ class TreeSkeleton {
   void end_helper(const image::TreeStep& step);
   void end(image::schema::Member::Reader member);
   void forget_child_signal(std::uint32_t parent);
+  void take_terminal(std::uint32_t session);
+  void settle_terminals();
 
   image::schema::Tree::Reader tree_;
   TreeParts& parts_;

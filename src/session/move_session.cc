@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "image/writer.h"
+#include "kernel/pidfd.h"
 #include "session/image_header.h"
 
 namespace telefork::session {
@@ -100,6 +101,9 @@ void MoveSession::depart() {
   }
   writer.end();
   link().flush();
+  for (const capture::PtyObject& pty : tree.first().ptys) {
+    if (pty.session != 0) terminals_.push_back(kernel::take_fd(pty.pid, pty.fd));
+  }
   report_.processes = processes_.size();
   report_.bytes_sent = writer.totals().bytes;
   report_.pages_sent = writer.totals().pages;

@@ -79,7 +79,11 @@ class MoveSession : public Departure {
   std::vector<std::unique_ptr<DepartingProcess>> processes_;  // parents before their children
   std::optional<CommonEnd> common_end_;                       // of several
   std::optional<telefork_snapshot> caller_;  // the thread that has asked for it, if one has
-  bool may_stay_there_ = false;              // detached: whatever becomes of the link
+  // Masters of terminals that are a session's here too: the last to close one would have the
+  // kernel hang up on the deputies of that session, and these would tell it to those that have
+  // gone.
+  std::vector<UniqueFd> terminals_;
+  bool may_stay_there_ = false;  // detached: whatever becomes of the link
   std::optional<HomeCall> call_;
   std::optional<ReturnSession::Outcome> at_home_;  // since it was called home
 };

@@ -67,6 +67,10 @@
 // same machine cannot have it: TEXT is in what is said. Between two machines it travels.
 #define VICTIM_CLASHES(text) victim_say("clashes: " text "\n")
 
+// What is said of it on stderr where it runs beside itself on one machine: TEXT is in it, and
+// nothing else is said.
+#define VICTIM_NOTED_BESIDE(text) victim_say("noted beside: " text "\n")
+
 // Where the process that moves it is killed, once it stands still for that, it ends by SIGKILL.
 // TEXT stands in docs/limits.md.
 #define VICTIM_ENDS_WITH_SESSION(text) victim_say("ends with its session: " text "\n")

@@ -32,7 +32,9 @@ std::string link_of(const fs::path& path) {
   std::error_code gone;
   const std::string target = without_lost_name(fs::read_symlink(path, gone));
   static const std::regex inode(R"(^(pipe|socket):\[\d+\])");
-  return std::regex_replace(target, inode, "$1");
+  // On the same machine the other one has the number still.
+  static const std::regex terminal(R"(^/dev/pts/\d+)");
+  return std::regex_replace(std::regex_replace(target, inode, "$1"), terminal, "a terminal");
 }
 
 // O_TMPFILE says how it was made, and is nothing to an open file.

@@ -213,6 +213,8 @@ bool VictimProcess::await_ready() {
       declared_.loses_in_namespace = text;
     } else if (name == "ends with its session") {
       declared_.ends_with_session = text;
+    } else if (name == "noted beside") {
+      declared_.noted_beside = text;
     } else if (name == "clashes") {
       declared_.clashes = text;
     } else {

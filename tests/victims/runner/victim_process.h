@@ -23,6 +23,7 @@ struct Declared {
   std::string loses_in_namespace;  // the same, of who is in a pid namespace of its own
   std::string loses_at_home;       // the same, of who comes home
   std::string clashes;             // in these words, or nothing
+  std::string noted_beside;        // on stderr, of who runs beside itself; or nothing
   std::string ends_with_session;   // a sentence of docs/limits.md, or nothing
 };
 

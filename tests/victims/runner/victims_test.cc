@@ -149,7 +149,11 @@ void Mode::expect_end(VictimProcess& victim) const {
   const Finished end = victim.finish();
   const std::string lost_here = lost(victim.declared());
   if (!restores() || lost_here.empty()) {
-    EXPECT_EQ(end.err, "");
+    const std::string& note = victim.declared().noted_beside;
+    std::istringstream lines(end.err);
+    for (std::string line; std::getline(lines, line);) {
+      EXPECT_TRUE(!note.empty() && line.find(note) != std::string::npos) << line;
+    }
     EXPECT_EQ(end.out, "pass\n");
     EXPECT_EQ(end.code, 0);
     return;

@@ -191,6 +191,11 @@ void Supervisor::stop(int signal) {
   send(TELEFORK_DEPUTY_STOP, signal);
 }
 
+void Supervisor::begin_stopped(int signal) {
+  stop(signal);
+  wake();
+}
+
 // The command takes back a stop that the deputy has not read yet; the signal ends one that it has,
 // now or when the stop is seen.
 void Supervisor::resume() {

@@ -74,6 +74,9 @@ class Supervisor {
   void die(int signal);
   // By this very signal where the kernel lets a process be stopped by it, else by SIGSTOP.
   void stop(int signal);
+  // The same of one that was stopped before it was the deputy: it goes on until it has what ends it
+  // when this process dies, and stops again. Its parent may hear of it, which is a deputy too.
+  void begin_stopped(int signal);
   void resume();
   // Both ends are stopped, or will be when they have heard of it.
   bool held() const { return held_; }

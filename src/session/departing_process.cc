@@ -125,7 +125,7 @@ void DepartingProcess::hollow_out(const std::string& deputy_program, bool speaks
   their_fds_.clear();
   supervisor_.emplace(tracee::StopWatch::adopt(pid_), std::move(session_socket_),
                       std::move(complaints));
-  if (stopped_) supervisor_->stop(SIGSTOP);
+  if (stopped_) supervisor_->begin_stopped(SIGSTOP);
 }
 
 bool DepartingProcess::roll_back() noexcept {

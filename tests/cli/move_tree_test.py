@@ -2,6 +2,7 @@
 """telefork move of a process and all that has come of it."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,17 @@ class MoveTree(DepartureTest):
         self.assertEqual(pair.ask("word"), ((0, 0), (0, 0)))
         self.assertEqual(pair.finish(), self.passed)
         self.assertNotIn(pair.child, cli.processes())
+
+    def test_what_stays_of_a_stopped_one_ends_with_its_session_and_its_parent(self):
+        pair = self.pair()
+        os.kill(pair.child, signal.SIGSTOP)
+        cli.wait_until(lambda: cli.processes()[pair.child] == "T")
+        self.move(pair.pid)
+        status = cli.pathlib.Path(f"/proc/{pair.child}/status").read_text()
+        session = int(re.search(r"^TracerPid:\t(\d+)$", status, re.M).group(1))
+        for pid in (session, pair.pid):
+            os.kill(pid, signal.SIGKILL)
+        cli.wait_until(lambda: cli.processes().get(pair.child, "Z") == "Z")
 
     def test_moves_both_to_a_node_of_its_own(self):
         pair = self.pair()

@@ -123,6 +123,28 @@ wait $!
 exec {from}<&- {to}>&-
 rm "$machines_folder/out"
 
+# One that goes for good ends here at once, and goes on there with nobody's help.
+said=$(machine_run alpha bash -c '
+  python3 -c "
+import os, socket, sys, time
+print(socket.gethostname(), flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.02)
+print(socket.gethostname())" "$3" </dev/null >"$4" 2>&1 &
+  until grep -q . "$4"; do sleep 0.02; done
+  "$1" move --detach $! "$2"
+  echo "moved $?"
+  wait $!
+  echo "ended $?"' - "$telefork" "$node" "$machines_folder/go" "$machines_folder/told" 2>&1)
+[[ $said == *"moved 0"*"ended 0"* ]] || fail "it does not go for good:" "$said"
+: >"$machines_folder/go"
+# Its end is nobody's to wait for here.
+for ((tries = 0; tries < 3000; ++tries)); do
+  [[ $(<"$machines_folder/told") != alpha$'\n'beta ]] || break
+  sleep 0.02
+done
+[[ $(<"$machines_folder/told") == alpha$'\n'beta ]] ||
+  fail "what has gone for good says:" "$(cat "$machines_folder/told")"
+
 # Nobody hears of a cable that is cut: only the leases tell.
 mkfifo "$machines_folder/out"
 machine_run alpha env "${leases[@]}" "$telefork" run "$node" -- \

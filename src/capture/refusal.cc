@@ -85,9 +85,10 @@ constexpr std::array kRules = {
          "have the program read it"},
     Rule{Reason::kTerminal, Part::kDescriptors,
          "for `telefork save` and `move`: a pseudo-terminal that is no other machine's to make: "
-         "with a slave that was never opened, another line discipline than N_TTY or locked "
-         "settings (TIOCSLCKTRMIOS); the controlling terminal of the first process's session, or "
-         "one whose foreground process group has ended",
+         "with a slave that was never opened, a master that is not open for both reading and "
+         "writing, another line discipline than N_TTY or locked settings (TIOCSLCKTRMIOS); the "
+         "controlling terminal of the first process's session, on the way home of any, or one "
+         "whose foreground process group has ended",
          "it is a terminal that cannot be made again as it is: {}", kClose},
     Rule{Reason::kDevice, Part::kDescriptors,
          "a character device other than null, zero, full, random, urandom; for `telefork save` and "

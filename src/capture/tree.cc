@@ -216,7 +216,7 @@ TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) 
     std::vector<Survey*> all;
     for (Survey& member : tree.members) all.push_back(&member);
     settle_descriptors(all);
-    survey_session_terminals(tree);
+    survey_session_terminals(tree, options.purpose == Purpose::kHome);
   }
   if (pids.size() > 1 && own.tree.contains(asker)) {
     tree.first().refusals.push_back(

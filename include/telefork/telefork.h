@@ -136,13 +136,14 @@ TELEFORK_API int telefork_run_on_with(const char* node, void (*f)(void* arg), vo
                                       const struct telefork_options* options);
 
 /* Moves the calling process itself to `node`, as `telefork move` does from outside: with all its
- * threads, and what lives with it alone. Returns 0 there, once; or -1 here with errno set, and then
- * the process goes on here as if nothing had been.
+ * threads, its children and all that has come of them, and what lives with these alone. Returns 0
+ * there, once; or -1 here with errno set, and then all go on here as if nothing had been.
  *
  * - At home its deputy has the pid: the parent waits for it, stops, continues and kills it, and
- *   reads its output as before. The process has the same pid and the same ids of threads there.
- * - What has an end that stays (a pipe, a connection, a child, memory that others share) refuses
- *   the call by name, all of it at once. There is no leaving at home.
+ *   reads its output as before. The process has the same pid and the same ids of threads there, and
+ *   so has each child.
+ * - What has an end that stays (a pipe, a connection, memory that others share) refuses the call by
+ *   name, all of it at once. There is no leaving at home.
  * - Standard streams are carried: stdin too, a terminal's while the deputy is in its foreground.
  *
  * Of the options only `mode` and `shared` mean something here. */

@@ -55,7 +55,7 @@ int main(int argc, char** argv) {
       settings.steps = telefork::app::stop_at_step(stop);
       settings.pagemap = telefork::app::best_pagemap_abi();
       settings.trace_bar = telefork::kernel::read_trace_bar();
-      settings.watch_input = telefork::app::watch_foreground;
+      settings.watch_input = telefork::app::watch_foreground_of_all;
     } catch (const telefork::Error& error) {
       telefork::session::refuse_all(std::move(program), error);
       throw;

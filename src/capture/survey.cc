@@ -197,8 +197,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     if (survey.stat.state == 'T' && !is_child_in_tree(options, survey)) {
       survey.refusals.push_back(refuse(process, Reason::kStopped));
     }
-    const bool together =
-        takes_children(options.purpose) && !options.alone && !options.tree.empty();
+    const bool together = takes_children(options.purpose) && !options.tree.empty();
     if (!together && !kernel::list_children(survey.pid).empty()) {
       survey.refusals.push_back(refuse(process, Reason::kChildren));
     }

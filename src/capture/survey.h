@@ -76,8 +76,6 @@ struct SurveyOptions {
   bool quick = false;
   // The memory map with its flags, where it was read before.
   const std::vector<kernel::Vma>* map = nullptr;
-  // Its children stay, and so it cannot go.
-  bool alone = false;
   // Who asks, which does not go along; 0: this process.
   pid_t asker = 0;
   // The processes that move together; empty: it alone.

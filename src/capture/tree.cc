@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <csignal>
 #include <map>
+#include <string>
 
 #include <capnp/message.h>
 #include <fmt/format.h>
@@ -111,7 +112,32 @@ void look_at_clocks(TreeSurvey& tree) {
   }
 }
 
-void survey_member(pid_t pid, const SurveyOptions& options, TreeSurvey& tree) {
+// A child may have got them by fork(2), and may have something else by that number.
+std::set<std::string> list_own_sockets(pid_t first, const SurveyOptions& options) {
+  std::set<std::string> sockets;
+  for (const int fd : options.own_fds) {
+    const std::string link = kernel::read_fd_link(first, fd);
+    if (link.starts_with("socket:")) sockets.insert(link);
+  }
+  return sockets;
+}
+
+std::set<int> find_own_fds(pid_t pid, const std::set<std::string>& sockets) {
+  std::set<int> fds;
+  if (sockets.empty()) return fds;
+  for (const int fd : kernel::list_fds(pid)) {
+    try {
+      if (sockets.contains(kernel::read_fd_link(pid, fd))) fds.insert(fd);
+    } catch (const Error& error) {
+      // It runs, and has closed it.
+      if (error.error() != ENOENT) throw;
+    }
+  }
+  return fds;
+}
+
+void survey_member(pid_t pid, const SurveyOptions& options,
+                   const std::set<std::string>& own_sockets, TreeSurvey& tree) {
   try {
     EndedMember now{kernel::read_stat(pid), kernel::read_status(pid)};
     auto is_parent = [&](const Survey& member) { return member.pid == now.stat.ppid; };
@@ -120,7 +146,9 @@ void survey_member(pid_t pid, const SurveyOptions& options, TreeSurvey& tree) {
       tree.ended.push_back(std::move(now));
       return;
     }
-    tree.members.push_back(survey_process(pid, options, {}, &tree.first()));
+    SurveyOptions its = options;
+    its.own_fds = find_own_fds(pid, own_sockets);
+    tree.members.push_back(survey_process(pid, its, {}, &tree.first()));
   } catch (const Error& error) {
     // It runs, and has ended and was waited for since it was listed.
     if (error.code() != Code::kGone) throw;
@@ -203,14 +231,16 @@ TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) 
     pids = list_tree(pid);
     own.tree.insert(pids.begin(), pids.end());
     // That it has children is what is said of one that cannot take them along.
-    if (!takes_children(options.purpose) || options.alone) pids.resize(1);
+    if (!takes_children(options.purpose)) pids.resize(1);
   }
   if (pids.size() > 1 && !own.quick) {
     own.sharing = std::make_shared<const Sharing>(std::set<pid_t>(pids.begin(), pids.end()));
   }
   tree.members.push_back(survey_process(pid, own, std::move(earlier)));
+  std::set<std::string> own_sockets;
+  if (pids.size() > 1) own_sockets = list_own_sockets(pid, options);
   for (std::size_t i = 1; i < pids.size(); ++i) {
-    if (pids[i] != asker) survey_member(pids[i], own, tree);
+    if (pids[i] != asker) survey_member(pids[i], own, own_sockets, tree);
   }
   if (!own.tree.empty() && own.tree.size() == pids.size()) {
     std::vector<Survey*> all;

@@ -218,7 +218,7 @@ tracee::FrozenTree Save::freeze(bool alone) {
   }
   try {
     return tracee::FrozenTree::freeze(
-        settings_.pid, true, [this](pid_t pid) { return options_of(pid); }, patience);
+        settings_.pid, [this](pid_t pid) { return options_of(pid); }, patience);
   } catch (const Error& error) {
     // Others of its threads, or of its tree, stood still by then.
     frozen_ = error.code() == Code::kFailed || (!alone && error.code() != Code::kGone);

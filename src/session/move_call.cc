@@ -76,7 +76,7 @@ void MoveCall::run(UniqueFd agent) {
   }
   session_socket_.reset();
   agent_.reset();
-  session->stay(settings_.watch_input ? settings_.watch_input(program_, session->input())
+  session->stay(settings_.watch_input ? settings_.watch_input(session->pids(), session->input())
                                       : std::function<bool()>());
 }
 

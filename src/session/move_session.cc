@@ -36,7 +36,6 @@ capture::SurveyOptions MoveSession::survey_options() const {
   options.copy_shared = request_.copy_shared;
   options.takes_stdin = !request_.detach;
   options.detached = request_.detach;
-  options.alone = !takes_children();
   options.asker = request_.asker;
   if (request_.agent_fd >= 0) options.own_fds.insert(request_.agent_fd);
   if (caller_) options.own_fds.insert(caller_->session_fd);
@@ -46,8 +45,7 @@ capture::SurveyOptions MoveSession::survey_options() const {
 tracee::FrozenTree MoveSession::freeze() {
   try {
     return tracee::FrozenTree::freeze(
-        request_.pid, takes_children(), [](pid_t) { return 0; },
-        tracee::Patience{tracee::FrozenProcess::kLimit});
+        request_.pid, [](pid_t) { return 0; }, tracee::Patience{tracee::FrozenProcess::kLimit});
   } catch (const Error& error) {
     // Others of its tree stood still by then.
     frozen_ = !alone() && error.code() != Code::kGone;
@@ -78,12 +76,13 @@ void MoveSession::depart() {
   frozen_ = true;
   capture::CaptureSettings capture_settings;
   capture_settings.pagemap = settings_.pagemap;
+  capture::CaptureSettings of_first = capture_settings;
   if (caller_) {
     // Anywhere else the result that it is given would be another call's.
     tracee::TracedThread& thread = frozen.of(request_.pid).thread_seen_as(caller_->tid);
     thread.run_into_system_call(SYS_read);
-    capture_settings.caller = thread.tid();
-    capture_settings.system_call_result = TELEFORK_RESUMED;
+    of_first.caller = thread.tid();
+    of_first.system_call_result = TELEFORK_RESUMED;
   }
   reach(Step::kFrozen);
   capture::TreeSurvey tree = look_again(survey_options());
@@ -96,7 +95,8 @@ void MoveSession::depart() {
   capture::write_tree(tree, writer);
   park(std::move(frozen), tree);
   for (std::size_t i = 0; i < processes_.size(); ++i) {
-    processes_[i]->write(tree, i, capture_settings, writer, [this] { link().flush_some(); });
+    processes_[i]->write(tree, i, i == 0 ? of_first : capture_settings, writer,
+                         [this] { link().flush_some(); });
     if (i == 0) reach(Step::kDescribed);
   }
   writer.end();

@@ -72,8 +72,6 @@ class MoveSession : public Departure {
   void let_go_of_closed_streams();
   void finish_at_home(const std::function<bool()>& may_read_input);
 
-  // What a process has asked for itself its children know nothing of.
-  bool takes_children() const { return request_.agent_fd < 0; }
   std::optional<deputy::Supervisor>& first_supervisor() { return processes_.front()->supervisor(); }
 
   std::vector<std::unique_ptr<DepartingProcess>> processes_;  // parents before their children

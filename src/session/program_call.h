@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "abi/agent.h"
 #include "base/unique_fd.h"
@@ -38,7 +39,7 @@ struct AgentSettings {
   kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
   Lease lease;
   // Of the standard input of a process that has moved: as HomeOptions::may_read_input.
-  std::function<std::function<bool()>(pid_t home, int input)> watch_input;
+  std::function<std::function<bool()>(const std::vector<pid_t>& homes, int input)> watch_input;
   Steps steps;
 };
 

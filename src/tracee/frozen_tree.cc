@@ -42,11 +42,10 @@ bool FrozenTree::freeze_new_children(const OptionsOf& options_of, const Patience
   return processes_.size() != before;
 }
 
-FrozenTree FrozenTree::freeze(pid_t pid, bool children, const OptionsOf& options_of,
-                              const Patience& patience) {
+FrozenTree FrozenTree::freeze(pid_t pid, const OptionsOf& options_of, const Patience& patience) {
   FrozenTree frozen;
   frozen.processes_.push_back(FrozenProcess::freeze(pid, options_of(pid), patience));
-  while (children && frozen.freeze_new_children(options_of, patience)) {
+  while (frozen.freeze_new_children(options_of, patience)) {
   }
   return frozen;
 }

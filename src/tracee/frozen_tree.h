@@ -25,10 +25,8 @@ class FrozenTree {
  public:
   // PTRACE_O_* of each.
   using OptionsOf = std::function<std::uint64_t(pid_t)>;
-  // As FrozenProcess::freeze(); `children`: not the process alone. After an Error those that were
-  // frozen run on.
-  static FrozenTree freeze(pid_t pid, bool children, const OptionsOf& options_of,
-                           const Patience& patience);
+  // As FrozenProcess::freeze(). After an Error those that were frozen run on.
+  static FrozenTree freeze(pid_t pid, const OptionsOf& options_of, const Patience& patience);
 
   // Throws kGone where it was not frozen.
   FrozenProcess& of(pid_t pid);

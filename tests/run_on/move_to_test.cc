@@ -1,14 +1,20 @@
 // move_to, a test a sentence of what it promises.
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <thread>
 
 #include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "abi/agent.h"
 #include "calls.h"
 
 namespace fork_test {
@@ -108,25 +114,205 @@ TEST_P(AMove, IsReachedBySignalsAtItsPid) {
 TEST_P(AMove, IsRefusedByNameAndThenGoesOnHere) {
   Outcome outcome = run([this] {
     const std::string here = space_of_pids();
-    int ends[2];
-    require(pipe(ends) == 0);
-    const pid_t child = fork();
-    if (child == 0) {
-      char byte;
-      require(read(ends[0], &byte, 1) == 1);
-      _exit(3);
-    }
+    const int file = open("/proc/1/comm", O_RDONLY | O_CLOEXEC);
+    require(file >= 0);
     const std::string error = error_of_move(node());
-    require(error.find("it has children") != std::string::npos ||
-            error.find("pipe whose other end stays") != std::string::npos);
+    require(error.find("it tells of a process here") != std::string::npos);
     require_equal(int{telefork_error_code()}, int{TELEFORK_REFUSED});
     require(space_of_pids() == here);
-    require(write(ends[1], "x", 1) == 1);
-    int status = 0;
-    require(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 3);
-    require(close(ends[0]) == 0 && close(ends[1]) == 0);
+    require(close(file) == 0);
     move_to(node());
     require(space_of_pids() != here);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// A child that answers each byte with where it is, and ends with the last.
+class AnsweringChild {
+ public:
+  explicit AnsweringChild(const std::function<void()>& begin = [] {}) {
+    require(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends_) == 0);
+    pid_ = fork();
+    require(pid_ >= 0);
+    if (pid_ == 0) {
+      close(ends_[0]);
+      begin();
+      serve();
+    }
+    close(ends_[1]);
+    require_equal(ask(), space_of_pids());  // it has begun
+  }
+
+  pid_t pid() const { return pid_; }
+
+  std::string ask() const {
+    require(send(ends_[0], "?", 1, 0) == 1);
+    char text[64];
+    const ssize_t count = recv(ends_[0], text, sizeof text, 0);
+    require(count > 0);
+    return {text, static_cast<std::size_t>(count)};
+  }
+
+  void finish() const {
+    // Its end of the socket others may have too.
+    require(send(ends_[0], ".", 1, 0) == 1);
+    int status = 0;
+    require(waitpid(pid_, &status, 0) == pid_);
+    require_equal(status, 7 << 8);
+    require(close(ends_[0]) == 0);
+  }
+
+ private:
+  [[noreturn]] void serve() const {
+    const pid_t parent = getppid();
+    char byte;
+    while (recv(ends_[1], &byte, 1, 0) == 1 && byte == '?') {
+      require_equal(getppid(), parent);
+      const std::string where = space_of_pids();
+      require(send(ends_[1], where.data(), where.size(), 0) == ssize_t(where.size()));
+    }
+    _exit(7);
+  }
+
+  int ends_[2];
+  pid_t pid_;
+};
+
+TEST_P(AMove, TakesItsChildAlong) {
+  Outcome outcome = run([this] {
+    const std::string here = space_of_pids();
+    AnsweringChild child;
+    move_to(node());
+    require(space_of_pids() != here);
+    require_equal(child.ask(), space_of_pids());
+    child.finish();
+    require(waitpid(-1, nullptr, 0) < 0 && errno == ECHILD);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AMove, LeavesAllHereWhereOneOfThemIsRefused) {
+  Outcome outcome = run([this] {
+    const std::string here = space_of_pids();
+    AnsweringChild refused([] { require(open("/proc/1/comm", O_RDONLY) >= 0); });
+    AnsweringChild other;
+    const std::string error = error_of_move(node());
+    require(error.find("it tells of a process here") != std::string::npos);
+    require(error.find("process " + std::to_string(refused.pid())) != std::string::npos);
+    require(space_of_pids() == here);
+    require_equal(refused.ask(), here);
+    refused.finish();
+    move_to(node());
+    require(space_of_pids() != here);
+    require_equal(other.ask(), space_of_pids());
+    other.finish();
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// The library's socket to its agent, which a child has too.
+int find_socket_of_agent() {
+  for (int fd = 3; fd < 1024; ++fd) {
+    sockaddr_un address{};
+    socklen_t size = sizeof address;
+    if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0 &&
+        address.sun_family == AF_UNIX && address.sun_path[0] == '\0' &&
+        std::strncmp(address.sun_path + 1, TELEFORK_AGENT_SOCKET_NAME,
+                     std::strlen(TELEFORK_AGENT_SOCKET_NAME)) == 0) {
+      return fd;
+    }
+  }
+  fail_here("it has no socket to an agent", Where::current());
+}
+
+TEST_P(AMove, TakesWhatAChildHasAtTheNumberOfTheSocketToTheAgent) {
+  Outcome outcome = run([this] {
+    require_equal(call_on(node(), [] { return 5; }), 5);
+    static int number;
+    number = find_socket_of_agent();
+    int ends[2];
+    require(pipe(ends) == 0);
+    AnsweringChild as_it_was;
+    AnsweringChild child([&] {
+      require(dup2(ends[1], number) == number && close(ends[1]) == 0);
+      std::signal(SIGUSR1, [](int) { require(write(number, "x", 1) == 1); });
+    });
+    require(close(ends[1]) == 0);
+    move_to(node());
+    require_equal(as_it_was.ask(), space_of_pids());
+    require(kill(child.pid(), SIGUSR1) == 0);
+    char byte;
+    require(read(ends[0], &byte, 1) == 1);
+    require_equal(child.ask(), space_of_pids());
+    as_it_was.finish();
+    child.finish();
+    require(close(ends[0]) == 0);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AMove, TakesAllThatHasComeOfIt) {
+  Outcome outcome = run([this] {
+    auto* shared = static_cast<std::atomic<int>*>(
+        mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    require(shared != MAP_FAILED);
+    AnsweringChild child([&] {
+      require(setsid() == getpid());
+      AnsweringChild grandchild([&] { require(setpgid(0, 0) == 0); });
+      std::thread([&, grandchild] {
+        while (*shared == 0) usleep(1000);
+        // Threads are where their process is.
+        require_equal(grandchild.ask(), space_of_pids());
+        grandchild.finish();
+        *shared = 2;
+      }).detach();
+    });
+    const pid_t zombie = fork();
+    if (zombie == 0) _exit(3);
+    siginfo_t info;
+    require(waitid(P_PID, zombie, &info, WEXITED | WNOWAIT) == 0);
+    const pid_t stopped = fork();
+    if (stopped == 0) {
+      raise(SIGSTOP);
+      _exit(4);
+    }
+    int status = 0;
+    require(waitpid(stopped, &status, WUNTRACED) == stopped && WIFSTOPPED(status));
+    move_to(node());
+    require_equal(child.ask(), space_of_pids());
+    require_equal(getsid(child.pid()), child.pid());
+    *shared = 1;
+    while (*shared != 2) usleep(1000);
+    child.finish();
+    require(waitpid(zombie, &status, 0) == zombie && WEXITSTATUS(status) == 3);
+    require(kill(stopped, SIGCONT) == 0);
+    require(waitpid(stopped, &status, 0) == stopped && WEXITSTATUS(status) == 4);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AMove, LetsAChildThatCameAlongForkThereItself) {
+  Outcome outcome = run([this] {
+    static std::string where;
+    where = node();
+    // Its agent's socket is its parent's, which is not to be used there.
+    require_equal(call_on(node(), [] { return 5; }), 5);
+    AnsweringChild child([] {
+      std::signal(SIGUSR1, [](int) {
+        // That of a telepad is outside of its pid namespace there.
+        require(setenv("TELEFORK_SOCKET", "", 1) == 0);
+        telefork::Options options;
+        options.fds = telefork::Fds::leave_home;
+        const pid_t pid = telefork::fork(where, options);
+        if (pid == 0) _exit(5);
+        int status = 0;
+        require(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 5);
+      });
+    });
+    move_to("local");
+    require(kill(child.pid(), SIGUSR1) == 0);
+    require_equal(child.ask(), space_of_pids());
+    child.finish();
   });
   EXPECT_TRUE(went_well(outcome));
 }

@@ -15,10 +15,13 @@ int fork_command(const ForkCommand& command) {
     return std::make_unique<session::CopySession>(std::move(settings), std::move(request));
   };
   kind.say = [&command](const session::DepartureReport& report) {
+    const std::string more =
+        report.processes == 1 ? "" : fmt::format(" and {} more", report.processes - 1);
     return fmt::format(
-        "a copy of process {} runs on {}, as {} there and {} here: {} sent, stopped for {:.0f} ms",
-        command.pid, command.node, report.pid, report.home_pid, format_bytes(report.bytes_sent),
-        report.freeze_ms);
+        "a copy of process {}{} runs on {}, as {} there and {} here: {} sent, stopped for {:.0f} "
+        "ms",
+        command.pid, more, command.node, report.pid, report.home_pid,
+        format_bytes(report.bytes_sent), report.freeze_ms);
   };
   kind.lost = fmt::format("the process that copied {} was killed; {} itself runs on here",
                           command.pid, command.pid);

@@ -3,13 +3,15 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
-#include <optional>
+#include <span>
 #include <tuple>
+#include <vector>
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <nlohmann/json.hpp>
@@ -52,13 +54,26 @@ bool is_closed(int fd) {
 
 // From the session process to the command.
 struct Word {
-  enum class Kind { kCode, kSnapshot } kind;
-  int code = 0;                      // of the exit
-  tracee::SnapshotId snapshot = {};  // there is one
+  enum class Kind { kCode, kSnapshots } kind;
+  int code = 0;                 // of the exit
+  std::uint32_t snapshots = 0;  // so many SnapshotOf follow
 };
 
-void say(int talk, const Word& word) {
-  [[maybe_unused]] ssize_t told = ::send(talk, &word, sizeof(word), MSG_NOSIGNAL);
+void say(int talk, const Word& word, const std::vector<session::SnapshotOf>& snapshots = {}) {
+  iovec parts[] = {{const_cast<Word*>(&word), sizeof(word)},
+                   {const_cast<session::SnapshotOf*>(snapshots.data()),
+                    snapshots.size() * sizeof(session::SnapshotOf)}};
+  msghdr message{};
+  message.msg_iov = parts;
+  message.msg_iovlen = 2;
+  [[maybe_unused]] ssize_t told = ::sendmsg(talk, &message, MSG_NOSIGNAL);
+}
+
+// False: the session process has ended.
+template <class T>
+bool hear(int talk, std::span<T> words) {
+  const std::size_t size = words.size_bytes();
+  return size == 0 || ::recv(talk, words.data(), size, MSG_WAITALL) == static_cast<ssize_t>(size);
 }
 
 session::DepartureSettings make_settings(const DepartCommand& command, int talk) {
@@ -73,8 +88,8 @@ session::DepartureSettings make_settings(const DepartCommand& command, int talk)
   settings.trace_bar = kernel::read_trace_bar();
   settings.wish_fd = talk;
   settings.is_unwanted = [talk] { return is_closed(talk); };
-  settings.on_snapshot = [talk](const tracee::SnapshotId& snapshot) {
-    say(talk, {Word::Kind::kSnapshot, 0, snapshot});
+  settings.on_snapshots = [talk](const std::vector<session::SnapshotOf>& snapshots) {
+    say(talk, {Word::Kind::kSnapshots, 0, static_cast<std::uint32_t>(snapshots.size())}, snapshots);
   };
   settings.steps = stop_at_step(command.stop_at);
   settings.steps_by_name = stop_at_step;
@@ -183,19 +198,20 @@ int depart(const DepartCommand& command, const DepartureKind& kind) {
   UniqueFd talk, talk_there;
   std::tie(talk, talk_there) = make_socket_pair(SOCK_STREAM);
   start_session(command, kind, talk, std::move(talk_there));
-  std::optional<tracee::SnapshotId> snapshot;
+  std::vector<session::SnapshotOf> snapshots;
   for (;;) {
     pollfd entries[] = {{talk.get(), POLLIN, 0}, {signals.fd(), POLLIN, 0}};
     net::poll_until(entries, net::Deadline::never());
     while (signals.try_read()) ::shutdown(talk.get(), SHUT_WR);
     if (entries[0].revents == 0) continue;
     Word word{};
-    if (::recv(talk.get(), &word, sizeof(word), MSG_WAITALL) != sizeof(word)) break;
+    if (!hear(talk.get(), std::span(&word, 1))) break;
     if (word.kind == Word::Kind::kCode) return word.code;
-    snapshot = word.snapshot;
+    snapshots.resize(word.snapshots);
+    if (!hear(talk.get(), std::span(snapshots))) break;
   }
-  // It has ended with its tracer.
-  if (snapshot) tracee::reap_snapshot(command.pid, *snapshot);
+  // They have ended with their tracer.
+  for (const session::SnapshotOf& one : snapshots) tracee::reap_snapshot(one.process, one.id);
   throw Error(Code::kLost, kind.lost);
 }
 

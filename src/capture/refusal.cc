@@ -260,7 +260,7 @@ constexpr std::array kRules = {
          "a process that a signal has stopped, for `telefork save` and `move`; not a child that "
          "goes along",
          "it is stopped, and would run where it goes", "continue it first (kill -CONT)"},
-    Rule{Reason::kChildren, Part::kProcess, "children, for `telefork fork` and `telefork home`",
+    Rule{Reason::kChildren, Part::kProcess, "children, for `telefork home`",
          "it has children, and cannot go with them yet", "wait until they have ended"},
     Rule{Reason::kChildrenThere, Part::kProcess, "children begun in a `run_on`, when it returns",
          "it has children there, which would stay behind",
@@ -270,10 +270,11 @@ constexpr std::array kRules = {
         "a child in a session or process group that it could not be brought into again: an orphan, "
         "for instance, whose session's leader lives and is no child of its new parent's",
         "it cannot be made again as it is: {}", "have it begin a session of its own (setsid(2))"},
-    Rule{Reason::kOwnAncestor, Part::kProcess,
-         "a process that `telefork save` or `move` has come of itself, the shell that began it for "
-         "instance",
-         "telefork itself is among its children", "ask from elsewhere"},
+    Rule{
+        Reason::kOwnAncestor, Part::kProcess,
+        "a process that `telefork save`, `move` or `fork` has come of itself, the shell that began "
+        "it for instance",
+        "telefork itself is among its children", "ask from elsewhere"},
     Rule{Reason::kLeaderEnded, Part::kProcess, "a thread group whose leader has ended",
          "its first thread has ended, and the others live on", ""},
     Rule{Reason::kNoSignalReturn, Part::kProcess,

@@ -48,7 +48,7 @@ constexpr bool moves_whole(Purpose purpose) {
 
 // Those that have come of it go along.
 constexpr bool takes_children(Purpose purpose) {
-  return purpose == Purpose::kSave || purpose == Purpose::kMove;
+  return purpose == Purpose::kSave || purpose == Purpose::kMove || purpose == Purpose::kCopy;
 }
 
 // What a call may be held up by the flags of its memory. In a process whose memory is small pages

@@ -229,19 +229,12 @@ class Sorter {
         description.fd = fd;
       }
       if (survey_.descriptions[*known].pid != survey_.thread) descriptor.locks = posix_locks(open);
+      const bool kept = survey_.original_stays && !descriptor.locks.empty();
+      if (kept) return add_new(open, std::move(descriptor), stay(open, Reason::kKept));
+      survey_.descriptors.push_back(std::move(descriptor));
     } else {
-      std::optional<Description> description = sort(open);
-      if (!description) {
-        survey_.refused_fds.push_back(fd);
-        return;
-      }
-      description->fd = fd;
-      description->pid = survey_.thread;
-      descriptor.description = survey_.descriptions.size();
-      remember(open.link, {survey_.thread, fd}, descriptor.description);
-      survey_.descriptions.push_back(std::move(*description));
+      add_new(open, std::move(descriptor), sort(open));
     }
-    survey_.descriptors.push_back(descriptor);
   }
 
   // What is on its way through sockets of the process, when all that it has open itself is known.
@@ -294,6 +287,22 @@ class Sorter {
     pid_t pid_;
     pid_t thread_;
   };
+
+  // Nothing: it was refused.
+  void add_new(const OpenFile& open, Descriptor descriptor,
+               std::optional<Description> description) {
+    if (!description) {
+      survey_.refused_fds.push_back(open.fd);
+      return;
+    }
+    description->fd = open.fd;
+    description->pid = survey_.thread;
+    descriptor.description = survey_.descriptions.size();
+    if (description->kind == Kind::LEFT_HOME) descriptor.locks.clear();
+    remember(open.link, {survey_.thread, open.fd}, descriptor.description);
+    survey_.descriptions.push_back(std::move(*description));
+    survey_.descriptors.push_back(std::move(descriptor));
+  }
 
   // Empty: it was refused.
   std::optional<std::size_t> add_one_sent(UniqueFd file, const std::string& carrier) {
@@ -442,11 +451,11 @@ class Sorter {
   // that, or something else that cannot be had there.
   bool is_stream_of_all(const OpenFile& open) const {
     if (!options_.tree.contains(survey_.stat.ppid)) return true;
-    return std::any_of(survey_.descriptions.begin(), survey_.descriptions.end(),
-                       [&](const Description& one) {
-                         return one.kind == Kind::STDIO && one.name == open.link &&
-                                one.stream == static_cast<unsigned>(open.fd);
-                       });
+    return std::any_of(
+        survey_.descriptions.begin(), survey_.descriptions.end(), [&](const Description& one) {
+          const bool stream = one.kind == Kind::STDIO || one.kind == Kind::NULL_;
+          return stream && one.name == open.link && one.stream == static_cast<unsigned>(open.fd);
+        });
   }
 
   static bool can_move(const OpenFile& open) {

@@ -142,6 +142,7 @@ struct Prepare {
   newIds @12 :List(UInt32);   # of a run_on: where stretches of ids begin that most likely stay free at
                               # home, the best first; threads that are begun in a pid namespace of
                               # the guest's own get those of the first that is possible there
+  onlyFirst @13 :Bool;        # of several: home has somebody for the first one alone
 }
 
 struct Streams {

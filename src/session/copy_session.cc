@@ -2,17 +2,10 @@
 
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "base/error.h"
-#include "capture/capture.h"
-#include "image/writer.h"
 #include "kernel/procfs_task.h"
 #include "session/description.h"
 #include "session/image_header.h"
-#include "tracee/freezer.h"
-#include "tracee/snapshot.h"
-#include "tracee/stub.h"
 
 namespace telefork::session {
 
@@ -27,65 +20,99 @@ capture::SurveyOptions CopySession::survey_options() const {
   options.trace_bar = settings_.trace_bar;
   options.copy_shared = request_.copy_shared;
   options.leave_home = request_.leave_fds;
+  options.asker = request_.asker;
   return options;
+}
+
+tracee::FrozenTree CopySession::freeze() {
+  try {
+    return tracee::FrozenTree::freeze(
+        request_.pid, [](pid_t) { return 0; }, tracee::Patience{tracee::FrozenProcess::kLimit});
+  } catch (const Error& error) {
+    // Others of its tree stood still by then.
+    frozen_ = !alone() && error.code() != Code::kGone;
+    throw;
+  }
 }
 
 // Up to the whole image there.
 void CopySession::send_image() {
-  announce();
+  announce(true);
   reach(Step::kAnnounced);
   const Clock::time_point freeze_start = Clock::now();
-  tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(request_.pid, 0);
-  frozen.suspend_seccomp();
+  tracee::FrozenTree frozen = freeze();
+  for (tracee::FrozenProcess& process : frozen.processes()) process.suspend_seccomp();
   frozen_ = true;
   reach(Step::kFrozen);
-  const capture::TreeSurvey tree = look_again(survey_options());
-  const capture::Survey& survey = tree.first();
-  tell_streams(survey);
-  take_streams(survey);
-  deputy_settings_.arguments = list_arguments(request_.pid);
-  deputy_settings_.name = survey.status.name;
-  tracee::Stub stub(frozen.leader(), request_.pid, {});
-  capture::CaptureSettings capture_settings;
-  capture_settings.pagemap = settings_.pagemap;
-  capture::Capture capture(survey, frozen, stub, capture_settings);
+  capture::TreeSurvey tree = look_again(survey_options());
   image::Writer writer(link().record_sink(), link().bulk_sink());
-  write_header(Header::Purpose::MOVE, here_.reader(), writer);
-  capture.write_metadata(writer, [this] { link().flush_some(); });
-  capture.write_pages_beside_snapshot(writer);
-  reach(Step::kDescribed);
-  tracee::Snapshot snapshot(stub);
-  if (settings_.on_snapshot) settings_.on_snapshot(snapshot.id());
   try {
-    stub.remove();
-    frozen.thaw();
+    describe(tree, frozen, writer);
+    reach(Step::kDescribed);
+    make_snapshots();
+    for (const auto& process : processes_) process->leave();
+    frozen.let_go();
     report_.freeze_ms = ms_since(freeze_start);
     reach(Step::kForked);
-    capture.write_pages_of_snapshot(snapshot.pid(), writer);
-    writer.end();
-    link().flush();
+    send_pages(writer);
   } catch (const Error&) {
-    snapshot.end();
-    reap(snapshot.id());
+    for (const auto& process : processes_) process->give_up();
+    frozen.let_go();
+    for (const auto& process : processes_) process->reap();
     throw;
   }
-  snapshot.end();
-  reap(snapshot.id());
+  processes_.clear();
+  report_.processes = tree.members.size();
   report_.bytes_sent = writer.totals().bytes;
   report_.pages_sent = writer.totals().pages;
   reach(Step::kSent);
 }
 
-// A zombie harms nobody: the copy is not to fail by it.
-void CopySession::reap(const tracee::SnapshotId& snapshot) {
-  try {
-    tracee::reap_snapshot(request_.pid, snapshot);
-  } catch (const Error& error) {
-    report_.warnings.push_back(
-        fmt::format("process {}, which it was copied by, has ended and stays in the list of "
-                    "processes until process {} ends: {}",
-                    snapshot.pid, request_.pid, error.text()));
+void CopySession::describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen,
+                           image::Writer& writer) {
+  for (tracee::FrozenProcess& process : frozen.processes()) {
+    if (process.leader().in_group_stop()) tree.stopped.insert(process.pid());
   }
+  tell_streams(tree.first());
+  take_streams(tree.first());
+  deputy_settings_.arguments = list_arguments(request_.pid);
+  deputy_settings_.name = tree.first().status.name;
+  write_header(Header::Purpose::MOVE, here_.reader(), writer);
+  capture::write_tree(tree, writer);
+  capture::CaptureSettings settings;
+  settings.pagemap = settings_.pagemap;
+  kept_.resize(tree.members.size() - 1);
+  for (std::size_t i = 0; i < tree.members.size(); ++i) {
+    auto process = std::make_unique<CopiedProcess>(frozen.of(tree.members[i].pid));
+    CopiedProcess& it = *process;
+    processes_.push_back(std::move(process));
+    if (i == 0) {
+      it.describe(tree, i, settings, writer, [this] { link().flush_some(); });
+    } else {
+      it.describe(tree, i, settings, kept_[i - 1], {});
+    }
+  }
+}
+
+void CopySession::make_snapshots() {
+  std::vector<SnapshotOf> snapshots;
+  for (const auto& process : processes_) {
+    process->make_snapshot();
+    snapshots.push_back({process->pid(), process->snapshot()});
+  }
+  if (settings_.on_snapshots) settings_.on_snapshots(snapshots);
+}
+
+// A zombie harms nobody: the copy is not to fail by it.
+void CopySession::send_pages(image::Writer& writer) {
+  for (std::size_t i = 0; i < processes_.size(); ++i) {
+    if (i > 0) kept_[i - 1].write_to(writer);
+    processes_[i]->write_pages(writer);
+    std::string left = processes_[i]->reap();
+    if (!left.empty()) report_.warnings.push_back(std::move(left));
+  }
+  writer.end();
+  link().flush();
 }
 
 void CopySession::begin_deputy() {
@@ -118,7 +145,7 @@ DepartureReport CopySession::run() {
 
 // Who asked is told when the copy is known not to run: then it may be asked for again.
 void CopySession::on_failure(const Error& error) {
-  if (error.code() == Code::kGone) frozen_ = false;
+  if (error.code() == Code::kGone && alone()) frozen_ = false;
   if (!opened_) throw error;
   link().set_interrupt(-1, {});
   std::string text = error.text();

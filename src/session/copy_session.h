@@ -12,16 +12,26 @@
 // All but its private memory is read from the process itself, in one freeze; that is read from a
 // snapshot (tracee/snapshot.h) while the process runs on. What only one can have is refused
 // (Purpose::kCopy). Nothing of the process depends on this one: if it dies the process runs on, the
-// snapshot ends at once, and who was told of it (DepartureSettings::on_snapshot) has it reaped.
+// snapshot ends at once, and who was told of it (DepartureSettings::on_snapshots) has it reaped.
+//
+// A process is copied with all that has come of it, in one freeze for all, and with a snapshot in
+// each. Pages go behind the records of their process, so what those behind the first have is kept
+// here until the pages of those before were sent. The first alone has a deputy.
 //
 // Owned as a Departure is.
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
+#include <vector>
 
+#include "image/record_buffer.h"
+#include "image/writer.h"
+#include "session/copied_process.h"
 #include "session/departure.h"
 #include "session/own_deputy.h"
+#include "tracee/frozen_tree.h"
 
 namespace telefork::session {
 
@@ -34,11 +44,16 @@ class CopySession : public Departure {
 
  private:
   capture::SurveyOptions survey_options() const;
+  tracee::FrozenTree freeze();
   void send_image();
-  void reap(const tracee::SnapshotId& snapshot);
+  void describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen, image::Writer& writer);
+  void make_snapshots();
+  void send_pages(image::Writer& writer);
   void begin_deputy();
   [[noreturn]] void on_failure(const Error& error);
 
+  std::vector<std::unique_ptr<CopiedProcess>> processes_;  // parents before their children
+  std::vector<image::RecordBuffer> kept_;                  // of those behind the first
   OwnDeputy::Settings deputy_settings_;
   std::optional<OwnDeputy> deputy_;
   std::optional<deputy::Supervisor> supervisor_;

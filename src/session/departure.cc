@@ -117,8 +117,8 @@ void Departure::look(const capture::SurveyOptions& options) {
   info_.command = describe_command(request_.pid);
 }
 
-void Departure::announce() {
-  link().send([this](Message::Builder message) {
+void Departure::announce(bool only_first) {
+  link().send([this, only_first](Message::Builder message) {
     auto prepare = message.initPrepare();
     prepare.setPurpose(Header::Purpose::MOVE);
     prepare.setWantPid(static_cast<std::uint32_t>(looked_.status.ns_pids.back()));
@@ -127,6 +127,7 @@ void Departure::announce() {
     prepare.setCpuForce(request_.cpu_force);
     prepare.setLibcForce(request_.libc_force);
     prepare.setDetached(request_.detach);
+    prepare.setOnlyFirst(only_first);
     say_new_ids(request_.pid, prepare);
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));

@@ -47,6 +47,12 @@ struct DepartureRequest {
   int agent_fd = -1;  // of a process that has asked itself: its library's socket, no part of it
 };
 
+// That of a process which is copied.
+struct SnapshotOf {
+  pid_t process = 0;
+  tracee::SnapshotId id;
+};
+
 struct DepartureSettings {
   Programs programs;
   NodeAccess access;
@@ -61,8 +67,8 @@ struct DepartureSettings {
   // Of a process that has asked itself: called once it is known that it may go; gives the thread
   // that waits in a read() of its session socket, and is told there that it has gone.
   std::function<telefork_snapshot()> await_caller;
-  // Of a copy: if this process dies from now on, the program has to reap it.
-  std::function<void(const tracee::SnapshotId&)> on_snapshot;
+  // Of a copy: if this process dies from now on, each program has to reap its own.
+  std::function<void(const std::vector<SnapshotOf>&)> on_snapshots;
   Steps steps;
   // Of whoever calls home what was moved: what its --stop-at says.
   std::function<Steps(const std::string&)> steps_by_name;
@@ -113,7 +119,8 @@ class Departure {
 
   void begin();
   void look(const capture::SurveyOptions& options);
-  void announce();
+  // `only_first`: nobody here stands for the others.
+  void announce(bool only_first = false);
   // They are frozen.
   capture::TreeSurvey look_again(const capture::SurveyOptions& options);
   void tell_streams(const capture::Survey& survey);

@@ -486,9 +486,9 @@ bool Keeper::await_go() {
   return true;
 }
 
-// Of one that is detached nobody is told of the others.
+// Of one that is detached, or is a copy, nobody is told of the others.
 void Keeper::release() {
-  if (task().getDetached()) {
+  if (task().getDetached() || task().getOnlyFirst()) {
     restorer_->release();
   } else {
     for (auto& watched : restorer_->release_watched()) members_.add(std::move(watched));

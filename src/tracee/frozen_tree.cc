@@ -63,6 +63,10 @@ void FrozenTree::thaw() {
   while (!processes_.empty()) processes_.pop_back();
 }
 
+void FrozenTree::let_go() {
+  for (auto process = processes_.rbegin(); process != processes_.rend(); ++process) process->thaw();
+}
+
 // None of them is to see another one's end.
 void FrozenTree::kill() {
   for (FrozenProcess& process : processes_) ::kill(process.pid(), SIGKILL);

@@ -32,6 +32,8 @@ class FrozenTree {
   FrozenProcess& of(pid_t pid);
   std::vector<FrozenProcess>& processes() { return processes_; }
   void thaw();
+  // The same, and who they were can still be asked.
+  void let_go();
   // Ends all of them with SIGKILL, the first last.
   void kill();
 

@@ -61,14 +61,20 @@ bool is_still_there(pid_t process, const SnapshotId& snapshot) {
 }  // namespace
 
 Snapshot::Snapshot(Stub& stub) {
-  // Whatever is a child of it by clone(2), and no other's: it has none beside.
+  // By the number that the kernel writes there before the snapshot runs (kernel/fork.c:
+  // kernel_clone); of number 0 nobody waits.
+  const RemotePtr number = stub.allocate(sizeof(std::uint64_t));
+  write_object(stub.pid(), number, std::uint64_t{0});
   SyscallProgram farewell;
-  farewell.undo(SYS_wait4, {-1, 0, __WCLONE, 0});
+  farewell.undo(SYS_getpid, {});
+  const Result child = farewell.undo(kOpLoad, {number});
+  farewell.undo(SYS_waitid, {P_PID, child, 0, WEXITED | __WALL, 0});
   stub.set_farewell(farewell);
   const RemotePtr stack = write_steps(stub);
   SyscallProgram clone;
-  const Result made = clone.call("making a snapshot of it", SYS_clone,
-                                 {CLONE_PTRACE | CLONE_FILES, stack, 0, 0, 0});
+  const Result made =
+      clone.call("making a snapshot of it", SYS_clone,
+                 {CLONE_PTRACE | CLONE_FILES | CLONE_PARENT_SETTID, stack, number, 0, 0});
   id_.own_pid = static_cast<pid_t>(stub.run(clone).result(made));
   id_.pid = find_child_seen_as(stub.pid(), id_.own_pid);
   thread_.emplace(TracedThread::adopt(id_.pid));

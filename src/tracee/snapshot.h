@@ -40,8 +40,7 @@ struct SnapshotId {
 
 class Snapshot {
  public:
-  // The process has no children (it is asked for one of them, by its kind), and all of it is
-  // frozen.
+  // All of the process is frozen.
   explicit Snapshot(Stub& stub);
   Snapshot(const Snapshot&) = delete;
   Snapshot& operator=(const Snapshot&) = delete;

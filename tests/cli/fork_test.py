@@ -172,11 +172,11 @@ class Fork(DepartureTest):
 
     def test_refuses_what_cannot_be_copied(self):
         self.refuses(call("fork", 2**22 - 1, self.node), 3, "there is no such process")
-        parent = self.start("sh", "-c", "sleep 1000 & echo $!; wait")
-        self.addCleanup(kill, int(parent.stdout.readline()))
-        self.refused(parent, "it has children")
-        self.refuses(call("fork", parent.pid, "unix:/nowhere"), 4, "/nowhere")
-        self.refuses(call("fork", parent.pid, ""), 2)
+        victim = self.computing()
+        self.refuses(call("fork", victim.pid, "unix:/nowhere"), 4, "/nowhere")
+        self.refuses(call("fork", victim.pid, ""), 2)
+        self.refuses(call("fork", os.getpid(), self.node), 3, "telefork itself is among its children")
+        self.passes(victim)
 
     def test_the_original_runs_on_when_the_session_dies(self):
         """Its snapshot has ended with it, and is reaped by who asked for the copy."""

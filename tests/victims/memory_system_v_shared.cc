@@ -16,7 +16,6 @@ int main() {
     std::strcpy(memory + 4096, "answered");
     _exit(0);
   }
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_NOT_COPIED("memory that others may share stays at home");
   VICTIM_CLASHES("its System V memory");
   VICTIM_NOT_LOADED_BY_PLAIN_USERS("to choose an id takes root");

@@ -12,7 +12,6 @@ int main() {
       _exit(getppid() == parent ? 10 + i : 1);
     }
   }
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();

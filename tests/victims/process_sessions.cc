@@ -20,7 +20,6 @@ int main() {
   for (char& c : text) VICTIM_CHECK(read(ready[0], &c, 1) == 1);
   close(ready[0]);
   close(ready[1]);
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();

@@ -17,7 +17,6 @@ int main() {
     _exit(0);
   }
   while (__atomic_load_n(shared, __ATOMIC_ACQUIRE) == 0) sched_yield();
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();

@@ -25,7 +25,6 @@ int main() {
     victim_skip("tracing a parent");
   }
   VICTIM_REFUSED("traces it");
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   victim_ready();
   victim_await_signal();
   VICTIM_CHECK(kill(tracer, SIGTERM) == 0);

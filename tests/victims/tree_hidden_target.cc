@@ -25,7 +25,6 @@ int main() {
   close(counter);
   close(told[0]);
   close(told[1]);
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();

@@ -93,7 +93,6 @@ int main() {
   hear(3);
   close(number[0]);
   close(number[1]);
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();

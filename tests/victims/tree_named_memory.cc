@@ -10,7 +10,6 @@ int main() {
     std::strcpy(named.memory, "by the child");
     _exit(0);
   }
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_NOT_COPIED("memory that others may share stays at home");
   VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();

@@ -44,7 +44,6 @@ int main() {
   close(second[1]);
   close(packets[0]);
   close(packets[1]);
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();

@@ -39,7 +39,6 @@ int main() {
   action.sa_handler = on_child;
   action.sa_flags = SA_RESTART;
   VICTIM_CHECK(sigaction(SIGCHLD, &action, nullptr) == 0);
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
   VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();

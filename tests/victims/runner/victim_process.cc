@@ -111,6 +111,16 @@ void await_stranger(pid_t pid) {
   close(pidfd);
 }
 
+void kill_tree(pid_t pid) {
+  check_number(pid);
+  std::vector<pid_t> all = fork_test::list_descendants(pid);
+  all.insert(all.begin(), pid);
+  // None is to say that it misses another one.
+  for (const int signal : {SIGSTOP, SIGKILL}) {
+    for (const pid_t one : all) kill(one, signal);
+  }
+}
+
 void end_stranger(pid_t pid) {
   check_number(pid);
   kill(pid, SIGKILL);
@@ -242,7 +252,7 @@ void VictimProcess::continue_as(const std::vector<std::string>& arguments) {
 
 void VictimProcess::continue_as_copy(pid_t home, pid_t guest) {
   check_number(home);
-  kill(pid_, SIGKILL);
+  kill_tree(pid_);
   wait_for(pid_);
   stands_for_it_ = home;
   guest_ = guest;

@@ -47,6 +47,8 @@ pid_t launch(const Launch& launch);
 // A child of another process: returns when it has ended; end_stranger kills it first.
 void await_stranger(pid_t pid);
 void end_stranger(pid_t pid);
+// Ends it with all that has come of it, here as there.
+void kill_tree(pid_t pid);
 
 // A command that runs, its streams going to pipes.
 class Command {

@@ -369,6 +369,7 @@ class Fork : public ToNode {
 // System V, is the original's alone once the copy has ended there too.
 class Original : public Fork {
   void go_on(VictimProcess&, pid_t home, pid_t guest) const override {
+    kill_tree(guest);
     end_stranger(home);
     await_stranger(guest);
   }

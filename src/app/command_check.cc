@@ -119,6 +119,7 @@ class Check {
   capture::Purpose purpose() const;
   capture::SurveyOptions survey_options() const;
   void check_node();
+  void check_members(const capture::TreeSurvey& tree);
   void survey();
 
   const CheckCommand& command_;
@@ -209,6 +210,15 @@ void Check::check_node() {
   }
 }
 
+// The first of them was asked about before.
+void Check::check_members(const capture::TreeSurvey& tree) {
+  if (tree.alone()) return;
+  session::check_trees(opened_->reply, command_.node);
+  for (const capture::Survey& member : tree.members) {
+    if (member.pid != command_.pid) session::check_user(member.pid, *opened_);
+  }
+}
+
 void Check::survey() {
   result_["pid"] = command_.pid;
   refuse_held(command_.pid);
@@ -228,10 +238,12 @@ void Check::survey() {
   result_["threads"] = threads;
   result_["descriptors"] = descriptors;
   result_["mappings"] = mappings;
-  result_["left_home"] = survey.left_home;
-  for (const std::string& descriptor : survey.left_home) {
+  const std::vector<std::string> left_home = tree.left_home();
+  result_["left_home"] = left_home;
+  for (const std::string& descriptor : left_home) {
     if (!command_.json) print("left at home: {}\n", escape(descriptor));
   }
+  if (opened_) check_members(tree);
   if (opened_) {
     session::FileNegotiation files;
     files.settle(survey, *opened_->link);

@@ -208,6 +208,16 @@ std::set<pid_t> TreeSurvey::pids() const {
   return pids;
 }
 
+std::vector<std::string> TreeSurvey::left_home() const {
+  std::vector<std::string> all;
+  for (const Survey& member : members) {
+    for (const std::string& one : member.left_home) {
+      all.push_back(alone() ? one : name_of(member.pid, member.status.name) + ", " + one);
+    }
+  }
+  return all;
+}
+
 std::vector<pid_t> list_tree(pid_t pid) {
   std::vector<pid_t> all = {pid};
   for (std::size_t i = 0; i < all.size(); ++i) {

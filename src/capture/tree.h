@@ -43,6 +43,8 @@ struct TreeSurvey {
   Survey& first() { return members.front(); }
   const Survey& first() const { return members.front(); }
   std::set<pid_t> pids() const;
+  // As Survey::left_home; of several each tells whose it is.
+  std::vector<std::string> left_home() const;
 };
 
 // Parents before their children. kGone where there is no such process.

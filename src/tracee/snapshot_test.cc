@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -116,11 +117,38 @@ TEST(Snapshot, IsNothingToAProcessThatHasEnded) {
   reap_snapshot(::getpid(), id);
 }
 
+// Children of the kind that a snapshot is: one has ended, the other lives until it is killed.
+int keep_children_without_signal(int stop_fd, int ready_fd) {
+  pid_t children[2];
+  for (pid_t& child : children) {
+    child = static_cast<pid_t>(::syscall(SYS_clone, 0, nullptr, nullptr, nullptr, nullptr));
+    if (child == 0 && &child == &children[0]) ::_exit(3);
+    while (child == 0) ::pause();
+  }
+  siginfo_t info{};
+  const auto ended = static_cast<id_t>(children[0]);
+  if (::waitid(P_PID, ended, &info, WEXITED | WNOWAIT | __WALL) != 0) return 8;
+  if (::write(ready_fd, "", 1) != 1) return 9;
+  pollfd stop = {stop_fd, POLLIN, 0};
+  while (::poll(&stop, 1, -1) != 1) {
+  }
+  int status = 0;
+  if (::waitpid(children[0], &status, __WALL | WNOHANG) != children[0]) return 1;
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 3) return 2;
+  if (::waitpid(children[1], &status, __WALL | WNOHANG) != 0) return 3;
+  ::kill(children[1], SIGKILL);
+  if (::waitpid(children[1], &status, __WALL) != children[1]) return 4;
+  if (::waitpid(-1, nullptr, __WALL | WNOHANG) >= 0 || errno != ECHILD) return 5;
+  return 0;
+}
+
+class ASnapshotOf : public testing::TestWithParam<int (*)(int, int)> {};
+
 // Of every call by which it acts on them, up to where the process runs on.
-TEST(Snapshot, EndsWithItsTracerAndIsReapedAsLongAsTheStubIsThere) {
+TEST_P(ASnapshotOf, EndsWithItsTracerAndIsReapedAsLongAsTheStubIsThere) {
   long calls = 0;
   for (long die_at = 0;; ++die_at) {
-    Victim victim(count_and_wait);
+    Victim victim(GetParam());
     const pid_t tracer = ::fork();
     ASSERT_GE(tracer, 0);
     if (tracer == 0) {
@@ -148,6 +176,9 @@ TEST(Snapshot, EndsWithItsTracerAndIsReapedAsLongAsTheStubIsThere) {
   }
   EXPECT_GT(calls, 40);
 }
+
+INSTANTIATE_TEST_SUITE_P(Snapshot, ASnapshotOf,
+                         testing::Values(count_and_wait, keep_children_without_signal));
 
 }  // namespace
 }  // namespace telefork::tracee

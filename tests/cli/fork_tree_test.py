@@ -134,6 +134,82 @@ class ForkTree(DepartureTest):
         self.copy_passes(pair, {"home_pid": home})
         self.passes(pair)
 
+    def refused(self, process, *texts):
+        """By check and fork in the same words."""
+        done = call("fork", process.pid, self.node)
+        self.refuses(done, 3, *texts)
+        checked = call("check", process.pid, self.node, "--for", "copy")
+        self.assertEqual(checked.returncode, 3, checked.stderr)
+        self.assertEqual(checked.stdout.splitlines()[1:], done.stderr.splitlines())
+        self.assertIsNone(process.poll())
+
+    def keeper(self, code):
+        """A parent that has opened a file, and a child for which this is run -> (it, the child)."""
+        process = self.start(sys.executable, "-c", f"""
+import fcntl, os, signal, socket, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+file = open({str(self.folder / "file")!r}, "w")
+child = os.fork()
+if child == 0:
+    {code}
+    os.write(1, b"%d\\n" % os.getpid())
+    signal.sigwait([signal.SIGUSR1])
+    os._exit(7)
+signal.sigwait([signal.SIGUSR1])
+os.kill(child, signal.SIGUSR1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""")
+        child = int(process.stdout.readline())
+        self.addCleanup(kill, child)
+        return process, child
+
+    def test_refuses_what_a_child_keeps(self):
+        for code, what in (("fcntl.lockf(file, fcntl.LOCK_EX)", "file"),
+                           ("listening = socket.create_server(('127.0.0.1', 0))", "socket:")):
+            with self.subTest(code):
+                process, child = self.keeper(code)
+                self.refused(process, f"refused: process {child} (", what,
+                             "the original keeps it, and only one can have it")
+                checked, told = cli.call_json("check", process.pid, self.node, "--for", "copy",
+                                              "--leave-fds")
+                self.assertEqual((checked, len(told["left_home"])), (0, 1), told)
+                self.assertRegex(told["left_home"][0], rf"^process {child} \(.*\), fd .*{what}")
+                home = self.fork(process.pid, "--leave-fds")["home_pid"]
+                os.kill(home, signal.SIGUSR1)
+                cli.wait_until(lambda: home not in cli.processes())
+                os.kill(process.pid, signal.SIGUSR1)
+                self.assertEqual(process.wait(timeout=cli.PATIENCE), 7)
+
+    def ended_there(self, told):
+        """-> how many came, by what is said and what is there."""
+        there = [told["pid"]]
+        for pid in there:
+            there += cli.children(pid)
+        self.assertEqual(len(there), told["processes"])
+        for pid in there:
+            kill(pid)
+        cli.wait_until(lambda: told["home_pid"] not in cli.processes())
+        return told["processes"]
+
+    def test_refuses_memory_that_a_third_one_shares(self):
+        """Of three that share it two are copied."""
+        process = self.start(sys.executable, "-c", """
+import mmap, os, signal, time
+shared = mmap.mmap(-1, 4096)
+for generation in range(2):
+    if os.fork() != 0: break
+os.write(1, b"%d\\n" % os.getpid())
+signal.pause()
+""")
+        pids = sorted(int(process.stdout.readline()) for _ in range(3))
+        for pid in pids:
+            self.addCleanup(kill, pid)
+        middle, = cli.children(process.pid)
+        done = call("fork", middle, self.node)
+        self.refuses(done, 3, "memory shared with processes that stay cannot move")
+        self.assertEqual(self.ended_there(self.fork(middle, "--shared=copy")), 2)
+        self.assertEqual(self.ended_there(self.fork(process.pid)), 3)
+
     def test_it_outlives_the_originals(self):
         pair = self.pair()
         told = self.fork(pair.pid)

@@ -70,14 +70,16 @@ std::string why_not_callable(const SessionInfo& info) {
 void tell(const HomeAnswer& answer, const HomeCommand& command) {
   for (const std::string& warning : answer.warnings) print_note("note: " + warning);
   if (!command.json) {
-    return print_note(
-        fmt::format("process {} runs here again: {} came from {}, stopped for {:.0f} ms",
-                    command.pid, format_bytes(answer.bytes_sent), answer.node, answer.freeze_ms));
+    return print_note(fmt::format(
+        "process {}{} here again: {} came from {}, stopped for {:.0f} ms", command.pid,
+        answer.processes == 1 ? " runs" : fmt::format(" and {} more run", answer.processes - 1),
+        format_bytes(answer.bytes_sent), answer.node, answer.freeze_ms));
   }
   nlohmann::ordered_json shares;
   for (const auto& [step, ms] : answer.shares) shares[step] = ms;
   print_json({{"pid", command.pid},
               {"guest_pid", command.pid},
+              {"processes", answer.processes},
               {"node", answer.node},
               {"mode", "eager"},
               {"bytes_sent", answer.bytes_sent},

@@ -260,8 +260,6 @@ constexpr std::array kRules = {
          "a process that a signal has stopped, for `telefork save` and `move`; not a child that "
          "goes along",
          "it is stopped, and would run where it goes", "continue it first (kill -CONT)"},
-    Rule{Reason::kChildren, Part::kProcess, "children, for `telefork home`",
-         "it has children, and cannot go with them yet", "wait until they have ended"},
     Rule{Reason::kChildrenThere, Part::kProcess, "children begun in a `run_on`, when it returns",
          "it has children there, which would stay behind",
          "have whoever began them wait for them before f returns"},

@@ -94,7 +94,6 @@ enum class Reason {
   kProgramFile,
   kForeignProgram,
   kStopped,
-  kChildren,
   kChildrenThere,
   kUnmakeable,
   kOwnAncestor,

@@ -197,10 +197,6 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     if (survey.stat.state == 'T' && !is_child_in_tree(options, survey)) {
       survey.refusals.push_back(refuse(process, Reason::kStopped));
     }
-    const bool together = takes_children(options.purpose) && !options.tree.empty();
-    if (!together && !kernel::list_children(survey.pid).empty()) {
-      survey.refusals.push_back(refuse(process, Reason::kChildren));
-    }
     // It reads memory.
     if (!forbidden) survey_signal_return(survey);
   }

@@ -38,17 +38,12 @@ namespace telefork::capture {
 // of. kCopy: all of it, and the original runs on.
 enum class Purpose { kFork, kSave, kRunOn, kReturn, kMove, kHome, kCopy };
 
-// All of it is taken as it is at one instant: what lives with the process is then rebuilt there. Of
-// a fork or a call the original has had it since. (Who is copied has it still, and what only one
-// can have is refused.)
+// All of it is taken as it is at one instant, with those that have come of it: what lives with the
+// process is then rebuilt there. Of a fork or a call the original has had it since. (Who is copied
+// has it still, and what only one can have is refused.)
 constexpr bool moves_whole(Purpose purpose) {
   return purpose == Purpose::kSave || purpose == Purpose::kMove || purpose == Purpose::kHome ||
          purpose == Purpose::kCopy;
-}
-
-// Those that have come of it go along.
-constexpr bool takes_children(Purpose purpose) {
-  return purpose == Purpose::kSave || purpose == Purpose::kMove || purpose == Purpose::kCopy;
 }
 
 // What a call may be held up by the flags of its memory. In a process whose memory is small pages

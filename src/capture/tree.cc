@@ -240,8 +240,6 @@ TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) 
   if (moves_whole(options.purpose)) {
     pids = list_tree(pid);
     own.tree.insert(pids.begin(), pids.end());
-    // That it has children is what is said of one that cannot take them along.
-    if (!takes_children(options.purpose)) pids.resize(1);
   }
   if (pids.size() > 1 && !own.quick) {
     own.sharing = std::make_shared<const Sharing>(std::set<pid_t>(pids.begin(), pids.end()));

@@ -82,6 +82,8 @@ class Supervisor {
   bool held() const { return held_; }
   // Its end was not seen yet.
   bool is_watching() const { return watch_.pid() != 0; }
+  // It was seen to be stopped, and not to go on since.
+  bool stopped() const { return watch_.stopped(); }
   // It has read all that it was told.
   bool settled() const { return unacknowledged_ == 0 && !ending_; }
   // The deputy is the caller's to trace from now on, in this thread; until take_back(), which has

@@ -172,9 +172,18 @@ enum ChangeFinder {
 
 struct Offer {
   # What a process has there that home must be able to give it.
-  tids @0 :List(UInt32);      # of its threads, the first aside, as it sees them
+  tids @0 :List(UInt32);      # of the threads of all, the first of each aside, as they see them
   permitted @1 :UInt64;       # capabilities
   uids @2 :List(UInt32);      # real, effective, saved, of the filesystem
+  gids @3 :List(UInt32);
+  members @4 :List(OfferedMember);  # those that have come of it, and live
+  sharesMemory @5 :Bool;            # they have anonymous memory in common
+}
+
+struct OfferedMember {
+  pid @0 :UInt32;             # as it sees itself
+  permitted @1 :UInt64;
+  uids @2 :List(UInt32);
   gids @3 :List(UInt32);
 }
 

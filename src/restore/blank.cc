@@ -206,6 +206,7 @@ std::unique_ptr<Blank> Blank::adopt(const Blank& maker, const tracee::ThreadStat
       new Blank(pid, guest_pid, maker.socket_.duplicate(), tracee::TracedThread::adopt(pid)));
   tracee::Registers registers = born.registers;
   tracee::forget_system_call(registers);
+  blank->socket_number_ = maker.socket_number_;
   blank->thread_.set_xstate(born.xstate);
   blank->thread_.set_registers(registers);
   blank->thread_.set_signal_mask(born.signal_mask);

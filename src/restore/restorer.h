@@ -37,6 +37,7 @@
 #include "image/record_source.h"
 #include "kernel/procfs_maps.h"
 #include "restore/address_space.h"
+#include "restore/become.h"
 #include "restore/blank.h"
 #include "restore/clocks.h"
 #include "restore/descriptor_plan.h"
@@ -66,9 +67,11 @@ struct RestoreSettings {
   int session_number = -1;
   // The thread, as the guest sees it, that is let run when no other is traced any more; 0: any.
   pid_t last_released = 0;
-  // Instead of starting a blank process: takes one that is there, with the pid of the image. Called
-  // when all but the pages has come and its other threads' ids are free here.
-  std::function<Blank()> find_blank;
+  // Instead of starting a blank process: takes one that is there, with that pid. Called when all
+  // but the pages has come and the ids of its other threads are free here; of a tree before its
+  // first process is made, and of each for which `is_found` says so, children first.
+  std::function<Blank(pid_t)> find_blank;
+  std::function<bool(pid_t)> is_found;
   // The process comes back to the clocks that it left: they have gone on.
   bool own_clocks = false;
   // The process waits elsewhere for its life here: no image of the past. See OpenFiles.
@@ -101,10 +104,9 @@ class Restorer {
   void finish();
   // Lets the guest run. The caller reaps it from now on.
   pid_t release();
-  // Gives up what it was to be: it executes another program, which is the last step of what
-  // `make` gives, and stands still as that begins, traced with no options. Only of a blank that was
-  // found (RestoreSettings::find_blank).
-  tracee::TracedThread become(const std::function<tracee::SyscallProgram(Blank&)>& make);
+  // Gives up what it was to be; see become.h. Only of a blank that was found
+  // (RestoreSettings::find_blank).
+  tracee::TracedThread become(const MakeProgram& make);
 
   // For TreeRestorer, which knows when all of several are whole.
   bool take(image::Record record, image::RecordSource& source);
@@ -186,6 +188,8 @@ class Restorer {
   void give_files();
   void clear_blank(tracee::SyscallProgram& program);
   void move_shared_memory_aside(tracee::SyscallProgram& program);
+  void get_shared_memory(TreeParts::SharedArea& area, RemotePtr at,
+                         tracee::SyscallProgram& program);
   // vdso_placing.cc
   void move_vdso_aside(tracee::SyscallProgram& program);
   bool has_same_vdso() const;

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
+#include "kernel/procfs_file.h"
 #include "kernel/procfs_maps.h"
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
@@ -303,7 +304,7 @@ void Restorer::find_blank() {
   if (!taken.empty()) {
     throw Error(Code::kRefused, taken + ", and the process must keep its ids");
   }
-  blank_ = std::make_unique<Blank>(settings_.find_blank());
+  blank_ = std::make_unique<Blank>(settings_.find_blank(wanted_pid()));
   if (blank_->guest_pid() == wanted_pid()) return;
   throw Error(Code::kCorrupt, fmt::format("process {} came in the place of process {}",
                                           wanted_pid(), blank_->guest_pid()));
@@ -432,13 +433,41 @@ void Restorer::clear_blank(SyscallProgram& program) {
 void Restorer::move_shared_memory_aside(SyscallProgram& program) {
   for (auto& [id, shared] : shared_) {
     if (!shared.inherited) continue;
-    const TreeParts::SharedArea& area = parts_->shared.at(id);
+    TreeParts::SharedArea& area = parts_->shared.at(id);
     shared.size = area.size;
     shared.whole = space_.allocate(area.size, RemotePtr());
+    if (parts_->were_there) {
+      get_shared_memory(area, shared.whole, program);
+      continue;
+    }
     program.call_expecting(
         "moving shared memory", static_cast<std::int64_t>(shared.whole.value()), SYS_mremap,
         {area.address, area.size, area.size, MREMAP_MAYMOVE | MREMAP_FIXED, shared.whole});
   }
+}
+
+// Nobody was born with it: the first that needs it makes it, and the others get it from that one,
+// by a name that the kernel gives to nobody else (proc(5), /proc/PID/map_files).
+void Restorer::get_shared_memory(TreeParts::SharedArea& area, RemotePtr at,
+                                 SyscallProgram& program) {
+  const int flags = MAP_SHARED | MAP_FIXED_NOREPLACE | (area.no_reserve ? MAP_NORESERVE : 0);
+  const auto expected = static_cast<std::int64_t>(at.value());
+  if (area.holder == 0) {
+    area.holder = blank_->pid();
+    area.address = at;
+    program.call_expecting("making shared memory", expected, SYS_mmap,
+                           {at, area.size, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0});
+    return;
+  }
+  kernel::Vma vma;
+  vma.start = area.address;
+  vma.end = area.address + area.size;
+  const UniqueFd file = open_file(kernel::map_files_path(area.holder, vma), O_RDWR);
+  const int given[] = {file.get()};
+  const int number = blank_->give_fds(given).front();
+  program.call_expecting("sharing memory", expected, SYS_mmap,
+                         {at, area.size, PROT_READ | PROT_WRITE, flags, number, 0});
+  program.call("closing shared memory", SYS_close, {number});
 }
 
 Blank& Restorer::start_first() {

@@ -56,9 +56,12 @@ struct TreeParts {
 
   // Of a tree.
   bool is_tree = false;
+  bool were_there = false;  // its processes, or some; see RestoreSettings::find_blank
   struct SharedArea {
-    RemotePtr address;  // in each of them, from its birth
+    RemotePtr address;  // in each of them, from its birth; else in the holder
     std::uint64_t size;
+    bool no_reserve = false;
+    pid_t holder = 0;  // of processes that were there already: who has it by now
   };
   std::map<std::uint64_t, SharedArea> shared;  // by Vma.sharedId
   std::map<pid_t, pid_t> pids;    // as the processes see themselves -> as this one sees them

@@ -91,11 +91,13 @@ bool TreeRestorer::take(image::RecordSource& source) {
 std::vector<pid_t> TreeRestorer::all_ids() const {
   std::vector<pid_t> ids;
   for (Member::Reader member : tree().getMembers()) {
-    ids.push_back(static_cast<pid_t>(member.getPid()));
+    const auto pid = static_cast<pid_t>(member.getPid());
+    if (!found_.contains(pid)) ids.push_back(pid);
     for (const std::uint32_t tid : member.getThreads()) {
       if (tid != member.getPid()) ids.push_back(static_cast<pid_t>(tid));
     }
   }
+  if (parts_->were_there) return ids;  // what leads their groups may be there
   for (const std::uint32_t id : image::plan_tree(image::members_of(tree())).helpers) {
     ids.push_back(static_cast<pid_t>(id));
   }
@@ -110,6 +112,8 @@ RestoreSettings TreeRestorer::settings_of_later(pid_t pid) const {
   settings.moves_pages = first.moves_pages;
   settings.tells_of_exe = first.tells_of_exe;
   settings.blank.pid_required = true;
+  settings.find_blank = first.find_blank;
+  settings.own_clocks = first.own_clocks;
   settings.bulk_fd = first.bulk_fd;
   settings.warn = [tell = first.warn, pid](const std::string& text) {
     if (tell) tell(fmt::format("process {}: {}", pid, text));
@@ -120,8 +124,11 @@ RestoreSettings TreeRestorer::settings_of_later(pid_t pid) const {
 void TreeRestorer::begin_member(image::Record process, image::RecordSource& source) {
   const auto pid = static_cast<pid_t>(process.get<image::schema::Process>().getPid());
   const bool first = members_.empty();
+  if (first && parts_->is_tree) {
+    take_found();
+    settings_.tree_ids = all_ids();
+  }
   RestoreSettings settings = first ? std::move(settings_) : settings_of_later(pid);
-  if (first && parts_->is_tree) settings.tree_ids = all_ids();
   members_.push_back(std::make_unique<Restorer>(std::move(settings), parts_));
   members_.back()->take(std::move(process), source);
   if (!parts_->is_tree) return;
@@ -132,6 +139,20 @@ void TreeRestorer::begin_member(image::Record process, image::RecordSource& sour
   }
 }
 
+// Children first: their parents take no notice of what becomes of them as long as they are what
+// they were.
+void TreeRestorer::take_found() {
+  if (!settings_.find_blank) return;
+  parts_->were_there = true;
+  is_found_ = settings_.is_found;
+  const auto members = tree().getMembers();
+  for (unsigned i = members.size() - 1; i > 0; --i) {
+    const auto pid = static_cast<pid_t>(members[i].getPid());
+    if (!settings_.is_found(pid)) continue;
+    found_.emplace(pid, std::make_unique<Blank>(settings_.find_blank(pid)));
+  }
+}
+
 void TreeRestorer::make_skeleton() {
   Restorer& first = *members_.front();
   for (Member::Reader member : tree().getMembers()) {
@@ -139,7 +160,7 @@ void TreeRestorer::make_skeleton() {
   }
   Blank& blank = first.start_first();
   with_context("making the guest's processes", [&] {
-    skeleton_ = std::make_unique<TreeSkeleton>(blank, tree(), *parts_);
+    skeleton_ = std::make_unique<TreeSkeleton>(blank, tree(), *parts_, std::move(found_));
     skeleton_->make([&](tracee::Stub& stub) { first.set_clocks(stub); });
   });
 }
@@ -180,6 +201,61 @@ pid_t TreeRestorer::release() {
     pid = (*member)->let_go();
   }
   return pid;
+}
+
+std::vector<pid_t> TreeRestorer::release_found() {
+  std::vector<pid_t> killed;
+  auto unless_killed = [&](Restorer& member, const std::function<void()>& act) {
+    const pid_t pid = member.guest_pid();
+    if (std::find(killed.begin(), killed.end(), pid) != killed.end()) return;
+    try {
+      act();
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+      killed.push_back(pid);
+    }
+  };
+  for (const auto& member : members_) {
+    unless_killed(*member, [&] { member->become_guest(); });
+  }
+  for (auto member = members_.rbegin(); member != members_.rend(); ++member) {
+    unless_killed(**member, [&] { (*member)->let_go(); });
+  }
+  return killed;
+}
+
+void TreeRestorer::end_made() {
+  if (!is_found_) return;
+  if (skeleton_) skeleton_->give_up();
+  for (auto member = members_.rbegin(); member != members_.rend(); ++member) {
+    const pid_t pid = (*member)->guest_pid();
+    if (pid != 0 && !is_found_(pid)) member->reset();
+  }
+  std::erase(members_, nullptr);
+}
+
+tracee::TracedThread TreeRestorer::become(pid_t pid, const MakeProgram& make) {
+  for (const auto& member : members_) {
+    if (member->guest_pid() == pid) return member->become(make);
+  }
+  if (auto found = found_.find(pid); found != found_.end()) {
+    tracee::TracedThread thread = restore::become(*found->second, make, {});
+    found_.erase(found);
+    return thread;
+  }
+  if (!skeleton_) throw Error(Code::kGone, fmt::format("process {} has ended", pid));
+  found_.emplace(pid, skeleton_->take(pid));
+  return become(pid, make);
+}
+
+Restorer& TreeRestorer::of(pid_t guest_pid) {
+  auto found = std::find_if(members_.begin(), members_.end(), [guest_pid](const auto& member) {
+    return member->guest_pid() == guest_pid;
+  });
+  if (found == members_.end()) {
+    throw Error(Code::kGone, fmt::format("process {} has ended", guest_pid));
+  }
+  return **found;
 }
 
 std::vector<TreeRestorer::Watched> TreeRestorer::release_watched() {

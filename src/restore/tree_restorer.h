@@ -48,6 +48,14 @@ class TreeRestorer {
   void finish();
   // The first one, which the caller reaps from now on.
   pid_t release();
+  // Of those that were found (RestoreSettings::find_blank): who was killed by now has ended, and
+  // the others run. Those that have.
+  std::vector<pid_t> release_found();
+  // And their way back, of all: see become.h. First those go that were made.
+  void end_made();
+  tracee::TracedThread become(pid_t pid, const MakeProgram& make);
+  // kGone where there is none.
+  Restorer& of(pid_t guest_pid);
   // The same, and this thread is told how those behind the first one fare.
   std::vector<Watched> release_watched();
 
@@ -66,6 +74,7 @@ class TreeRestorer {
   RestoreSettings settings_of_later(pid_t pid) const;
   void begin_tree(image::Record tree);
   void begin_member(image::Record process, image::RecordSource& source);
+  void take_found();
   void make_skeleton();
   std::vector<pid_t> all_ids() const;
   void stop_those_that_were();
@@ -75,6 +84,8 @@ class TreeRestorer {
   std::optional<image::Record> tree_;
   bool made_early_ = false;
   std::vector<std::unique_ptr<Restorer>> members_;
+  std::function<bool(pid_t)> is_found_;
+  TreeSkeleton::Found found_;  // until there is a skeleton
   std::unique_ptr<TreeSkeleton> skeleton_;
 };
 

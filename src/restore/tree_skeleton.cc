@@ -1,5 +1,6 @@
 #include "restore/tree_skeleton.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstddef>
 #include <ctime>
@@ -16,6 +17,7 @@
 #include <sys/wait.h>
 
 #include "base/error.h"
+#include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
 
 namespace telefork::restore {
@@ -67,9 +69,31 @@ bool ends_processes(int signal) {
 
 }  // namespace
 
-TreeSkeleton::TreeSkeleton(Blank& first, image::schema::Tree::Reader tree, TreeParts& parts)
+TreeSkeleton::TreeSkeleton(Blank& first, image::schema::Tree::Reader tree, TreeParts& parts,
+                           Found found)
     : tree_(tree), parts_(parts) {
-  nodes_[tree.getMembers()[0].getPid()].blank = &first;
+  const std::uint32_t first_id = tree.getMembers()[0].getPid();
+  nodes_[first_id].blank = &first;
+  if (parts_.were_there) found_.insert(first_id);
+  for (auto& [pid, blank] : found) {
+    const auto id = static_cast<std::uint32_t>(pid);
+    found_.insert(id);
+    nodes_[id].blank = blank.get();
+    nodes_[id].owned = std::move(blank);
+  }
+}
+
+void TreeSkeleton::give_up() {
+  for (auto& [id, one] : nodes_) {
+    try {
+      if (one.stub) one.stub->remove();
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+      one.stub->abandon();
+    }
+    one.stub.reset();
+  }
+  std::erase_if(nodes_, [&](const auto& entry) { return !found_.contains(entry.first); });
 }
 
 TreeSkeleton::Node& TreeSkeleton::node(std::uint32_t id) { return nodes_.at(id); }
@@ -109,20 +133,101 @@ void TreeSkeleton::map_shared_memory() {
   }
 }
 
+// Who needs it gets it later (Restorer::get_shared_memory).
+void TreeSkeleton::know_shared_memory() {
+  for (image::schema::SharedMemory::Reader memory : tree_.getShared()) {
+    parts_.shared[memory.getId()] = {RemotePtr(), memory.getSize(), memory.getNoReserve()};
+  }
+}
+
+// Whether somebody who was found is in it.
+bool TreeSkeleton::is_there(std::uint32_t group_or_session) const {
+  return std::any_of(found_.begin(), found_.end(), [&](std::uint32_t id) {
+    const kernel::Stat stat = kernel::read_stat(static_cast<pid_t>(id));
+    return stat.pgrp == static_cast<pid_t>(group_or_session) ||
+           stat.session == static_cast<pid_t>(group_or_session);
+  });
+}
+
+bool TreeSkeleton::is_in_place(const TreeStep& step) {
+  if (needless_.contains(step.id)) return true;
+  if (!found_.contains(step.id)) return false;
+  const kernel::Stat stat = kernel::read_stat(static_cast<pid_t>(step.id));
+  switch (step.kind) {
+    case TreeStep::Kind::kMake:
+    case TreeStep::Kind::kMakeSibling:
+      return true;
+    case TreeStep::Kind::kNewSession:
+      return stat.session == static_cast<pid_t>(step.id);
+    case TreeStep::Kind::kNewGroup:
+      return stat.pgrp == static_cast<pid_t>(step.id);
+    case TreeStep::Kind::kJoinGroup:
+      return stat.pgrp == static_cast<pid_t>(step.other);
+    case TreeStep::Kind::kEnd:
+      break;
+  }
+  return false;
+}
+
+// Whoever is made is born into it.
+void TreeSkeleton::join_first() {
+  const Member::Reader first = tree_.getMembers()[0];
+  const pid_t group = kernel::read_stat(static_cast<pid_t>(first.getPid())).pgrp;
+  for (Member::Reader member : tree_.getMembers()) {
+    const auto pid = static_cast<pid_t>(member.getPid());
+    if (member.getPgid() != first.getPgid() || kernel::read_stat(pid).pgrp == group) continue;
+    SyscallProgram program;
+    program.call("joining the process group of the first", SYS_setpgid, {0, group});
+    stub_of(member.getPid()).run(program);
+  }
+}
+
+void TreeSkeleton::check_places() {
+  const Member::Reader first = tree_.getMembers()[0];
+  const kernel::Stat of_first = kernel::read_stat(static_cast<pid_t>(first.getPid()));
+  for (Member::Reader member : tree_.getMembers()) {
+    if (member.getPid() == first.getPid()) continue;
+    const auto pid = static_cast<pid_t>(member.getPid());
+    const kernel::Stat stat = kernel::read_stat(pid);
+    const pid_t group =
+        member.getPgid() == first.getPgid() ? of_first.pgrp : static_cast<pid_t>(member.getPgid());
+    const pid_t session =
+        member.getSid() == first.getSid() ? of_first.session : static_cast<pid_t>(member.getSid());
+    const char* what = nullptr;
+    if (stat.session != session) what = "session";
+    if (stat.pgrp != group) what = "process group";
+    if (stat.ppid != static_cast<pid_t>(member.getPpid())) what = "parent";
+    if (what == nullptr) continue;
+    throw Error(Code::kRefused,
+                fmt::format("process {}: its {} here is another one than there", pid, what));
+  }
+}
+
 void TreeSkeleton::make(const std::function<void(tracee::Stub&)>& in_first) {
   const image::TreePlan plan = image::plan_tree(image::members_of(tree_));
   if (!plan.troubles.empty()) throw Error(Code::kCorrupt, "the tree cannot be made");
   in_first(stub_of(tree_.getMembers()[0].getPid()));
-  map_shared_memory();
+  if (parts_.were_there) {
+    know_shared_memory();
+  } else {
+    map_shared_memory();
+  }
+  for (const std::uint32_t helper : plan.helpers) {
+    if (is_there(helper)) needless_.insert(helper);
+  }
   for (const TreeStep& step : plan.steps) {
-    if (step.kind != TreeStep::Kind::kEnd) run(step);
+    if (step.kind != TreeStep::Kind::kEnd && !is_in_place(step)) run(step);
+  }
+  if (parts_.were_there) {
+    join_first();
+    check_places();
   }
   settle_terminals();
   for (Member::Reader member : tree_.getMembers()) {
     if (member.getState() == Member::State::ENDED) end(member);
   }
   for (const TreeStep& step : plan.steps) {
-    if (step.kind == TreeStep::Kind::kEnd) run(step);
+    if (step.kind == TreeStep::Kind::kEnd && !is_in_place(step)) run(step);
   }
   for (auto& [id, one] : nodes_) {
     if (one.stub) one.stub->remove();
@@ -203,6 +308,11 @@ void TreeSkeleton::settle_terminals() {
 
 void TreeSkeleton::make_child(const TreeStep& step) {
   const bool sibling = step.kind == TreeStep::Kind::kMakeSibling;
+  if (needless_.contains(step.other)) {
+    throw Error(Code::kRefused,
+                fmt::format("process {} cannot be made in session {}, whose leader has ended",
+                            step.id, step.other));
+  }
   tracee::Stub& stub = stub_of(step.other);
   SyscallProgram program;
   clone_args arguments{};

@@ -14,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "image/image.capnp.h"
 #include "image/tree_plan.h"
@@ -23,13 +24,19 @@
 
 namespace telefork::restore {
 
+// Of those that were there already (`found`) each is in its place, or is brought there; only the
+// others are made. Whoever is in another place then than the image says is refused: its parent at
+// home may have been another one.
 class TreeSkeleton {
  public:
-  TreeSkeleton(Blank& first, image::schema::Tree::Reader tree, TreeParts& parts);
+  using Found = std::map<pid_t, std::unique_ptr<Blank>>;
+  TreeSkeleton(Blank& first, image::schema::Tree::Reader tree, TreeParts& parts, Found found);
 
   // `in_first` is run in the first one before it has children.
   void make(const std::function<void(tracee::Stub&)>& in_first);
   std::unique_ptr<Blank> take(pid_t pid);
+  // Gives up: what was made and not taken ends. Those that were found, and not taken, can be.
+  void give_up();
 
  private:
   struct Node {
@@ -40,6 +47,11 @@ class TreeSkeleton {
   Node& node(std::uint32_t id);
   tracee::Stub& stub_of(std::uint32_t id);
   void map_shared_memory();
+  void know_shared_memory();
+  bool is_in_place(const image::TreeStep& step);
+  bool is_there(std::uint32_t group_or_session) const;
+  void join_first();
+  void check_places();
   void run(const image::TreeStep& step);
   void make_child(const image::TreeStep& step);
   void end_helper(const image::TreeStep& step);
@@ -53,6 +65,9 @@ class TreeSkeleton {
   std::map<std::uint32_t, std::uint32_t> parents_;  // of whoever is there
   // The stubs before the blanks that they are in.
   std::map<std::uint32_t, Node> nodes_;
+  std::set<std::uint32_t> found_;  // the first among them, where any was
+  // Leaders that have ended, and whose session or group is there.
+  std::set<std::uint32_t> needless_;
 };
 
 }  // namespace telefork::restore

@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <cstring>
+#include <ctime>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -58,6 +60,20 @@ void raise_limits(tracee::Stub& stub) {
   stub.run(raise);
 }
 
+// What has become of its children was told the program where that ran, and is not to be told it
+// once more.
+void forget_children(tracee::Stub& stub) {
+  SyscallProgram forget;
+  for (const pid_t child : kernel::list_children(stub.pid())) {
+    forget.call_any("hearing of a child", SYS_waitid,
+                    {P_PID, child, 0, WEXITED | WSTOPPED | WCONTINUED | WNOHANG | __WALL, 0});
+  }
+  const std::uint64_t signals = std::uint64_t{1} << (SIGCHLD - 1);
+  forget.call_any("forgetting a child's signal", SYS_rt_sigtimedwait,
+                  {forget.object(signals), 0, forget.object(timespec{}), sizeof(signals)});
+  stub.run(forget);
+}
+
 // Or about to be: it was interrupted before it came to that.
 void throw_if_stopped(const TracedThread& thread, pid_t pid) {
   const kernel::Status status = kernel::read_status(pid);
@@ -101,6 +117,7 @@ restore::Blank DeputyExchange::exec_blank(TracedThread& thread) {
   options.awaited_signals = 0;
   tracee::Stub stub(thread, pid_, options);
   raise_limits(stub);
+  forget_children(stub);
   int number = -1;
   UniqueFd ours = make_socket(stub, SOCK_SEQPACKET, number);
   UniqueFd program_file = open_file(programs_.blank, O_PATH);
@@ -151,9 +168,9 @@ restore::Blank DeputyExchange::take() {
   }
 }
 
-void DeputyExchange::give_back(restore::Restorer& restorer, const UniqueFd& standard_error) {
+void DeputyExchange::give_back(restore::TreeRestorer& restorer, const UniqueFd& standard_error) {
   UniqueFd ours;
-  TracedThread thread = restorer.become([&](restore::Blank& blank) {
+  TracedThread thread = restorer.become(pid_, [&](restore::Blank& blank) {
     tracee::Stub& stub = blank.stub();
     raise_limits(stub);
     DeputyStart start;

@@ -2,14 +2,14 @@
 // the pid at home, its parent, session and process group stay what they are.
 //
 //     DeputyExchange exchange(pid, supervisor, programs);
-//     settings.find_blank = [&] { return exchange.take(); };   // the deputy is gone
-//     Restorer restorer(settings);
+//     settings.find_blank = [&](pid_t) { return exchange.take(); };   // the deputy is gone
+//     TreeRestorer restorer(settings);
 //     ...
-//     exchange.give_back(restorer, stderr)                     // or it is there again
+//     exchange.give_back(restorer, stderr)                            // or it is there again
 //
 // The session process is the deputy's tracer already. A signal that comes while there is a blank
 // process waits in the kernel: the blank has all of them blocked. From take() to give_back(), or to
-// the Restorer's release(), the pid ends by SIGKILL if the session process dies.
+// the restorer's release_found(), the pid ends by SIGKILL if the session process dies.
 //
 // Owned by the thread that watches the deputy.
 #pragma once
@@ -23,7 +23,7 @@
 #include "base/unique_fd.h"
 #include "deputy/supervisor.h"
 #include "restore/blank.h"
-#include "restore/restorer.h"
+#include "restore/tree_restorer.h"
 #include "session/programs.h"
 
 namespace telefork::session {
@@ -39,7 +39,7 @@ class DeputyExchange {
   // waited for.
   restore::Blank take();
   // A new supervisor for it. kGone: it has ended.
-  void give_back(restore::Restorer& restorer, const UniqueFd& standard_error);
+  void give_back(restore::TreeRestorer& restorer, const UniqueFd& standard_error);
   // Whether take() was called, and was not undone.
   bool taken() const { return taken_; }
 

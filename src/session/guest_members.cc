@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <utility>
 
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,22 +46,58 @@ void GuestMembers::end(pid_t pid, int status, std::vector<Change>& changes) {
   pids_.erase(pid);
 }
 
-std::vector<GuestMembers::Change> GuestMembers::take(pid_t pid, int status) {
-  std::vector<Change> changes;
-  const pid_t guest_pid = pids_.at(pid).guest_pid;
-  for (const Event& event : watches_.at(pid).take(status)) {
+void GuestMembers::add_changes(pid_t pid, const std::vector<Event>& events,
+                               std::vector<Change>& changes) {
+  for (const Event& event : events) {
     switch (event.kind) {
       case Event::Kind::kStopped:
-        changes.push_back({guest_pid, stopped_by(event.signal)});
+        changes.push_back({pids_.at(pid).guest_pid, stopped_by(event.signal)});
         break;
       case Event::Kind::kContinued:
-        changes.push_back({guest_pid, kContinued});
+        changes.push_back({pids_.at(pid).guest_pid, kContinued});
         break;
       case Event::Kind::kEnded:
-        end(pid, event.wait_status, changes);
-        return changes;
+        return end(pid, event.wait_status, changes);
     }
   }
+}
+
+std::vector<GuestMembers::Change> GuestMembers::take(pid_t pid, int status) {
+  std::vector<Change> changes;
+  add_changes(pid, watches_.at(pid).take(status), changes);
+  return changes;
+}
+
+tracee::FrozenProcess GuestMembers::freeze(pid_t pid, const tracee::Patience& patience,
+                                           std::vector<Change>& changes) {
+  auto watch = watches_.find(pid);
+  if (watch == watches_.end()) {
+    return tracee::FrozenProcess::freeze(pid, PTRACE_O_EXITKILL, patience);
+  }
+  std::vector<Event> events;
+  try {
+    tracee::FrozenProcess frozen =
+        tracee::FrozenProcess::freeze(watch->second, PTRACE_O_EXITKILL, patience, events);
+    add_changes(pid, events, changes);
+    return frozen;
+  } catch (const Error&) {
+    add_changes(pid, events, changes);
+    throw;
+  }
+}
+
+void GuestMembers::thaw(tracee::FrozenProcess frozen) {
+  auto watch = watches_.find(frozen.pid());
+  if (watch != watches_.end()) frozen.thaw(watch->second);
+}
+
+std::vector<GuestMembers::Change> GuestMembers::look() {
+  std::vector<Change> changes;
+  std::vector<pid_t> watched;
+  for (const auto& [pid, watch] : watches_) {
+    if (watch.pid() != 0) watched.push_back(pid);
+  }
+  for (const pid_t pid : watched) add_changes(pid, watches_.at(pid).on_sigchld(), changes);
   return changes;
 }
 

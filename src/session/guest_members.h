@@ -21,6 +21,7 @@
 #include <sys/types.h>
 
 #include "restore/tree_restorer.h"
+#include "tracee/freezer.h"
 #include "tracee/stop_watch.h"
 
 namespace telefork::session {
@@ -45,6 +46,14 @@ class GuestMembers {
   // called exec (kernel/exec.c: de_thread). They are watched again; what has ended meanwhile is
   // told.
   std::vector<Change> find_lost();
+  // For who looks into one of them, or into one that has come of them: as FrozenProcess::freeze(),
+  // with PTRACE_O_EXITKILL. `changes` are what has happened up to then, also where it throws. It is
+  // watched again after thaw(), if it was.
+  tracee::FrozenProcess freeze(pid_t pid, const tracee::Patience& patience,
+                               std::vector<Change>& changes);
+  void thaw(tracee::FrozenProcess frozen);
+  // What has happened to those that are not frozen.
+  std::vector<Change> look();
   void forget_first() { pids_.erase(first_); }
 
   // As it is known here; 0: it has ended. `guest_pid` 0 is the first.
@@ -61,6 +70,8 @@ class GuestMembers {
   };
   pid_t group_before(pid_t guest_pid) const;
   void end(pid_t pid, int status, std::vector<Change>& changes);
+  void add_changes(pid_t pid, const std::vector<tracee::StopWatch::Event>& events,
+                   std::vector<Change>& changes);
 
   pid_t first_ = 0;
   std::map<pid_t, pid_t> groups_before_;

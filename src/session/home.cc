@@ -31,7 +31,7 @@ void Home::step(SourceEvent event) {
 
 void Home::run() {
   try {
-    while (!is_home_ && (!finished_ || end_ || !ends_.empty() || !pump_.idle())) poll_once();
+    while (!is_home_ && (!finished_ || end_ || !ends_.idle() || !pump_.idle())) poll_once();
     if (is_home_) return;
     if (!delivered_) throw Error(Code::kCorrupt, link_.node() + ": it finished without a status");
   } catch (const Error& error) {
@@ -168,7 +168,6 @@ void Home::poll_once() {
     if (!pump_.on_message(*message)) on_message(*message);
   }
   note_loss();
-  end_next();
   deliver_end();
   if (finished_) return;
   if (!is_hushed()) send_held_signals();
@@ -189,6 +188,11 @@ void Home::bring_home() {
   }
   for (const deputy::Event& event : outcome.events) {
     if (event.kind != deputy::Event::Kind::kKilled) on_deputy_event(event);
+  }
+  for (const auto& [pid, event] : outcome.events_of_others) {
+    for (Seat& seat : others_) {
+      if (seat.guest_pid == pid && !seat.gone) on_event(seat, event);
+    }
   }
   for (const protocol::ReceivedMessage& message : outcome.messages) on_message(message);
   if (outcome.where == Where::kLost) throw Error(*outcome.error);
@@ -236,25 +240,9 @@ void Home::on_status(protocol::schema::Status::Reader status) {
   }
 }
 
-// Who waits for a child there sees its end before its own: here too it is the deputies' that are
-// children first, and each is gone before the next one ends, so that its parent's has reaped it.
-void Home::end_next() {
-  while (!ends_.empty() && !is_one_ending()) {
-    auto [seat, end] = ends_.front();
-    ends_.pop_front();
-    if (seat->gone) continue;
-    seat->ending = true;
-    if (end.killed) {
-      seat->supervisor->die(end.value);
-    } else {
-      seat->supervisor->exit_with(end.value);
-    }
-  }
-}
-
-bool Home::is_one_ending() const {
-  return std::any_of(others_.begin(), others_.end(),
-                     [](const Seat& seat) { return seat.ending && !seat.gone; });
+void Home::on_gone(Seat& seat) {
+  seat.gone = true;
+  if (seat.supervisor != nullptr) ends_.on_gone(*seat.supervisor);
 }
 
 // What it has written is the first one's, and nobody at home waits for one that is not.
@@ -262,11 +250,9 @@ void Home::on_status_of_other(Seat& seat, protocol::schema::Status::Reader statu
   if (seat.gone) return;
   switch (status.which()) {
     case protocol::schema::Status::EXITED:
-      ends_.emplace_back(&seat, End{false, status.getExited()});
-      return end_next();
+      return ends_.add(*seat.supervisor, {false, status.getExited()});
     case protocol::schema::Status::KILLED:
-      ends_.emplace_back(&seat, End{true, static_cast<int>(status.getKilled().getSignal())});
-      return end_next();
+      return ends_.add(*seat.supervisor, {true, static_cast<int>(status.getKilled().getSignal())});
     case protocol::schema::Status::STOPPED:
       return seat.supervisor->stop(static_cast<int>(status.getStopped()));
     case protocol::schema::Status::CONTINUED:
@@ -285,7 +271,7 @@ void Home::note_loss() {
 
 // All output is home before the status is.
 void Home::deliver_end() {
-  if (!end_ || !pump_.idle() || !ends_.empty() || is_one_ending()) return;
+  if (!end_ || !pump_.idle() || !ends_.idle()) return;
   End end = *end_;
   end_.reset();
   delivered_ = true;
@@ -369,11 +355,11 @@ void Home::on_event(Seat& seat, const deputy::Event& event) {
       send_signal(seat, SIGKILL, false, nullptr);
       break;
     case deputy::Event::Kind::kKilled:
-      seat.gone = true;
+      on_gone(seat);
       if (&seat != &first_ || !delivered_) send_signal(seat, SIGKILL, false, nullptr);
       break;
     case deputy::Event::Kind::kEnded:
-      seat.gone = true;
+      on_gone(seat);
       break;
   }
 }

@@ -8,7 +8,6 @@
 // known not to: the node has confirmed it (fence.h), or its lease is over (lease.h).
 #pragma once
 
-#include <deque>
 #include <functional>
 #include <optional>
 #include <string>
@@ -18,6 +17,7 @@
 #include "deputy/supervisor.h"
 #include "protocol/link.h"
 #include "proxy/stdio_pump.h"
+#include "session/deputy_ends.h"
 #include "session/fence.h"
 #include "session/handover.h"
 #include "session/home_lease.h"
@@ -30,10 +30,7 @@
 namespace telefork::session {
 
 struct HomeOptions {
-  struct End {
-    bool killed;
-    int value;  // the signal, or the exit status
-  };
+  using End = DeputyEnd;
   // Told how the guest ended just before the pid at home does; gives how that one is to end.
   std::function<End(End)> on_end;
   // And that it is on its way to that end.
@@ -97,14 +94,12 @@ class Home {
   struct Seat {
     pid_t guest_pid = 0;                       // as it sees itself; 0: the first
     deputy::Supervisor* supervisor = nullptr;  // of others than the first
-    bool ending = false;                       // it was told to
     bool gone = false;
     bool stopped_by_terminal = false;
   };
+  void on_gone(Seat& seat);
   // Of those that are still there.
   void for_each_seat(const std::function<void(Seat&, deputy::Supervisor&)>& look);
-  void end_next();
-  bool is_one_ending() const;
   void on_status_of_other(Seat& seat, protocol::schema::Status::Reader status);
   void on_event(Seat& seat, const deputy::Event& event);
   void on_deputy_event(const deputy::Event& event) { on_event(first_, event); }
@@ -113,7 +108,9 @@ class Home {
   void send_held_signals();
   bool is_hushed() const { return !finished_ && lease_.is_hushed(); }
   void deliver_end();
-  bool may_be_called() const { return !is_hushed() && !end_ && !delivered_ && !first_.gone; }
+  bool may_be_called() const {
+    return !is_hushed() && !end_ && !delivered_ && !first_.gone && ends_.idle();
+  }
   void bring_home();
   void note_loss();
   bool may_read_input();
@@ -134,7 +131,7 @@ class Home {
   bool loss_noted_ = false;
   Seat first_;
   std::vector<Seat> others_;
-  std::deque<std::pair<Seat*, HomeOptions::End>> ends_;  // of others, told by the keeper
+  DeputyEnds ends_;  // of others, told by the keeper
   bool finished_ = false;
   bool is_home_ = false;
   struct HeldSignal {

@@ -68,6 +68,8 @@ void take_line(const std::string& key, const std::string& value, HomeAnswer& ans
     answer.stood_still = true;
   } else if (key == "node") {
     answer.node = value;
+  } else if (key == "processes") {
+    answer.processes = to_count(value);
   } else if (key == "bytes") {
     answer.bytes_sent = to_count(value);
   } else if (key == "pages") {
@@ -95,9 +97,9 @@ std::string encode_home_answer(const HomeAnswer& answer) {
                         one_line(answer.error->text()));
   }
   if (answer.stood_still) text += "stood_still 1\n";
-  text +=
-      fmt::format("node {}\nbytes {}\npages {}\nfreeze_ms {}\ntotal_ms {}\n", one_line(answer.node),
-                  answer.bytes_sent, answer.pages_sent, answer.freeze_ms, answer.total_ms);
+  text += fmt::format("node {}\nprocesses {}\nbytes {}\npages {}\nfreeze_ms {}\ntotal_ms {}\n",
+                      one_line(answer.node), answer.processes, answer.bytes_sent, answer.pages_sent,
+                      answer.freeze_ms, answer.total_ms);
   for (const auto& [step, ms] : answer.shares) text += fmt::format("step {} {}\n", step, ms);
   for (const std::string& warning : answer.warnings) {
     text += fmt::format("warning {}\n", one_line(warning));

@@ -29,6 +29,7 @@ struct HomeAnswer {
   std::optional<Error> error;
   bool stood_still = false;  // before it went on there
   std::string node;
+  std::size_t processes = 1;
   std::uint64_t bytes_sent = 0;
   std::uint64_t pages_sent = 0;
   double freeze_ms = 0;

@@ -1,6 +1,7 @@
 #include "session/homeward.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include <fcntl.h>
@@ -10,9 +11,10 @@
 #include <unistd.h>
 
 #include "capture/capture.h"
-#include "image/writer.h"
 #include "kernel/pidfd.h"
+#include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
+#include "migrate/save.h"
 #include "protocol/machine.h"
 #include "session/image_header.h"
 #include "session/program_call.h"
@@ -31,17 +33,47 @@ bool has_name_at_home(image::schema::FileRef::Reader file) {
 }
 
 // By the ids that they have there. It runs: they come and go.
-std::vector<std::uint32_t> other_threads(pid_t pid) {
-  std::vector<std::uint32_t> tids;
-  for (pid_t tid : kernel::list_threads(pid)) {
-    if (tid == pid) continue;
-    try {
+void add_other_threads(pid_t pid, std::vector<std::uint32_t>& tids) {
+  try {
+    for (pid_t tid : kernel::list_threads(pid)) {
+      if (tid == pid) continue;
       tids.push_back(static_cast<std::uint32_t>(kernel::read_status(tid).ns_pids.back()));
-    } catch (const Error& error) {
-      if (error.code() != Code::kGone) throw;
+    }
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+  }
+}
+
+// In a user namespace of the keeper's they are worth nothing elsewhere.
+std::uint64_t permitted_of(const capture::Survey& survey) {
+  const bool own_users =
+      kernel::read_ns_link(survey.pid, "user") != kernel::read_ns_link(::getpid(), "user");
+  return own_users ? 0 : survey.status.cap_permitted;
+}
+
+bool is_zombie(pid_t pid) {
+  try {
+    return kernel::read_stat(pid).state == 'Z';
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    return true;
+  }
+}
+
+bool shares_memory(const capture::TreeSurvey& tree) {
+  std::set<std::uint64_t> known;
+  for (const capture::Survey& member : tree.members) {
+    std::set<std::uint64_t> own;
+    for (const capture::Mapping& mapping : member.mappings) {
+      if (mapping.kind == image::schema::Vma::Kind::SHARED_ANONYMOUS && !mapping.segment) {
+        own.insert(mapping.shared_id);
+      }
+    }
+    for (const std::uint64_t id : own) {
+      if (!known.insert(id).second) return true;
     }
   }
-  return tids;
+  return false;
 }
 
 // What lies in a pipe, which it leaves there. (capture/pipes.cc keeps packets apart; there are none
@@ -92,7 +124,7 @@ bool Homeward::run() {
   } catch (const Error& error) {
     link_.set_bystander({});
     if (gone || error.code() == Code::kLost || link_.other_end_failed()) throw;
-    frozen_.reset();
+    let_go_on();
     // What is missing of it then is no reason.
     refuse(has_ended(settings_.guest) ? Error(Code::kGone, "the process has ended") : error);
     return false;
@@ -124,45 +156,74 @@ capture::SurveyOptions Homeward::survey_options() {
   return options;
 }
 
-void Homeward::check_others() const {
-  std::vector<pid_t> others = settings_.others();
-  if (others.empty()) return;
-  throw Error(Code::kRefused,
-              fmt::format("process {}, which it began there, is there still: it would stay behind; "
-                          "let it end first",
-                          others.front()));
+// An orphan, of which nobody of the tree is the parent.
+void Homeward::check_others(const std::vector<pid_t>& tree) const {
+  for (const pid_t pid : settings_.list_all()) {
+    if (std::find(tree.begin(), tree.end(), pid) != tree.end() || is_zombie(pid)) continue;
+    throw Error(
+        Code::kRefused,
+        fmt::format("process {}, which was begun there and whose parent has ended, is there "
+                    "still: it would stay behind; let it end first",
+                    pid));
+  }
+}
+
+// They are common to all, and so the first one's.
+void Homeward::settle_files(capture::TreeSurvey& tree) {
+  capture::throw_refusals(tree.refusals);
+  files_.settle(tree.first(), link_);
+  capture::throw_refusals(tree.first().refusals);
 }
 
 // All that can be known while it runs.
 void Homeward::offer() {
-  survey_ = capture::survey_process(settings_.guest, survey_options());
-  if (survey_.refusals.empty()) files_.settle(survey_, link_);
-  capture::throw_refusals(survey_.refusals);
-  check_others();
-  const std::vector<std::uint32_t> tids = other_threads(settings_.guest);
-  const kernel::Status status = kernel::read_status(settings_.guest);
+  capture::TreeSurvey tree = migrate::survey_tree_by_pid(settings_.guest, survey_options());
+  settle_files(tree);
+  check_others(capture::list_tree(settings_.guest));
+  send_offer(tree);
+  looked_ = std::move(tree.first());
+}
+
+void Homeward::send_offer(const capture::TreeSurvey& tree) {
+  std::vector<std::uint32_t> tids;
+  for (const capture::Survey& member : tree.members) add_other_threads(member.pid, tids);
   link_.send([&](Message::Builder message) {
+    const kernel::Status& first = tree.first().status;
     auto offer = message.initOffer();
     offer.setTids({tids.data(), tids.size()});
-    // In a user namespace of the keeper's they are worth nothing elsewhere.
-    const bool own_users =
-        kernel::read_ns_link(settings_.guest, "user") != kernel::read_ns_link(::getpid(), "user");
-    offer.setPermitted(own_users ? 0 : status.cap_permitted);
-    offer.setUids({status.uids.data(), status.uids.size()});
-    offer.setGids({status.gids.data(), status.gids.size()});
+    offer.setPermitted(permitted_of(tree.first()));
+    offer.setUids({first.uids.data(), first.uids.size()});
+    offer.setGids({first.gids.data(), first.gids.size()});
+    offer.setSharesMemory(shares_memory(tree));
+    auto members = offer.initMembers(static_cast<unsigned>(tree.members.size() - 1));
+    for (unsigned i = 0; i < members.size(); ++i) {
+      const capture::Survey& member = tree.members[i + 1];
+      members[i].setPid(static_cast<std::uint32_t>(member.status.ns_tgids.back()));
+      members[i].setPermitted(permitted_of(member));
+      members[i].setUids({member.status.uids.data(), member.status.uids.size()});
+      members[i].setGids({member.status.gids.data(), member.status.gids.size()});
+    }
   });
 }
 
 void Homeward::freeze() {
-  frozen_.emplace(tracee::FrozenProcess::freeze(settings_.guest, PTRACE_O_EXITKILL));
-  frozen_->suspend_seccomp();
+  frozen_.emplace(tracee::FrozenTree::freeze(settings_.guest, settings_.ways));
+  for (tracee::FrozenProcess& process : frozen_->processes()) process.suspend_seccomp();
   settings_.steps.reach(Step::kHeld);
-  capture::Survey survey =
-      capture::survey_process(settings_.guest, survey_options(), std::move(survey_));
-  if (survey.refusals.empty()) files_.settle(survey, link_);
-  capture::throw_refusals(survey.refusals);
-  check_others();
-  survey_ = std::move(survey);
+  settings_.tell_changes();
+  tree_ = capture::survey_tree(settings_.guest, survey_options(), std::move(looked_));
+  std::vector<pid_t> pids;
+  for (tracee::FrozenProcess& process : frozen_->processes()) {
+    pids.push_back(process.pid());
+    if (process.leader().in_group_stop()) tree_.stopped.insert(process.pid());
+  }
+  settle_files(tree_);
+  check_others(pids);
+}
+
+void Homeward::let_go_on() {
+  if (frozen_) frozen_->thaw(settings_.ways);
+  frozen_.reset();
 }
 
 // Home writes it before the process goes on, which may write to the same places.
@@ -173,10 +234,9 @@ void Homeward::drain_output() {
 
 // Of a pipe or terminal home cannot put back what it has read.
 std::vector<std::byte> Homeward::read_unread() const {
-  for (const capture::Descriptor& descriptor : survey_.descriptors) {
-    const capture::Description& description = survey_.descriptions[descriptor.description];
+  for (const capture::Description& description : tree_.first().descriptions) {
     if (description.kind != Kind::STDIO || description.stream != 0) continue;
-    UniqueFd pipe = kernel::take_fd(settings_.guest, descriptor.fd);
+    UniqueFd pipe = kernel::take_fd(description.pid, description.fd);
     if (!pipe) throw Error(Code::kGone, "its stdin has just been closed");
     std::vector<std::byte> bytes = copy_content(pipe);
     const std::vector<std::byte> behind = pump_.undelivered_input();
@@ -198,21 +258,29 @@ void Homeward::send_image() {
   link_.do_without_bulk();
   link_.send([](Message::Builder message) { message.setReturning(); });
   in_image_ = true;
-  tracee::Stub stub(frozen_->leader(), settings_.guest, {});
-  capture::CaptureSettings settings;
-  settings.pagemap = settings_.pagemap;
-  capture::Capture capture(survey_, *frozen_, stub, settings);
   image::Writer writer(link_.record_sink(), link_.bulk_sink());
   protocol::OwnMachine here;
   write_header(Header::Purpose::MOVE, here.reader(), writer);
-  capture.write_metadata(writer, [this] { link_.flush_some(); });
-  stub.remove();
-  capture.write_pages(writer);
+  capture::write_tree(tree_, writer);
+  for (std::size_t i = 0; i < tree_.members.size(); ++i) send_member(i, writer);
   writer.end();
   link_.send([](Message::Builder message) { message.setSentHome(); });
   link_.flush();
   in_image_ = false;
   settings_.steps.reach(Step::kSentHome);
+}
+
+void Homeward::send_member(std::size_t member, image::Writer& writer) {
+  const capture::Survey& survey = tree_.members[member];
+  const capture::CommonPart common(tree_, member);
+  tracee::Stub stub(frozen_->of(survey.pid).leader(), survey.pid, {});
+  capture::CaptureSettings settings;
+  settings.pagemap = settings_.pagemap;
+  settings = capture::settings_of(tree_, member, std::move(settings));
+  capture::Capture capture(survey, frozen_->of(survey.pid), stub, settings);
+  capture.write_metadata(writer, [this] { link_.flush_some(); });
+  stub.remove();
+  capture.write_pages(writer);
 }
 
 void Homeward::poll_once() {

@@ -1,5 +1,6 @@
 // The node's side of `telefork home`: its guest, which was moved here, goes back to where its
-// deputy is. The hand-over of a move in the other direction.
+// deputy is, with all that has come of it. The hand-over of a move in the other direction; each
+// step is of all of them at once.
 //
 //     keeper                                             home (return_session.h)
 //            <-------------------------------- callHome
@@ -29,14 +30,15 @@
 #include <sys/types.h>
 
 #include "base/error.h"
-#include "capture/survey.h"
+#include "capture/tree.h"
+#include "image/writer.h"
 #include "kernel/pagemap.h"
 #include "protocol/link.h"
 #include "proxy/stdio_pump.h"
 #include "restore/files.h"
 #include "session/file_negotiation.h"
 #include "session/steps.h"
-#include "tracee/freezer.h"
+#include "tracee/frozen_tree.h"
 
 namespace telefork::session {
 
@@ -49,8 +51,12 @@ class Homeward {
     restore::ArrivedFiles files;                // what came for it, as home calls it
     kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
     Steps steps;
-    // Whether somebody descends from it, or is here besides: that one would stay behind.
-    std::function<std::vector<pid_t>()> others;
+    // All that live here because of it. Who is not of its tree would stay behind.
+    std::function<std::vector<pid_t>()> list_all;
+    // How one of the tree is frozen, to die with this process, and how it goes on.
+    tracee::FrozenTree::Ways ways;
+    // All are frozen: tells home what has happened up to then.
+    std::function<void()> tell_changes;
     // Says that the keeper lives, and throws when home is silent for too long; often.
     std::function<void()> hold_lease;
     // Ends it for good.
@@ -71,8 +77,12 @@ class Homeward {
   void send_unread();
   std::vector<std::byte> read_unread() const;
   void send_image();
+  void send_offer(const capture::TreeSurvey& tree);
+  void send_member(std::size_t member, image::Writer& writer);
   capture::SurveyOptions survey_options();
-  void check_others() const;
+  void settle_files(capture::TreeSurvey& tree);
+  void check_others(const std::vector<pid_t>& tree) const;
+  void let_go_on();
   void refuse(const Error& error);
   void poll_once();
   void await(protocol::schema::Message::Which expected);
@@ -82,8 +92,9 @@ class Homeward {
   proxy::StdioPump& pump_;
   Settings settings_;
   FileNegotiation files_;
-  capture::Survey survey_;
-  std::optional<tracee::FrozenProcess> frozen_;
+  capture::Survey looked_;  // of the first one, while it ran
+  capture::TreeSurvey tree_;
+  std::optional<tracee::FrozenTree> frozen_;
   bool told_no_ = false;   // by home
   bool in_image_ = false;  // home reads records
 };

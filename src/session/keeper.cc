@@ -156,6 +156,8 @@ class Keeper {
   void on_child_changes();
   void on_guest_change(int status);
   void tell_change(pid_t guest_pid, int status);
+  void tell_changes(const std::vector<GuestMembers::Change>& changes);
+  tracee::FrozenTree::Ways ways_to_freeze();
   void send_status_when_drained();
   bool say_that_we_live();
   void hold_lease();
@@ -394,6 +396,25 @@ std::vector<pid_t> Keeper::list_others() const {
   return others;
 }
 
+// They die with this process meanwhile, so that they do not run while home may have them whole.
+tracee::FrozenTree::Ways Keeper::ways_to_freeze() {
+  tracee::FrozenTree::Ways ways;
+  ways.freeze = [this](pid_t pid) {
+    std::vector<GuestMembers::Change> changes;
+    try {
+      tracee::FrozenProcess frozen =
+          members_.freeze(pid, tracee::Patience{tracee::FrozenProcess::kLimit}, changes);
+      tell_changes(changes);
+      return frozen;
+    } catch (const Error&) {
+      tell_changes(changes);
+      throw;
+    }
+  };
+  ways.thaw = [this](tracee::FrozenProcess frozen) { members_.thaw(std::move(frozen)); };
+  return ways;
+}
+
 void Keeper::let_go_home() {
   continue_after_lease();
   if (guest_ == 0 || task().getPurpose() != Purpose::MOVE) {
@@ -408,7 +429,9 @@ void Keeper::let_go_home() {
   settings.files = arrived_;
   settings.pagemap = settings_.pagemap;
   settings.steps = settings_.steps;
-  settings.others = [this] { return list_others(); };
+  settings.list_all = [this] { return list_others(); };
+  settings.ways = ways_to_freeze();
+  settings.tell_changes = [this] { tell_changes(members_.look()); };
   settings.hold_lease = [this] {
     say_that_we_live();
     throw_if_lease_is_over();
@@ -665,9 +688,7 @@ void Keeper::on_child_changes() {
     if (pid <= 0) return;
     if (pid == guest_) on_guest_change(status);
     if (!members_.has(pid)) continue;
-    for (const GuestMembers::Change& change : members_.take(pid, status)) {
-      tell_change(change.guest_pid, change.status);
-    }
+    tell_changes(members_.take(pid, status));
   }
 }
 
@@ -700,6 +721,10 @@ void Keeper::tell_change(pid_t guest_pid, int status) {
   });
 }
 
+void Keeper::tell_changes(const std::vector<GuestMembers::Change>& changes) {
+  for (const GuestMembers::Change& change : changes) tell_change(change.guest_pid, change.status);
+}
+
 // All output goes home before the status.
 void Keeper::send_status_when_drained() {
   if (!end_ || !pump_->drained()) return;
@@ -725,11 +750,7 @@ void Keeper::throw_if_lease_is_over() const {
 }
 
 void Keeper::hold_lease() {
-  if (say_that_we_live()) {
-    for (const GuestMembers::Change& change : members_.find_lost()) {
-      tell_change(change.guest_pid, change.status);
-    }
-  }
+  if (say_that_we_live()) tell_changes(members_.find_lost());
   throw_if_lease_is_over();
   if (protocol::Link::Clock::now() - link_.last_heard() >= lease_.stop) {
     stop_for_lease();

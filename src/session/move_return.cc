@@ -1,5 +1,6 @@
 // What a session process does when the process that it moved is called home.
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -16,6 +17,7 @@ HomeAnswer make_answer(const ReturnSession::Outcome& outcome, const std::string&
   answer.stood_still =
       outcome.stood_still && outcome.where == ReturnSession::Where::kThere && outcome.error;
   answer.node = node;
+  answer.processes = outcome.report.processes;
   answer.bytes_sent = outcome.report.bytes_sent;
   answer.pages_sent = outcome.report.pages_sent;
   answer.freeze_ms = outcome.report.freeze_ms;
@@ -29,16 +31,15 @@ HomeAnswer make_answer(const ReturnSession::Outcome& outcome, const std::string&
 
 }  // namespace
 
-// What went along cannot come back yet, and is nothing that could stay behind.
-void MoveSession::refuse_tree() const {
-  for (std::size_t i = 1; i < processes_.size(); ++i) {
-    const std::optional<deputy::Supervisor>& supervisor = processes_[i]->supervisor();
-    if (!supervisor || !supervisor->is_watching()) continue;
-    throw Error(Code::kRefused,
-                fmt::format("process {}, which went along, is there still: several processes "
-                            "cannot come home yet; let it end first",
-                            processes_[i]->pid()));
+std::vector<ReturningDeputies::Deputy> MoveSession::deputies() {
+  std::vector<ReturningDeputies::Deputy> deputies;
+  for (const auto& process : processes_) {
+    const bool first = deputies.empty();
+    std::optional<deputy::Supervisor>& supervisor = process->supervisor();
+    if (!first && (!supervisor || !supervisor->is_watching())) continue;
+    deputies.push_back({process->pid(), &supervisor, first ? &streams_[2] : nullptr});
   }
+  return deputies;
 }
 
 ReturnSession::Outcome MoveSession::bring_home() {
@@ -46,7 +47,6 @@ ReturnSession::Outcome MoveSession::bring_home() {
   if (!caller) return {};
   ReturnSession::Request request;
   try {
-    refuse_tree();
     if (settings_.steps_by_name) request.steps = settings_.steps_by_name(caller->stop_at());
   } catch (const Error& error) {
     ReturnSession::Outcome refused;
@@ -56,10 +56,10 @@ ReturnSession::Outcome MoveSession::bring_home() {
   }
   request.wish_fd = caller->fd();
   request.is_unwanted = [&caller] { return caller->is_gone(); };
-  const ReturnSession::Parts parts{request_.pid,       *opened_->link,  *pump_,
-                                   first_supervisor(), signals_,        *registry_,
-                                   fence_.get(),       settings_.lease, settings_.programs,
-                                   streams_,           streams_[2]};
+  const std::vector<ReturningDeputies::Deputy> deputies = this->deputies();
+  const ReturnSession::Parts parts{deputies,        *opened_->link,     *pump_,
+                                   signals_,        *registry_,         fence_.get(),
+                                   settings_.lease, settings_.programs, streams_};
   ReturnSession::Outcome outcome = ReturnSession(parts, std::move(request)).run();
   if (outcome.where == ReturnSession::Where::kHome) {
     // Whoever hears of it finds it here, and nobody away.

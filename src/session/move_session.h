@@ -67,7 +67,7 @@ class MoveSession : public Departure {
   void tell_hold(bool without_end);
   void set_lease(std::chrono::nanoseconds lease);
   // move_return.cc
-  void refuse_tree() const;
+  std::vector<ReturningDeputies::Deputy> deputies();
   ReturnSession::Outcome bring_home();
   void let_go_of_closed_streams();
   void finish_at_home(const std::function<bool()>& may_read_input);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <map>
 #include <utility>
 
 #include <fcntl.h>
@@ -12,6 +13,7 @@
 
 #include "base/error.h"
 #include "image/reader.h"
+#include "kernel/abi.h"
 #include "kernel/procfs_task.h"
 #include "restore/try_id.h"
 #include "session/file_negotiation.h"
@@ -40,6 +42,27 @@ bool are_among(::capnp::List<std::uint32_t>::Reader wanted, const Have& have) {
   return true;
 }
 
+template <class Offer>
+void check_credentials(pid_t pid, const Offer& offer) {
+  const kernel::Status deputy = kernel::read_status(pid);
+  const std::uint64_t lacking = offer.getPermitted() & ~deputy.cap_permitted;
+  const bool may_be = (has(deputy, CAP_SETUID) || are_among(offer.getUids(), deputy.uids)) &&
+                      (has(deputy, CAP_SETGID) || are_among(offer.getGids(), deputy.gids));
+  if (may_be && lacking == 0) return;
+  throw Error(Code::kRefused,
+              fmt::format("refused: process {}: it has {} there that its deputy has lost, by its "
+                          "exec, and could not give it back; let it end there",
+                          pid, may_be ? "capabilities" : "user or group ids"));
+}
+
+// The name of memory that has none: see kernel::map_files_path().
+bool may_open_mapped_files() {
+  const kernel::Status own = kernel::read_status(::getpid());
+  return ((own.cap_effective >> kernel::kCapCheckpointRestore |
+           own.cap_effective >> CAP_SYS_ADMIN) &
+          1) != 0;
+}
+
 // As it was sent: the process queues it for itself.
 siginfo_t as_siginfo(const signalfd_siginfo& from) {
   siginfo_t info{};
@@ -57,7 +80,8 @@ ReturnSession::ReturnSession(const Parts& parts, Request request)
     : parts_(parts),
       request_(std::move(request)),
       lease_(parts.link, parts.lease),
-      exchange_(parts.pid, parts.supervisor, parts.programs),
+      deputies_(parts.deputies, parts.programs),
+      pid_(deputies_.first()),
       last_step_(Clock::now()) {}
 
 void ReturnSession::say(std::string_view state) {
@@ -90,19 +114,19 @@ ReturnSession::Outcome ReturnSession::run() {
 }
 
 void ReturnSession::refuse_what_stands() {
-  while (!parts_.supervisor->settled()) poll_once();
-  if (parts_.supervisor->held()) {
+  while (!deputies_.settled()) poll_once();
+  if ((*parts_.deputies.front().supervisor)->held()) {
     throw Error(Code::kRefused,
-                fmt::format("refused: process {}: it is stopped; continue it first", parts_.pid));
+                fmt::format("refused: process {}: it is stopped; continue it first", pid_));
   }
-  if (kernel::read_status(parts_.pid).ns_pids.size() ==
-      kernel::read_status(::getpid()).ns_pids.size()) {
+  // Those of several are in one.
+  if (kernel::read_status(pid_).ns_pids.size() == kernel::read_status(::getpid()).ns_pids.size()) {
     return;
   }
   throw Error(
       Code::kRefused,
       fmt::format("refused: process {}: it is in another pid namespace than what carries it",
-                  parts_.pid));
+                  pid_));
 }
 
 // Up to the moment from which it may stand still there.
@@ -122,26 +146,34 @@ void ReturnSession::call() {
   say("coming home");
 }
 
-void ReturnSession::check_offer(protocol::schema::Offer::Reader offer) const {
-  for (std::uint32_t tid : offer.getTids()) {
-    const int error = restore::try_id(static_cast<pid_t>(tid));
-    if (error == 0) continue;
-    throw Error(Code::kRefused,
-                fmt::format("refused: process {1}: its thread id {0} {2}, and it must keep its ids",
-                            tid, parts_.pid,
-                            error == EEXIST ? "is taken here"
-                                            : "may not be chosen here by this user (it takes "
-                                              "CAP_CHECKPOINT_RESTORE)"));
-  }
-  const kernel::Status deputy = kernel::read_status(parts_.pid);
-  const std::uint64_t lacking = offer.getPermitted() & ~deputy.cap_permitted;
-  const bool may_be = (has(deputy, CAP_SETUID) || are_among(offer.getUids(), deputy.uids)) &&
-                      (has(deputy, CAP_SETGID) || are_among(offer.getGids(), deputy.gids));
-  if (may_be && lacking == 0) return;
+void ReturnSession::check_id(const char* what, pid_t id) const {
+  const int error = restore::try_id(id);
+  if (error == 0) return;
   throw Error(Code::kRefused,
-              fmt::format("refused: process {}: it has {} there that its deputy has lost, by its "
-                          "exec, and could not give it back; let it end there",
-                          parts_.pid, may_be ? "capabilities" : "user or group ids"));
+              fmt::format("refused: process {1}: its {2} id {0} {3}, and it must keep its ids", id,
+                          pid_, what,
+                          error == EEXIST ? "is taken here"
+                                          : "may not be chosen here by this user (it takes "
+                                            "CAP_CHECKPOINT_RESTORE)"));
+}
+
+void ReturnSession::check_offer(protocol::schema::Offer::Reader offer) const {
+  for (std::uint32_t tid : offer.getTids()) check_id("thread", static_cast<pid_t>(tid));
+  check_credentials(pid_, offer);
+  for (protocol::schema::OfferedMember::Reader member : offer.getMembers()) {
+    const auto pid = static_cast<pid_t>(member.getPid());
+    if (deputies_.is_found(pid)) {
+      check_credentials(pid, member);
+    } else {
+      check_id("child's process", pid);
+    }
+  }
+  if (!offer.getSharesMemory() || may_open_mapped_files()) return;
+  throw Error(Code::kRefused,
+              fmt::format("refused: process {}: it shares memory with what has come of it, which "
+                          "this user cannot have them share again here (it takes "
+                          "CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN)",
+                          pid_));
 }
 
 // What is left of its stdin there comes first, by a pipe.
@@ -158,30 +190,45 @@ void ReturnSession::make_streams() {
   restorer_->set_streams(std::move(streams));
 }
 
-void ReturnSession::take_image() {
-  await({Message::RETURNING});
-  reach(Step::kReturnSeen);
+// Of each its deputy is to have read what it was told, and to run.
+void ReturnSession::get_deputies_ready() {
+  while (!deputies_.settled()) poll_once();
+  deputies_.get_ready();
+  while (!deputies_.ready()) poll_once();
+}
+
+restore::RestoreSettings ReturnSession::settings() {
   restore::RestoreSettings settings;
   settings.blank.pid_required = true;
   settings.live = true;
   settings.own_clocks = true;
   settings.tells_of_exe = false;
   settings.warn = [this](const std::string& text) { outcome_.report.warnings.push_back(text); };
-  settings.find_blank = [this] {
-    look_at_deputy();
-    return exchange_.take();
+  settings.find_blank = [this](pid_t pid) {
+    look_at_deputies();
+    return deputies_.take(pid);
   };
-  restorer_ = std::make_unique<restore::Restorer>(std::move(settings));
+  settings.is_found = [this](pid_t pid) { return deputies_.is_found(pid); };
+  return settings;
+}
+
+void ReturnSession::take_image() {
+  await({Message::RETURNING});
+  reach(Step::kReturnSeen);
+  get_deputies_ready();
+  restorer_ = std::make_unique<restore::TreeRestorer>(settings());
   make_streams();
   image::Reader reader(parts_.link.record_source(), &parts_.link.bulk_source());
   while (restorer_->take(reader)) lease_.take_turn();
   outcome_.report.bytes_sent = reader.totals().bytes;
   outcome_.report.pages_sent = reader.totals().pages;
+  outcome_.report.processes = restorer_->processes();
   await({Message::SENT_HOME});
   reach(Step::kTakenHome);
   finish_output();
   throw_if_unwanted();
   restorer_->finish();
+  deputies_.throw_if_left();
   whole_ = true;
   reach(Step::kWhole);
 }
@@ -196,7 +243,7 @@ void ReturnSession::finish_output() {
 
 void ReturnSession::hand_over() {
   parts_.link.send([this](Message::Builder message) {
-    message.initReady().setPid(static_cast<std::uint32_t>(parts_.pid));
+    message.initReady().setPid(static_cast<std::uint32_t>(pid_));
   });
   parts_.link.flush();
   reach(Step::kReadySent);
@@ -205,21 +252,36 @@ void ReturnSession::hand_over() {
   reach(Step::kGoSeen);
 }
 
+// Who was killed needs none.
 void ReturnSession::give_signals() {
-  look_at_deputy();
-  tracee::SyscallProgram program;
-  for (const deputy::Event& event : std::exchange(outcome_.events, {})) {
-    if (event.kind != deputy::Event::Kind::kSignal) continue;
+  look_at_deputies();
+  std::map<pid_t, tracee::SyscallProgram> programs;
+  auto add = [&](pid_t pid, const deputy::Event& event) {
+    if (event.kind != deputy::Event::Kind::kSignal) return;
     const siginfo_t info = as_siginfo(event.info);
+    tracee::SyscallProgram& program = programs[pid];
     program.call_any("sending a signal that came meanwhile", SYS_rt_sigqueueinfo,
-                     {parts_.pid, info.si_signo, program.object(info)});
+                     {pid, info.si_signo, program.object(info)});
+  };
+  for (const deputy::Event& event : deputies_.take_events_of_first()) add(pid_, event);
+  for (const auto& [pid, event] : deputies_.take_events_of_others()) add(pid, event);
+  for (const auto& [pid, program] : programs) {
+    try {
+      restorer_->of(pid).stub().run(program);
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+    }
   }
-  if (!program.empty()) restorer_->stub().run(program);
 }
 
+// Of several each one runs that was not killed.
 void ReturnSession::release() {
   give_signals();
-  restorer_->release();
+  const std::vector<pid_t> ended = restorer_->release_found();
+  if (std::find(ended.begin(), ended.end(), pid_) != ended.end()) {
+    released_ = gone_ = true;
+    throw killed(pid_);
+  }
   outcome_.where = Where::kHome;
   outcome_.report.freeze_ms = ms_between(frozen_since_, Clock::now());
   reach(Step::kReleased);
@@ -227,8 +289,9 @@ void ReturnSession::release() {
 
 // ---- What may go wrong ----
 
-Error ReturnSession::killed() const {
-  return {Code::kGone, fmt::format("process {} was killed on its way home", parts_.pid)};
+Error ReturnSession::killed(pid_t pid) const {
+  return {pid == pid_ ? Code::kGone : Code::kFailed,
+          fmt::format("process {} was killed on its way home", pid)};
 }
 
 bool ReturnSession::is_lost(const Error& error) const {
@@ -238,20 +301,20 @@ bool ReturnSession::is_lost(const Error& error) const {
 void ReturnSession::on_failure(const Error& error) {
   outcome_.error = error;
   const bool of_node = node_knows_ || parts_.link.other_end_aborted();
-  if (exchange_.taken() && !of_node &&
-      (error.code() == Code::kGone || tracee::was_killed(parts_.pid))) {
-    gone_ = true;
-    outcome_.error = killed();
+  pid_t ended = of_node ? 0 : deputies_.find_killed();
+  // What is told of one alone may be told in other words first.
+  if (deputies_.any_taken() && !deputies_.several() && !of_node && error.code() == Code::kGone) {
+    ended = pid_;
   }
-  if (whole_ && !gone_) return await_fence(error);
+  if (ended != 0) outcome_.error = killed(ended);
+  gone_ = gone_ || deputies_.first_is_gone() || ended == pid_;
+  if (whole_ && !released_ && (!gone_ || deputies_.several())) return await_fence(error);
   outcome_.where = is_lost(error) ? Where::kLost : Where::kThere;
-  try {
-    if (exchange_.taken() && !gone_) {
-      exchange_.give_back(*restorer_, parts_.standard_error);
+  if (!whole_) {
+    if (std::optional<Error> another = deputies_.give_back(restorer_.get())) {
+      outcome_.error = Error(another->code(), error.text() + "; then: " + another->text());
     }
-  } catch (const Error& another) {
-    gone_ = true;
-    outcome_.error = Error(another.code(), error.text() + "; then: " + another.text());
+    gone_ = gone_ || deputies_.first_is_gone();
   }
   restorer_.reset();
   outcome_.input.reset();
@@ -265,6 +328,8 @@ void ReturnSession::on_failure(const Error& error) {
     outcome_.error = another;
   }
   if (gone_) outcome_.where = Where::kGone;
+  outcome_.events = deputies_.take_events_of_first();
+  outcome_.events_of_others = deputies_.take_events_of_others();
   say(state_before_);
 }
 
@@ -307,7 +372,7 @@ void ReturnSession::await_fence(const Error& reason) {
     link.fail(reason);
     auto deadline = fence_deadline(link.last_heard() + parts_.lease.home);
     const bool confirmed = session::await_fence(parts_.fence, net::Deadline::at(deadline),
-                                                [this] { return !tracee::was_killed(parts_.pid); });
+                                                [this] { return !deputies_.are_all_killed(); });
     if (!confirmed) {
       outcome_.report.warnings.emplace_back(
           "nobody there can be asked whether it has ended there; its lease is over");
@@ -328,43 +393,29 @@ void ReturnSession::await_fence(const Error& reason) {
 
 void ReturnSession::throw_if_unwanted() const {
   if (whole_ || leaving_ || !request_.is_unwanted || !request_.is_unwanted()) return;
-  throw Error(Code::kFailed, fmt::format("interrupted while process {} came home", parts_.pid));
+  throw Error(Code::kFailed, fmt::format("interrupted while process {} came home", pid_));
 }
 
-void ReturnSession::look_at_deputy() {
+// Of several that are whole each goes its own way.
+void ReturnSession::look_at_deputies() {
   while (parts_.signals.try_read()) {
   }
-  if (exchange_.taken()) {
-    if (!tracee::was_killed(parts_.pid)) return;
-    throw killed();
-  }
-  deputy::Supervisor& supervisor = *parts_.supervisor;
-  supervisor.on_sigchld();
-  supervisor.on_readable();
-  bool stopped = false;
-  while (auto event = supervisor.next_event()) {
-    gone_ = gone_ || event->kind == deputy::Event::Kind::kKilled;
-    stopped = stopped || event->kind == deputy::Event::Kind::kStopped;
-    outcome_.events.push_back(*event);
-  }
-  if (leaving_) return;
-  if (gone_) throw killed();
-  if (stopped) {
-    throw Error(Code::kFailed, fmt::format("process {} was stopped on its way home", parts_.pid));
-  }
+  deputies_.look();
+  if (leaving_ || (whole_ && deputies_.several())) return;
+  deputies_.throw_if_disturbed();
 }
 
 void ReturnSession::poll_once() {
   protocol::Link& link = parts_.link;
   std::vector<pollfd> entries = link.poll_entries();
   entries.push_back({parts_.signals.fd(), POLLIN, 0});
-  if (!exchange_.taken()) entries.push_back({parts_.supervisor->socket_fd(), POLLIN, 0});
+  deputies_.add_interest(entries);
   if (!whole_ && !leaving_ && request_.is_unwanted)
     entries.push_back({request_.wish_fd, POLLIN, 0});
   parts_.pump.add_interest(entries);
   net::poll_until(
       entries, link.is_ready_now() ? net::Deadline::now() : net::Deadline::at(lease_.next_turn()));
-  if (!gone_) look_at_deputy();
+  look_at_deputies();
   parts_.pump.on_ready(entries);
   lease_.take_turn();
 }
@@ -402,6 +453,8 @@ ReceivedMessage ReturnSession::await(std::initializer_list<Which> expected) {
       if (which != Message::STATUS && which != Message::FINISHED) {
         protocol::throw_unexpected(*message, "what is to come home");
       }
+      // A deputy can obey as long as it is there.
+      if (which == Message::STATUS && deputies_.obey((*message)->getStatus())) continue;
       outcome_.messages.push_back(std::move(*message));
       if (which != Message::FINISHED) continue;
       node_knows_ = true;

@@ -191,21 +191,58 @@ void FrozenProcess::await_end() {
   }
 }
 
-FrozenProcess FrozenProcess::freeze(pid_t pid, std::uint64_t options, const Patience& patience) {
-  FrozenProcess frozen(pid);
-  ChangeWait changes(patience);
-  while (frozen.seize_new_threads(options, changes)) {
+void FrozenProcess::freeze_all(std::uint64_t options, ChangeWait& changes) {
+  while (seize_new_threads(options, changes)) {
   }
-  if (frozen.threads_.empty()) throw Error(Code::kGone, fmt::format("process {} has ended", pid));
-  std::sort(frozen.threads_.begin(), frozen.threads_.end(),
-            [pid](const TracedThread& a, const TracedThread& b) {
+  if (threads_.empty()) throw Error(Code::kGone, fmt::format("process {} has ended", pid_));
+  std::sort(threads_.begin(), threads_.end(),
+            [pid = pid_](const TracedThread& a, const TracedThread& b) {
               return (a.tid() != pid) < (b.tid() != pid) ||
                      ((a.tid() != pid) == (b.tid() != pid) && a.tid() < b.tid());
             });
-  frozen.leader().set_leads(frozen.threads_.size() > 1);
-  frozen.step_out_of_vdso();
-  frozen.abort_restartable_sequences();
+  leader().set_leads(threads_.size() > 1);
+  step_out_of_vdso();
+  abort_restartable_sequences();
+}
+
+FrozenProcess FrozenProcess::freeze(pid_t pid, std::uint64_t options, const Patience& patience) {
+  FrozenProcess frozen(pid);
+  ChangeWait changes(patience);
+  frozen.freeze_all(options, changes);
   return frozen;
+}
+
+FrozenProcess FrozenProcess::freeze(StopWatch& watch, std::uint64_t options,
+                                    const Patience& patience,
+                                    std::vector<StopWatch::Event>& events) {
+  const pid_t pid = watch.pid();
+  FrozenProcess frozen(pid);
+  ChangeWait changes(patience);
+  std::optional<TracedThread> leader = watch.hold(changes, events);
+  if (!leader) throw Error(Code::kGone, fmt::format("process {} has ended", pid));
+  frozen.threads_.push_back(std::move(*leader));
+  try {
+    frozen.leader().set_options(options);
+    frozen.freeze_all(options, changes);
+  } catch (const Error&) {
+    frozen.thaw(watch);
+    throw;
+  }
+  return frozen;
+}
+
+void FrozenProcess::thaw(StopWatch& watch) {
+  std::partition(threads_.begin(), threads_.end(),
+                 [this](const TracedThread& thread) { return thread.tid() == pid_; });
+  // One that was lost is waited for by who watches it.
+  if (threads_.empty() || leader().tid() != pid_) {
+    threads_.clear();
+    return watch.take_back(pid_);
+  }
+  while (threads_.size() > 1) threads_.pop_back();
+  leader().set_leads(false);
+  watch.go_on(std::move(leader()));
+  threads_.clear();
 }
 
 }  // namespace telefork::tracee

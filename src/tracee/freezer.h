@@ -20,6 +20,7 @@
 
 #include "base/remote_ptr.h"
 #include "tracee/change_wait.h"
+#include "tracee/stop_watch.h"
 #include "tracee/thread.h"
 
 namespace telefork::tracee {
@@ -37,6 +38,12 @@ class FrozenProcess {
   // the latest when the tracer ends.
   static FrozenProcess freeze(pid_t pid, std::uint64_t options,
                               const Patience& patience = {kLimit});
+
+  // The same of one that this thread watches; `events` as StopWatch::hold() has them. It is watched
+  // again when it is thawed so, or where this throws.
+  static FrozenProcess freeze(StopWatch& watch, std::uint64_t options, const Patience& patience,
+                              std::vector<StopWatch::Event>& events);
+  void thaw(StopWatch& watch);
 
   FrozenProcess(FrozenProcess&&) = default;
   ~FrozenProcess() { thaw(); }
@@ -64,6 +71,7 @@ class FrozenProcess {
 
  private:
   explicit FrozenProcess(pid_t pid) : pid_(pid) {}
+  void freeze_all(std::uint64_t options, ChangeWait& changes);
   bool seize_new_threads(std::uint64_t options, ChangeWait& changes);
   [[noreturn]] void give_up(pid_t tid, const ChangeWait& changes);
   void step_out_of_vdso();

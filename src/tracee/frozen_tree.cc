@@ -27,13 +27,13 @@ bool FrozenTree::has(pid_t pid) const {
                      [pid](const FrozenProcess& process) { return process.pid() == pid; });
 }
 
-bool FrozenTree::freeze_new_children(const OptionsOf& options_of, const Patience& patience) {
+bool FrozenTree::freeze_new_children(const std::function<FrozenProcess(pid_t)>& freeze) {
   const std::size_t before = processes_.size();
   for (std::size_t i = 0; i < processes_.size(); ++i) {
     for (const pid_t child : kernel::list_children(processes_[i].pid())) {
       if (has(child) || has_ended(child)) continue;
       try {
-        processes_.push_back(FrozenProcess::freeze(child, options_of(child), patience));
+        processes_.push_back(freeze(child));
       } catch (const Error& error) {
         if (error.code() != Code::kGone) throw;
       }
@@ -43,11 +43,29 @@ bool FrozenTree::freeze_new_children(const OptionsOf& options_of, const Patience
 }
 
 FrozenTree FrozenTree::freeze(pid_t pid, const OptionsOf& options_of, const Patience& patience) {
+  auto freeze = [&](pid_t one) { return FrozenProcess::freeze(one, options_of(one), patience); };
   FrozenTree frozen;
-  frozen.processes_.push_back(FrozenProcess::freeze(pid, options_of(pid), patience));
-  while (frozen.freeze_new_children(options_of, patience)) {
+  frozen.processes_.push_back(freeze(pid));
+  while (frozen.freeze_new_children(freeze)) {
   }
   return frozen;
+}
+
+FrozenTree FrozenTree::freeze(pid_t pid, const Ways& ways) {
+  FrozenTree frozen;
+  try {
+    frozen.processes_.push_back(ways.freeze(pid));
+    while (frozen.freeze_new_children(ways.freeze)) {
+    }
+  } catch (const Error&) {
+    frozen.thaw(ways);
+    throw;
+  }
+  return frozen;
+}
+
+void FrozenTree::thaw(const Ways& ways) {
+  for (; !processes_.empty(); processes_.pop_back()) ways.thaw(std::move(processes_.back()));
 }
 
 FrozenProcess& FrozenTree::of(pid_t pid) {

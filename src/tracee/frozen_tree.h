@@ -25,6 +25,13 @@ class FrozenTree {
  public:
   // PTRACE_O_* of each.
   using OptionsOf = std::function<std::uint64_t(pid_t)>;
+  // For who traces some of them already: how one is frozen, and how it goes on.
+  struct Ways {
+    std::function<FrozenProcess(pid_t)> freeze;
+    std::function<void(FrozenProcess)> thaw;
+  };
+  static FrozenTree freeze(pid_t pid, const Ways& ways);
+  void thaw(const Ways& ways);
   // As FrozenProcess::freeze(). After an Error those that were frozen run on.
   static FrozenTree freeze(pid_t pid, const OptionsOf& options_of, const Patience& patience);
 
@@ -38,7 +45,7 @@ class FrozenTree {
   void kill();
 
  private:
-  bool freeze_new_children(const OptionsOf& options_of, const Patience& patience);
+  bool freeze_new_children(const std::function<FrozenProcess(pid_t)>& freeze);
   bool has(pid_t pid) const;
 
   std::vector<FrozenProcess> processes_;

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include "base/error.h"
+#include "kernel/procfs_task.h"
 #include "tracee/wait_status.h"
 
 namespace telefork::tracee {
@@ -85,6 +86,56 @@ void StopWatch::answer(int raw, std::vector<Event>& events) {
       if (stopped_) events.push_back({.kind = Event::Kind::kContinued});
       stopped_ = false;
       return resume(PTRACE_CONT, pid_, 0);
+  }
+}
+
+// What has stopped it by then is answered first. One that it comes to in between leaves the
+// interrupt to be obeyed: it is asked for once more, so that nothing of it is left.
+std::optional<TracedThread> StopWatch::hold(ChangeWait& changes, std::vector<Event>& events) {
+  events = on_sigchld();
+  if (pid_ == 0) return std::nullopt;
+  const pid_t pid = pid_;
+  ptrace(PTRACE_INTERRUPT, pid, nullptr, nullptr);
+  for (;;) {
+    int raw = 0;
+    const pid_t waited = waitpid(pid, &raw, WNOHANG | __WALL);
+    if (waited < 0 && errno != EINTR) throw_errno("waiting for process " + std::to_string(pid));
+    if (waited == 0) {
+      if (kernel::read_stat(pid).state == 'Z') return std::nullopt;
+      if (!changes.await()) {
+        throw Error(Code::kFailed, "process " + std::to_string(pid) + " does not stop");
+      }
+    }
+    if (waited <= 0) continue;
+    const WaitStatus status(raw);
+    const bool group_stop = status.kind() == WaitStatus::Kind::kGroupStop;
+    if (!group_stop && status.kind() != WaitStatus::Kind::kEventStop) {
+      answer(raw, events);
+      if (pid_ == 0) return std::nullopt;
+      continue;
+    }
+    if (group_stop && !stopped_) {
+      events.push_back({.kind = Event::Kind::kStopped, .signal = WSTOPSIG(raw)});
+    }
+    if (!group_stop && stopped_) events.push_back({.kind = Event::Kind::kContinued});
+    stopped_ = group_stop;
+    TracedThread leader = TracedThread::take_stopped(pid);
+    release();
+    leader.request_stop();
+    leader.resume(PTRACE_CONT);
+    leader.await_stop();
+    return leader;
+  }
+}
+
+void StopWatch::go_on(TracedThread leader) {
+  take_back(leader.tid());
+  try {
+    leader.drop_options();
+    begin(leader);
+  } catch (const Error& error) {
+    leader.forget();
+    if (error.code() != Code::kGone) throw;
   }
 }
 

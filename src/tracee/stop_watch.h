@@ -19,11 +19,13 @@
 // has to be reaped here.
 #pragma once
 
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include <sys/types.h>
 
+#include "tracee/change_wait.h"
 #include "tracee/thread.h"
 
 namespace telefork::tracee {
@@ -62,6 +64,14 @@ class StopWatch {
   pid_t release() { return std::exchange(pid_, 0); }
   // And is watched again.
   void take_back(pid_t pid) { pid_ = pid; }
+
+  // Stops it, for who looks into it: `events` are what has happened up to then. Empty where it has
+  // ended, which is the last of these, or where the first thread alone has. It is not watched until
+  // go_on(). kFailed where the patience is at its end: then it is watched still.
+  std::optional<TracedThread> hold(ChangeWait& changes, std::vector<Event>& events);
+  // The other threads of `leader`'s process run on by now. Where it was killed its end is seen by
+  // who waits for it.
+  void go_on(TracedThread leader);
 
   // 0 after kEnded.
   pid_t pid() const { return pid_; }

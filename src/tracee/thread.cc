@@ -78,6 +78,12 @@ TracedThread TracedThread::adopt(pid_t tid) {
   return thread;
 }
 
+TracedThread TracedThread::take_stopped(pid_t tid) {
+  TracedThread thread(tid);
+  thread.stopped_ = true;
+  return thread;
+}
+
 TracedThread::TracedThread(TracedThread&& other) noexcept
     : tid_(std::exchange(other.tid_, 0)),
       stopped_(std::exchange(other.stopped_, false)),
@@ -362,6 +368,11 @@ void TracedThread::set_options(std::uint64_t options) {
 void TracedThread::suspend_seccomp(std::uint64_t more) {
   kept_ = more | PTRACE_O_SUSPEND_SECCOMP;
   set_options(options_);
+}
+
+void TracedThread::drop_options() {
+  kept_ = 0;
+  set_options(0);
 }
 
 unsigned long TracedThread::event_message() const {

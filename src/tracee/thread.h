@@ -34,6 +34,8 @@ class TracedThread {
   // One that this thread has seized before (StopWatch::release), and that is not in a stop that
   // somebody has waited for.
   static TracedThread take_over(pid_t tid) { return TracedThread(tid); }
+  // The same of one that is in a stop which somebody has waited for.
+  static TracedThread take_stopped(pid_t tid);
 
   TracedThread(TracedThread&& other) noexcept;
   TracedThread& operator=(TracedThread&& other) noexcept;
@@ -114,6 +116,8 @@ class TracedThread {
   // (PTRACE_O_SUSPEND_SECCOMP), which takes CAP_SYS_ADMIN. That, and `more` options, stay among its
   // options whatever these are set to.
   void suspend_seccomp(std::uint64_t more);
+  // None any more, those of suspend_seccomp() included.
+  void drop_options();
   unsigned long event_message() const;
 
   // Lets it go on untraced. No effect when it is not attached. One that was killed in its stop is

@@ -256,17 +256,21 @@ class Home(DepartureTest):
     def test_refuses_what_cannot_come(self):
         """It runs on there."""
         script = "import os, signal, sys, time\nprint('ready', flush=True)\n" \
-            "sys.stdin.readline()\npid = os.fork()\n" \
-            "if pid == 0: time.sleep(1000)\nprint('forked', flush=True)\n" \
-            "sys.stdin.readline(); os.kill(pid, signal.SIGKILL); os.wait()\n" \
+            "sys.stdin.readline()\nr, w = os.pipe()\npid = os.fork()\n" \
+            "if pid == 0:\n" \
+            "    if os.fork() == 0: os.write(w, b'%d ' % os.getpid()); time.sleep(1000)\n" \
+            "    os._exit(0)\n" \
+            "os.wait(); pid = int(os.read(r, 16)); os.close(r); os.close(w)\n" \
+            "print('forked', flush=True)\n" \
+            "sys.stdin.readline(); os.kill(pid, signal.SIGKILL)\n" \
             "print('alone', flush=True); sys.stdin.readline(); sys.exit(3)\n"
         process = self.start(sys.executable, "-c", script)
         self.move_when(process, b"ready\n")
         self.say(process, b"forked\n")
-        self.refuses(call("home", process.pid), 3, "it has children")
+        self.refuses(call("home", process.pid), 3, "whose parent has ended")
         self.assertTrue(self.is_away(process.pid))
         self.say(process, b"alone\n")
-        self.home(process.pid)
+        cli.wait_until(lambda: call("home", process.pid).returncode == 0)
         process.communicate(b"\n", timeout=cli.PATIENCE)
         self.assertEqual(process.returncode, 3)
 

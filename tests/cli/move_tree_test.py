@@ -139,13 +139,6 @@ class MoveTree(DepartureTest):
             self.assertEqual(done.returncode, 3, done.stderr)
             self.assertIn(b"telefork itself is among its children", done.stdout + done.stderr)
 
-    def test_it_does_not_come_home_yet(self):
-        pair = self.moved()
-        self.refuses(call("home", pair.pid), 3,
-                     f"process {pair.child}, which went along, is there still")
-        self.assertEqual(pair.ask("word"), ((0, 0), (0, 0)))
-        self.assertEqual(pair.finish(), self.passed)
-
     def test_both_go_on_here_when_the_move_dies(self):
         for step in STEPS_HERE + STEPS_AWAY:
             with self.subTest(step):

@@ -178,6 +178,7 @@ struct Offer {
   gids @3 :List(UInt32);
   members @4 :List(OfferedMember);  # those that have come of it, and live
   sharesMemory @5 :Bool;            # they have anonymous memory in common
+  ended @6 :List(UInt32);           # of them, and not waited for
 }
 
 struct OfferedMember {

@@ -65,11 +65,16 @@ void Restorer::map_memory() {
     }
     run_if_large(program);
   }
+  // From one that was there others get it, until all have it.
+  if (!parts_->were_there) unmap_wholes(program);
+  run_if_large(program, true);
+}
+
+void Restorer::unmap_wholes(SyscallProgram& program) {
   for (const auto& [id, shared] : shared_) {
     if (!shared.whole) continue;
     program.call("unmapping shared memory", SYS_munmap, {shared.whole, shared.size});
   }
-  run_if_large(program, true);
 }
 
 void Restorer::map_private(Mapping& mapping, bool apart, SyscallProgram& program) {
@@ -126,6 +131,7 @@ void Restorer::attach_segment(Mapping& mapping, int flags, SyscallProgram& progr
 // All pages are in.
 void Restorer::settle_memory(SyscallProgram& program) {
   huge_->add_end(program);
+  if (parts_->were_there) unmap_wholes(program);
   for (Mapping& mapping : mappings_) {
     Vma::Reader vma = mapping.vma();
     if (is_kernels_own(vma)) continue;

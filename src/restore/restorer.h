@@ -196,6 +196,7 @@ class Restorer {
   void place_vdso(tracee::SyscallProgram& program);
   // mappings.cc
   void map_memory();
+  void unmap_wholes(tracee::SyscallProgram& program);
   void map_private(Mapping& mapping, bool apart, tracee::SyscallProgram& program);
   void map_shared(Mapping& mapping, tracee::SyscallProgram& program);
   void attach_segment(Mapping& mapping, int flags, tracee::SyscallProgram& program);

@@ -187,6 +187,10 @@ void Homeward::offer() {
 void Homeward::send_offer(const capture::TreeSurvey& tree) {
   std::vector<std::uint32_t> tids;
   for (const capture::Survey& member : tree.members) add_other_threads(member.pid, tids);
+  std::vector<std::uint32_t> ended;
+  for (const capture::EndedMember& one : tree.ended) {
+    ended.push_back(static_cast<std::uint32_t>(one.status.ns_tgids.back()));
+  }
   link_.send([&](Message::Builder message) {
     const kernel::Status& first = tree.first().status;
     auto offer = message.initOffer();
@@ -195,6 +199,7 @@ void Homeward::send_offer(const capture::TreeSurvey& tree) {
     offer.setUids({first.uids.data(), first.uids.size()});
     offer.setGids({first.gids.data(), first.gids.size()});
     offer.setSharesMemory(shares_memory(tree));
+    offer.setEnded({ended.data(), ended.size()});
     auto members = offer.initMembers(static_cast<unsigned>(tree.members.size() - 1));
     for (unsigned i = 0; i < members.size(); ++i) {
       const capture::Survey& member = tree.members[i + 1];

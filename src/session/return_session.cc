@@ -114,7 +114,8 @@ ReturnSession::Outcome ReturnSession::run() {
 }
 
 void ReturnSession::refuse_what_stands() {
-  while (!deputies_.settled()) poll_once();
+  // Of others a stopped one has not read yet that it is to be.
+  while (!(*parts_.deputies.front().supervisor)->settled()) await_deputies();
   if ((*parts_.deputies.front().supervisor)->held()) {
     throw Error(Code::kRefused,
                 fmt::format("refused: process {}: it is stopped; continue it first", pid_));
@@ -168,6 +169,12 @@ void ReturnSession::check_offer(protocol::schema::Offer::Reader offer) const {
       check_id("child's process", pid);
     }
   }
+  // Their deputies have ended, and are gone.
+  for (std::uint32_t pid : offer.getEnded()) {
+    if (!deputies_.is_found(static_cast<pid_t>(pid))) {
+      check_id("child's process", static_cast<pid_t>(pid));
+    }
+  }
   if (!offer.getSharesMemory() || may_open_mapped_files()) return;
   throw Error(Code::kRefused,
               fmt::format("refused: process {}: it shares memory with what has come of it, which "
@@ -192,9 +199,8 @@ void ReturnSession::make_streams() {
 
 // Of each its deputy is to have read what it was told, and to run.
 void ReturnSession::get_deputies_ready() {
-  while (!deputies_.settled()) poll_once();
   deputies_.get_ready();
-  while (!deputies_.ready()) poll_once();
+  while (!deputies_.ready()) await_deputies();
 }
 
 restore::RestoreSettings ReturnSession::settings() {
@@ -403,6 +409,15 @@ void ReturnSession::look_at_deputies() {
   deputies_.look();
   if (leaving_ || (whole_ && deputies_.several())) return;
   deputies_.throw_if_disturbed();
+}
+
+// What the node has to say waits.
+void ReturnSession::await_deputies() {
+  std::vector<pollfd> entries = {{parts_.signals.fd(), POLLIN, 0}};
+  deputies_.add_interest(entries);
+  net::poll_until(entries, net::Deadline::at(lease_.next_turn()));
+  look_at_deputies();
+  lease_.take_turn();
 }
 
 void ReturnSession::poll_once() {

@@ -129,6 +129,7 @@ class ReturnSession {
   void await_fence(const Error& reason);
   protocol::ReceivedMessage await(std::initializer_list<Which> expected);
   void poll_once();
+  void await_deputies();
   bool on_message(const protocol::ReceivedMessage& message);
   void look_at_deputies();
   void throw_if_unwanted() const;

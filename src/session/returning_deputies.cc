@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "session/program_call.h"
 #include "tracee/parked_process.h"
 
 namespace telefork::session {
@@ -65,12 +66,6 @@ void ReturningDeputies::throw_if_disturbed() const {
   }
 }
 
-bool ReturningDeputies::settled() const {
-  return ends_.idle() && std::all_of(all_.begin(), all_.end(), [](const auto& one) {
-           return one->gone || one->exchange.taken() || one->supervisor().settled();
-         });
-}
-
 bool ReturningDeputies::obey(Status::Reader status) {
   One* one = find(static_cast<pid_t>(status.getPid()));
   if (one == nullptr || one == all_.front().get() || one->exchange.taken()) return false;
@@ -101,8 +96,10 @@ void ReturningDeputies::get_ready() {
 }
 
 bool ReturningDeputies::ready() const {
-  return settled() && std::none_of(all_.begin(), all_.end(), [](const auto& one) {
-           return !one->gone && !one->exchange.taken() && one->supervisor().stopped();
+  return ends_.idle() && std::all_of(all_.begin(), all_.end(), [](const auto& one) {
+           if (one->gone) return true;
+           const deputy::Supervisor& supervisor = one->supervisor();
+           return supervisor.settled() && !supervisor.stopped();
          });
 }
 
@@ -136,7 +133,7 @@ void ReturningDeputies::throw_if_left() const {
 
 bool ReturningDeputies::is_taken_and_killed(pid_t pid) const {
   const One* one = find(pid);
-  return one != nullptr && one->exchange.taken() && tracee::was_killed(pid);
+  return one != nullptr && one->exchange.taken() && (tracee::was_killed(pid) || has_ended(pid));
 }
 
 pid_t ReturningDeputies::find_killed() const {
@@ -160,7 +157,7 @@ std::optional<Error> ReturningDeputies::give_back(restore::TreeRestorer* restore
     One& one = **at;
     if (one.gone || !one.exchange.taken()) continue;
     try {
-      if (tracee::was_killed(one.deputy.pid)) throw Error(Code::kGone, "");
+      if (is_taken_and_killed(one.deputy.pid)) throw Error(Code::kGone, "");
       const UniqueFd* standard_error = one.deputy.standard_error;
       one.exchange.give_back(*restorer, standard_error == nullptr ? kNone : *standard_error);
     } catch (const Error& error) {

@@ -48,7 +48,6 @@ class ReturningDeputies {
   // One was killed (kGone of the first one), or stopped by somebody here.
   void throw_if_disturbed() const;
   bool first_is_gone() const { return all_.front()->gone; }
-  bool settled() const;
   // How one of them that is not the first fares there. False: it has no deputy.
   bool obey(protocol::schema::Status::Reader status);
 
@@ -61,7 +60,6 @@ class ReturningDeputies {
   bool any_taken() const;
   // Throws where one is still there, for a process that has not come.
   void throw_if_left() const;
-  bool is_taken_and_killed(pid_t pid) const;
   // That was taken; 0: none.
   pid_t find_killed() const;
   bool are_all_killed() const;
@@ -87,6 +85,7 @@ class ReturningDeputies {
     deputy::Supervisor& supervisor() const { return **deputy.supervisor; }
   };
   One* find(pid_t pid) const;
+  bool is_taken_and_killed(pid_t pid) const;
   void on_killed(One& one);
 
   std::vector<std::unique_ptr<One>> all_;

@@ -12,7 +12,6 @@ int main() {
       _exit(getppid() == parent ? 10 + i : 1);
     }
   }
-  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();
   for (int i = 0; i < 2; ++i) {

@@ -17,7 +17,6 @@ int main() {
     _exit(0);
   }
   while (__atomic_load_n(shared, __ATOMIC_ACQUIRE) == 0) sched_yield();
-  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();
   shared[1] = 77;

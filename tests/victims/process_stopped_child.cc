@@ -10,7 +10,6 @@ int main() {
   }
   int status = 0;
   VICTIM_CHECK(waitpid(child, &status, WUNTRACED) == child && WIFSTOPPED(status));
-  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(waitpid(child, &status, WNOHANG) == 0 && kill(child, SIGCONT) == 0);

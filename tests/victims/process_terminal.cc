@@ -91,8 +91,7 @@ int main() {
   const pid_t leader = fork();
   if (leader == 0) lead();
   VICTIM_CHECK(hear(report) == 'l');
-  VICTIM_NOT_COPIED("it has children, and cannot go with them yet");
-  VICTIM_REFUSED_BY_HOME("which went along, is there still");
+  VICTIM_REFUSED_BY_HOME("at home its session has another one");
   VICTIM_NOTED_BESIDE("its terminal /dev/pts/");
   victim_ready();
   victim_wait();

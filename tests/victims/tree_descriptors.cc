@@ -75,7 +75,6 @@ int main() {
   close(told[1]);
   char done;
   VICTIM_CHECK(read(told[0], &done, 1) == 1);
-  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();

@@ -25,7 +25,6 @@ int main() {
   close(counter);
   close(told[0]);
   close(told[1]);
-  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();
   epoll_event got{};

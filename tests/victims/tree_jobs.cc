@@ -93,7 +93,6 @@ int main() {
   hear(3);
   close(number[0]);
   close(number[1]);
-  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(killpg(a, SIGTERM) == 0);

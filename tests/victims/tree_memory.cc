@@ -60,7 +60,6 @@ int main() {
   char done;
   VICTIM_CHECK(read(told[0], &done, 1) == 1);
   close(told[0]);
-  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   VICTIM_REFUSED_TO_PLAIN_USERS("memory that others may share stays at home");
   victim_ready();
   victim_wait();

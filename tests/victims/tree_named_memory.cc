@@ -11,7 +11,6 @@ int main() {
     _exit(0);
   }
   VICTIM_NOT_COPIED("memory that others may share stays at home");
-  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(kill(child, SIGTERM) == 0);

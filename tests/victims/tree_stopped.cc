@@ -38,7 +38,6 @@ int main() {
   VICTIM_CHECK(waitpid(heard, &status, WUNTRACED) == heard && WIFSTOPPED(status));
   siginfo_t info{};
   VICTIM_CHECK(waitid(P_PID, static_cast<id_t>(unheard), &info, WSTOPPED | WNOWAIT) == 0);
-  VICTIM_REFUSED_BY_HOME("which went along, is there still");
   told = 0;
   victim_ready();
   victim_wait();

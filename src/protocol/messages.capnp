@@ -179,6 +179,7 @@ struct Offer {
   members @4 :List(OfferedMember);  # those that have come of it, and live
   sharesMemory @5 :Bool;            # they have anonymous memory in common
   ended @6 :List(UInt32);           # of them, and not waited for
+  threads @7 :Bool;                 # it has several, as OfferedMember
 }
 
 struct OfferedMember {
@@ -186,6 +187,7 @@ struct OfferedMember {
   permitted @1 :UInt64;
   uids @2 :List(UInt32);
   gids @3 :List(UInt32);
+  threads @4 :Bool;           # it has several
 }
 
 struct Status {

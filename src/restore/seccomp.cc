@@ -68,8 +68,10 @@ std::size_t count_filters_there(const tracee::TracedThread& thread,
 void Restorer::restore_seccomp() {
   const std::uint32_t mode = threads_.front().get<image::schema::Thread>().getSeccompMode();
   if (mode == SECCOMP_MODE_DISABLED) {
-    // Whoever began it may have got one since.
-    if (kernel::read_status(blank_->pid()).seccomp == SECCOMP_MODE_DISABLED) return;
+    // At home, where whoever began it may have got some since. Elsewhere it is under those that its
+    // keeper is under, as all that is begun there.
+    const bool comes_home = settings_.find_blank != nullptr;
+    if (!comes_home || kernel::read_status(blank_->pid()).seccomp == SECCOMP_MODE_DISABLED) return;
     throw Error(Code::kRefused, "its process is under seccomp filters that it did not have");
   }
   suspend(blank_->thread());

@@ -198,6 +198,7 @@ void Homeward::send_offer(const capture::TreeSurvey& tree) {
     offer.setPermitted(permitted_of(tree.first()));
     offer.setUids({first.uids.data(), first.uids.size()});
     offer.setGids({first.gids.data(), first.gids.size()});
+    offer.setThreads(kernel::list_threads(settings_.guest).size() > 1);
     offer.setSharesMemory(shares_memory(tree));
     offer.setEnded({ended.data(), ended.size()});
     auto members = offer.initMembers(static_cast<unsigned>(tree.members.size() - 1));
@@ -207,6 +208,7 @@ void Homeward::send_offer(const capture::TreeSurvey& tree) {
       members[i].setPermitted(permitted_of(member));
       members[i].setUids({member.status.uids.data(), member.status.uids.size()});
       members[i].setGids({member.status.gids.data(), member.status.gids.size()});
+      members[i].setThreads(member.status.threads > 1);
     }
   });
 }
@@ -240,7 +242,9 @@ void Homeward::drain_output() {
 // Of a pipe or terminal home cannot put back what it has read.
 std::vector<std::byte> Homeward::read_unread() const {
   for (const capture::Description& description : tree_.first().descriptions) {
-    if (description.kind != Kind::STDIO || description.stream != 0) continue;
+    const bool is_stdin = description.kind == Kind::STDIO && description.stream == 0;
+    // Not one that is on its way through a socket alone.
+    if (!is_stdin || description.pid == ::getpid()) continue;
     UniqueFd pipe = kernel::take_fd(description.pid, description.fd);
     if (!pipe) throw Error(Code::kGone, "its stdin has just been closed");
     std::vector<std::byte> bytes = copy_content(pipe);

@@ -42,6 +42,18 @@ bool are_among(::capnp::List<std::uint32_t>::Reader wanted, const Have& have) {
   return true;
 }
 
+// Its threads are made by itself, and so with what its deputy may do.
+template <class Offer>
+void check_threads(pid_t pid, const Offer& offer) {
+  if (!offer.getThreads()) return;
+  const kernel::Status deputy = kernel::read_status(pid);
+  if (has(deputy, kernel::kCapCheckpointRestore) || has(deputy, CAP_SYS_ADMIN)) return;
+  throw Error(Code::kRefused,
+              fmt::format("refused: process {}: the ids of its threads may not be chosen here by "
+                          "this user (it takes CAP_CHECKPOINT_RESTORE), and it must keep its ids",
+                          pid));
+}
+
 template <class Offer>
 void check_credentials(pid_t pid, const Offer& offer) {
   const kernel::Status deputy = kernel::read_status(pid);
@@ -161,10 +173,12 @@ void ReturnSession::check_id(const char* what, pid_t id) const {
 void ReturnSession::check_offer(protocol::schema::Offer::Reader offer) const {
   for (std::uint32_t tid : offer.getTids()) check_id("thread", static_cast<pid_t>(tid));
   check_credentials(pid_, offer);
+  check_threads(pid_, offer);
   for (protocol::schema::OfferedMember::Reader member : offer.getMembers()) {
     const auto pid = static_cast<pid_t>(member.getPid());
     if (deputies_.is_found(pid)) {
       check_credentials(pid, member);
+      check_threads(pid, member);
     } else {
       check_id("child's process", pid);
     }

@@ -150,12 +150,41 @@ class DepartureTest(cli.NodeTest):
         self.addCleanup(kill, session)
         return command, session
 
+    def stopped_home(self, step, pid):
+        """A call home that stands still at a step -> (the command, the session process)."""
+        command = subprocess.Popen([cli.TELEFORK, "home", str(pid), "--stop-at", step],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(self.end, command)
+
+        def find():
+            for other, state in cli.processes().items():
+                if state == "T" and arguments_of(other)[1:3] == [b"move", b"%d" % pid]:
+                    return other
+            return None
+        cli.wait_until(find)
+        session = find()
+        self.addCleanup(kill, session)
+        return command, session
+
     def interrupt(self, command, session):
         """A wish not to have it, which is heard when the session goes on -> stderr."""
         command.send_signal(signal.SIGINT)
         cli.wait_until(lambda: has_taken_signals(command.pid))
         os.kill(session, signal.SIGCONT)
         return command.communicate(timeout=cli.PATIENCE)[1]
+
+    def process_with_id(self, wanted):
+        last = pathlib.Path("/proc/sys/kernel/ns_last_pid")
+        while True:
+            last.write_text(str(wanted - 1))
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+            self.addCleanup(kill, pid)
+            if pid == wanted:
+                return pid
+            kill(pid)
+            os.waitpid(pid, 0)
 
     def guests(self):
         return [entry for entry in sessions() if entry["role"] == "guest" and

@@ -146,6 +146,55 @@ class HomeTree(DepartureTest):
         self.assertIn(b"True %d" % child, said)
         self.assertEqual(said[-2:], [b"[3, 4]", b"5"])
 
+    def test_refuses_a_child_whose_id_it_cannot_have(self):
+        """Another process has it here, or this user may not choose."""
+        process = self.program("""if True:
+            import os, sys
+            print("ready", flush=True)
+            sys.stdin.readline()
+            r, w = os.pipe()
+            child = os.fork()
+            if child == 0: sys.exit(len(os.read(r, 1)))
+            print(child, flush=True)
+            sys.stdin.readline()
+            os.write(w, b"x")
+            print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)""")
+        self.move(process.pid)
+        self.say(process, b"\n")
+        child = int(process.stdout.readline())
+        taker = None
+        if IS_ROOT:
+            taker = self.process_with_id(child)
+        self.refuses(call("home", process.pid), 3, f"child's process id {child}",
+                     "is taken here" if IS_ROOT else "this user")
+        self.assertTrue(is_deputy(process.pid))
+        if taker:
+            kill(taker)
+            os.waitpid(taker, 0)
+            self.home(process.pid)
+        out, _ = process.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual((process.returncode, out), (0, b"1\n"))
+
+    @unittest.skipIf(IS_ROOT, "root can")
+    def test_refuses_memory_that_a_plain_user_cannot_have_shared_again(self):
+        process = self.program("""if True:
+            import mmap, os, sys
+            memory = mmap.mmap(-1, 4096)
+            r, w = os.pipe()
+            if os.fork() == 0:
+                os.read(r, 1)
+                memory[0] = 7
+                os._exit(0)
+            print("ready", flush=True)
+            sys.stdin.readline()
+            os.write(w, b"x")
+            os.wait()
+            print(memory[0], flush=True)""")
+        self.move(process.pid)
+        self.refuses(call("home", process.pid), 3, "it shares memory with what has come of it")
+        out, _ = process.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual((process.returncode, out), (0, b"7\n"))
+
     def test_groups_and_sessions(self):
         """Those of home, and what has changed there."""
         process = self.program("""if True:
@@ -221,22 +270,6 @@ class HomeTree(DepartureTest):
     def done(self, command):
         _, self.err = command.communicate(timeout=cli.PATIENCE)
         return command.returncode
-
-    def stopped_home(self, step, pid):
-        """A call home that stands still at a step -> (the command, the session process)."""
-        command = subprocess.Popen([cli.TELEFORK, "home", str(pid), "--stop-at", step],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.addCleanup(self.end, command)
-
-        def find():
-            for other, state in cli.processes().items():
-                if state == "T" and arguments_of(other)[1:3] == [b"move", b"%d" % pid]:
-                    return other
-            return None
-        cli.wait_until(find)
-        session = find()
-        self.addCleanup(kill, session)
-        return command, session
 
     def test_a_wish_not_to_have_them_is_heard(self):
         for step in STEPS_BEFORE:

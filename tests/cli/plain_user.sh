@@ -15,7 +15,7 @@ machine_start alpha bash -c \
   'mount --bind "$1" "$2/build" && mount --bind "$3" "$2/tests" && exec "$2/build/bin/telepad" --quiet' \
   - "$build" "$machines_folder" "$(realpath "$here")"
 cd /
-for test in save_load_test tree_test terminal_test move_test fork_test home_test resume_test; do
+for test in save_load_test tree_test terminal_test move_test fork_test fork_tree_test home_test home_tree_test resume_test; do
   machine_run alpha setpriv --reuid nobody --regid "$(id -g nobody)" --clear-groups \
     env HOME="$machines_folder/tmp" TMPDIR="$machines_folder/tmp" \
     XDG_RUNTIME_DIR="$machines_folder/tmp" PYTHONDONTWRITEBYTECODE=1 \

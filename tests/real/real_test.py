@@ -149,11 +149,11 @@ class Small(Real):
         self.compare_trees(program, programs.functions(300), ["as", "cc1"], "made.o")
 
     def compare_trees(self, program, text, children, file=None):
-        """Saved and loaded, and moved."""
+        """Saved and loaded, moved, and moved and called home five times."""
         alone = subprocess.run(program.command, cwd=self.folder, input=text, capture_output=True,
                                timeout=cli.PATIENCE)
         made_alone = self.take(file)
-        for go_on in (self.save_and_load, self.move_and_finish):
+        for go_on in (self.save_and_load, self.move_and_finish, self.come_home_and_finish):
             process = self.start_half(program, text)
             # They may be begun one after the other, and be the parent's copies first.
             cli.wait_until(lambda: sorted(map(name_of, cli.children(process.pid))) == children)
@@ -174,6 +174,18 @@ class Small(Real):
         for child in children:
             self.assertIn("telefork-deputy", os.readlink(f"/proc/{child}/exe"))
         out, err = process.communicate(text[len(text) // 2:], timeout=cli.PATIENCE)
+        return process.returncode, out, err
+
+    def come_home_and_finish(self, process, text, times=5):
+        text = text[len(text) // 2:]
+        piece = len(text) // (2 * times + 1)
+        children = cli.children(process.pid)
+        for i in range(2 * times):
+            process.stdin.write(text[i * piece:(i + 1) * piece])
+            process.stdin.flush()
+            (self.home if i % 2 else self.move)(process)
+            self.assertEqual(cli.children(process.pid), children)
+        out, err = process.communicate(text[2 * times * piece:], timeout=cli.PATIENCE)
         return process.returncode, out, err
 
     def start_half(self, program, text):

@@ -30,6 +30,20 @@ move() {
     fail "moving a server failed"
 }
 
+# Five times; what is to be true of it at each end is asked with the name of the machine.
+there_and_back() {
+  for _ in {1..5}; do
+    move
+    forget alpha
+    "$1" beta
+    machine_run alpha "$telefork" home "$(<"$folder/pid")" || fail "a server did not come home"
+    forget beta
+    "$1" alpha
+  done
+}
+# The names of shared memory, which stay where a process has left.
+forget() { machine_run "$1" bash -c 'rm -f /dev/shm/*; ipcrm --all=shm'; }
+
 # Its package with a service has the same program by another name.
 start redis-server redis-check-rdb --port 4321 --save '' --dir "$folder" --daemonize no \
   --unixsocket /run/redis.sock --unixsocketperm 700 \
@@ -84,6 +98,8 @@ get='exec 3<>/dev/tcp/127.0.0.1/4322; printf "GET /page HTTP/1.0\r\n\r\n" >&3; t
 ask() { machine_run "$1" bash -c "$get"; }
 await ask alpha
 workers() { machine_run beta pgrep -fc 'nginx: worker' || true; }
+serves() { [[ $(ask "$1") == "a page" ]] || fail "nginx does not serve on $1"; }
+there_and_back serves
 move
 [[ $(ask beta) == "a page" ]] || fail "nginx does not serve"
 [[ $(workers) == 2 ]] || fail "nginx has lost its workers"
@@ -110,7 +126,9 @@ postgres -D data -c unix_socket_directories="$PGHOST" -c listen_addresses= -c fs
 server=$!
 until psql -qc 'select' 2>/dev/null; do kill -0 $server; done
 pgbench -iq 2>>clients.log
-pgbench -n -c 3 -j 2 -t 1500 2>>clients.log || exit 3
+pgbench -n -c 2 -t 1500 2>>clients.log || exit 3
+until [ -e ../home ]; do kill -0 $server; done
+pgbench -n -c 3 -j 2 -t 1000 2>>clients.log || exit 3
 psql -Atc 'select count(*), sum(delta) = (select sum(abalance) from pgbench_accounts)
            from pgbench_history'
 until [ -e ../asked ]; do kill -0 $server; done
@@ -123,13 +141,18 @@ server=$!
 query() {
   machine_run "$1" /usr/lib/postgresql/15/bin/psql -h /run/postgres -U me -d postgres -Atc "$2"
 }
-under_way() { [[ $(query alpha 'select count(*) > 100 from pgbench_history') == t ]]; }
-await under_way
+under_way() { [[ $(query alpha "select count(*) > $1 from pgbench_history") == t ]]; }
+await under_way 100
+answers() { [[ $(query "$1" 'select count(*) from pgbench_accounts') == 100000 ]] || fail "on $1"; }
+there_and_back answers
+# With a client of two threads, whose ids its user could not choose at home.
+touch "$folder/home"
+await under_way 3100
 move
 # A background process that is begun there, and what it shares with who asks.
 [[ $(query beta "set force_parallel_mode = on; select count(*) from pgbench_accounts") == *100000 ]] ||
   fail "postgres has lost something"
 touch "$folder/asked"
 wait "$server" || fail "postgres ended with $?:" "$(<"$folder/database/log")"
-[[ $(tail -n 1 "$folder/transactions") == "4500|t" ]] ||
+[[ $(tail -n 1 "$folder/transactions") == "6000|t" ]] ||
   fail "transactions were lost:" "$(<"$folder/transactions")"

@@ -335,6 +335,9 @@ void ReturnSession::on_failure(const Error& error) {
       outcome_.error = Error(another->code(), error.text() + "; then: " + another->text());
     }
     gone_ = gone_ || deputies_.first_is_gone();
+    // Of one that was being killed it is known only now.
+    if (ended == 0 && !of_node && error.code() == Code::kGone) ended = deputies_.find_killed();
+    if (ended != 0) outcome_.error = killed(ended);
   }
   restorer_.reset();
   outcome_.input.reset();

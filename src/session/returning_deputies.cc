@@ -138,7 +138,7 @@ bool ReturningDeputies::is_taken_and_killed(pid_t pid) const {
 
 pid_t ReturningDeputies::find_killed() const {
   for (const auto& one : all_) {
-    if (is_taken_and_killed(one->deputy.pid)) return one->deputy.pid;
+    if (one->killed || is_taken_and_killed(one->deputy.pid)) return one->deputy.pid;
   }
   return 0;
 }

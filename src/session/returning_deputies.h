@@ -60,7 +60,7 @@ class ReturningDeputies {
   bool any_taken() const;
   // Throws where one is still there, for a process that has not come.
   void throw_if_left() const;
-  // That was taken; 0: none.
+  // 0: none.
   pid_t find_killed() const;
   bool are_all_killed() const;
   // `restorer` has those that were taken; null where none was. Who was killed meanwhile is gone.

@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import unittest
 
 import cli
 from cli import call
@@ -95,8 +94,12 @@ class HomeTree(DepartureTest):
         pair.process.stdin.write(b"end 9\n")
         pair.process.stdin.flush()
         cli.wait_until(lambda: pair.child not in cli.processes())
-        self.home(pair.pid)
-        self.assertFalse(is_deputy(pair.pid))
+        # Nobody has waited for it there.
+        if IS_ROOT:
+            self.home(pair.pid)
+        else:
+            self.refuses(call("home", pair.pid), 3, f"child's process id {pair.child}")
+        self.assertEqual(is_deputy(pair.pid), not IS_ROOT)
         self.assertEqual(pair.finish(), (9, b"-9 True\n"))
 
     def program(self, code):
@@ -108,8 +111,36 @@ class HomeTree(DepartureTest):
         process.stdin.write(line)
         process.stdin.flush()
 
-    @unittest.skipUnless(IS_ROOT, "only root can choose the ids of processes")
-    def test_what_was_begun_there_comes_too(self):
+    def test_refuses_a_child_whose_id_it_cannot_have(self):
+        """Another process has it here, or this user may not choose."""
+        process = self.program("""if True:
+            import os, sys
+            print("ready", flush=True)
+            sys.stdin.readline()
+            r, w = os.pipe()
+            child = os.fork()
+            if child == 0: sys.exit(len(os.read(r, 1)))
+            print(child, flush=True)
+            sys.stdin.readline()
+            os.write(w, b"x")
+            print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)""")
+        self.move(process.pid)
+        self.say(process, b"\n")
+        child = int(process.stdout.readline())
+        taker = None
+        if IS_ROOT:
+            taker = self.process_with_id(child)
+        self.refuses(call("home", process.pid), 3, f"child's process id {child}",
+                     "is taken here" if IS_ROOT else "this user")
+        self.assertTrue(is_deputy(process.pid))
+        if taker:
+            kill(taker)
+            os.waitpid(taker, 0)
+            self.home(process.pid)
+        out, _ = process.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual((process.returncode, out), (0, b"1\n"))
+
+    def what_was_begun_there_comes_too_as_root(self):
         """A child of a child, in a session of its own, and one that has ended."""
         process = self.program("""if True:
             import os, signal, sys
@@ -146,37 +177,7 @@ class HomeTree(DepartureTest):
         self.assertIn(b"True %d" % child, said)
         self.assertEqual(said[-2:], [b"[3, 4]", b"5"])
 
-    def test_refuses_a_child_whose_id_it_cannot_have(self):
-        """Another process has it here, or this user may not choose."""
-        process = self.program("""if True:
-            import os, sys
-            print("ready", flush=True)
-            sys.stdin.readline()
-            r, w = os.pipe()
-            child = os.fork()
-            if child == 0: sys.exit(len(os.read(r, 1)))
-            print(child, flush=True)
-            sys.stdin.readline()
-            os.write(w, b"x")
-            print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)""")
-        self.move(process.pid)
-        self.say(process, b"\n")
-        child = int(process.stdout.readline())
-        taker = None
-        if IS_ROOT:
-            taker = self.process_with_id(child)
-        self.refuses(call("home", process.pid), 3, f"child's process id {child}",
-                     "is taken here" if IS_ROOT else "this user")
-        self.assertTrue(is_deputy(process.pid))
-        if taker:
-            kill(taker)
-            os.waitpid(taker, 0)
-            self.home(process.pid)
-        out, _ = process.communicate(b"\n", timeout=cli.PATIENCE)
-        self.assertEqual((process.returncode, out), (0, b"1\n"))
-
-    @unittest.skipIf(IS_ROOT, "root can")
-    def test_refuses_memory_that_a_plain_user_cannot_have_shared_again(self):
+    def refuse_memory_that_a_plain_user_cannot_have_shared_again(self):
         process = self.program("""if True:
             import mmap, os, sys
             memory = mmap.mmap(-1, 4096)
@@ -194,6 +195,12 @@ class HomeTree(DepartureTest):
         self.refuses(call("home", process.pid), 3, "it shares memory with what has come of it")
         out, _ = process.communicate(b"\n", timeout=cli.PATIENCE)
         self.assertEqual((process.returncode, out), (0, b"7\n"))
+
+    # Only root can choose the ids of processes, and open the memory of others by its name.
+    if IS_ROOT:
+        test_what_was_begun_there_comes_too = what_was_begun_there_comes_too_as_root
+    else:
+        test_refuses_memory = refuse_memory_that_a_plain_user_cannot_have_shared_again
 
     def test_groups_and_sessions(self):
         """Those of home, and what has changed there."""

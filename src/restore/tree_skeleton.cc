@@ -70,7 +70,7 @@ bool ends_processes(int signal) {
 }  // namespace
 
 TreeSkeleton::TreeSkeleton(Blank& first, image::schema::Tree::Reader tree, TreeParts& parts,
-                           Found found)
+                           Found&& found)
     : tree_(tree), parts_(parts) {
   const std::uint32_t first_id = tree.getMembers()[0].getPid();
   nodes_[first_id].blank = &first;
@@ -81,6 +81,7 @@ TreeSkeleton::TreeSkeleton(Blank& first, image::schema::Tree::Reader tree, TreeP
     nodes_[id].blank = blank.get();
     nodes_[id].owned = std::move(blank);
   }
+  found.clear();
 }
 
 void TreeSkeleton::give_up() {

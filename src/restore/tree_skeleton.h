@@ -30,7 +30,7 @@ namespace telefork::restore {
 class TreeSkeleton {
  public:
   using Found = std::map<pid_t, std::unique_ptr<Blank>>;
-  TreeSkeleton(Blank& first, image::schema::Tree::Reader tree, TreeParts& parts, Found found);
+  TreeSkeleton(Blank& first, image::schema::Tree::Reader tree, TreeParts& parts, Found&& found);
 
   // `in_first` is run in the first one before it has children.
   void make(const std::function<void(tracee::Stub&)>& in_first);

@@ -13,6 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/error.h"
+#include "base/unique_fd.h"
 #include "kernel/abi.h"
 #include "kernel/proc_file.h"
 #include "kernel/procfs_system.h"
@@ -60,6 +62,14 @@ bool is_top_of_its_mounts(int root) {
 }  // namespace
 
 // Asks for this process's own number: permission is checked first (EPERM), then EEXIST.
+void set_next_id(pid_t id) {
+  const UniqueFd file = open_file(kLastPidPath, O_WRONLY);
+  const std::string text = std::to_string(id - 1);
+  if (::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    throw_errno(fmt::format("asking for the id {}", id));
+  }
+}
+
 bool may_choose_ids() {
   pid_t tid = ::getpid();
   CloneArgs args{.set_tid = reinterpret_cast<std::uint64_t>(&tid), .set_tid_size = 1};

@@ -26,6 +26,8 @@ int try_pid_namespace();
 // Who writes a number to it has the next ids of its own pid namespace given out behind that one, if
 // it has CAP_CHECKPOINT_RESTORE over it and there is the file (CONFIG_CHECKPOINT_RESTORE).
 inline constexpr char kLastPidPath[] = "/proc/sys/kernel/ns_last_pid";
+// The id of the next process there, if it is free and nobody begins another one before.
+void set_next_id(pid_t id);
 
 // How many ids a stretch has.
 inline constexpr pid_t kIdStretch = 256;

@@ -516,6 +516,12 @@ void Homecoming::add_moved_piece(const Staged& staged, SyscallProgram& program) 
                            {staged.at, piece.range.size, piece.range.size,
                             MREMAP_MAYMOVE | MREMAP_FIXED, piece.range.start});
   }
+  // It may be memory that home has had all the time.
+  if (piece.image->getKind() == Vma::Kind::SHARED_ANONYMOUS) {
+    for (Range run : dropped_in(piece.range)) {
+      program.call("dropping pages", SYS_madvise, {run.start, run.size, MADV_REMOVE});
+    }
+  }
   add_settings(piece, staged.protection, 0, program);
 }
 

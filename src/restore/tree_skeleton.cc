@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -17,6 +18,7 @@
 #include <sys/wait.h>
 
 #include "base/error.h"
+#include "kernel/pid_space.h"
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
 
@@ -49,6 +51,13 @@ void die_by(tracee::TracedThread& thread, int signal) {
     }
     status = thread.resume_until_stop(PTRACE_CONT, delivery ? signal : 0);
   }
+}
+
+// clone3(2), set_tid. One that has become another user may not, whoever began it.
+bool may_choose_ids(pid_t pid) {
+  constexpr std::uint64_t kEnough =
+      std::uint64_t{1} << CAP_SYS_ADMIN | std::uint64_t{1} << CAP_CHECKPOINT_RESTORE;
+  return (kernel::read_status(pid).cap_effective & kEnough) != 0;
 }
 
 bool ends_processes(int signal) {
@@ -314,25 +323,46 @@ void TreeSkeleton::make_child(const TreeStep& step) {
                 fmt::format("process {} cannot be made in session {}, whose leader has ended",
                             step.id, step.other));
   }
+  const std::uint32_t parent = sibling ? parents_.at(step.other) : step.other;
+  const bool chooses = !parts_.were_there || may_choose_ids(node(step.other).blank->pid());
   tracee::Stub& stub = stub_of(step.other);
   SyscallProgram program;
   clone_args arguments{};
   arguments.flags = CLONE_PTRACE | (sibling ? CLONE_PARENT : 0);
   arguments.exit_signal = sibling ? 0 : step.exit_signal;  // a sibling has its maker's
-  arguments.set_tid_size = 1;
-  const tracee::Data tid = program.object(static_cast<pid_t>(step.id));
-  const tracee::Data data = program.object(arguments);
-  program.point(data + offsetof(clone_args, set_tid), tid);
-  program.call_expecting(fmt::format("making process {}", step.id), step.id, SYS_clone3,
-                         {data, sizeof(arguments)});
-  stub.run(program);
-  const std::uint32_t parent = sibling ? parents_.at(step.other) : step.other;
+  const std::string what = fmt::format("making process {}", step.id);
+  const auto wanted = static_cast<pid_t>(step.id);
+  Result made;
+  if (chooses) {
+    arguments.set_tid_size = 1;
+    const tracee::Data tid = program.object(wanted);
+    const tracee::Data data = program.object(arguments);
+    program.point(data + offsetof(clone_args, set_tid), tid);
+    made = program.call(what, SYS_clone3, {data, sizeof(arguments)});
+  } else {
+    made = program.call(what, SYS_clone3, {program.object(arguments), sizeof(arguments)});
+    kernel::set_next_id(wanted);
+  }
+  const auto id = static_cast<pid_t>(stub.run(program).result(made));
+  std::unique_ptr<Blank> child = Blank::adopt(*node(step.other).blank, stub.original(),
+                                              find_child(node(parent).blank->pid(), id), id);
+  if (id != wanted) {
+    child.reset();  // which kills it
+    reap(parent, id);
+    throw Error(Code::kFailed,
+                fmt::format("{}: another process has come to have its id at this instant", what));
+  }
   parents_[step.id] = parent;
-  Node& made = nodes_[step.id];
-  const auto id = static_cast<pid_t>(step.id);
-  made.owned = Blank::adopt(*node(step.other).blank, stub.original(),
-                            find_child(node(parent).blank->pid(), id), id);
-  made.blank = made.owned.get();
+  Node& one = nodes_[step.id];
+  one.owned = std::move(child);
+  one.blank = one.owned.get();
+}
+
+void TreeSkeleton::reap(std::uint32_t parent, pid_t child) {
+  SyscallProgram program;
+  program.call_expecting(fmt::format("waiting for process {}", child), child, SYS_wait4,
+                         {child, 0, __WALL, 0});
+  stub_of(parent).run(program);
 }
 
 // Its parent is told of its end by a signal, which it would find one day.
@@ -347,10 +377,7 @@ void TreeSkeleton::forget_child_signal(std::uint32_t parent) {
 void TreeSkeleton::end_helper(const TreeStep& step) {
   if (node(step.id).stub) node(step.id).stub->abandon();
   nodes_.erase(step.id);  // which kills it
-  SyscallProgram program;
-  program.call_expecting(fmt::format("waiting for process {}", step.id), step.id, SYS_wait4,
-                         {step.id, 0, __WALL, 0});
-  stub_of(step.other).run(program);
+  reap(step.other, static_cast<pid_t>(step.id));
   if (step.exit_signal != 0) forget_child_signal(step.other);
 }
 

@@ -55,6 +55,7 @@ class TreeSkeleton {
   void run(const image::TreeStep& step);
   void make_child(const image::TreeStep& step);
   void end_helper(const image::TreeStep& step);
+  void reap(std::uint32_t parent, pid_t child);
   void end(image::schema::Member::Reader member);
   void forget_child_signal(std::uint32_t parent);
   void take_terminal(std::uint32_t session);

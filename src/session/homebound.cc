@@ -38,10 +38,15 @@ bool is_watched(const kernel::Vma& vma) {
   return !vma.shared && !vma.is_vdso_or_vvar() && !vma.is_vsyscall();
 }
 
-// All of them: whoever wrote to them there, here nobody can have.
+// All of them, and all that have none: whoever wrote to them there, or dropped them, here nobody
+// can have.
 capture::ChangedPages shared_pages(const capture::Mapping& mapping, pid_t pid) {
   if (mapping.kind != Vma::Kind::SHARED_ANONYMOUS) return {};
-  return {kernel::shared_pages(pid, mapping.vma), {}};
+  const kernel::Vma& vma = mapping.vma;
+  std::vector<kernel::PageRun> there = kernel::shared_pages(pid, vma);
+  std::vector<kernel::PageRun> holes =
+      kernel::subtract_runs({{vma.start, vma.size() / kPageSize}}, vma.start, vma.end, there);
+  return {std::move(there), std::move(holes)};
 }
 
 std::uint64_t count_pages(

@@ -170,12 +170,41 @@ class HomeTree(DepartureTest):
         self.assertEqual(cli.children(process.pid), [child])
         self.assertIn(begun, cli.children(child))
         self.assertEqual(os.getsid(begun), begun)
-        self.say(process, b"\n")
-        first = process.stdout.readline()
-        out, _ = process.communicate(b"\n", timeout=cli.PATIENCE)
-        said = (first + out).splitlines()
+        out, _ = process.communicate(b"\n\n", timeout=cli.PATIENCE)
+        said = out.splitlines()
         self.assertIn(b"True %d" % child, said)
         self.assertEqual(said[-2:], [b"[3, 4]", b"5"])
+
+    def what_another_user_began_there_comes_too_as_root(self):
+        """One of root's that has become a user who may not choose ids."""
+        process = self.program("""if True:
+            import os, sys
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            first = os.fork()
+            if first == 0: os._exit(sys.stdin.readline() == "first\\n")
+            print("ready", flush=True)
+            os.waitpid(first, 0)
+            r, w = os.pipe()
+            begun = []
+            for _ in range(2):
+                begun.append(os.fork())
+                if begun[-1] == 0:
+                    os.read(r, 1)
+                    os._exit(7)
+            print(*begun, flush=True)
+            while sys.stdin.readline() != "end\\n": pass
+            os.write(w, b"xx")
+            print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in begun],
+                  flush=True)""")
+        self.move(process.pid)
+        self.say(process, b"first\n")
+        begun = [int(pid) for pid in process.stdout.readline().split()]
+        self.home(process.pid)
+        self.assertEqual(sorted(cli.children(process.pid)), sorted(begun))
+        out, _ = process.communicate(b"end\n", timeout=cli.PATIENCE)
+        self.assertEqual((process.returncode, out), (0, b"[7, 7]\n"))
 
     def refuse_memory_that_a_plain_user_cannot_have_shared_again(self):
         process = self.program("""if True:
@@ -199,6 +228,7 @@ class HomeTree(DepartureTest):
     # Only root can choose the ids of processes, and open the memory of others by its name.
     if IS_ROOT:
         test_what_was_begun_there_comes_too = what_was_begun_there_comes_too_as_root
+        test_what_another_user_began_comes_too = what_another_user_began_there_comes_too_as_root
     else:
         test_refuses_memory = refuse_memory_that_a_plain_user_cannot_have_shared_again
 

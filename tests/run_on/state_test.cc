@@ -116,6 +116,32 @@ TEST_P(ACall, BringsNewAndLostMappingsHome) {
   EXPECT_TRUE(went_well(outcome));
 }
 
+// Whether it stayed where it was or was moved there, in a small program and in a large one.
+TEST_P(ACall, BringsHolesInSharedMemoryHome) {
+  Outcome outcome = run([this] {
+    for (const std::size_t size : {16 * kPage, 80 * kMega}) {
+      for (const bool moves : {false, true}) {
+        unsigned char* memory = map_anonymous(size, PROT_READ | PROT_WRITE, MAP_SHARED);
+        unsigned char* place = map_anonymous(size, PROT_NONE);
+        std::memset(memory, 'o', size);
+        call_on(node(), [&] {
+          require(madvise(memory + 2 * kPage, 3 * kPage, MADV_REMOVE) == 0);
+          memory[4 * kPage] = 'n';
+          if (!moves) return;
+          require(mremap(memory, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place);
+          memory = place;
+        });
+        for (std::size_t page = 0; page < size / kPage; ++page) {
+          const int there = page == 4 ? 'n' : 0;
+          require_equal(int{memory[page * kPage]}, page >= 2 && page < 5 ? there : 'o');
+        }
+        require(munmap(memory, size) == 0);
+      }
+    }
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 TEST_P(ACall, BringsAllocationsHome) {
   Outcome outcome = run([this] {
     std::vector<std::string> words(100, "a word that is too long for a short string");

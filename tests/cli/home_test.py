@@ -74,7 +74,7 @@ class Home(DepartureTest):
             self.move(victim.pid)
             self.home(victim.pid)
             self.assertEqual(sorted(os.listdir(f"/proc/{victim.pid}/task")), threads)
-            self.assertEqual(self.entries(victim.pid), [])
+            cli.wait_until(lambda: self.entries(victim.pid) == [])
         self.assertEqual(victim.finish(), (42, b"pass\n"))
 
     def test_with_a_stderr_that_an_exec_closes_or_none(self):

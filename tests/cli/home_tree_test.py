@@ -274,7 +274,7 @@ class HomeTree(DepartureTest):
         cli.wait_until(lambda: cli.processes()[guest] in "Tt" and
                        cli.processes()[pair.child] in "Tt")
         self.home(pair.pid)
-        self.assertEqual(cli.processes()[pair.child], "T")
+        cli.wait_until(lambda: cli.processes()[pair.child] == "T")
         os.kill(pair.child, signal.SIGCONT)
         self.assertEqual(pair.ask("word"), ((0, 0), (0, 0)))
         self.assertEqual(pair.finish(), self.passed)

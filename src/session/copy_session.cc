@@ -24,17 +24,6 @@ capture::SurveyOptions CopySession::survey_options() const {
   return options;
 }
 
-tracee::FrozenTree CopySession::freeze() {
-  try {
-    return tracee::FrozenTree::freeze(
-        request_.pid, [](pid_t) { return 0; }, tracee::Patience{tracee::FrozenProcess::kLimit});
-  } catch (const Error& error) {
-    // Others of its tree stood still by then.
-    frozen_ = !alone() && error.code() != Code::kGone;
-    throw;
-  }
-}
-
 // Up to the whole image there.
 void CopySession::send_image() {
   announce(true);

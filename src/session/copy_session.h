@@ -44,7 +44,6 @@ class CopySession : public Departure {
 
  private:
   capture::SurveyOptions survey_options() const;
-  tracee::FrozenTree freeze();
   void send_image();
   void describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen, image::Writer& writer);
   void make_snapshots();

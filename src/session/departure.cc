@@ -134,6 +134,17 @@ void Departure::announce(bool only_first) {
   });
 }
 
+tracee::FrozenTree Departure::freeze() {
+  try {
+    return tracee::FrozenTree::freeze(
+        request_.pid, [](pid_t) { return 0; }, tracee::Patience{tracee::FrozenProcess::kLimit});
+  } catch (const Error& error) {
+    // Others of its tree stood still by then.
+    frozen_ = !alone() && error.code() != Code::kGone;
+    throw;
+  }
+}
+
 capture::TreeSurvey Departure::look_again(const capture::SurveyOptions& options) {
   capture::TreeSurvey tree =
       capture::survey_tree(request_.pid, options, std::exchange(looked_, capture::Survey()));

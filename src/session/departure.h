@@ -31,6 +31,7 @@
 #include "session/programs.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
+#include "tracee/frozen_tree.h"
 #include "tracee/snapshot.h"
 
 namespace telefork::session {
@@ -121,6 +122,8 @@ class Departure {
   void look(const capture::SurveyOptions& options);
   // `only_first`: nobody here stands for the others.
   void announce(bool only_first = false);
+  // With all that has come of it.
+  tracee::FrozenTree freeze();
   // They are frozen.
   capture::TreeSurvey look_again(const capture::SurveyOptions& options);
   void tell_streams(const capture::Survey& survey);

@@ -42,17 +42,6 @@ capture::SurveyOptions MoveSession::survey_options() const {
   return options;
 }
 
-tracee::FrozenTree MoveSession::freeze() {
-  try {
-    return tracee::FrozenTree::freeze(
-        request_.pid, [](pid_t) { return 0; }, tracee::Patience{tracee::FrozenProcess::kLimit});
-  } catch (const Error& error) {
-    // Others of its tree stood still by then.
-    frozen_ = !alone() && error.code() != Code::kGone;
-    throw;
-  }
-}
-
 void MoveSession::park(tracee::FrozenTree frozen, const capture::TreeSurvey& tree) {
   tracee::ParkedProcess::Options options;
   options.wait = std::min<std::chrono::nanoseconds>(options.wait, settings_.lease.stop);

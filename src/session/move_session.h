@@ -54,7 +54,6 @@ class MoveSession : public Departure {
  private:
   capture::SurveyOptions survey_options() const;
   void depart();
-  tracee::FrozenTree freeze();
   void park(tracee::FrozenTree frozen, const capture::TreeSurvey& tree);
   void give_up();
   void hollow_out();

@@ -139,32 +139,26 @@ class DepartureTest(cli.NodeTest):
             [cli.TELEFORK, self.command, str(pid), self.node, "--stop-at", step, *flags],
             env={**os.environ, **(SHORT_LEASE if lease is None else lease)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(self.end, command)
-
-        def find():
-            for other, state in cli.processes().items():
-                if state == "T" and arguments_of(other)[1:3] == [self.command.encode(), b"%d" % pid]:
-                    return other
-            return None
-        cli.wait_until(find)
-        session = find()
-        self.addCleanup(kill, session)
-        return command, session
+        return command, self.standing_still(self.command, pid)
 
     def stopped_home(self, step, pid):
         """A call home that stands still at a step -> (the command, the session process)."""
         command = subprocess.Popen([cli.TELEFORK, "home", str(pid), "--stop-at", step],
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(self.end, command)
+        return command, self.standing_still("move", pid)
 
+    def standing_still(self, command, pid):
+        """The session process of `command`."""
         def find():
             for other, state in cli.processes().items():
-                if state == "T" and arguments_of(other)[1:3] == [b"move", b"%d" % pid]:
+                if state == "T" and arguments_of(other)[1:3] == [command.encode(), b"%d" % pid]:
                     return other
             return None
         cli.wait_until(find)
         session = find()
         self.addCleanup(kill, session)
-        return command, session
+        return session
 
     def interrupt(self, command, session):
         """A wish not to have it, which is heard when the session goes on -> stderr."""
@@ -239,3 +233,28 @@ class DepartureTest(cli.NodeTest):
                 return False
             pid = int(text[text.rindex(")") + 2:].split()[1])
         return False
+
+
+COPY_STEPS = (*STEPS_HERE[:-1], "forked", "sent")
+COPY_STEPS_AWAY = ("given_up", "go_sent", "start_seen")
+
+
+class CopyTest(DepartureTest):
+    command = "fork"
+
+    def setUp(self):
+        super().setUp()
+        self.homes = []
+        self.addCleanup(self.end_copies)
+
+    def end_copies(self):
+        for home in self.homes:
+            kill(home)
+        cli.wait_until(lambda: not any(home in cli.processes() for home in self.homes))
+
+    def fork(self, pid, *flags):
+        done = call("fork", pid, self.node, "--json", *flags)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        told = json.loads(done.stdout)
+        self.homes.append(told["home_pid"])
+        return told

@@ -10,36 +10,15 @@ import sys
 
 import cli
 from cli import call
-from departure import (STEPS_HERE, DepartureTest, arguments_of, is_deputy, kill, sessions)
-
-STEPS = (*STEPS_HERE[:-1], "forked", "sent")
-STEPS_AWAY = ("given_up", "go_sent", "start_seen")
+from departure import (COPY_STEPS, COPY_STEPS_AWAY, CopyTest, arguments_of, is_deputy, kill,
+                       sessions)
 
 
-class Fork(DepartureTest):
-    command = "fork"
-
-    def setUp(self):
-        super().setUp()
-        self.homes = []
-        self.addCleanup(self.end_copies)
-
-    def end_copies(self):
-        for home in self.homes:
-            kill(home)
-        cli.wait_until(lambda: not any(home in cli.processes() for home in self.homes))
-
+class Fork(CopyTest):
     def computing(self, *arguments):
         """A victim that looks at itself when it gets SIGUSR1; nobody has its stdin."""
         victim = self.victim(*arguments, env={**os.environ, "VICTIM_WAITS_FOR_SIGNAL": "1"})
         return victim
-
-    def fork(self, pid, *flags):
-        done = call("fork", pid, self.node, "--json", *flags)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        told = json.loads(done.stdout)
-        self.homes.append(told["home_pid"])
-        return told
 
     def passes(self, victim):
         """The original, that nothing has been done to. What its copies hold ends with them."""
@@ -75,7 +54,7 @@ class Fork(DepartureTest):
         self.assertGreater(told["pages_sent"], 256)
         self.assertGreater(told["bytes_sent"], told["pages_sent"] * 4096)
         shares = told["steps_ms"]
-        self.assertEqual(list(shares), [*STEPS, *STEPS_AWAY])
+        self.assertEqual(list(shares), [*COPY_STEPS, *COPY_STEPS_AWAY])
         self.assertLessEqual(sum(shares.values()), told["total_ms"])
         self.assertLess(told["freeze_ms"], told["total_ms"])
         self.assertEqual(self.guest_of(told["home_pid"]), told["pid"])
@@ -182,7 +161,7 @@ class Fork(DepartureTest):
 
     def test_the_original_runs_on_when_the_session_dies(self):
         """Its snapshot has ended with it, and is reaped by who asked for the copy."""
-        for step in STEPS + STEPS_AWAY:
+        for step in COPY_STEPS + COPY_STEPS_AWAY:
             with self.subTest(step):
                 victim = self.computing(3, 2)
                 command, session = self.stopped_at(step, victim.pid)
@@ -219,7 +198,7 @@ class Fork(DepartureTest):
         self.assertEqual(victim.process.stdout.read(), b"pass\n")
 
     def test_a_wish_not_to_have_it_is_heard_until_it_is_given_up(self):
-        for step in STEPS:
+        for step in COPY_STEPS:
             with self.subTest(step):
                 victim = self.computing(3, 2)
                 command, session = self.stopped_at(step, victim.pid)
@@ -230,7 +209,7 @@ class Fork(DepartureTest):
                 self.passes(victim)
 
     def test_the_original_runs_on_when_the_node_dies(self):
-        for step in STEPS + STEPS_AWAY[:1]:
+        for step in COPY_STEPS + COPY_STEPS_AWAY[:1]:
             with self.subTest(step):
                 victim = self.computing(3, 2)
                 command, session = self.stopped_at(step, victim.pid)

@@ -10,10 +10,8 @@ import sys
 
 import cli
 from cli import call
-from departure import (STEPS_HERE, DepartureTest, arguments_of, is_deputy, kill, sessions)
-
-STEPS = (*STEPS_HERE[:-1], "forked", "sent")
-STEPS_AWAY = ("given_up", "go_sent", "start_seen")
+from departure import (COPY_STEPS, COPY_STEPS_AWAY, CopyTest, arguments_of, is_deputy, kill,
+                       sessions)
 
 # A parent and a child, with two pipes between them and memory that they share. On SIGUSR1 the parent
 # has the child answer what lies unread in the one pipe, and says what it has heard and what its
@@ -62,32 +60,13 @@ def status_of(pid, name):
     return re.search(rf"^{name}:\s*(.*)$", text, re.M)[1]
 
 
-class ForkTree(DepartureTest):
-    command = "fork"
-
-    def setUp(self):
-        super().setUp()
-        self.homes = []
-        self.addCleanup(self.end_copies)
-
-    def end_copies(self):
-        for home in self.homes:
-            kill(home)
-        cli.wait_until(lambda: not any(home in cli.processes() for home in self.homes))
-
+class ForkTree(CopyTest):
     def pair(self):
         process = self.start(sys.executable, "-c", PAIR)
         process.child = int(process.stdout.readline().split()[1])
         self.addCleanup(kill, process.child)
         cli.wait_until(lambda: {cli.processes()[pid] for pid in (process.pid, process.child)} == {"S"})
         return process
-
-    def fork(self, pid, *flags):
-        done = call("fork", pid, self.node, "--json", *flags)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        told = json.loads(done.stdout)
-        self.homes.append(told["home_pid"])
-        return told
 
     def copy_passes(self, pair, told):
         os.kill(told["home_pid"], signal.SIGUSR1)
@@ -113,7 +92,7 @@ class ForkTree(DepartureTest):
         told = self.fork(pair.pid)
         self.assertEqual((told["processes"], told["guest_pid"], told["warnings"]),
                          (2, pair.pid, []))
-        self.assertEqual(list(told["steps_ms"]), [*STEPS, *STEPS_AWAY])
+        self.assertEqual(list(told["steps_ms"]), [*COPY_STEPS, *COPY_STEPS_AWAY])
         self.assertTrue(is_deputy(told["home_pid"]))
         self.assertEqual([is_deputy(pid) for pid in (pair.pid, pair.child)], [False, False])
         self.assertEqual(arguments_of(told["home_pid"]), arguments_of(pair.pid))
@@ -240,7 +219,7 @@ signal.pause()
 
     def test_the_originals_run_on_when_the_session_dies(self):
         """Their snapshots have ended with it, and are reaped by who asked for the copy."""
-        for step in STEPS + STEPS_AWAY:
+        for step in COPY_STEPS + COPY_STEPS_AWAY:
             with self.subTest(step):
                 pair = self.pair()
                 command, session = self.stopped_at(step, pair.pid)
@@ -280,7 +259,7 @@ signal.pause()
         self.copy_passes(pair, {"home_pid": home})
 
     def test_a_wish_not_to_have_it_is_heard_until_it_is_given_up(self):
-        for step in STEPS:
+        for step in COPY_STEPS:
             with self.subTest(step):
                 pair = self.pair()
                 command, session = self.stopped_at(step, pair.pid)
@@ -291,7 +270,7 @@ signal.pause()
                 self.passes(pair)
 
     def test_the_originals_run_on_when_the_node_dies(self):
-        for step in STEPS + STEPS_AWAY[:1]:
+        for step in COPY_STEPS + COPY_STEPS_AWAY[:1]:
             with self.subTest(step):
                 pair = self.pair()
                 command, session = self.stopped_at(step, pair.pid)

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include <fcntl.h>
+#include <semaphore.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -253,18 +254,23 @@ TEST_P(AMove, TakesWhatAChildHasAtTheNumberOfTheSocketToTheAgent) {
 
 TEST_P(AMove, TakesAllThatHasComeOfIt) {
   Outcome outcome = run([this] {
-    auto* shared = static_cast<std::atomic<int>*>(
+    struct Shared {
+      sem_t moved;
+      sem_t asked;
+    };
+    auto* shared = static_cast<Shared*>(
         mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
     require(shared != MAP_FAILED);
+    require(sem_init(&shared->moved, 1, 0) == 0 && sem_init(&shared->asked, 1, 0) == 0);
     AnsweringChild child([&] {
       require(setsid() == getpid());
       AnsweringChild grandchild([&] { require(setpgid(0, 0) == 0); });
       std::thread([&, grandchild] {
-        while (*shared == 0) usleep(1000);
+        require(sem_wait(&shared->moved) == 0);
         // Threads are where their process is.
         require_equal(grandchild.ask(), space_of_pids());
         grandchild.finish();
-        *shared = 2;
+        require(sem_post(&shared->asked) == 0);
       }).detach();
     });
     const pid_t zombie = fork();
@@ -281,8 +287,7 @@ TEST_P(AMove, TakesAllThatHasComeOfIt) {
     move_to(node());
     require_equal(child.ask(), space_of_pids());
     require_equal(getsid(child.pid()), child.pid());
-    *shared = 1;
-    while (*shared != 2) usleep(1000);
+    require(sem_post(&shared->moved) == 0 && sem_wait(&shared->asked) == 0);
     child.finish();
     require(waitpid(zombie, &status, 0) == zombie && WEXITSTATUS(status) == 3);
     require(kill(stopped, SIGCONT) == 0);

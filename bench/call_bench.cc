@@ -1,7 +1,8 @@
 // telefork_run_on(): how long it takes until the function runs there, and from its end until it has
 // returned here, by what the function has written to meanwhile.
 //
-//     call_bench --node NODE --transport NAME --size 1M [--pages small|huge] [--trials N]
+//     call_bench --node NODE --transport NAME --size 1M [--pages small|huge] [--mode eager|lazy]
+//                [--trials N]
 //
 // By turns: nothing, 1000 pages, all of them. All clocks are those of one kernel. The first call
 // opens the link and is in no median. Before each way as much free memory is touched as it may
@@ -51,6 +52,9 @@ struct Series {
 
 void run(const Arguments& arguments) {
   const std::string node = arguments.text("node");
+  telefork_options options = TELEFORK_OPTIONS_INIT;
+  options.mode =
+      arguments.text("mode", "eager") == "lazy" ? TELEFORK_MODE_LAZY : TELEFORK_MODE_EAGER;
   TouchedMemory memory(arguments.size("size"), arguments.pages());
   const std::size_t all = memory.size() / kPage;
   std::vector<Series> series = {{"nothing", 0, {}, {}, {}}, {"all", all, {}, {}, {}}};
@@ -61,7 +65,9 @@ void run(const Arguments& arguments) {
       usleep(kSettleMicroseconds);
       Call call{&memory, one.pages};
       const double before = now();
-      if (telefork_run_on(node.c_str(), run_there, &call) != 0) fail(telefork_error());
+      if (telefork_run_on_with(node.c_str(), run_there, &call, &options) != 0) {
+        fail(telefork_error());
+      }
       const double after = now();
       if (i < 0) continue;
       one.there.push_back(call.began - before);
@@ -73,6 +79,7 @@ void run(const Arguments& arguments) {
     Record record("call");
     record.text("node", arguments.text("transport"));
     record.text("pages", arguments.text("pages", "small"));
+    record.text("mode", arguments.text("mode", "eager"));
     record.text("wrote", one.wrote);
     record.number("size", static_cast<double>(memory.size()));
     record.samples("there_ms", one.there);
@@ -88,6 +95,6 @@ void run(const Arguments& arguments) {
 int main(int argc, char** argv) {
   // What the caller left open could not travel.
   close_range(3, ~0U, 0);
-  telefork::bench::run({argc, argv, {"node", "transport", "size", "pages", "trials"}});
+  telefork::bench::run({argc, argv, {"node", "transport", "size", "pages", "mode", "trials"}});
   return 0;
 }

@@ -2,14 +2,15 @@
 // and when the child's first instruction runs.
 //
 //     fork_bench --node NODE --transport NAME --size 1M [--pages small|huge] [--trials N]
-//                --folder DIR [--watch PID,PID...]
+//                [--mode eager|lazy] --folder DIR [--watch PID,PID...]
 //
 // Before every call all memory is made the parent's own again, so that each fork finds the page
 // tables as a process that has been working leaves them. The first telefork opens the link; it is
 // told apart ("opening") and is in no median.
 //
-// The child reads the clock as its first instruction and leaves it in a file in DIR, which it opens
-// itself; both clocks are those of one kernel. With --watch, the peak resident sizes of telefork's
+// The child reads the clock as its first instruction, and in mode lazy again when it has read every
+// page of its memory once, and leaves that in a file in DIR, which it opens itself; the clocks are
+// those of one kernel. With --watch, the peak resident sizes of telefork's
 // processes under these pids are sampled while the memory travels; samples of time are then of no
 // use, since looking costs a core.
 #include <errno.h>
@@ -40,19 +41,22 @@ constexpr int kSettleMicroseconds = 50'000;
 struct Times {
   double held;               // the call, in the parent
   double first_instruction;  // from the call to the child's first instruction
+  double touched;            // from the call until the child has read all of its memory
   double ended;              // from the call to the child's status
 };
 
 struct Series {
-  std::vector<double> held, first_instruction, ended;
+  std::vector<double> held, first_instruction, touched, ended;
   void add(const Times& times) {
     held.push_back(times.held);
     first_instruction.push_back(times.first_instruction);
+    touched.push_back(times.touched);
     ended.push_back(times.ended);
   }
   void put(const std::string& name, Record& record) const {
     record.samples(name + "_held_ms", held);
     record.samples(name + "_first_instruction_ms", first_instruction);
+    record.samples(name + "_touched_ms", touched);
     record.samples(name + "_ended_ms", ended);
   }
 };
@@ -62,7 +66,9 @@ class ForkBench {
   explicit ForkBench(const Arguments& arguments)
       : node_(arguments.text("node")),
         report_(arguments.text("folder") + "/first-instruction"),
-        memory_(arguments.size("size"), arguments.pages()) {
+        memory_(arguments.size("size"), arguments.pages()),
+        lazy_(arguments.text("mode", "eager") == "lazy") {
+    options_.mode = lazy_ ? TELEFORK_MODE_LAZY : TELEFORK_MODE_EAGER;
     std::string pids = arguments.text("watch");
     for (char* at = pids.data(); *at != '\0'; at += *at == ',') {
       watched_.push_back(static_cast<pid_t>(std::strtol(at, &at, 10)));
@@ -73,7 +79,7 @@ class ForkBench {
     return measure([] { return fork(); });
   }
   Times away() {
-    return measure([this] { return telefork_fork(node_.c_str()); });
+    return measure([this] { return telefork_fork_with(node_.c_str(), &options_); });
   }
   const std::map<std::string, double>& peaks() const { return peaks_; }
 
@@ -89,12 +95,20 @@ class ForkBench {
     if (pid == 0) be_child(after);
     if (pid < 0) fail(telefork_error()[0] != '\0' ? telefork_error() : "fork");
     wait_for(pid);
-    return {after - before, read_report() - before, now() - before};
+    const double ended = now();
+    const Report report = read_report();
+    return {after - before, report.first - before, report.touched - before, ended - before};
   }
 
+  struct Report {
+    double first, touched;
+  };
+
   [[noreturn]] void be_child(double first) {
+    if (lazy_) touch_all();
+    const Report report{first, now()};
     int fd = open(report_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0 || write(fd, &first, sizeof first) != sizeof first) _exit(1);
+    if (fd < 0 || write(fd, &report, sizeof report) != sizeof report) _exit(1);
     if (!watched_.empty()) usleep(kLingerMicroseconds);
     _exit(0);
   }
@@ -112,17 +126,27 @@ class ForkBench {
     if (status != 0) fail("the child ended with wait status " + std::to_string(status));
   }
 
-  double read_report() const {
-    double first = 0;
+  // In their order.
+  void touch_all() const {
+    constexpr std::size_t kPage = 4096;
+    for (std::size_t at = 0; at < memory_.size(); at += kPage) {
+      static_cast<void>(*const_cast<const volatile std::byte*>(memory_.data() + at));
+    }
+  }
+
+  Report read_report() const {
+    Report report{};
     int fd = open(report_.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || read(fd, &first, sizeof first) != sizeof first) fail_errno(report_);
+    if (fd < 0 || read(fd, &report, sizeof report) != sizeof report) fail_errno(report_);
     close(fd);
-    return first;
+    return report;
   }
 
   std::string node_;
   std::string report_;
   TouchedMemory memory_;
+  bool lazy_;
+  telefork_options options_ = TELEFORK_OPTIONS_INIT;
   std::vector<pid_t> watched_;
   std::map<std::string, double> peaks_;
 };
@@ -141,6 +165,7 @@ void run(const Arguments& arguments) {
   Record record("fork");
   record.text("node", arguments.text("transport"));
   record.text("pages", arguments.text("pages", "small"));
+  record.text("mode", arguments.text("mode", "eager"));
   record.number("size", static_cast<double>(arguments.size("size")));
   record.number("mappings", count_mappings());
   record.number("opening_held_ms", opening.held * 1e3);
@@ -161,6 +186,6 @@ int main(int argc, char** argv) {
   // What the caller left open could not travel.
   close_range(3, ~0U, 0);
   telefork::bench::run(
-      {argc, argv, {"node", "transport", "size", "pages", "trials", "folder", "watch"}});
+      {argc, argv, {"node", "transport", "size", "pages", "mode", "trials", "folder", "watch"}});
   return 0;
 }

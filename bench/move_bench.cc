@@ -3,11 +3,12 @@
 //
 //     move_bench --telefork PROGRAM --subject PROGRAM --node NODE --transport NAME --size 1M
 //                [--threads N] [--mappings N] [--children N] [--trials N]
+//                [--mode MODE] [--writes PAGES_PER_SECOND]
 //
 // Each trial has a process of its own, which is looked at by `check`, moved, and told to end. With
 // threads the floor is measured on it too, before it is moved: to stop them and read the registers,
 // extended state and signal mask of each, and to begin as many threads here, where nobody traces.
-// The first move is in no median.
+// The first move is in no median. With writes the subject says itself for how long it did not run.
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/elf.h>
@@ -25,6 +26,7 @@
 #include <cstdlib>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -67,7 +69,7 @@ Child start(const std::vector<std::string>& command) {
 }
 
 void await_end(const Child& child, const std::string& what) {
-  close(child.input);
+  if (child.input >= 0) close(child.input);
   close(child.output);
   int status = 0;
   if (waitpid(child.pid, &status, 0) != child.pid) fail_errno("waitpid");
@@ -164,13 +166,18 @@ class MoveBench {
   explicit MoveBench(const Arguments& arguments)
       : telefork_(arguments.text("telefork")),
         node_(arguments.text("node")),
+        mode_(arguments.text("mode", "eager")),
         threads_(arguments.number("threads", 0)),
-        subject_{arguments.text("subject"), std::to_string(arguments.size("size") >> 20),
-                 std::to_string(threads_), std::to_string(arguments.number("mappings", 0)),
-                 std::to_string(arguments.number("children", 0))} {}
+        writes_(arguments.number("writes", 0)),
+        subject_{arguments.text("subject"),
+                 std::to_string(arguments.size("size") >> 20),
+                 std::to_string(threads_),
+                 std::to_string(arguments.number("mappings", 0)),
+                 std::to_string(arguments.number("children", 0)),
+                 std::to_string(writes_)} {}
 
   Series trial(Series series) {
-    const Child child = start(subject_);
+    Child child = start(subject_);
     char ready[6];
     if (read(child.output, ready, sizeof ready) != sizeof ready) fail("the subject is not ready");
     const std::string pid = std::to_string(child.pid);
@@ -181,22 +188,36 @@ class MoveBench {
       series.add("floor_freeze", time_to_freeze(child.pid));
       series.add("floor_threads", time_to_begin_threads(threads_));
     }
+    if (writes_ > 0 && write(child.input, "x", 1) != 1) fail_errno("write");
     const double begun = now();
-    const auto told =
-        nlohmann::ordered_json::parse(output_of({telefork_, "move", pid, node_, "--json"}));
+    const auto told = nlohmann::ordered_json::parse(
+        output_of({telefork_, "move", pid, node_, "--mode", mode_, "--json"}));
     series.add("command", now() - begun);
     series.add("freeze", told["freeze_ms"].get<double>() / 1e3);
     for (const auto& [step, ms] : told["steps_ms"].items()) {
       series.add("step " + step, ms.get<double>() / 1e3);
     }
+    if (told.contains("watch_ms")) series.add("watch", told["watch_ms"].get<double>() / 1e3);
+    if (writes_ > 0) series.add("gap", gap_of(child));
     await_end(child, "the moved process");
     return series;
   }
 
  private:
+  // Its input ends, and it says so.
+  static double gap_of(Child& child) {
+    close(std::exchange(child.input, -1));
+    std::string said;
+    char byte;
+    while (read(child.output, &byte, 1) == 1 && byte != '\n') said += byte;
+    return std::stod(said) / 1e3;
+  }
+
   std::string telefork_;
   std::string node_;
+  std::string mode_;
   long threads_;
+  long writes_;
   std::vector<std::string> subject_;
 };
 
@@ -207,6 +228,8 @@ void run(const Arguments& arguments) {
   for (long i = 0; i < arguments.number("trials", 5); ++i) series = bench.trial(std::move(series));
   Record record("move");
   record.text("node", arguments.text("transport"));
+  record.text("mode", arguments.text("mode", "eager"));
+  record.number("writes", static_cast<double>(arguments.number("writes", 0)));
   record.number("size", static_cast<double>(arguments.size("size")));
   record.number("threads", static_cast<double>(arguments.number("threads", 0)) + 1);
   record.number("more_mappings", static_cast<double>(arguments.number("mappings", 0)));
@@ -224,6 +247,6 @@ int main(int argc, char** argv) {
   telefork::bench::run({argc,
                         argv,
                         {"telefork", "subject", "node", "transport", "size", "threads", "mappings",
-                         "children", "trials"}});
+                         "children", "trials", "mode", "writes"}});
   return 0;
 }

@@ -9,6 +9,7 @@
 #   machines_begin                     makes the folder $machines_folder for sockets and logs
 #   machines_for_test                both, or the end of a test that has to be skipped
 #   machine_start alpha TELEPAD ARG... a machine named alpha; returns when its telepad listens
+#   machine_here alpha                 this shell's own machine has that name from now on
 #   machine_run alpha COMMAND ARG...   runs a command on it, in the current directory
 #   machine_node alpha                 prints the NODE by which all machines reach it
 #   machine_link alpha beta            joins their networks by a cable: each then has one more address
@@ -44,6 +45,8 @@ machines_for_test() {
   trap machines_end EXIT
   machines_begin
 }
+
+machine_here() { machine_pid[$1]=$$; }
 
 machine_node() { echo "unix:$machines_folder/$1/telepad.sock"; }
 machine_log() { echo "$machines_folder/$1.log"; }

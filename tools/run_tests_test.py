@@ -38,6 +38,11 @@ class RunTests(unittest.TestCase):
         self.assertNotEqual(run.returncode, 0)
         self.assertIn("why it failed", run.stdout)
 
+    def test_the_end_of_a_failing_tests_output_is_told_again_at_the_end(self):
+        run = self.run_one("seq 100; exit 1")
+        told = [line for line in run.stderr.splitlines() if line.startswith("one: ")]
+        self.assertEqual(told, [f"one: {number}" for number in range(71, 101)])
+
     def test_a_skip_that_is_not_allowed_fails_in_ci(self):
         run = self.run_one("echo needs: a unicorn; exit 77")
         self.assertEqual(run.returncode, 1)

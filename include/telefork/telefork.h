@@ -58,7 +58,8 @@ enum telefork_code {
   TELEFORK_GONE = 10         /* the process has ended */
 };
 
-/* How the memory travels. A mode asked for by name that cannot be had is refused. */
+/* How the memory travels. A mode asked for by name that cannot be had is refused. Automatic is lazy
+   for a fork or a run_on of a process that is large, where that can be had, and else eager. */
 enum telefork_mode {
   TELEFORK_MODE_AUTOMATIC = 0,
   TELEFORK_MODE_EAGER = 1, /* all of it before the child starts */

@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
       telefork::app::Settings told = telefork::app::read_settings();
       settings.lease = told.lease;
       settings.access = told.access;
+      settings.laziness = told.laziness;
       if (lease_stop) settings.lease.stop = Ms(*lease_stop);
       if (lease_kill) settings.lease.kill = Ms(*lease_kill);
       if (lease_home) settings.lease.home = Ms(*lease_home);

@@ -35,6 +35,13 @@ pid_t parse_pid(const std::string& text) {
   return pid;
 }
 
+telefork::session::Mode mode_of(const std::string& name) {
+  using telefork::session::Mode;
+  if (name == "eager") return Mode::kEager;
+  if (name == "lazy") return Mode::kLazy;
+  return name == "live" ? Mode::kLive : Mode::kAutomatic;
+}
+
 // Of `run`: what belongs to telefork, and behind it the command, whose options are its own.
 struct SplitArguments {
   std::vector<std::string> own;
@@ -134,8 +141,10 @@ class CommandLine {
   KeygenCommand keygen_;
   TrustCommand trust_;
   std::string trust_what_, trust_key_;
+  double bandwidth_ = 0;
   std::string pid_;
   std::string cpu_;
+  std::string mode_;
   std::string libc_;
   std::string shared_;
 };
@@ -159,19 +168,31 @@ void CommandLine::add_run() {
 void CommandLine::add_departure(CLI::App& sub, DepartCommand& command) {
   sub.add_option("PID", pid_, "the process")->required();
   sub.add_option("NODE", command.node, "where to")->required();
+  sub.add_option(
+         "--mode", mode_,
+         "eager: all memory goes first; lazy: it runs there at once, and its memory follows")
+      ->check(CLI::IsMember({"automatic", "eager", "lazy", "live"}));
   sub.add_option("--shared", shared_, "copy: make a copy of shared memory")
       ->check(CLI::IsMember({"refuse", "copy"}));
   sub.add_option("--cpu", cpu_, "force: try it on a CPU that lacks features")
       ->check(CLI::IsMember({"force"}));
   sub.add_option("--libc", libc_, "force: try it with another C library")
       ->check(CLI::IsMember({"force"}));
+  sub.add_option("--bwlimit", bandwidth_,
+                 "send at most so many bytes a second: 500K, 20M, 1.5G (of 1024 each)")
+      ->transform(CLI::AsNumberWithUnit(
+          std::map<std::string, double>{{"K", 0x1p10}, {"M", 0x1p20}, {"G", 0x1p30}}))
+      ->check(CLI::Range(0x1p10, 0x1p60, "not less than 1K"))
+      ->option_text("RATE");
   sub.add_option("--stop-at", command.stop_at, "a step of the hand-over to stop at, for tests")
       ->group("");
 }
 
 void CommandLine::take_departure(DepartCommand& command) const {
   command.pid = parse_pid(pid_);
+  command.mode = mode_of(mode_);
   command.copy_shared = shared_ == "copy";
+  command.bandwidth = static_cast<std::uint64_t>(bandwidth_);
   command.cpu_force = cpu_ == "force";
   command.libc_force = libc_ == "force";
 }

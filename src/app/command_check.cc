@@ -202,7 +202,7 @@ capture::SurveyOptions Check::survey_options() const {
 
 // What the node refuses of this process, whatever it has.
 void Check::check_node() {
-  session::check_user(command_.pid, *opened_);
+  session::check_user(kernel::read_status(command_.pid), *opened_);
   session::check_hosting(*opened_->reply, command_.node, purpose() != capture::Purpose::kFork);
   if (command_.detach) session::check_detaching(opened_->reply, command_.node);
   if (purpose() == capture::Purpose::kRunOn) {
@@ -215,7 +215,7 @@ void Check::check_members(const capture::TreeSurvey& tree) {
   if (tree.alone()) return;
   session::check_trees(opened_->reply, command_.node);
   for (const capture::Survey& member : tree.members) {
-    if (member.pid != command_.pid) session::check_user(member.pid, *opened_);
+    if (member.pid != command_.pid) session::check_user(member.status, *opened_);
   }
 }
 

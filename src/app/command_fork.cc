@@ -19,9 +19,10 @@ int fork_command(const ForkCommand& command) {
         report.processes == 1 ? "" : fmt::format(" and {} more", report.processes - 1);
     return fmt::format(
         "a copy of process {}{} runs on {}, as {} there and {} here: {} sent, stopped for {:.0f} "
-        "ms",
+        "ms{}",
         command.pid, more, command.node, report.pid, report.home_pid,
-        format_bytes(report.bytes_sent), report.freeze_ms);
+        format_bytes(report.bytes_sent), report.freeze_ms,
+        report.mode == "lazy" ? "; its memory follows" : "");
   };
   kind.lost = fmt::format("the process that copied {} was killed; {} itself runs on here",
                           command.pid, command.pid);

@@ -3,8 +3,11 @@
 // The session process that stays with PID's deputy does it; this one asks, waits, and says how it
 // went. ^C here is a wish not to have it at home; once it may run here it comes too late.
 #include <algorithm>
+#include <chrono>
 #include <csignal>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
 #include <poll.h>
@@ -30,6 +33,7 @@ using session::HomeAnswer;
 using session::SessionInfo;
 
 constexpr int kUndone = 75;
+constexpr std::chrono::milliseconds kLookInterval{100};
 
 [[noreturn]] void refuse(pid_t pid, const std::string& why) {
   throw Error(Code::kRefused, fmt::format("refused: process {}: {}", pid, why));
@@ -101,14 +105,34 @@ int tell_failure(const HomeAnswer& answer, const HomeCommand& command) {
   return code;
 }
 
+// Its session would hear of a wish not to have it at home only then.
+void await_memory(pid_t pid, session::SignalFd& signals) {
+  bool told = false;
+  while (const std::optional<std::string> node = find_node_waiting_for_memory(pid)) {
+    if (!std::exchange(told, true)) {
+      print_note(fmt::format("process {}: waiting for its memory, which still follows it to {}",
+                             pid, *node));
+    }
+    pollfd entries[] = {{signals.fd(), POLLIN, 0}};
+    net::poll_until(entries, net::Deadline::in(kLookInterval));
+    if (signals.try_read()) {
+      throw Error(Code::kFailed, fmt::format("interrupted while the memory of process {} still "
+                                             "followed it to {}",
+                                             pid, *node));
+    }
+  }
+}
+
 }  // namespace
 
 int home_command(const HomeCommand& command) {
-  refuse_held(command.pid);
-  const SessionInfo info = find_session(command.pid);
-  if (info.call.empty()) refuse(command.pid, why_not_callable(info));
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
   set_own_signals();
+  refuse_held(command.pid, true);
+  await_memory(command.pid, signals);
+  refuse_held(command.pid, true);
+  const SessionInfo info = find_session(command.pid);
+  if (info.call.empty()) refuse(command.pid, why_not_callable(info));
   UniqueFd talk = session::connect_home_call(info.call, command.stop_at);
   for (;;) {
     pollfd entries[] = {{talk.get(), POLLIN, 0}, {signals.fd(), POLLIN, 0}};

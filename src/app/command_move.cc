@@ -16,10 +16,12 @@ int move_command(const MoveCommand& command) {
   };
   kind.say = [&command](const session::DepartureReport& report) {
     const bool alone = report.processes == 1;
-    return fmt::format("process {}{} on {}, as {} there: {} sent, stopped for {:.0f} ms",
+    const bool follows = report.mode == "lazy" && !command.detach;
+    return fmt::format("process {}{} on {}, as {} there: {} sent, stopped for {:.0f} ms{}",
                        command.pid,
                        alone ? " runs" : fmt::format(" and {} more run", report.processes - 1),
-                       command.node, report.pid, format_bytes(report.bytes_sent), report.freeze_ms);
+                       command.node, report.pid, format_bytes(report.bytes_sent), report.freeze_ms,
+                       follows ? "; its memory follows" : "");
   };
   kind.lost = fmt::format(
       "the process that moved {0} was killed; if it had not gone by then, it runs on here when its "

@@ -36,6 +36,11 @@ void print_table(const std::vector<Row>& rows) {
   }
 }
 
+// How much of it is known where it runs alone.
+bool follows(const session::SessionInfo& info) {
+  return !info.left && (info.follows || info.pages_missing > 0);
+}
+
 }  // namespace
 
 int ps_command(const PsCommand& command) {
@@ -56,6 +61,13 @@ int ps_command(const PsCommand& command) {
                       {"node", info.node},
                       {"state", info.state},
                       {"changes_found_by", info.changes_found_by},
+                      {"mode", info.mode},
+                      {"mode_reason", info.mode_reason},
+                      {"memory_follows", follows(info)},
+                      {"pages_missing", info.pages_missing},
+                      {"pages_came", info.pages_came},
+                      {"faults", info.faults},
+                      {"blocked_ms", static_cast<double>(info.blocked_us) / 1000},
                       {"bytes", info.bytes},
                       {"command", info.command},
                       {"remedy", remedy_of(info)},
@@ -66,9 +78,10 @@ int ps_command(const PsCommand& command) {
   }
   std::vector<Row> rows = {{"PID", "GUEST", "ROLE", "NODE", "STATE", "COMMAND"}};
   for (const session::SessionInfo& info : sessions) {
-    rows.push_back({std::to_string(info.pid),
-                    info.guest_pid == 0 ? "-" : std::to_string(info.guest_pid), escape(info.role),
-                    escape(info.node), escape(info.state), escape(info.command)});
+    rows.push_back(
+        {std::to_string(info.pid), info.guest_pid == 0 ? "-" : std::to_string(info.guest_pid),
+         escape(info.role), escape(info.node),
+         escape(info.state) + (follows(info) ? ", memory follows" : ""), escape(info.command)});
   }
   print_table(rows);
   for (const session::SessionInfo& info : sessions) {

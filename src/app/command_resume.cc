@@ -52,18 +52,20 @@ int resume_command(const ResumeCommand& command) {
   };
   const session::ResumeReport report = session::Resumption(std::move(settings), command.pid).run();
   const Words words = words_for(report.known_by);
+  const std::chrono::duration<double> lost = report.lost;
   if (!command.json) {
-    print_note(fmt::format(
-        "process {}{} on here: {} {}", report.pid,
-        report.processes == 1 ? " runs" : fmt::format(" and {} more run", report.processes - 1),
-        report.node, words.text));
+    const bool alone = report.processes == 1;
+    print_note(fmt::format("process {}{} on here, as {} {:.3g} s ago: {} {}", report.pid,
+                           alone ? " runs" : fmt::format(" and {} more run", report.processes - 1),
+                           alone ? "it was" : "they were", lost.count(), report.node, words.text));
     return 0;
   }
   print_json({{"pid", report.pid},
               {"guest_pid", report.pid},
               {"processes", report.processes},
               {"node", report.node},
-              {"known_by", words.name}});
+              {"known_by", words.name},
+              {"lost_s", lost.count()}});
   finish_stdout();
   return 0;
 }

@@ -9,6 +9,8 @@
 
 #include <sys/types.h>
 
+#include "session/laziness.h"
+
 namespace telefork::app {
 
 // How run and load fail themselves.
@@ -28,11 +30,13 @@ int run_command(const RunCommand& command);
 struct DepartCommand {
   pid_t pid = 0;
   std::string node;
+  session::Mode mode = session::Mode::kAutomatic;
   bool copy_shared = false;
   bool cpu_force = false;
   bool libc_force = false;
   bool json = false;
-  std::string stop_at;  // a step; empty: none
+  std::uint64_t bandwidth = 0;  // bytes a second; 0: what there is
+  std::string stop_at;          // a step; empty: none
 };
 
 struct MoveCommand : DepartCommand {

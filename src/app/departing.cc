@@ -20,6 +20,7 @@
 #include "app/held.h"
 #include "app/output.h"
 #include "app/places.h"
+#include "app/progress_line.h"
 #include "app/settings.h"
 #include "base/error.h"
 #include "base/soft_limits.h"
@@ -40,6 +41,7 @@ session::DepartureRequest make_request(const DepartCommand& command, pid_t asker
   request.asker = asker;
   request.pid = command.pid;
   request.node = net::parse_node(command.node);
+  request.mode = command.mode;
   request.copy_shared = command.copy_shared;
   request.cpu_force = command.cpu_force;
   request.libc_force = command.libc_force;
@@ -82,8 +84,10 @@ session::DepartureSettings make_settings(const DepartCommand& command, int talk)
   session::DepartureSettings settings;
   settings.programs = session::find_programs();
   settings.access = told.access;
+  settings.access.bandwidth = command.bandwidth;
   settings.registry = registry_folder();
   settings.lease = told.lease;
+  settings.laziness = told.laziness;
   settings.pagemap = best_pagemap_abi();
   settings.trace_bar = kernel::read_trace_bar();
   settings.wish_fd = talk;
@@ -96,6 +100,19 @@ session::DepartureSettings make_settings(const DepartCommand& command, int talk)
   return settings;
 }
 
+void tell_rounds(const session::LiveRounds::Report& live, nlohmann::ordered_json& told) {
+  told["watch_ms"] = live.watch_ms;
+  told["converged"] = live.converged;
+  nlohmann::ordered_json rounds = nlohmann::ordered_json::array();
+  for (const session::LiveRounds::Round& round : live.rounds) {
+    rounds.push_back({{"pages", round.pages},
+                      {"pages_sent", round.sent},
+                      {"bytes_sent", round.bytes},
+                      {"ms", round.ms}});
+  }
+  told["rounds"] = rounds;
+}
+
 void tell(const DepartureReport& report, const DepartCommand& command, const DepartureKind& kind) {
   for (const std::string& warning : report.warnings) print_note("note: " + warning);
   if (!command.json) return print_note(kind.say(report));
@@ -106,12 +123,14 @@ void tell(const DepartureReport& report, const DepartCommand& command, const Dep
   nlohmann::ordered_json told = {{"pid", report.pid}, {"guest_pid", report.guest_pid}};
   if (report.home_pid != 0) told["home_pid"] = report.home_pid;
   told["node"] = command.node;
-  told["mode"] = "eager";
+  told["mode"] = report.mode;
+  told["mode_reason"] = report.mode_reason;
   told["processes"] = report.processes;
   told["bytes_sent"] = report.bytes_sent;
   told["pages_sent"] = report.pages_sent;
   told["freeze_ms"] = report.freeze_ms;
   told["total_ms"] = report.total_ms;
+  if (report.live) tell_rounds(*report.live, told);
   told["steps_ms"] = shares;
   told["warnings"] = report.warnings;
   print_json(told);
@@ -135,12 +154,17 @@ void answer(UniqueFd talk, int code) { say(talk.get(), {Word::Kind::kCode, code}
 
 // The session process of the command `asker`.
 void serve(const DepartCommand& command, const DepartureKind& kind, UniqueFd talk, pid_t asker) {
+  ProgressLine progress(fmt::format("process {} to {}", command.pid, escape(command.node)));
   std::unique_ptr<Departure> session;
   DepartureReport report;
   try {
-    session = kind.make(make_settings(command, talk.get()), make_request(command, asker));
+    session::DepartureSettings settings = make_settings(command, talk.get());
+    settings.on_sent = [&](std::uint64_t sent, std::uint64_t all) { progress.show(sent, all); };
+    session = kind.make(std::move(settings), make_request(command, asker));
     report = session->run();
+    progress.clear();
   } catch (const Error& error) {
+    progress.clear();
     return answer(std::move(talk),
                   tell_failure(error, command, session && session->freeze_undone()));
   }

@@ -1,15 +1,38 @@
 #include "app/held.h"
 
+#include <string>
+#include <vector>
+
 #include <fmt/format.h>
 
 #include "app/places.h"
 #include "base/error.h"
+#include "capture/tree.h"
 #include "kernel/procfs_task.h"
 #include "session/registry.h"
 #include "tracee/held_process.h"
 
 namespace telefork::app {
 namespace {
+
+// Empty where there is none: whoever asks says so.
+std::vector<pid_t> try_list_tree(pid_t pid) {
+  try {
+    return capture::list_tree(pid);
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    return {};
+  }
+}
+
+// 0 too where it has ended.
+pid_t try_read_tracer(pid_t pid) {
+  try {
+    return kernel::read_status(pid).tracer_pid;
+  } catch (const Error&) {
+    return 0;
+  }
+}
 
 // Or is it itself.
 bool descends_from(pid_t ancestor, pid_t pid) {
@@ -21,14 +44,53 @@ bool descends_from(pid_t ancestor, pid_t pid) {
   return pid == ancestor;
 }
 
+std::string why_away(const session::SessionInfo& info) {
+  if (info.role == "guest") {
+    return "it has come here with its parent, and telefork follows it: it goes nowhere but home "
+           "from here";
+  }
+  if (!info.changes_found_by.empty()) {
+    return fmt::format("it is on {} for a call of run_on, which brings it home", info.node);
+  }
+  if (info.call.empty()) return fmt::format("it is on {}", info.node);
+  return fmt::format("it is on {}: `telefork home {}` brings it back", info.node, info.pid);
+}
+
+// What is here of them is traced by telefork, which is no debugger that somebody could end.
+void refuse_away(pid_t pid, const std::vector<session::SessionInfo>& sessions) {
+  for (const pid_t member : try_list_tree(pid)) {
+    const pid_t tracer = try_read_tracer(member);
+    if (tracer == 0) continue;
+    for (const session::SessionInfo& info : sessions) {
+      if (info.left || info.session != tracer) continue;
+      throw Error(Code::kRefused, fmt::format("refused: process {}: {}", member, why_away(info)));
+    }
+  }
+}
+
 }  // namespace
 
-void refuse_held(pid_t pid) {
+std::optional<std::string> find_node_waiting_for_memory(pid_t pid) {
   for (const session::SessionInfo& info : session::list_sessions(visible_registries())) {
+    if (info.role == "away" && info.pid == pid && info.follows && !info.left) return info.node;
+  }
+  return std::nullopt;
+}
+
+void refuse_held(pid_t pid, bool waits) {
+  const std::vector<session::SessionInfo> sessions = session::list_sessions(visible_registries());
+  for (const session::SessionInfo& info : sessions) {
     if (!info.hold) continue;
     for (const session::HeldMember& member : info.hold->members) {
       const pid_t held = member.process.process.pid;
       if (!tracee::is_parked(member.process) || !descends_from(pid, held)) continue;
+      if (!info.left && info.state == "away") {
+        if (waits) return;
+        throw Error(Code::kRefused,
+                    fmt::format("refused: process {}: it runs on {}, and its memory still follows "
+                                "it there: try again when that has come",
+                                held, info.node));
+      }
       throw Error(
           Code::kRefused,
           fmt::format("refused: process {0}: it is held here, and may run on {1}: `telefork "
@@ -36,6 +98,7 @@ void refuse_held(pid_t pid) {
                       held, info.node));
     }
   }
+  if (!waits) refuse_away(pid, sessions);
 }
 
 }  // namespace telefork::app

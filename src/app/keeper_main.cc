@@ -35,11 +35,13 @@ int main(int argc, char** argv) {
   int control = -1;
   int control_out = -1;
   int telepad = -1;
+  int guard = -1;
   telefork::session::KeeperSettings settings;
   CLI::App app("Keeps one guest; started by telepad.", "telefork-keeper");
   app.add_option("--control", control)->required();
   app.add_option("--control-out", control_out);
   app.add_option("--telepad", telepad);
+  app.add_option("--guard", guard);
   app.add_flag("--bulk-first", settings.bulk_first);
   app.add_option("--registry", settings.registry);
   std::string stop;
@@ -53,6 +55,7 @@ int main(int argc, char** argv) {
     settings.control.reset(control);
     settings.control_out.reset(control_out);
     settings.telepad.reset(telepad);
+    settings.guard.reset(guard);
     settings.node = "home";
     settings.steps = telefork::app::stop_at_step(stop);
     settings.programs = telefork::session::find_programs();

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <toml++/toml.h>
@@ -21,14 +22,31 @@ using session::Lease;
 
 constexpr const char* kMachineFile = "/etc/telefork/telepad.toml";
 
-struct LeaseKey {
+struct NumberKey {
+  const char* table;
   const char* key;
   const char* variable;
-  Lease::Duration Lease::*value;
+  const char* unit;
+  void (*set)(Settings& settings, std::uint32_t number);
 };
-constexpr LeaseKey kLeaseKeys[] = {{"stop_ms", "TELEFORK_LEASE_STOP_MS", &Lease::stop},
-                                   {"kill_ms", "TELEFORK_LEASE_KILL_MS", &Lease::kill},
-                                   {"home_ms", "TELEFORK_LEASE_HOME_MS", &Lease::home}};
+
+template <Lease::Duration Lease::*value>
+void set_lease(Settings& settings, std::uint32_t ms) {
+  settings.lease.*value = Lease::Duration(ms);
+}
+
+template <auto value>
+void set_laziness(Settings& settings, std::uint32_t kb) {
+  settings.laziness.*value = kb;
+}
+
+using session::Laziness;
+constexpr NumberKey kNumberKeys[] = {
+    {"lease", "stop_ms", "TELEFORK_LEASE_STOP_MS", "ms", set_lease<&Lease::stop>},
+    {"lease", "kill_ms", "TELEFORK_LEASE_KILL_MS", "ms", set_lease<&Lease::kill>},
+    {"lease", "home_ms", "TELEFORK_LEASE_HOME_MS", "ms", set_lease<&Lease::home>},
+    {"lazy", "process_kb", "TELEFORK_LAZY_PROCESS_KB", "KB", set_laziness<&Laziness::process_kb>},
+    {"lazy", "mapping_kb", "TELEFORK_LAZY_MAPPING_KB", "KB", set_laziness<&Laziness::mapping_kb>}};
 
 struct SshKey {
   const char* key;
@@ -43,21 +61,24 @@ constexpr SshKey kSshKeys[] = {
   throw Error(Code::kUsage, fmt::format("{}:{}: {}", path, node.source().begin.line, why));
 }
 
-std::uint32_t milliseconds(const std::string& path, const toml::node& node) {
+std::uint32_t number_of(const std::string& path, const toml::node& node, const char* unit) {
   std::optional<std::int64_t> number = node.value_exact<std::int64_t>();
-  if (!number || *number < 0 || *number > UINT32_MAX) refuse(path, node, "not a number of ms");
+  if (!number || *number < 0 || *number > UINT32_MAX) {
+    refuse(path, node, fmt::format("not a number of {}", unit));
+  }
   return static_cast<std::uint32_t>(*number);
 }
 
-void take_lease(const std::string& path, const toml::node& node, Lease& lease) {
-  if (!node.is_table()) refuse(path, node, "lease is a table");
+void take_numbers(const std::string& path, std::string_view table, const toml::node& node,
+                  Settings& settings) {
+  if (!node.is_table()) refuse(path, node, fmt::format("{} is a table", table));
   for (const auto& [key, value] : *node.as_table()) {
-    const LeaseKey* found = nullptr;
-    for (const LeaseKey& one : kLeaseKeys) {
-      if (key == one.key) found = &one;
+    const NumberKey* found = nullptr;
+    for (const NumberKey& one : kNumberKeys) {
+      if (table == one.table && key == one.key) found = &one;
     }
-    if (found == nullptr) refuse(path, value, fmt::format("unknown key lease.{}", key.str()));
-    lease.*(found->value) = Lease::Duration(milliseconds(path, value));
+    if (found == nullptr) refuse(path, value, fmt::format("unknown key {}.{}", table, key.str()));
+    found->set(settings, number_of(path, value, found->unit));
   }
 }
 
@@ -108,8 +129,8 @@ void take_file(const std::string& path, Settings& settings) {
   for (const auto& [key, value] : table) {
     if (key == "listen") {
       take_listen(path, value, settings.listen);
-    } else if (key == "lease") {
-      take_lease(path, value, settings.lease);
+    } else if (key == "lease" || key == "lazy") {
+      take_numbers(path, key.str(), value, settings);
     } else if (key == "ssh") {
       take_ssh(path, value, settings.access);
     } else {
@@ -119,16 +140,17 @@ void take_file(const std::string& path, Settings& settings) {
 }
 
 void take_environment(Settings& settings) {
-  for (const LeaseKey& one : kLeaseKeys) {
+  for (const NumberKey& one : kNumberKeys) {
     const char* text = ::secure_getenv(one.variable);
     if (text == nullptr || *text == '\0') continue;
-    std::uint32_t ms = 0;
+    std::uint32_t number = 0;
     const char* end = text + std::strlen(text);
-    auto [stopped_at, error] = std::from_chars(text, end, ms);
+    auto [stopped_at, error] = std::from_chars(text, end, number);
     if (error != std::errc() || stopped_at != end) {
-      throw Error(Code::kUsage, fmt::format("{}={}: not a number of ms", one.variable, text));
+      throw Error(Code::kUsage,
+                  fmt::format("{}={}: not a number of {}", one.variable, text, one.unit));
     }
-    settings.lease.*(one.value) = Lease::Duration(ms);
+    one.set(settings, number);
   }
   for (const SshKey& one : kSshKeys) {
     const char* text = ::secure_getenv(one.variable);

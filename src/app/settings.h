@@ -2,6 +2,7 @@
 // it:
 //
 //   TELEFORK_LEASE_STOP_MS, _KILL_MS, _HOME_MS,
+//   TELEFORK_LAZY_PROCESS_KB, _MAPPING_KB,
 //   TELEFORK_SSH, TELEFORK_SSH_TELEPAD              the environment
 //   ~/.config/telefork/config.toml                  the user ($XDG_CONFIG_HOME where it is set)
 //   /etc/telefork/telepad.toml                      the machine
@@ -11,6 +12,9 @@
 //   stop_ms = 10000
 //   kill_ms = 60000
 //   home_ms = 90000
+//   [lazy]                                          # session/laziness.h
+//   process_kb = 16384                              # where it is said, of a move too
+//   mapping_kb = 1024
 //   [ssh]                                           # session/node_connector.h
 //   program = "ssh"
 //   telepad = "telepad"
@@ -19,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "session/laziness.h"
 #include "session/lease.h"
 #include "session/node_connector.h"
 
@@ -29,6 +34,7 @@ struct Settings {
   // user's has another key, and could not have the same port.
   std::vector<std::string> listen;
   session::Lease lease;  // not checked: flags come over it
+  session::Laziness laziness;
   session::NodeAccess access;
 };
 

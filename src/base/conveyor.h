@@ -12,13 +12,14 @@
 #pragma once
 
 #include <condition_variable>
-#include <csignal>
 #include <deque>
 #include <exception>
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
+
+#include "base/quiet_thread.h"
 
 namespace telefork {
 
@@ -41,10 +42,7 @@ class Conveyor {
   template <class Fill, class Use>
   void run(Fill fill, Use use) {
     std::exception_ptr failure;
-    sigset_t all, before;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    std::thread filler([&] {
+    std::thread filler = start_quiet_thread([&] {
       try {
         fill();
       } catch (const NobodyUses&) {
@@ -54,7 +52,6 @@ class Conveyor {
       }
       end(full_);
     });
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     try {
       while (std::optional<T> full = take(full_)) use(std::move(*full));
     } catch (...) {

@@ -18,12 +18,15 @@
 #include <optional>
 #include <span>
 
+#include "capture/lazy_plan.h"
+#include "capture/live_plan.h"
 #include "capture/page_gatherer.h"
 #include "capture/page_hashes.h"
 #include "capture/survey.h"
 #include "image/record_sink.h"
 #include "kernel/pagemap.h"
 #include "tracee/freezer.h"
+#include "tracee/guest_stubs.h"
 #include "tracee/stub.h"
 
 namespace telefork::capture {
@@ -31,6 +34,8 @@ namespace telefork::capture {
 // Of the thread that `status` is of.
 void fill_credentials(const kernel::Status& status, unsigned securebits,
                       image::schema::Credentials::Builder credentials);
+
+class GuardScan;
 
 struct CaptureSettings {
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
@@ -50,9 +55,20 @@ struct CaptureSettings {
   // Of a guest on its way home: which of its pages it wrote, and which lost what they held. Without
   // it all travel.
   std::function<ChangedPages(const Mapping&)> changes;
+  // What of its memory follows later; null: nothing.
+  const LazyPlan* lazy = nullptr;
+  // What of it lies there already; null: nothing.
+  LivePlan* live = nullptr;
+  // Of guard pages, which has begun; null: they are looked for when they are to be told.
+  GuardScan* guard_scan = nullptr;
   // There are so few that a thread to read them is not worth it, and buffers that are used again
   // and again are better than large ones.
   bool few_pages = false;
+  // Stubs that are in all threads but one already, and stay; else there are some as long as the
+  // threads are asked.
+  std::function<tracee::GuestStubs&()> guests;
+  // Called before any of them is written: see SurveyOptions::settled_later.
+  std::function<void()> before_threads;
   // Of a tree the first process brings what all have in common: contents of files, descriptions,
   // pipes, sockets.
   bool common_part = true;
@@ -90,9 +106,10 @@ class Capture {
   // Then the others, from the snapshot; the process may run.
   void write_pages_of_snapshot(pid_t snapshot, image::RecordSink& sink);
 
-  // Everything but the pages, in the order of docs/image-format.md. `on_process` is called when the
-  // process record is written, from which on a blank process can be made.
-  void write_metadata(image::RecordSink& sink, const std::function<void()>& on_process = {});
+  // Everything but the pages, in the order of docs/image-format.md. `on_part` is called when the
+  // process record is written, from which on a blank process can be made; and of one with several
+  // threads when all but these is, from which on its memory can be mapped.
+  void write_metadata(image::RecordSink& sink, const std::function<void()>& on_part = {});
   // What was pending then: of thread `tid` alone, and behind it of the process.
   std::vector<siginfo_t> pending_signals_of(pid_t tid) const;
 
@@ -127,6 +144,7 @@ class Capture {
     bool shares_pages;
     std::function<bool(const Mapping&)> has;
   };
+  void add_ahead(const Mapping& mapping, const kernel::PageMap& map, PageGatherer& gatherer);
   void gather_pages(const PageSource& source, const PageGatherer::Exchange& exchange);
   MemoryTotals write_pages_of(const PageSource& source, image::RecordSink& sink);
   const std::vector<kernel::PageRun>& guards_of(std::size_t index);
@@ -135,6 +153,8 @@ class Capture {
   class ThreadQuestions;
   void write_guests(std::span<tracee::TracedThread* const> threads,
                     const ThreadQuestions& questions, image::RecordSink& sink);
+  void write_with_guests(tracee::GuestStubs& guests, const ThreadQuestions& questions,
+                         image::RecordSink& sink);
   void write_thread(tracee::TracedThread& thread, const tracee::Stub& stub,
                     const ThreadAnswers& own, image::RecordSink& sink);
 
@@ -142,6 +162,7 @@ class Capture {
   tracee::FrozenProcess& frozen_;
   tracee::Stub& stub_;
   const CaptureSettings& settings_;
+  std::map<std::size_t, std::vector<kernel::PageRun>> travelling_;  // of each that lies there
   std::vector<std::vector<kernel::PageRun>> guards_;  // of each mapping, once they were asked for
   std::uint32_t contents_ = 0;                        // ids given, those of files aside
   std::int64_t monotonic_ = 0;                        // when the clocks were read

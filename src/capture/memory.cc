@@ -1,10 +1,12 @@
 // The memory map, and the pages that must travel.
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <span>
 
 #include "base/conveyor.h"
 #include "capture/capture.h"
+#include "capture/guard_scan.h"
 #include "capture/page_gatherer.h"
 #include "kernel/abi.h"
 
@@ -90,17 +92,19 @@ RunsOfEach deal_out(const std::vector<PageRun>& runs, std::span<const Mapping> m
   return dealt;
 }
 
-RunsOfEach find_guards_everywhere(const kernel::PageMap& map,
-                                  const std::vector<Mapping>& mappings) {
+std::vector<PageRun> find_guards_everywhere(const kernel::PageMap& map,
+                                            const std::vector<Mapping>& mappings) {
   RemotePtr end;
   for (const Mapping& mapping : mappings) {
     if (!mapping.vma.is_vsyscall()) end = mapping.vma.end;
   }
-  return deal_out(map.guard_pages(mappings.front().vma.start, end), mappings);
+  return map.guard_pages(mappings.front().vma.start, end);
 }
 
 // Where the kernel says which VMAs may hold guard pages (the flag gu), only those are scanned.
-RunsOfEach find_guards(const Survey& survey, kernel::PageMapAbi abi) {
+// `look`: what has begun already; empty: nothing has.
+RunsOfEach find_guards(const Survey& survey, kernel::PageMapAbi abi,
+                       const std::function<std::vector<PageRun>()>& look) {
   const std::vector<Mapping>& mappings = survey.mappings;
   auto flagged = [](const Mapping& mapping) { return mapping.vma.has(kernel::VmFlag::kGuard); };
   RunsOfEach guards(mappings.size());
@@ -111,7 +115,9 @@ RunsOfEach find_guards(const Survey& survey, kernel::PageMapAbi abi) {
       guards[i] = map.guard_pages(mappings[i].vma.start, mappings[i].vma.end);
     }
   } else if (abi == kernel::PageMapAbi::kScanGuards && !mappings.empty()) {
-    guards = find_guards_everywhere(kernel::PageMap(survey.pid, abi), mappings);
+    const std::vector<PageRun> found =
+        look ? look() : find_guards_everywhere(kernel::PageMap(survey.pid, abi), mappings);
+    guards = deal_out(found, mappings);
   }
   return guards;
 }
@@ -160,7 +166,14 @@ class PrivatePages {
 }  // namespace
 
 const std::vector<PageRun>& Capture::guards_of(std::size_t index) {
-  if (guards_.empty()) guards_ = find_guards(survey_, settings_.pagemap);
+  if (!guards_.empty()) return guards_.at(index);
+  std::function<std::vector<PageRun>()> look;
+  if (settings_.live != nullptr) {
+    look = [this] { return settings_.live->guards(); };
+  } else if (settings_.guard_scan != nullptr) {
+    look = [this] { return settings_.guard_scan->finish(); };
+  }
+  guards_ = find_guards(survey_, settings_.pagemap, look);
   return guards_.at(index);
 }
 
@@ -180,25 +193,58 @@ void Capture::write_mapping(std::size_t index, image::RecordSink& sink) {
   record.setOffset(vma.offset);
   record.setFlags(vma.flags);
   record.setSharedId(mapping.shared_id);
+  record.setLazy(settings_.lazy != nullptr && settings_.lazy->has(vma));
   if (mapping.segment) fill_segment(*mapping.segment, record.initSegment());
   if (mapping.file) survey_.files.fill(*mapping.file, record.initFile());
   const std::vector<PageRun>& guards = guards_of(index);
   fill_runs(guards, record.initGuardRuns(static_cast<unsigned>(guards.size())));
+  if (settings_.live != nullptr && guards.empty() && settings_.live->can_use(survey_, index)) {
+    LivePlan::Pages pages = settings_.live->look(survey_, index);
+    fill_runs(pages.staged, record.initStaged(static_cast<unsigned>(pages.staged.size())));
+    travelling_[index] = std::move(pages.travelling);
+  }
   sink.write(image::RecordType::kVma, message);
+}
+
+// Of memory that follows: what goes with the image nevertheless.
+void Capture::add_ahead(const Mapping& mapping, const kernel::PageMap& map,
+                        PageGatherer& gatherer) {
+  std::vector<PageRun> runs;
+  for (const PageRun& run : settings_.lazy->ahead_in(mapping.vma)) {
+    const auto kind = kernel::PageMap::kind_of(mapping.vma);
+    for (const PageRun& found : map.private_pages(run.start, run.end(), kind)) {
+      kernel::append_run(runs, found);
+    }
+  }
+  gatherer.add(mapping, false, runs);
 }
 
 void Capture::gather_pages(const PageSource& source, const PageGatherer::Exchange& exchange) {
   kernel::PageMap map(source.pid, settings_.pagemap);
-  PageGatherer gatherer(source.pid, source.shares_pages, settings_.changes != nullptr, exchange);
+  PageGatherer gatherer(source.pid, source.shares_pages, exchange);
   PrivatePages private_pages(map, survey_.mappings);
   for (std::size_t i = 0; i < survey_.mappings.size(); ++i) {
     const Mapping& mapping = survey_.mappings[i];
     if (!has_pages_of_its_own(mapping) || !source.has(mapping)) continue;
     if (settings_.is_written && settings_.is_written(mapping)) continue;
+    if (settings_.lazy != nullptr && settings_.lazy->has(mapping.vma)) {
+      add_ahead(mapping, map, gatherer);
+      continue;
+    }
+    if (auto travelling = travelling_.extract(i)) {
+      gatherer.add(mapping, false, travelling.mapped(), true);
+      continue;
+    }
     if (settings_.changes) {
       ChangedPages changed = settings_.changes(mapping);
-      gatherer.add(mapping, !guards_of(i).empty(), changed.written);
+      gatherer.add(mapping, !guards_of(i).empty(), changed.written, true);
       gatherer.drop(changed.dropped);
+      continue;
+    }
+    if (mapping.vma.has(kernel::VmFlag::kUffdMissing)) {
+      // What has not come to it yet comes when it is read.
+      gatherer.add(mapping, !guards_of(i).empty(),
+                   {{mapping.vma.start, mapping.vma.size() / kPageSize}});
       continue;
     }
     bool shared = mapping.kind == Vma::Kind::SHARED_ANONYMOUS;

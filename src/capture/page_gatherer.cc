@@ -68,7 +68,7 @@ class PageGatherer::MemoryReader {
     if (is_seen_through_file(mapping, guarded)) {
       file_.reset(::open(kernel::map_files_path(pid_, *vma_).c_str(), O_RDONLY | O_CLOEXEC));
     }
-    pinned_ = vma_->read && !shares_pages_ && !file_;
+    pinned_ = may_pin(mapping, guarded);
     if (!pinned_ && !file_ && !memory_) memory_ = open_file(kernel::mem_path(pid_), O_RDONLY);
   }
 
@@ -78,7 +78,7 @@ class PageGatherer::MemoryReader {
       read_pinned(wanted, to);
       return;
     }
-    for (const auto& [run, begins, zeros] : wanted) {
+    for (const auto& [run, begins, zeros, tells] : wanted) {
       std::span<std::byte> piece = to.first(run.pages * kPageSize);
       std::uint64_t at = file_ ? vma_->offset + (run.start - vma_->start) : run.start.value();
       read_at(file_ ? file_ : memory_, at, piece);
@@ -92,7 +92,10 @@ class PageGatherer::MemoryReader {
     return mapping.kind == Vma::Kind::SHARED_ANONYMOUS && (guarded || !mapping.vma.read);
   }
   bool may_pin(const Mapping& mapping, bool guarded) const {
-    return mapping.vma.read && !shares_pages_ && !is_seen_through_file(mapping, guarded);
+    // Only so it is waited for what has not come yet (docs/limits.md).
+    const bool may_wait = mapping.vma.has(kernel::VmFlag::kUffdMissing);
+    return mapping.vma.read && (!shares_pages_ || may_wait) &&
+           !is_seen_through_file(mapping, guarded);
   }
 
   void read_pinned(std::span<const Wanted> wanted, std::span<std::byte> to) {
@@ -100,7 +103,7 @@ class PageGatherer::MemoryReader {
       auto part = wanted.subspan(first, std::min(kMaxVectors, wanted.size() - first));
       std::vector<iovec> remote;
       std::size_t bytes = 0;
-      for (const auto& [run, begins, zeros] : part) {
+      for (const auto& [run, begins, zeros, tells] : part) {
         remote.push_back({reinterpret_cast<void*>(run.start.value()), run.pages * kPageSize});
         bytes += run.pages * kPageSize;
       }
@@ -113,7 +116,7 @@ class PageGatherer::MemoryReader {
 
   // For the Error, which names what could not be read.
   void read_singly(std::span<const Wanted> wanted, std::span<std::byte> to) {
-    for (const auto& [run, begins, zeros] : wanted) {
+    for (const auto& [run, begins, zeros, tells] : wanted) {
       tracee::read_memory(pid_, run.start, to.first(run.pages * kPageSize));
       to = to.subspan(run.pages * kPageSize);
     }
@@ -156,15 +159,15 @@ void PageBatch::clear() {
   pages_read = 0;
 }
 
-PageGatherer::PageGatherer(pid_t pid, bool shares_pages, bool tells_zeros, const Exchange& exchange)
+PageGatherer::PageGatherer(pid_t pid, bool shares_pages, const Exchange& exchange)
     : reader_(std::make_unique<MemoryReader>(pid, shares_pages)),
       exchange_(exchange),
-      batch_(exchange(nullptr)),
-      tells_zeros_(tells_zeros) {}
+      batch_(exchange(nullptr)) {}
 
 PageGatherer::~PageGatherer() = default;
 
-void PageGatherer::add(const Mapping& mapping, bool guarded, const std::vector<PageRun>& runs) {
+void PageGatherer::add(const Mapping& mapping, bool guarded, const std::vector<PageRun>& runs,
+                       bool tells_zeros) {
   if (runs.empty()) return;
   if (!reader_->continues(mapping, guarded)) read_wanted();
   reader_->select(mapping, guarded);
@@ -177,7 +180,8 @@ void PageGatherer::add(const Mapping& mapping, bool guarded, const std::vector<P
         hand_over();
         continue;
       }
-      wanted_.push_back({{at, size / kPageSize}, begins, mapping.kind == Vma::Kind::PRIVATE_FILE});
+      wanted_.push_back(
+          {{at, size / kPageSize}, begins, mapping.kind == Vma::Kind::PRIVATE_FILE, tells_zeros});
       wanted_bytes_ += size;
       begins = false;
       at = at + size;
@@ -233,7 +237,7 @@ void PageGatherer::take(const Wanted& wanted, std::span<std::byte> bytes) {
   const PageRun& all = wanted.run;
   const std::vector<PageRun> kept =
       wanted.keep_zeros ? std::vector<PageRun>{all} : non_zero_runs(all.start, bytes);
-  if (tells_zeros_) {
+  if (wanted.tells_zeros) {
     std::vector<PageRun> zeros = gaps_between(all.start, all.end(), kept);
     batch_->dropped.insert(batch_->dropped.end(), zeros.begin(), zeros.end());
   }

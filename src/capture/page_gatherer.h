@@ -53,16 +53,17 @@ class PageGatherer {
   // Takes a full batch, or at first none, and gives an empty one.
   using Exchange = std::function<std::unique_ptr<PageBatch>(std::unique_ptr<PageBatch>)>;
 
-  // `tells_zeros`: whoever gets the pages has others in their places, so that those that are left
-  // out as zero are dropped ones.
-  PageGatherer(pid_t pid, bool shares_pages, bool tells_zeros, const Exchange& exchange);
+  PageGatherer(pid_t pid, bool shares_pages, const Exchange& exchange);
   ~PageGatherer();
   PageGatherer(const PageGatherer&) = delete;
   PageGatherer& operator=(const PageGatherer&) = delete;
 
   // Those of `runs`, in rising order, that are not zero. Pages that the file behind a private
   // mapping would show instead are gathered even when zero. `guarded`: there are guard pages in it.
-  void add(const Mapping& mapping, bool guarded, const std::vector<kernel::PageRun>& runs);
+  // `tells_zeros`: whoever gets the pages has others in their places, so that those that are left
+  // out as zero are dropped ones.
+  void add(const Mapping& mapping, bool guarded, const std::vector<kernel::PageRun>& runs,
+           bool tells_zeros = false);
   void drop(const std::vector<kernel::PageRun>& runs);
   // Hands over what there still is.
   void finish();
@@ -72,6 +73,7 @@ class PageGatherer {
     kernel::PageRun run;
     bool begins_mapping;
     bool keep_zeros;
+    bool tells_zeros;
   };
   class MemoryReader;
   std::uint64_t size_of_next(RemotePtr at, RemotePtr end) const;
@@ -82,7 +84,6 @@ class PageGatherer {
   std::unique_ptr<MemoryReader> reader_;
   const Exchange& exchange_;
   std::unique_ptr<PageBatch> batch_;
-  const bool tells_zeros_;
   std::size_t own_runs_ = 0;    // of the batch's, those before are of earlier mappings
   std::vector<Wanted> wanted_;  // to be read behind what is used
   std::uint64_t wanted_bytes_ = 0;

@@ -248,9 +248,9 @@ void Capture::write_process(image::RecordSink& sink) {
   sink.write(image::RecordType::kProcess, message);
 }
 
-void Capture::write_metadata(image::RecordSink& sink, const std::function<void()>& on_process) {
+void Capture::write_metadata(image::RecordSink& sink, const std::function<void()>& on_part) {
   with_context("capturing the process", [&] { write_process(sink); });
-  if (on_process) on_process();
+  if (on_part) on_part();
   if (settings_.common_part) {
     with_context("capturing files", [&] { survey_.files.capture_contents(sink); });
   }
@@ -258,6 +258,7 @@ void Capture::write_metadata(image::RecordSink& sink, const std::function<void()
   with_context("capturing descriptors", [&] { write_files(sink); });
   with_context("capturing timers", [&] { write_timers(sink); });
   with_context("capturing signals", [&] { write_signals(sink); });
+  if (on_part && frozen_.threads().size() > 1) on_part();
   with_context("capturing threads", [&] { write_threads(sink); });
 }
 

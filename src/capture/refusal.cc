@@ -87,8 +87,8 @@ constexpr std::array kRules = {
          "for `telefork save` and `move`: a pseudo-terminal that is no other machine's to make: "
          "with a slave that was never opened, a master that is not open for both reading and "
          "writing, another line discipline than N_TTY or locked settings (TIOCSLCKTRMIOS); the "
-         "controlling terminal of the first process's session, on the way home of any, or one "
-         "whose foreground process group has ended",
+         "controlling terminal of the first process's session, or one whose foreground process "
+         "group has ended",
          "it is a terminal that cannot be made again as it is: {}", kClose},
     Rule{Reason::kDevice, Part::kDescriptors,
          "a character device other than null, zero, full, random, urandom; for `telefork save` and "
@@ -273,6 +273,10 @@ constexpr std::array kRules = {
         "a process that `telefork save`, `move` or `fork` has come of itself, the shell that began "
         "it for instance",
         "telefork itself is among its children", "ask from elsewhere"},
+    Rule{Reason::kCopyUnderWay, Part::kProcess,
+         "a process whose copy's memory still follows that, for `telefork save` and `move`",
+         "the memory of a copy of it is still on its way from here",
+         "wait until `telefork ps` no longer says of the copy that memory follows"},
     Rule{Reason::kLeaderEnded, Part::kProcess, "a thread group whose leader has ended",
          "its first thread has ended, and the others live on", ""},
     Rule{Reason::kNoSignalReturn, Part::kProcess,

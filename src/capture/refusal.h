@@ -97,6 +97,7 @@ enum class Reason {
   kChildrenThere,
   kUnmakeable,
   kOwnAncestor,
+  kCopyUnderWay,
   kLeaderEnded,
   kNoSignalReturn,
   kSegments,

@@ -65,7 +65,7 @@ void look_at_session(pid_t session, pid_t foreground, PtyObject& pty, TreeSurvey
 
 }  // namespace
 
-void survey_session_terminals(TreeSurvey& tree, bool home) {
+void survey_session_terminals(TreeSurvey& tree) {
   for (PtyObject& pty : tree.first().ptys) {
     if (pty.hung_up) continue;
     const UniqueFd master = kernel::try_take_fd(pty.pid, pty.fd);
@@ -74,12 +74,6 @@ void survey_session_terminals(TreeSurvey& tree, bool home) {
     if (!master || ::ioctl(master.get(), TIOCGSID, &session) != 0) continue;  // of none
     if (::ioctl(master.get(), TIOCGPGRP, &foreground) != 0) {
       throw_errno("asking for the foreground group of a terminal");
-    }
-    if (home) {
-      tree.first().refusals.push_back(refuse(fmt::format("terminal /dev/pts/{}", pty.number),
-                                             Reason::kTerminal,
-                                             "at home its session has another one"));
-      continue;
     }
     look_at_session(session, foreground, pty, tree);
   }

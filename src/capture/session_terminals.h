@@ -7,8 +7,7 @@
 namespace telefork::capture {
 
 // When all members and their descriptors are known: whose each one is, and what is in the way.
-// `home`: they come back to sessions that have another one.
-void survey_session_terminals(TreeSurvey& tree, bool home);
+void survey_session_terminals(TreeSurvey& tree);
 void fill_session_terminals(const TreeSurvey& tree, image::schema::Tree::Builder record);
 void fill_window(const UniqueFd& terminal, image::schema::WindowSize::Builder record);
 // Whether its session has such a terminal, and it does not.

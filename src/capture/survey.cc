@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/beside.h"
 #include "base/error.h"
 #include "tracee/sigreturn_finder.h"
 
@@ -247,7 +248,85 @@ class CommonPart {
 
 void survey_parts(pid_t pid, const SurveyOptions& options, Survey& earlier, Survey& survey);
 
+// Of a fork only one comes along.
+std::vector<pid_t> threads_to_compare(const SurveyOptions& options, pid_t pid) {
+  if (options.purpose == Purpose::kFork) return {};
+  std::vector<pid_t> threads = kernel::list_threads(pid);
+  if (threads.size() < 2) threads.clear();
+  return threads;
+}
+
 }  // namespace
+
+// What is read of every thread, some tens of microseconds each, and of every process of the
+// machine: where it takes long another thread of ours does it. Of what stands still only what the
+// records need, so that this thread is no burden to what is done meanwhile, at the destination too;
+// the rest when all has been sent.
+class SurveyBeside {
+ public:
+  SurveyBeside(const SurveyOptions& options, const Survey& survey)
+      : options_(options),
+        first_(survey.status),
+        pid_(survey.pid),
+        threads_(threads_to_compare(options, survey.pid)),
+        refusals_before_(survey.refusals.size()) {
+    if (threads_.size() >= kMany) beside_.emplace([this] { look(); });
+  }
+
+  // What is in their way is told ahead of what the later parts have found.
+  void settle(Survey& survey) {
+    beside_ ? beside_->finish() : look();
+    survey.own_directories = std::move(found_.own_directories);
+    survey.own_credentials = std::move(found_.own_credentials);
+    Refusals& all = survey.refusals;
+    for (const Refusals* refusals : {&sharers_, &found_.refusals}) {
+      all.insert(all.begin() + static_cast<std::ptrdiff_t>(refusals_before_), refusals->begin(),
+                 refusals->end());
+    }
+  }
+
+  void settle_rest(Survey& survey) const {
+    Refusals sharers = find_sharers(options_, pid_, first_.name);
+    if (!threads_.empty()) {
+      const ThreadSurvey rest =
+          survey_threads(options_.purpose, first_, threads_, ThreadParts::kAlike);
+      sharers.insert(sharers.end(), rest.refusals.begin(), rest.refusals.end());
+    }
+    survey.refusals.insert(survey.refusals.end(), sharers.begin(), sharers.end());
+  }
+
+ private:
+  static constexpr std::size_t kMany = 8;
+
+  void look() {
+    const bool later = options_.settled_later;
+    if (!threads_.empty()) {
+      found_ = survey_threads(options_.purpose, first_, threads_,
+                              later ? ThreadParts::kOwn : ThreadParts::kAll);
+    }
+    if (!later) sharers_ = find_sharers(options_, pid_, first_.name);
+  }
+
+  SurveyOptions options_;
+  kernel::Status first_;
+  pid_t pid_;
+  std::vector<pid_t> threads_;
+  std::size_t refusals_before_;
+  ThreadSurvey found_;
+  Refusals sharers_;
+  std::optional<Beside> beside_;
+};
+
+void settle(const SurveyOptions& options, Survey& survey) {
+  if (!survey.beside) return;
+  survey.beside->settle(survey);
+  if (!options.settled_later) survey.beside.reset();
+  survey_own_directories(options, survey);
+}
+
+void settle_rest(Survey& survey) {
+  if (survey.beside) std::exchange(survey.beside, nullptr)->settle_rest(survey);
+}
 
 Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier, Survey* first) {
   Survey survey(pid, options.tree);
@@ -289,11 +368,10 @@ void survey_parts(pid_t pid, const SurveyOptions& options, Survey& earlier, Surv
     return;
   }
   survey_policy(options, survey);
-  survey_threads(options, survey);
-  survey_own_directories(options, survey);
-  survey_sharers(options, survey);
+  survey.beside = std::make_shared<SurveyBeside>(options, survey);
   survey_mappings(options, earlier, survey);
   survey_descriptors(options, survey);
+  if (!options.settled_later) settle(options, survey);
   // What has no memory any more seems to lack all sorts of things.
   if (!survey.refusals.empty() && !has_memory(pid)) {
     throw Error(Code::kGone, fmt::format("process {} has ended", pid));

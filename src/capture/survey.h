@@ -73,6 +73,14 @@ struct SurveyOptions {
   const std::vector<kernel::Vma>* map = nullptr;
   // Who asks, which does not go along; 0: this process.
   pid_t asker = 0;
+  // What has come of it, as list_tree() has it, where that was listed while all stood still.
+  const std::vector<pid_t>* known_tree = nullptr;
+  // Those of them that have a snapshot (tracee/snapshot.h) among their children, likewise.
+  const std::set<pid_t>* known_copied = nullptr;
+  // What threads have of their own, and who shares what with it, may be found out when the survey
+  // is there already: settle() and settle_rest() are to be called then. Of a process that stands
+  // still, and is alone.
+  bool settled_later = false;
   // The processes that move together; empty: it alone.
   std::set<pid_t> tree;
   // Of them, where that was looked at once for all.
@@ -178,6 +186,8 @@ struct SocketObject {
   std::vector<SentAlong> sent_along = {};
 };
 
+class SurveyBeside;
+
 struct Survey {
   pid_t pid = 0;
   // Whose credentials, directories and descriptors count: of a fork its caller's, else the first.
@@ -202,6 +212,8 @@ struct Survey {
   std::set<pid_t> own_directories;
   // And those that have other ids or capabilities than the first one.
   std::set<pid_t> own_credentials;
+  // What is found out meanwhile.
+  std::shared_ptr<SurveyBeside> beside;
   bool whole = false;           // moves_whole()
   bool original_stays = false;  // Purpose::kCopy
   bool copies_shared = false;   // SurveyOptions::copy_shared
@@ -232,16 +244,38 @@ struct Survey {
 Survey survey_process(pid_t pid, const SurveyOptions& options, Survey earlier = {},
                       Survey* first = nullptr);
 
+// Whether it has a keeper, which watches what it writes, and for memory that has not come yet; any
+// other who watches it is somebody that the program knows of.
+bool is_guest(pid_t pid);
+
 // The parts of it; each adds to the survey.
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey);
 void survey_descriptors(const SurveyOptions& options, Survey& survey);
 // When the descriptors of all are known: who is connected with whom, and what epolls watch. The
 // first has the common part.
 void settle_descriptors(std::span<Survey* const> members);
-void survey_threads(const SurveyOptions& options, Survey& survey);
+// What threads have of their own.
+struct ThreadSurvey {
+  std::set<pid_t> own_directories;
+  std::set<pid_t> own_credentials;
+  Refusals refusals;
+};
+enum class ThreadParts {
+  kAll,
+  kOwn,    // what their records are to have
+  kAlike,  // what they have to have in common, which takes the most of the time
+};
+// `first`: of the first thread, which the others are compared with.
+ThreadSurvey survey_threads(Purpose purpose, const kernel::Status& first,
+                            std::span<const pid_t> threads, ThreadParts parts = ThreadParts::kAll);
+// Of a survey with SurveyOptions::settled_later: waits for what is to be known before its threads
+// are written, and adds it.
+void settle(const SurveyOptions& options, Survey& survey);
+// The same with what else could be in its way, which is found out now; behind settle().
+void settle_rest(Survey& survey);
 // Other processes that were cloned to have its memory, descriptors or directories (sharing.h); not
 // in a quick survey.
-void survey_sharers(const SurveyOptions& options, Survey& survey);
+Refusals find_sharers(const SurveyOptions& options, pid_t pid, const std::string& name);
 // Reads the descriptors of the process once.
 bool is_in_a_call(Survey& survey);
 void survey_policy(const SurveyOptions& options, Survey& survey);

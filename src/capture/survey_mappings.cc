@@ -70,8 +70,10 @@ std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
   };
   for (const Pair& pair : kPairs) {
     if (!vma.has(pair.flag)) continue;
-    // What it writes is watched by its keeper.
     if (pair.flag == VmFlag::kUffdWp && is_in_a_call(survey)) continue;
+    if (pair.flag == VmFlag::kUffdMissing && (is_in_a_call(survey) || is_guest(survey.pid))) {
+      continue;
+    }
     if (survey.whole && is_remade_by_flags(vma, pair.flag)) continue;
     return refuse(describe(vma), pair.reason);
   }
@@ -397,6 +399,15 @@ void survey_program(Survey& survey) {
 }
 
 }  // namespace
+
+bool is_guest(pid_t pid) {
+  while (pid > 1) {
+    if (kernel::read_comm(pid, pid) == "telefork-keeper") return true;
+    pid = kernel::read_stat(pid).ppid;
+  }
+  // Of a pid namespace that its keeper has made for it.
+  return pid == 1 && kernel::read_comm(pid, pid) == "telefork-init";
+}
 
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey) {
   for (Vma& vma : read_vmas(options, earlier, survey)) {

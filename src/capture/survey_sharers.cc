@@ -21,37 +21,37 @@ bool is_launcher(pid_t pid) {
 }
 
 void add_refusals(const std::map<std::string, std::vector<pid_t>>& sharers, Reason reason,
-                  Survey& survey) {
+                  pid_t pid, const std::string& name, Refusals& refusals) {
   for (const auto& [parts, pids] : sharers) {
     std::string others = pids.size() == 1 ? "" : fmt::format(" and {} more", pids.size() - 1);
-    survey.refusals.push_back(
-        refuse(fmt::format("process {} ({})", survey.pid, survey.status.name), reason,
-               fmt::format("{} with process {}{}", parts, pids.front(), others)));
+    refusals.push_back(refuse(fmt::format("process {} ({})", pid, name), reason,
+                              fmt::format("{} with process {}{}", parts, pids.front(), others)));
   }
 }
 
 }  // namespace
 
-void survey_sharers(const SurveyOptions& options, Survey& survey) {
+Refusals find_sharers(const SurveyOptions& options, pid_t pid, const std::string& name) {
   const bool stays_whole = options.purpose == Purpose::kFork;  // it has copies
   const bool seen_as_children = options.purpose == Purpose::kReturn;
-  if (stays_whole || seen_as_children || options.quick) return;
-  const auto sharing = options.sharing
-                           ? options.sharing
-                           : std::make_shared<const Sharing>(std::set<pid_t>{survey.pid});
+  if (stays_whole || seen_as_children || options.quick) return {};
+  const auto sharing =
+      options.sharing ? options.sharing : std::make_shared<const Sharing>(std::set<pid_t>{pid});
   std::map<std::string, std::vector<pid_t>> sharers;
   std::map<std::string, std::vector<pid_t>> own;  // that go along; said of the first of them
-  for (const auto& [parts, others] : sharing->of(survey.pid)) {
+  for (const auto& [parts, others] : sharing->of(pid)) {
     for (pid_t other : others) {
       if (options.tree.contains(other)) {
-        if (other > survey.pid) own[parts].push_back(other);
+        if (other > pid) own[parts].push_back(other);
       } else if (!is_launcher(other)) {
         sharers[parts].push_back(other);
       }
     }
   }
-  add_refusals(sharers, Reason::kSharer, survey);
-  add_refusals(own, Reason::kSharerMoves, survey);
+  Refusals refusals;
+  add_refusals(sharers, Reason::kSharer, pid, name, refusals);
+  add_refusals(own, Reason::kSharerMoves, pid, name, refusals);
+  return refusals;
 }
 
 }  // namespace telefork::capture

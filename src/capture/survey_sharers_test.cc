@@ -57,15 +57,13 @@ class SharingProcess {
   pid_t sharer_pid() const { return sharer_; }
 
   std::vector<std::string> refusals(Purpose purpose, bool quick = false) const {
-    Survey survey;
-    survey.pid = pid_;
-    survey.status = kernel::read_status(pid_);
     SurveyOptions options;
     options.purpose = purpose;
     options.quick = quick;
-    survey_sharers(options, survey);
     std::vector<std::string> lines;
-    for (const Refusal& refusal : survey.refusals) lines.push_back(refusal.text());
+    for (const Refusal& refusal : find_sharers(options, pid_, "subject")) {
+      lines.push_back(refusal.text());
+    }
     return lines;
   }
 

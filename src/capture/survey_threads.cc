@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "capture/survey.h"
+#include "kernel/task_flags.h"
 
 namespace telefork::capture {
 namespace {
@@ -46,9 +47,8 @@ std::optional<unsigned> try_read_personality(pid_t tid) {
 
 // From PF_EXITING on a thread lets go of one thing after the other, which is no difference.
 bool is_ending(pid_t tid) {
-  constexpr std::uint64_t kExiting = 4;  // include/linux/sched.h
   kernel::Stat stat = kernel::read_stat(tid);
-  return stat.state == 'Z' || stat.state == 'X' || (stat.flags & kExiting) != 0;
+  return stat.state == 'Z' || stat.state == 'X' || (stat.flags & kernel::kPfExiting) != 0;
 }
 
 bool has_gone(pid_t tid) {
@@ -60,29 +60,39 @@ bool has_gone(pid_t tid) {
   }
 }
 
-std::string subject(const Survey& survey, const std::vector<pid_t>& tids) {
+std::string subject(const kernel::Status& first, const std::vector<pid_t>& tids) {
   std::string others = tids.size() == 1 ? "" : fmt::format(" and {} others", tids.size() - 1);
   if (tids.size() == 2) others = " and another one";
-  return fmt::format("thread {}{} of process {} ({})", tids.front(), others, survey.pid,
-                     survey.status.name);
+  return fmt::format("thread {}{} of process {} ({})", tids.front(), others, first.pid, first.name);
 }
 
 class Comparison {
  public:
-  Comparison(const SurveyOptions& options, Survey& survey)
-      : compares_privileges_(options.purpose != Purpose::kReturn),
-        whole_(moves_whole(options.purpose)),
-        survey_(survey) {
-    personality_ = try_read_personality(survey.pid);
+  Comparison(Purpose purpose, ThreadParts parts, const kernel::Status& first, ThreadSurvey& found)
+      : compares_privileges_(purpose != Purpose::kReturn),
+        whole_(moves_whole(purpose)),
+        parts_(parts),
+        first_(first),
+        found_(found) {
+    if (parts_ == ThreadParts::kOwn) return;
+    personality_ = try_read_personality(first.pid);
     for (const char* name : kNamespaces) {
-      namespaces_.push_back(try_read_ns_link(survey.pid, name));
+      namespaces_.push_back(try_read_ns_link(first.pid, name));
     }
   }
 
   void look_at(pid_t tid) {
-    kernel::Status status = kernel::read_status(tid);
-    std::string different = differences(tid, status);
-    const bool filtered = status.seccomp != 0 && survey_.status.seccomp == 0;
+    std::string different;
+    bool filtered = false;
+    if (parts_ != ThreadParts::kAlike) {
+      const kernel::Status status = kernel::read_status(tid);
+      filtered = status.seccomp != 0 && first_.seccomp == 0;
+      note_privileges(tid, status, different);
+      note_as_far_as_seen(different, [&] { note_shared(tid, status, different); });
+    }
+    if (parts_ != ThreadParts::kOwn) {
+      note_as_far_as_seen(different, [&] { note_what_is_alike(tid, different); });
+    }
     if ((different.empty() && !filtered) || is_ending(tid)) return;
     if (filtered) filtered_.push_back(tid);
     if (!different.empty()) different_[different].push_back(tid);
@@ -91,44 +101,53 @@ class Comparison {
   // Threads that differ in the same are told in one line: there may be thousands.
   void tell() const {
     if (!filtered_.empty()) {
-      survey_.refusals.push_back(refuse(subject(survey_, filtered_), Reason::kSeccomp));
+      found_.refusals.push_back(refuse(subject(first_, filtered_), Reason::kSeccomp));
     }
     for (const auto& [what, tids] : different_) {
-      survey_.refusals.push_back(refuse(subject(survey_, tids), Reason::kThreadDiffers, what));
+      found_.refusals.push_back(refuse(subject(first_, tids), Reason::kThreadDiffers, what));
     }
   }
 
  private:
-  std::string differences(pid_t tid, const kernel::Status& status) {
-    const kernel::Status& first = survey_.status;
-    std::string list;
-    auto note = [&list](bool same, const std::string& what) {
-      if (!same) list += (list.empty() ? "" : ", ") + what;
-    };
+  static void note(bool same, const std::string& what, std::string& list) {
+    if (!same) list += (list.empty() ? "" : ", ") + what;
+  }
+
+  void note_privileges(pid_t tid, const kernel::Status& status, std::string& list) {
+    const kernel::Status& first = first_;
     const bool own_credentials = take_own_credentials(tid, status);
-    note(own_credentials || has_same_ids(status), "user and group ids");
+    note(own_credentials || has_same_ids(status), "user and group ids", list);
     // A call does not bring them home, whichever thread changes them.
-    if (compares_privileges_) {
-      note(own_credentials || has_same_capabilities(status), "capabilities");
-      note(status.no_new_privs == first.no_new_privs, "no_new_privs");
-      note(first.seccomp == 0 ||
-               (status.seccomp == first.seccomp && status.seccomp_filters == first.seccomp_filters),
-           "seccomp filters");
-    }
+    if (!compares_privileges_) return;
+    note(own_credentials || has_same_capabilities(status), "capabilities", list);
+    note(status.no_new_privs == first.no_new_privs, "no_new_privs", list);
+    note(first.seccomp == 0 ||
+             (status.seccomp == first.seccomp && status.seccomp_filters == first.seccomp_filters),
+         "seccomp filters", list);
+  }
+
+  // Of a thread that has become another user's no more may be seen.
+  template <class Look>
+  static void note_as_far_as_seen(const std::string& list, Look look) {
     try {
-      note(!personality_ || kernel::read_personality(tid) == *personality_, "personality");
-      note(shares(KCMP_FS, tid, status) || take_own_directories(tid), "directories and umask");
-      note(shares(KCMP_FILES, tid, status), "descriptors");
-      for (std::size_t i = 0; i < namespaces_.size(); ++i) {
-        note(try_read_ns_link(tid, kNamespaces[i]) == namespaces_[i],
-             fmt::format("{} namespace", kNamespaces[i]));
-      }
+      look();
     } catch (const Error& error) {
-      // Of a thread that has become another user's no more may be seen.
       bool forbidden = error.error() == EACCES || error.error() == EPERM;
       if (list.empty() || !forbidden) throw;
     }
-    return list;
+  }
+
+  void note_shared(pid_t tid, const kernel::Status& status, std::string& list) {
+    note(shares(KCMP_FS, tid, status) || take_own_directories(tid), "directories and umask", list);
+    note(shares(KCMP_FILES, tid, status), "descriptors", list);
+  }
+
+  void note_what_is_alike(pid_t tid, std::string& list) const {
+    note(!personality_ || kernel::read_personality(tid) == *personality_, "personality", list);
+    for (std::size_t i = 0; i < namespaces_.size(); ++i) {
+      note(try_read_ns_link(tid, kNamespaces[i]) == namespaces_[i],
+           fmt::format("{} namespace", kNamespaces[i]), list);
+    }
   }
 
   // It can be given its own again by itself, where they are in the same root and it shares them
@@ -137,11 +156,11 @@ class Comparison {
     const auto is_another = [tid](pid_t other) {
       return ::syscall(SYS_kcmp, tid, other, KCMP_FS, 0, 0) > 0;
     };
-    std::set<pid_t>& own = survey_.own_directories;
-    if (!whole_ || is_ending(tid) || !is_another(survey_.pid) ||
+    std::set<pid_t>& own = found_.own_directories;
+    if (!whole_ || is_ending(tid) || !is_another(first_.pid) ||
         !std::all_of(own.begin(), own.end(), is_another) ||
-        kernel::read_root_link(tid) != kernel::read_root_link(survey_.pid) ||
-        kernel::read_ns_link(tid, "mnt") != kernel::read_ns_link(survey_.pid, "mnt")) {
+        kernel::read_root_link(tid) != kernel::read_root_link(first_.pid) ||
+        kernel::read_ns_link(tid, "mnt") != kernel::read_ns_link(first_.pid, "mnt")) {
       return false;
     }
     own.insert(tid);
@@ -149,7 +168,7 @@ class Comparison {
   }
 
   bool has_same_ids(const kernel::Status& status) const {
-    const kernel::Status& first = survey_.status;
+    const kernel::Status& first = first_;
     return status.uids == first.uids && status.gids == first.gids && status.groups == first.groups;
   }
 
@@ -157,20 +176,20 @@ class Comparison {
   bool take_own_credentials(pid_t tid, const kernel::Status& status) {
     constexpr std::uint64_t kChanges =
         (1ULL << CAP_SETUID) | (1ULL << CAP_SETGID) | (1ULL << CAP_SETPCAP);
-    const kernel::Status& first = survey_.status;
+    const kernel::Status& first = first_;
     const std::uint64_t needed = status.cap_permitted | status.cap_inheritable;
     if (!whole_ || (first.cap_effective & kChanges) != kChanges ||
         (needed & ~first.cap_permitted) != 0 || status.cap_bounding != first.cap_bounding) {
       return false;
     }
     if (!has_same_ids(status) || !has_same_capabilities(status)) {
-      survey_.own_credentials.insert(tid);
+      found_.own_credentials.insert(tid);
     }
     return true;
   }
 
   bool has_same_capabilities(const kernel::Status& status) const {
-    const kernel::Status& first = survey_.status;
+    const kernel::Status& first = first_;
     return status.cap_inheritable == first.cap_inheritable &&
            status.cap_permitted == first.cap_permitted &&
            status.cap_effective == first.cap_effective &&
@@ -178,25 +197,27 @@ class Comparison {
   }
 
   bool shares(int what, pid_t tid, const kernel::Status& status) const {
-    long order = ::syscall(SYS_kcmp, survey_.pid, tid, what, 0, 0);
+    long order = ::syscall(SYS_kcmp, first_.pid, tid, what, 0, 0);
     if (order >= 0) return order == 0;
     int error = errno;
     if (error == ENOSYS) return looks_shared(what, tid, status);
-    throw_errno(fmt::format("comparing thread {} with the first of process {}", tid, survey_.pid),
+    throw_errno(fmt::format("comparing thread {} with the first of process {}", tid, first_.pid),
                 error, error == ESRCH ? Code::kGone : Code::kFailed);
   }
 
   // Without kcmp(2): what is alike may be two for all that.
   bool looks_shared(int what, pid_t tid, const kernel::Status& status) const {
-    if (what == KCMP_FILES) return kernel::list_fds(tid) == kernel::list_fds(survey_.pid);
-    return status.umask == survey_.status.umask &&
-           kernel::read_cwd_link(tid) == kernel::read_cwd_link(survey_.pid) &&
-           kernel::read_root_link(tid) == kernel::read_root_link(survey_.pid);
+    if (what == KCMP_FILES) return kernel::list_fds(tid) == kernel::list_fds(first_.pid);
+    return status.umask == first_.umask &&
+           kernel::read_cwd_link(tid) == kernel::read_cwd_link(first_.pid) &&
+           kernel::read_root_link(tid) == kernel::read_root_link(first_.pid);
   }
 
   const bool compares_privileges_;
   const bool whole_;
-  Survey& survey_;
+  const ThreadParts parts_;
+  const kernel::Status& first_;
+  ThreadSurvey& found_;
   std::optional<unsigned> personality_;
   std::vector<std::string> namespaces_;
   std::vector<pid_t> filtered_;
@@ -205,12 +226,12 @@ class Comparison {
 
 }  // namespace
 
-void survey_threads(const SurveyOptions& options, Survey& survey) {
-  std::vector<pid_t> threads = kernel::list_threads(survey.pid);
-  if (options.purpose == Purpose::kFork || threads.size() < 2) return;
-  Comparison comparison(options, survey);
+ThreadSurvey survey_threads(Purpose purpose, const kernel::Status& first,
+                            std::span<const pid_t> threads, ThreadParts parts) {
+  ThreadSurvey found;
+  Comparison comparison(purpose, parts, first, found);
   for (pid_t tid : threads) {
-    if (tid == survey.pid) continue;
+    if (tid == first.pid) continue;
     try {
       comparison.look_at(tid);
     } catch (const Error&) {
@@ -220,6 +241,7 @@ void survey_threads(const SurveyOptions& options, Survey& survey) {
     }
   }
   comparison.tell();
+  return found;
 }
 
 }  // namespace telefork::capture

@@ -65,15 +65,9 @@ class Process {
   pid_t tid() const { return tid_; }  // of the last that was ready
   void end_threads() { end_.reset(); }
 
-  Survey survey() const {
-    Survey survey;
-    survey.pid = pid_;
-    survey.stat = kernel::read_stat(pid_);
-    survey.status = kernel::read_status(pid_);
-    SurveyOptions options;
-    options.purpose = Purpose::kSave;
-    survey_threads(options, survey);
-    return survey;
+  ThreadSurvey survey(ThreadParts parts = ThreadParts::kAll) const {
+    return survey_threads(Purpose::kSave, kernel::read_status(pid_), kernel::list_threads(pid_),
+                          parts);
   }
   std::vector<std::string> refusals() const {
     std::vector<std::string> lines;
@@ -113,6 +107,21 @@ TEST(SurveyOfThreads, FindsDirectoriesOfAThreadsOwn) {
   });
   EXPECT_THAT(process.refusals(), IsEmpty());
   EXPECT_THAT(process.survey().own_directories, ElementsAre(process.tid()));
+}
+
+TEST(SurveyOfThreads, FindsInTwoPartsWhatItFindsAtOnce) {
+  Process process([] {
+    if (::unshare(CLONE_FS | CLONE_NEWUTS) != 0 || ::chdir("/usr") != 0) ::_exit(1);
+    leave_descriptors();
+  });
+  const ThreadSurvey own = process.survey(ThreadParts::kOwn);
+  EXPECT_THAT(own.own_directories, ElementsAre(process.tid()));
+  ASSERT_EQ(own.refusals.size(), 1U);
+  EXPECT_THAT(own.refusals[0].text(), HasSubstr("the first thread's descriptors, "));
+  const ThreadSurvey alike = process.survey(ThreadParts::kAlike);
+  EXPECT_THAT(alike.own_directories, IsEmpty());
+  ASSERT_EQ(alike.refusals.size(), 1U);
+  EXPECT_THAT(alike.refusals[0].text(), HasSubstr("the first thread's uts namespace, "));
 }
 
 TEST(SurveyOfThreads, NamesThoseThatHaveDirectoriesInAnotherRoot) {

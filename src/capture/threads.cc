@@ -55,17 +55,21 @@ void fill_scheduling(pid_t tid, image::schema::Thread::Builder record) {
 }  // namespace
 
 struct Capture::ThreadAnswers {
+  std::string name;
   stack_t alternate;
   std::uint64_t clear_child_tid;
   int parent_death_signal;
   unsigned securebits;
   std::uint64_t timer_slack;
+  int seccomp;  // as kernel::Status has it
 };
 
-// What only a thread itself can ask.
+// What only a thread itself can ask, or cheaper than another one.
 class Capture::ThreadQuestions {
  public:
   ThreadQuestions() {
+    name_ = program_.buffer(kNameSize);
+    program_.call("asking for the name", SYS_prctl, {PR_GET_NAME, name_, 0, 0, 0});
     alternate_ = program_.buffer(sizeof(stack_t));
     program_.call("asking for the alternate signal stack", SYS_sigaltstack, {0, alternate_});
     clear_tid_ = program_.buffer(sizeof(std::uint64_t));
@@ -77,21 +81,31 @@ class Capture::ThreadQuestions {
     // /proc tells it only to the thread itself, or to CAP_SYS_NICE.
     slack_ =
         program_.call("asking for the timer slack", SYS_prctl, {PR_GET_TIMERSLACK, 0, 0, 0, 0});
+    // EINVAL where the kernel was built without.
+    seccomp_ = program_.call_any("asking for seccomp", SYS_prctl, {PR_GET_SECCOMP, 0, 0, 0, 0});
     securebits_ =
         program_.call("asking for securebits", SYS_prctl, {PR_GET_SECUREBITS, 0, 0, 0, 0});
   }
 
   const tracee::SyscallProgram& program() const { return program_; }
   ThreadAnswers answers(const tracee::ProgramRun& run) const {
-    return {run.object<stack_t>(alternate_), run.object<std::uint64_t>(clear_tid_),
-            run.object<int>(death_), static_cast<unsigned>(run.result(securebits_)),
-            static_cast<std::uint64_t>(run.result(slack_))};
+    const auto name = run.data(name_);
+    return {reinterpret_cast<const char*>(name.data()),  // the kernel ends it by a zero
+            run.object<stack_t>(alternate_),
+            run.object<std::uint64_t>(clear_tid_),
+            run.object<int>(death_),
+            static_cast<unsigned>(run.result(securebits_)),
+            static_cast<std::uint64_t>(run.result(slack_)),
+            static_cast<int>(std::max<std::int64_t>(0, run.result(seccomp_)))};
   }
 
  private:
+  static constexpr std::size_t kNameSize = 16;
+
   tracee::SyscallProgram program_;
-  tracee::Data alternate_, clear_tid_, death_;
+  tracee::Data name_, alternate_, clear_tid_, death_;
   tracee::Result slack_;
+  tracee::Result seccomp_;
   tracee::Result securebits_;
 };
 
@@ -101,7 +115,7 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
   ::capnp::MallocMessageBuilder message;
   auto record = message.initRoot<image::schema::Thread>();
   record.setTid(stub.own_tid());
-  record.setComm(kernel::read_comm(survey_.pid, tid));
+  record.setComm(own.name);
 
   tracee::Registers registers = stub.original().registers;
   const bool is_caller = tid == (settings_.caller != 0 ? settings_.caller : survey_.pid);
@@ -128,7 +142,7 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
   record.setClearChildTid(own.clear_child_tid);
   record.setTimerSlack(own.timer_slack);
   record.setParentDeathSignal(static_cast<std::uint32_t>(own.parent_death_signal));
-  record.setSeccompMode(static_cast<std::uint32_t>(stub.seccomp()));
+  record.setSeccompMode(static_cast<std::uint32_t>(own.seccomp));
   if (survey_.own_credentials.contains(tid)) {
     fill_credentials(kernel::read_status(tid), own.securebits, record.initCredentials());
   }
@@ -148,6 +162,8 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
 // The leader first, whether or not it is the one that the stub is in.
 void Capture::write_threads(image::RecordSink& sink) {
   const ThreadQuestions questions;
+  if (settings_.guests) return write_with_guests(settings_.guests(), questions, sink);
+  if (settings_.before_threads) settings_.before_threads();
   std::vector<tracee::TracedThread*> others;
   for (tracee::TracedThread& thread : frozen_.threads()) {
     if (thread.tid() == stub_.thread().tid()) {
@@ -161,12 +177,28 @@ void Capture::write_threads(image::RecordSink& sink) {
   write_guests(others, questions, sink);
 }
 
+void Capture::write_with_guests(tracee::GuestStubs& guests, const ThreadQuestions& questions,
+                                image::RecordSink& sink) {
+  const tracee::ProgramRun of_caller = stub_.run(questions.program());
+  const std::vector<tracee::ProgramRun> runs = guests.run(questions.program());
+  if (settings_.before_threads) settings_.before_threads();
+  std::size_t index = 0;
+  for (tracee::TracedThread& thread : frozen_.threads()) {
+    if (thread.tid() == stub_.thread().tid()) {
+      write_thread(thread, stub_, questions.answers(of_caller), sink);
+    } else {
+      write_thread(thread, guests[index], questions.answers(runs[index]), sink);
+      ++index;
+    }
+  }
+}
+
 void Capture::write_guests(std::span<tracee::TracedThread* const> threads,
                            const ThreadQuestions& questions, image::RecordSink& sink) {
   for (; !threads.empty(); threads = threads.subspan(std::min(threads.size(), kThreadsAtOnce))) {
     const auto some = threads.first(std::min(threads.size(), kThreadsAtOnce));
-    tracee::GuestStubs guests(some, stub_, questions.program());
-    const std::vector<tracee::ProgramRun> runs = guests.run();
+    tracee::GuestStubs guests(some, stub_);
+    const std::vector<tracee::ProgramRun> runs = guests.run(questions.program());
     for (std::size_t i = 0; i < some.size(); ++i) {
       write_thread(*some[i], guests[i], questions.answers(runs[i]), sink);
     }

@@ -12,6 +12,8 @@
 #include "base/error.h"
 #include "capture/session_terminals.h"
 #include "image/tree_plan.h"
+#include "kernel/procfs_task.h"
+#include "tracee/snapshot.h"
 
 namespace telefork::capture {
 namespace {
@@ -91,6 +93,19 @@ void look_at_plan(TreeSurvey& tree) {
     });
     const kernel::Stat& stat = *parts[static_cast<std::size_t>(found - members.begin())].stat;
     tree.refusals.push_back(refuse(name_of(stat.pid, stat.comm), Reason::kUnmakeable, trouble.why));
+  }
+}
+
+// It is this one's to be reaped when it has been read.
+void refuse_snapshots(const SurveyOptions& options, TreeSurvey& tree) {
+  const auto has_one = [&options](pid_t pid) {
+    if (options.known_copied != nullptr) return options.known_copied->contains(pid);
+    const std::vector<pid_t> children = kernel::list_children(pid);
+    return std::any_of(children.begin(), children.end(), tracee::is_snapshot);
+  };
+  for (const Survey& member : tree.members) {
+    if (!has_one(member.pid)) continue;
+    tree.refusals.push_back(refuse(name_of(member.pid, member.status.name), Reason::kCopyUnderWay));
   }
 }
 
@@ -223,6 +238,7 @@ std::vector<pid_t> list_tree(pid_t pid) {
   for (std::size_t i = 0; i < all.size(); ++i) {
     try {
       for (const pid_t child : kernel::list_children(all[i])) {
+        if (tracee::is_snapshot(child)) continue;
         if (std::find(all.begin(), all.end(), child) == all.end()) all.push_back(child);
       }
     } catch (const Error& error) {
@@ -238,9 +254,10 @@ TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) 
   std::vector<pid_t> pids = {pid};
   const pid_t asker = options.asker != 0 ? options.asker : ::getpid();
   if (moves_whole(options.purpose)) {
-    pids = list_tree(pid);
+    pids = options.known_tree != nullptr ? *options.known_tree : list_tree(pid);
     own.tree.insert(pids.begin(), pids.end());
   }
+  own.settled_later = own.settled_later && pids.size() == 1;
   if (pids.size() > 1 && !own.quick) {
     own.sharing = std::make_shared<const Sharing>(std::set<pid_t>(pids.begin(), pids.end()));
   }
@@ -254,7 +271,10 @@ TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) 
     std::vector<Survey*> all;
     for (Survey& member : tree.members) all.push_back(&member);
     settle_descriptors(all);
-    survey_session_terminals(tree, options.purpose == Purpose::kHome);
+    survey_session_terminals(tree);
+  }
+  if (options.purpose == Purpose::kSave || options.purpose == Purpose::kMove) {
+    refuse_snapshots(options, tree);
   }
   if (pids.size() > 1 && own.tree.contains(asker)) {
     tree.first().refusals.push_back(

@@ -42,6 +42,7 @@ enum class RecordType : std::uint16_t {
   kCommand,      // schema::Command: instead of a process, a command to be started
   kEnd,          // schema::End: totals; the last record
   kTree,         // schema::Tree: several processes that move as one; before the first of them
+  kRound,        // schema::Round: pages follow that come while it runs; over a link only
 };
 
 // What this program writes, and the newest that it reads (Header.version). A field that old readers

@@ -16,7 +16,7 @@ struct TypeFacts {
 };
 
 // By number, from RecordType::kHeader on.
-constexpr std::array<TypeFacts, 14> kTypes{{
+constexpr std::array<TypeFacts, 15> kTypes{{
     {"header", false},
     {"process", false},
     {"vma", false},
@@ -31,8 +31,9 @@ constexpr std::array<TypeFacts, 14> kTypes{{
     {"command", false},
     {"end", false},
     {"tree", false},
+    {"round", false},
 }};
-static_assert(kTypes.size() == static_cast<std::size_t>(RecordType::kTree));
+static_assert(kTypes.size() == static_cast<std::size_t>(RecordType::kRound));
 
 }  // namespace
 

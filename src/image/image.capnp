@@ -256,6 +256,8 @@ struct Vma {
   sharedId @7 :UInt64;        # the same for mappings of the same shared memory
   guardRuns @8 :List(PageRun);  # MADV_GUARD_INSTALL
   segment @9 :Segment;        # of kind sharedAnonymous: where it is memory of System V
+  lazy @10 :Bool;             # over a link: its pages follow when the process runs (wire-protocol.md)
+  staged @11 :List(PageRun);  # over a link: of its pages, what came in rounds and still holds
   enum Kind {
     anonymous @0;
     privateFile @1;
@@ -289,6 +291,16 @@ struct Pages {
   # were here, but for those that lost what they held and are zero, or the file's, again.
   runs @0 :List(PageRun);
   dropped @1 :List(PageRun);
+}
+
+struct Round {
+  # Over a link: pages that come while the process runs still, ahead of its Process. The first one is
+  # followed by the mappings that they are of, and by pages, each other one by pages. It says that
+  # those before it have all come. Behind the last one nothing comes but the Process, or a Tree.
+  number @0 :UInt32;
+  ids @1 :List(UInt32);       # of the first: of the process and its other threads, as they see them
+  taken @2 :List(PageRun);    # and where anything is mapped
+  last @3 :Bool;              # no pages follow
 }
 
 struct FreezeMark {

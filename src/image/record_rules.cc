@@ -30,6 +30,9 @@ constexpr std::uint32_t kOfMember = bit(RecordType::kProcess) | bit(RecordType::
 constexpr std::uint32_t kMostPipe = 1U << 31;
 constexpr std::uint32_t kMostPtys = 1U << 20;  // NR_UNIX98_PTY_MAX (include/linux/tty.h)
 
+constexpr std::uint32_t kInRounds =
+    bit(RecordType::kRound) | bit(RecordType::kVma) | bit(RecordType::kPages);
+
 constexpr std::uint32_t kWithCommand = bit(RecordType::kHeader) | bit(RecordType::kCommand) |
                                        bit(RecordType::kFileContent) | bit(RecordType::kFiles) |
                                        bit(RecordType::kEnd);
@@ -109,6 +112,7 @@ void RecordRules::check(const Record& record) {
   if (record.type() == RecordType::kTree) check_tree(record.get<schema::Tree>());
   if (record.type() == RecordType::kVma) check_vma(record.get<schema::Vma>());
   if (record.type() == RecordType::kPages) check_pages(record);
+  if (record.type() == RecordType::kRound) check_round(record.get<schema::Round>());
   if (record.type() == RecordType::kFileContent) check_file_content(record);
   if (record.type() == RecordType::kFiles) check_files(record.get<schema::Files>());
   if (record.type() == RecordType::kSockets) {
@@ -122,20 +126,41 @@ void RecordRules::check_order(const Record& record) {
   if (count_ == 0 && type != RecordType::kHeader) refuse("an image begins with its header");
   const bool subject =
       type == RecordType::kProcess || type == RecordType::kCommand || type == RecordType::kTree;
+  if (count_ == 1 && type == RecordType::kRound) in_rounds_ = true;
+  const bool begins = count_ == 1 || in_rounds_;
   if (!living_.empty()) {
     check_order_in_tree(record);
-  } else if (count_ > 0 && (count_ == 1) != subject) {
+  } else if (in_rounds_ && (mine & kInRounds) != 0) {
+    // Its subject comes later.
+  } else if (count_ > 0 && begins != subject) {
     refuse("a process or a command is what comes after the header, and nowhere else");
   }
   if ((mine & kOnce & seen_) != 0) refuse("there was such a record before");
   if ((seen_ & bit(RecordType::kCommand)) != 0 && (mine & kWithCommand) == 0) {
     refuse("a command has no such record");
   }
+  if (in_rounds_ && subject) end_rounds(type);
   if (type == RecordType::kHeader) {
     goes_home_ = record.get<schema::Header>().getPurpose() == schema::Header::Purpose::RETURN;
   }
   seen_ |= mine;
   ++count_;
+}
+
+// From here on it is the process as it stands still.
+void RecordRules::end_rounds(RecordType subject) {
+  if (subject == RecordType::kCommand) refuse("a command has no rounds of pages");
+  in_rounds_ = false;
+  came_in_rounds_ = true;
+  vmas_.clear();
+}
+
+void RecordRules::check_round(schema::Round::Reader round) {
+  if (!in_rounds_) refuse("its rounds came before it");
+  if (round.getNumber() != rounds_++) refuse("its round {} is not the next one", round.getNumber());
+  RunCheck check;
+  constexpr std::uint64_t kEnd = UINT64_MAX / kPageSize * kPageSize;
+  for (schema::PageRun::Reader run : round.getTaken()) check.add(run, 0, kEnd);
 }
 
 // The next process begins where the one before has all that it is made of.
@@ -233,6 +258,11 @@ void RecordRules::check_vma(schema::Vma::Reader vma) {
   }
   RunCheck check;
   for (schema::PageRun::Reader run : vma.getGuardRuns()) check.add(run, start, end);
+  RunCheck staged;
+  for (schema::PageRun::Reader run : vma.getStaged()) staged.add(run, start, end);
+  if (vma.hasStaged() && (!came_in_rounds_ || !living_.empty())) {
+    refuse("the VMA {:#x}-{:#x} has pages of rounds, and there were none", start, end);
+  }
   vmas_.emplace_hint(after, start, end);
 }
 
@@ -251,8 +281,8 @@ std::uint64_t RecordRules::check_runs(::capnp::List<schema::PageRun>::Reader run
 
 void RecordRules::check_pages(const Record& record) {
   auto pages = record.get<schema::Pages>();
-  if (pages.getDropped().size() > 0 && !goes_home_) {
-    refuse("it drops pages, which only an image of the way home does");
+  if (pages.getDropped().size() > 0 && !goes_home_ && !came_in_rounds_) {
+    refuse("it drops pages, which only an image of the way home does, or one that came in rounds");
   }
   check_runs(pages.getDropped());
   const std::uint64_t bytes = check_runs(pages.getRuns()) * kPageSize;

@@ -2,6 +2,8 @@
 // says fits what others said. Pure. Reader holds every image to it.
 //
 //   Header, then Process or Command, then the rest in any order, then End
+//   Header, Round, VMAs, then pages and Rounds, then as ever from the Process or Tree on, with VMAs
+//   anew
 //   Header, Tree, then that of each of its processes that live: Process, and the rest; then End
 //   Header, Tree, Process, Command, Freeze mark, Files, Sockets, Timers and Signals at most once,
 //   of a process of a tree each its own, but for the Sockets with a Command: no VMA, no pages, no
@@ -32,6 +34,8 @@ class RecordRules {
  private:
   void check_order(const Record& record);
   void check_order_in_tree(const Record& record);
+  void end_rounds(RecordType subject);
+  void check_round(schema::Round::Reader round);
   void check_tree(schema::Tree::Reader tree);
   void check_end_of_member() const;
   void check_vma(schema::Vma::Reader vma);
@@ -49,6 +53,9 @@ class RecordRules {
   std::uint64_t count_ = 0;
   std::uint32_t seen_ = 0;                           // one bit a RecordType
   bool goes_home_ = false;                           // purpose return
+  bool in_rounds_ = false;                           // of pages, which come first
+  bool came_in_rounds_ = false;                      // and are over
+  std::uint32_t rounds_ = 0;                         // that have begun
   std::vector<std::uint32_t> living_;                // of a tree: who comes in this order
   std::size_t came_ = 0;                             // of them
   std::uint32_t descriptions_ = 0;                   // of the tree

@@ -36,6 +36,8 @@ namespace telefork::image {
       return ::capnp::Schema::from<schema::End>();
     case RecordType::kTree:
       return ::capnp::Schema::from<schema::Tree>();
+    case RecordType::kRound:
+      return ::capnp::Schema::from<schema::Round>();
   }
   assertion_failed("a RecordType", __FILE__, __LINE__);
 }

@@ -47,6 +47,7 @@ void Writer::payload(std::span<const std::byte> bytes) {
   totals_.payload_bytes += bytes.size();
   totals_.bytes += bytes.size();
   if (payload_left_ == 0) finish_payload();
+  if (on_payload_) on_payload_(totals_.payload_bytes);
 }
 
 void Writer::finish_payload() {

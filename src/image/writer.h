@@ -12,6 +12,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "image/byte_stream.h"
@@ -32,6 +34,11 @@ class Writer : public RecordSink {
   void payload(std::span<const std::byte> bytes) override;
   void end();
 
+  // Called behind each piece of a payload that was written, with all of them so far.
+  void watch(std::function<void(std::uint64_t payload_bytes)> on_payload) {
+    on_payload_ = std::move(on_payload);
+  }
+
   // So far.
   const Totals& totals() const { return totals_; }
 
@@ -40,6 +47,7 @@ class Writer : public RecordSink {
   void finish_payload();
   bool payloads_inline() const { return &records_ == &payloads_; }
 
+  std::function<void(std::uint64_t)> on_payload_;
   ByteSink& records_;
   ByteSink& payloads_;
   Totals totals_;

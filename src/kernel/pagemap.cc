@@ -125,6 +125,7 @@ template <class OnRun>
 void PageMap::scan_each(RemotePtr start, RemotePtr end, const Query& query, OnRun&& on_run) const {
   std::vector<PageRegion> regions(kRegions);
   PagemapScanArg argument{.size = sizeof(PagemapScanArg),
+                          .flags = query.flags,
                           .end = end.value(),
                           .category_inverted = query.absent,
                           .category_mask = query.absent | query.needed,
@@ -158,6 +159,37 @@ PageMap::Private PageMap::private_and_written_pages(RemotePtr start, RemotePtr e
         append_run(pages.all, run);
         if ((categories & kPageIsWritten) != 0) append_run(pages.written, run);
       });
+  return pages;
+}
+
+std::vector<PageRun> PageMap::protect_written(RemotePtr start, RemotePtr end) const {
+  TELEFORK_ASSERT(abi_ != PageMapAbi::kEntries);
+  std::vector<PageRun> runs;
+  if (start >= end) return runs;
+  // Without kScanCheckWpAsync what is not watched is no error (pagemap_scan_test_walk in
+  // fs/proc/task_mmu.c).
+  scan_each(start, end,
+            {kPageIsPresent | kPageIsSwapped, never_private(Of::kAnonymous),
+             kPageIsWpAllowed | kPageIsWritten, kPageIsPresent, kScanWriteProtectMatching},
+            [&runs](const PageRun& run, std::uint64_t) { append_run(runs, run); });
+  return runs;
+}
+
+PageMap::Private PageMap::private_and_unprotected_pages(RemotePtr start, RemotePtr end,
+                                                        std::vector<PageRun>& guards) const {
+  TELEFORK_ASSERT(abi_ != PageMapAbi::kEntries);
+  Private pages;
+  if (start >= end) return pages;
+  const std::uint64_t guard = abi_ == PageMapAbi::kScanGuards ? kPageIsGuard : 0;
+  scan_each(start, end,
+            {kPageIsPresent | kPageIsSwapped | guard, kPageIsPfnZero, 0,
+             kPageIsPresent | kPageIsWritten | kPageIsWpAllowed | guard},
+            [&](const PageRun& run, std::uint64_t categories) {
+              if ((categories & guard) != 0) return append_run(guards, run);
+              append_run(pages.all, run);
+              const bool watched = (categories & kPageIsWpAllowed) != 0;
+              if (!watched || (categories & kPageIsWritten) != 0) append_run(pages.written, run);
+            });
   return pages;
 }
 

@@ -73,6 +73,15 @@ class PageMap {
   };
   // At the cost of one scan; not with kEntries. See WriteWatch.
   Private private_and_written_pages(RemotePtr start, RemotePtr end, Of of = Of::kAny) const;
+  // Of private anonymous memory of a process that may run, what a userfaultfd watches
+  // asynchronously (see WriteWatch) and was written to since it was last protected, or never was.
+  // The same call protects it, so that nothing falls in between. What nobody watches is passed
+  // over. Not with kEntries.
+  std::vector<PageRun> protect_written(RemotePtr start, RemotePtr end) const;
+  // As private_and_written_pages(), and what nobody watches asynchronously counts as written. Adds
+  // the guard pages there to `guards`, as guard_pages() has them with kScanGuards, else none.
+  Private private_and_unprotected_pages(RemotePtr start, RemotePtr end,
+                                        std::vector<PageRun>& guards) const;
   // Of all, likewise, the ones that are not in memory; not with kEntries.
   std::vector<PageRun> swapped_pages(RemotePtr start, RemotePtr end) const;
 
@@ -88,6 +97,7 @@ class PageMap {
     std::uint64_t absent;  // of none of these
     std::uint64_t needed;  // and of all of these
     std::uint64_t told;    // what is to be known of each
+    std::uint64_t flags = 0;
   };
   template <class OnRun>
   void scan_each(RemotePtr start, RemotePtr end, const Query& query, OnRun&& on_run) const;

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
@@ -61,7 +62,6 @@ bool is_top_of_its_mounts(int root) {
 
 }  // namespace
 
-// Asks for this process's own number: permission is checked first (EPERM), then EEXIST.
 void set_next_id(pid_t id) {
   const UniqueFd file = open_file(kLastPidPath, O_WRONLY);
   const std::string text = std::to_string(id - 1);
@@ -70,11 +70,24 @@ void set_next_id(pid_t id) {
   }
 }
 
+// Nothing is written, which is permitted or not as something is.
+bool may_set_next_id() {
+  const UniqueFd file(::open(kLastPidPath, O_WRONLY | O_CLOEXEC));
+  return file && ::write(file.get(), "", 0) == 0;
+}
+
+// Asks for this process's own number: permission is checked first (EPERM), then EEXIST.
 bool may_choose_ids() {
   pid_t tid = ::getpid();
   CloneArgs args{.set_tid = reinterpret_cast<std::uint64_t>(&tid), .set_tid_size = 1};
   long pid = ::syscall(kNrClone3, &args, sizeof args);
   return pid < 0 && errno == EEXIST;
+}
+
+bool may_choose_ids(pid_t pid) {
+  constexpr std::uint64_t kEnough =
+      std::uint64_t{1} << CAP_SYS_ADMIN | std::uint64_t{1} << kCapCheckpointRestore;
+  return (read_status(pid).cap_effective & kEnough) != 0;
 }
 
 int try_pid_namespace() {

@@ -18,6 +18,9 @@
 namespace telefork::kernel {
 
 bool may_choose_ids();
+// Whether another process of this one's user namespace may, which cannot be tried: by what it takes
+// (clone3(2), set_tid).
+bool may_choose_ids(pid_t pid);
 
 // 0, or the errno of what stands in the way of a pid namespace with a /proc of its own. EPERM also
 // where the child that tried was killed.
@@ -26,8 +29,9 @@ int try_pid_namespace();
 // Who writes a number to it has the next ids of its own pid namespace given out behind that one, if
 // it has CAP_CHECKPOINT_RESTORE over it and there is the file (CONFIG_CHECKPOINT_RESTORE).
 inline constexpr char kLastPidPath[] = "/proc/sys/kernel/ns_last_pid";
-// The id of the next process there, if it is free and nobody begins another one before.
+// The id of the next process or thread there, if it is free and nobody begins another one before.
 void set_next_id(pid_t id);
+bool may_set_next_id();
 
 // How many ids a stretch has.
 inline constexpr pid_t kIdStretch = 256;

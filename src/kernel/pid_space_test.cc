@@ -42,6 +42,21 @@ TEST(ExplainNoPidNamespace, NamesTheSettingAndWhatHelps) {
 }
 
 // In a child, for there is no way back.
+TEST(MaySetNextId, IsSoOfRootAndNotOfWhomItBecomes) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  EXPECT_TRUE(may_set_next_id());
+  EXPECT_TRUE(may_choose_ids(::getpid()));
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const bool other = ::setresuid(65534, 65534, 65534) == 0;
+    ::_exit(other && !may_set_next_id() && !may_choose_ids(::getpid()) ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+// Likewise.
 TEST(TryPidNamespace, SaysThatItIsInAChroot) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs root";
   const std::string folder = std::filesystem::temp_directory_path() / "telefork-chroot.XXXXXX";

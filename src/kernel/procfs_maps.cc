@@ -46,6 +46,29 @@ constexpr std::array kFlagNames = {
     FlagName{"mt", VmFlag::kMte},         FlagName{"bt", VmFlag::kBti},
 };
 
+constexpr std::size_t kLetters = 'z' - 'a' + 1;
+
+// Of two small letters, which all names of flags are.
+constexpr std::size_t flag_index(char first, char second) {
+  return static_cast<std::size_t>(first - 'a') * kLetters + static_cast<std::size_t>(second - 'a');
+}
+
+// A large map has tens of thousands of them.
+constexpr std::array<std::uint64_t, kLetters* kLetters> kFlagsByLetters = [] {
+  std::array<std::uint64_t, kLetters * kLetters> flags{};
+  for (const FlagName& name : kFlagNames) {
+    flags[flag_index(name.letters[0], name.letters[1])] = static_cast<std::uint64_t>(name.flag);
+  }
+  return flags;
+}();
+
+// 0: it is unknown.
+std::uint64_t flag_of(std::string_view letters) {
+  auto is_small = [](char c) { return c >= 'a' && c <= 'z'; };
+  if (letters.size() != 2 || !is_small(letters[0]) || !is_small(letters[1])) return 0;
+  return kFlagsByLetters[flag_index(letters[0], letters[1])];
+}
+
 unsigned device_number(TextScanner& scanner) {
   std::uint64_t value = scanner.hex();
   if (value > std::numeric_limits<unsigned>::max()) scanner.fail("a device number before this");
@@ -102,11 +125,12 @@ void append_vma(std::vector<Vma>& vmas, Vma vma, const TextScanner& scanner) {
 }
 
 void take_flags(Vma& vma, std::string_view letters) {
-  for (std::string_view word : split_words(letters)) {
-    bool known = false;
-    for (const FlagName& name : kFlagNames)
-      if (name.letters == word) vma.flags |= static_cast<std::uint64_t>(name.flag), known = true;
-    if (!known) vma.unknown_flags.emplace_back(word);
+  for (letters = trim(letters); !letters.empty(); letters = trim(letters)) {
+    const std::string_view word = letters.substr(0, letters.find_first_of(" \t"));
+    const std::uint64_t flag = flag_of(word);
+    vma.flags |= flag;
+    if (flag == 0) vma.unknown_flags.emplace_back(word);
+    letters.remove_prefix(word.size());
   }
 }
 

@@ -95,6 +95,9 @@ KernelVersion parse_kernel_version(std::string_view release) {
 
 std::uint64_t read_pid_max() { return read_setting("/proc/sys/kernel/pid_max", 32768); }
 std::uint64_t read_max_map_count() { return read_setting("/proc/sys/vm/max_map_count", 65530); }
+bool read_unprivileged_userfaultfd() {
+  return read_setting("/proc/sys/vm/unprivileged_userfaultfd", 0) != 0;
+}
 std::uint64_t read_mmap_min_addr() { return read_setting("/proc/sys/vm/mmap_min_addr", 0); }
 
 std::uint64_t read_out_of_memory_kills() {

@@ -44,6 +44,9 @@ KernelVersion parse_kernel_version(std::string_view release);
 // One more than the highest pid.
 std::uint64_t read_pid_max();
 std::uint64_t read_max_map_count();
+// vm.unprivileged_userfaultfd: whoever has no CAP_SYS_PTRACE may be told of the kernel's faults
+// too.
+bool read_unprivileged_userfaultfd();
 // How many of them telefork has for itself in a process that it works on: the stub's, and what is
 // split for an instant.
 inline constexpr std::size_t kOwnMappings = 16;

@@ -339,6 +339,16 @@ TerminalState read_terminal(const UniqueFd& master, const UniqueFd& slave) {
   return state;
 }
 
+void empty_terminal(const UniqueFd& master, const UniqueFd& slave) {
+  const termios2 own = read_settings(slave);
+  TerminalState state;
+  set_packets(master, false);
+  tell(slave, TIOCNXCL, 0, "opening a terminal to all");
+  tell(master, TIOCNXCL, 0, "opening a terminal to all");
+  take_out(master, slave, own, state);
+  set(slave, own);
+}
+
 void write_terminal(const UniqueFd& master, const UniqueFd& slave, const TerminalState& state) {
   const termios2 own = decode_settings(state);
   const bool lines = has_lines(own);

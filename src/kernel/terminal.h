@@ -76,6 +76,8 @@ UniqueFd open_slave(const UniqueFd& master, int flags);
 TerminalTrouble terminal_trouble(const UniqueFd& master, const UniqueFd& slave);
 // `slave` does not wait (O_NONBLOCK), and is this process's own.
 TerminalState read_terminal(const UniqueFd& master, const UniqueFd& slave);
+// Takes all out that lies in it, and lets everybody open it.
+void empty_terminal(const UniqueFd& master, const UniqueFd& slave);
 // All but who else may open it: that is restrict_terminal().
 void write_terminal(const UniqueFd& master, const UniqueFd& slave, const TerminalState& state);
 void restrict_terminal(const UniqueFd& master, const UniqueFd& slave, const TerminalState& state);

@@ -66,7 +66,8 @@ WriteWatch::Changes WriteWatch::changes(const Vma& vma) const {
   if (vma.is_file()) {
     pages.written = unite_runs(pages.written, map_.swapped_pages(vma.start, vma.end));
   }
-  return {std::move(pages.written), subtract_runs(before_, vma.start, vma.end, pages.all)};
+  std::vector<PageRun> dropped = subtract_runs(before_, vma.start, vma.end, pages.all);
+  return {std::move(pages.written), std::move(dropped), std::move(pages.all)};
 }
 
 std::vector<PageRun> unite_runs(const std::vector<PageRun>& a, const std::vector<PageRun>& b) {
@@ -84,12 +85,34 @@ std::vector<PageRun> unite_runs(const std::vector<PageRun>& a, const std::vector
   return united;
 }
 
+namespace {
+
+std::vector<PageRun>::const_iterator first_beyond(const std::vector<PageRun>& runs, RemotePtr at) {
+  return std::partition_point(runs.begin(), runs.end(),
+                              [at](const PageRun& run) { return run.end() <= at; });
+}
+
+}  // namespace
+
+std::vector<PageRun> intersect_runs(const std::vector<PageRun>& a, const std::vector<PageRun>& b) {
+  std::vector<PageRun> both;
+  if (a.empty()) return both;
+  auto other = first_beyond(b, a.front().start);
+  for (const PageRun& run : a) {
+    while (other != b.end() && other->end() <= run.start) ++other;
+    for (auto next = other; next != b.end() && next->start < run.end(); ++next) {
+      const RemotePtr start = std::max(run.start, next->start);
+      append_run(both, {start, (std::min(run.end(), next->end()) - start) / kPageSize});
+    }
+  }
+  return both;
+}
+
 std::vector<PageRun> subtract_runs(const std::vector<PageRun>& runs, RemotePtr start, RemotePtr end,
                                    const std::vector<PageRun>& others) {
   std::vector<PageRun> left;
-  auto first = std::partition_point(runs.begin(), runs.end(),
-                                    [start](const PageRun& run) { return run.end() <= start; });
-  auto other = others.begin();
+  const auto first = first_beyond(runs, start);
+  auto other = first_beyond(others, start);
   for (auto run = first; run != runs.end() && run->start < end; ++run) {
     RemotePtr at = std::max(run->start, start);
     const RemotePtr last = std::min(run->end(), end);

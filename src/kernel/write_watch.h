@@ -20,6 +20,7 @@
 
 #include "base/unique_fd.h"
 #include "kernel/pagemap.h"
+#include "kernel/userfault.h"
 
 namespace telefork::kernel {
 
@@ -30,9 +31,15 @@ class WriteWatch {
   static int flags();
   // Throws kUnsupported where this kernel cannot do it.
   WriteWatch(pid_t pid, PageMapAbi abi, UniqueFd userfaultfd);
+  // With one that tells of missing pages as well, and watches writes.
+  WriteWatch(pid_t pid, PageMapAbi abi, const Userfault& faults)
+      : map_(pid, abi), fd_(faults.duplicate()) {}
 
   // A private mapping. The process stands still.
   void begin(const Vma& vma);
+  // Only that: PageMap::protect_written() does the rest. The process may run; false where there is
+  // no such memory any more, or somebody else watches it.
+  bool enlist(const Vma& vma) const;
   // Whether no other userfaultfd watches it. One that begin() does not know is watched from now on.
   bool is_free(const Vma& vma) const;
   // In a private mapping that begin() may know or not; rising. A page of a file's that is swapped
@@ -41,11 +48,11 @@ class WriteWatch {
   struct Changes {
     std::vector<PageRun> written;
     std::vector<PageRun> dropped;
+    std::vector<PageRun> present;  // all that hold anything
   };
   Changes changes(const Vma& vma) const;
 
  private:
-  bool enlist(const Vma& vma) const;
   void protect(const PageRun& run) const;
 
   PageMap map_;
@@ -55,6 +62,8 @@ class WriteWatch {
 
 // All of both, which rise.
 std::vector<PageRun> unite_runs(const std::vector<PageRun>& a, const std::vector<PageRun>& b);
+// What is in both, which rise.
+std::vector<PageRun> intersect_runs(const std::vector<PageRun>& a, const std::vector<PageRun>& b);
 // What of `runs` is in [start, end) and in none of `others`; all rise.
 std::vector<PageRun> subtract_runs(const std::vector<PageRun>& runs, RemotePtr start, RemotePtr end,
                                    const std::vector<PageRun>& others);

@@ -145,6 +145,13 @@ TEST(UniteRuns, HasAllOfBoth) {
               ElementsAre(PageRun{at(1), 3}, PageRun{at(8), 4}, PageRun{at(20), 1}));
 }
 
+TEST(IntersectRuns, HasWhatIsInBoth) {
+  auto at = [](std::uint64_t page) { return RemotePtr(page * kPageSize); };
+  EXPECT_THAT(intersect_runs({{at(1), 4}, {at(10), 2}}, {{at(0), 2}, {at(4), 7}, {at(11), 9}}),
+              ElementsAre(PageRun{at(1), 1}, PageRun{at(4), 1}, PageRun{at(10), 2}));
+  EXPECT_THAT(intersect_runs({{at(1), 4}}, {}), IsEmpty());
+}
+
 TEST(SubtractRuns, LeavesWhatNoneOfTheOthersHas) {
   auto at = [](std::uint64_t page) { return RemotePtr(page * kPageSize); };
   std::vector<PageRun> runs = {{at(1), 4}, {at(8), 2}, {at(20), 5}};

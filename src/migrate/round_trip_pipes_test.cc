@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -255,6 +256,7 @@ TEST_F(RoundTripOfPipes, WhoseOtherEndIsElsewhereStay) {
         << error.text();
   }
   ::kill(other, SIGKILL);
+  EXPECT_EQ(::waitpid(other, nullptr, 0), other);
   std::string said;
   EXPECT_EQ(traveller.finish(&said), 0) << said;
 }

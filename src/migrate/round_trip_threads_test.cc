@@ -9,21 +9,27 @@
 #include <csignal>
 #include <cstring>
 #include <ctime>
+#include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include <asm/prctl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <linux/rseq.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/rseq.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/error.h"
 #include "migrate/round_trip.h"
 
 namespace telefork::migrate {
@@ -333,6 +339,105 @@ TEST_F(RoundTripOfThreads, KeepsTheParentDeathSignal) {
     VERIFY(::prctl(PR_GET_PDEATHSIG, &signal) == 0 && signal == SIGUSR2);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   });
+}
+
+// Whoever knows the pid ahead of the image, as a keeper does, maps the memory before it knows the
+// threads. `meanwhile` is told their ids.
+void travel_under_known_pid(const Victim& victim,
+                            const std::function<void(const std::vector<pid_t>&)>& meanwhile) {
+  Traveller traveller(victim);
+  std::vector<pid_t> tids;
+  TripOptions options;
+  options.settings = [pid = traveller.pid()](restore::RestoreSettings& settings) {
+    settings.blank.want_pid = pid;
+  };
+  options.edit = [&](image::RecordType type, ::capnp::MallocMessageBuilder& message) {
+    if (type != image::RecordType::kThreads) return;
+    tids.push_back(static_cast<pid_t>(message.getRoot<image::schema::Thread>().getTid()));
+  };
+  options.on_the_way = [&] { meanwhile(tids); };
+  traveller.save(options);
+  traveller.load(options);
+  std::string said;
+  EXPECT_EQ(traveller.finish(&said), 0) << said;
+}
+
+void travel_with_threads(Self& self, int count) {
+  std::atomic<int> done = 0;
+  std::atomic<bool> go = false;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; ++i) {
+    threads.emplace_back([&] {
+      const pid_t tid = ::gettid();
+      go.wait(false);
+      VERIFY(::gettid() == tid);
+      ++done;
+    });
+  }
+  self.travel();
+  go = true;
+  go.notify_all();
+  for (std::thread& thread : threads) thread.join();
+  VERIFY(done == count);
+}
+
+TEST_F(RoundTripOfThreads, KeepsThoseThatComeWhenTheirMemoryIsThere) {
+  travel_under_known_pid([](Self& self) { travel_with_threads(self, 20); },
+                         [](const std::vector<pid_t>&) {});
+}
+
+// The stub would make itself known by that very one.
+TEST_F(RoundTripOfThreads, KeepsTheStubsSignalThatOnlyAThreadHasPending) {
+  travel_under_known_pid(
+      [](Self& self) {
+        std::atomic<bool> ready = false;
+        std::atomic<bool> go = false;
+        std::thread other([&] {
+          sigset_t set;
+          ::sigemptyset(&set);
+          ::sigaddset(&set, SIGURG);
+          ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+          VERIFY(::pthread_kill(::pthread_self(), SIGURG) == 0);
+          ready = true;
+          go.wait(false);
+          const timespec at_once{};
+          VERIFY(::sigtimedwait(&set, nullptr, &at_once) == SIGURG);
+        });
+        while (!ready) ::sched_yield();
+        self.travel();
+        go = true;
+        go.notify_all();
+        other.join();
+      },
+      [](const std::vector<pid_t>&) {});
+}
+
+// That is known when the memory is there, under the process's own id.
+TEST_F(RoundTripOfThreads, IsRefusedWhereOnlyAThreadsIdIsTaken) {
+  pid_t holder = 0;
+  try {
+    travel_under_known_pid(
+        [](Self& self) { travel_with_threads(self, 1); },
+        [&](const std::vector<pid_t>& tids) {
+          clone_args arguments{};
+          arguments.exit_signal = SIGCHLD;
+          arguments.set_tid = reinterpret_cast<std::uint64_t>(&tids.at(1));
+          arguments.set_tid_size = 1;
+          holder = static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof(arguments)));
+          if (holder == 0) {
+            for (;;) ::pause();
+          }
+          EXPECT_EQ(holder, tids.at(1));
+        });
+    ADD_FAILURE() << "it was not refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kRefused);
+    EXPECT_NE(error.text().find(fmt::format("thread id {} is taken here", holder)),
+              std::string::npos)
+        << error.text();
+  }
+  ::kill(holder, SIGKILL);
+  ::waitpid(holder, nullptr, 0);
 }
 
 }  // namespace

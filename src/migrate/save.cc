@@ -5,14 +5,18 @@
 #include <chrono>
 #include <cstring>
 #include <iterator>
+#include <utility>
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include "base/error.h"
 #include "capture/capture.h"
 #include "image/writer.h"
+#include "kernel/pidfd.h"
+#include "kernel/task_flags.h"
 #include "net/file_stream.h"
 #include "protocol/byte_streams.h"
 #include "protocol/machine.h"
@@ -82,6 +86,86 @@ bool is_more_capable(pid_t pid) {
   }
 }
 
+// So often they are looked at whose members never stand still; a look that finds one gone is short.
+constexpr int kMostLooks = 32;
+constexpr int kMostFailedLooks = 1000;
+
+// What is said of one that ends in this instant, or has just closed what was to be looked at.
+bool is_of_change(const Error& error) {
+  return error.code() == Code::kGone || error.error() == ENOENT || error.error() == EBADF;
+}
+
+// One without memory any more is root's (kernel/ptrace.c, fs/proc/base.c: task_dump_owner).
+bool is_forbidden(const Error& error) { return error.error() == EACCES || error.error() == EPERM; }
+
+// How far the end of a process has come. One that ends is listed until it is waited for, and lets
+// go of what it has in common with others one by one (kernel/exit.c, do_exit).
+enum class End { kFar, kUnderWay, kOver };
+
+End look_at_end(pid_t pid) {
+  try {
+    const kernel::Stat stat = kernel::read_stat(pid);
+    if (stat.state == 'Z') return End::kOver;
+    return (stat.flags & kernel::kPfExiting) != 0 ? End::kUnderWay : End::kFar;
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    return End::kOver;
+  }
+}
+
+using Seen = std::vector<std::pair<pid_t, End>>;
+
+Seen see_tree(pid_t pid) {
+  Seen seen;
+  for (const pid_t member : capture::list_tree(pid)) seen.emplace_back(member, look_at_end(member));
+  return seen;
+}
+
+// Returns when the ends that are under way are over, or take long: memory is given back page by
+// page.
+void await_ends(const Seen& seen) {
+  constexpr int kPatienceMs = 100;
+  for (const auto& [pid, end] : seen) {
+    if (end != End::kUnderWay) continue;
+    try {
+      const UniqueFd process = kernel::open_pidfd(pid);
+      pollfd over = {process.get(), POLLIN, 0};
+      ::poll(&over, 1, kPatienceMs);
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;
+    }
+  }
+}
+
+// They run: where somebody has begun or ended meanwhile, what they share may look as if others had
+// it too. Then they are looked at once more, unless they never stand still.
+capture::TreeSurvey look_at_tree(pid_t pid, const capture::SurveyOptions& options,
+                                 capture::Survey earlier) {
+  int failed = 0;
+  for (int look = 1;; ++look) {
+    const Seen before = see_tree(pid);
+    try {
+      capture::TreeSurvey tree =
+          capture::survey_tree(pid, options, std::exchange(earlier, capture::Survey()));
+      if (tree.refusals.empty() || look == kMostLooks) return tree;
+      const Seen after = see_tree(pid);
+      const bool is_any_ending = std::any_of(after.begin(), after.end(), [](const auto& member) {
+        return member.second == End::kUnderWay;
+      });
+      if (after == before && !is_any_ending) return tree;
+      await_ends(after);
+    } catch (const Error& error) {
+      // Of a member that has come and gone; of the first one it is final.
+      const bool may_be_of_change =
+          is_of_change(error) || (is_forbidden(error) && before.size() > 1);
+      const int most = is_forbidden(error) ? kMostLooks : kMostFailedLooks;
+      if (!may_be_of_change || ++failed >= most) throw;
+      kernel::read_stat(pid);
+      --look;
+    }
+  }
+}
+
 }  // namespace
 
 capture::TreeSurvey survey_tree_by_pid(pid_t pid, const capture::SurveyOptions& options,
@@ -91,17 +175,16 @@ capture::TreeSurvey survey_tree_by_pid(pid_t pid, const capture::SurveyOptions& 
         {capture::refuse(fmt::format("process {}", pid), capture::Reason::kForeignProc)});
   }
   try {
-    capture::TreeSurvey tree = capture::survey_tree(pid, options, std::move(earlier));
+    capture::TreeSurvey tree = look_at_tree(pid, options, std::move(earlier));
     if (tree.refusals.empty()) return tree;
-    // They run: what one opened or mapped while it was looked at may have looked like what it is
-    // not.
-    capture::TreeSurvey again = capture::survey_tree(pid, options);
+    // What one opened or mapped while it was looked at may have looked like what it is not.
+    capture::TreeSurvey again = look_at_tree(pid, options, {});
     std::erase_if(again.refusals, [&](const capture::Refusal& refusal) {
       return std::find(tree.refusals.begin(), tree.refusals.end(), refusal) == tree.refusals.end();
     });
     return again;
   } catch (const Error& error) {
-    bool forbidden = error.error() == EACCES || error.error() == EPERM;
+    const bool forbidden = is_forbidden(error);
     if (!forbidden && error.code() != Code::kGone) throw;
     capture::Reason reason = capture::Reason::kNoProcess;
     if (forbidden) {

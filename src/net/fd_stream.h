@@ -21,6 +21,8 @@ class FdStream final : public Stream {
   using Stream::try_write;
   std::optional<std::size_t> try_read(Bytes bytes) override;
   std::optional<std::size_t> try_write(ConstBytes head, ConstBytes body) override;
+  bool can_splice() const override;
+  std::optional<std::size_t> try_splice(int pipe, std::size_t size) override;
   pollfd read_interest() const override { return {in_.get(), POLLIN, 0}; }
   pollfd write_interest() const override { return {out(), POLLOUT, 0}; }
   void shutdown_write() override;

@@ -24,6 +24,10 @@ void Stream::wait(pollfd interest, Deadline deadline, const char* doing) const {
   }
 }
 
+std::optional<std::size_t> Stream::try_splice(int /*pipe*/, std::size_t /*size*/) {
+  TELEFORK_ASSERT(false);  // can_splice()
+}
+
 std::size_t Stream::read_some(Bytes bytes, Deadline deadline) {
   while (true) {
     if (std::optional<std::size_t> count = try_read(bytes)) return *count;

@@ -13,7 +13,8 @@
 //
 // An early end is Error kLost "NAME: the other end closed the connection"; a deadline that passes
 // is kLost with ETIMEDOUT. A Stream is owned and used by one thread. The process must ignore
-// SIGPIPE where a stream may be a pipe (sockets are written with MSG_NOSIGNAL).
+// SIGPIPE, or the thread block it, where a stream may be a pipe or is spliced to (else sockets are
+// written with MSG_NOSIGNAL).
 #pragma once
 
 #include <cstddef>
@@ -43,6 +44,12 @@ class Stream {
   // next attempt begins with the same bytes (of which a TLS stream may have sent some already).
   virtual std::optional<std::size_t> try_write(ConstBytes head, ConstBytes body) = 0;
   std::optional<std::size_t> try_write(ConstBytes bytes) { return try_write(bytes, {}); }
+
+  // Whether try_splice() may be called: the bytes on the wire are the plain ones.
+  virtual bool can_splice() const { return false; }
+  // Writes at most `size` bytes that lie in `pipe`, without a copy of what was spliced into that.
+  // Empty: no room now, or nothing in the pipe. 0: nobody is to write to it any more.
+  virtual std::optional<std::size_t> try_splice(int pipe, std::size_t size);
 
   // What to poll for before the next attempt can succeed.
   virtual pollfd read_interest() const = 0;

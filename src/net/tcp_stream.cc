@@ -177,6 +177,14 @@ void set_up_tcp(int socket, TcpUse use) {
   set_option(socket, IPPROTO_TCP, TCP_KEEPCNT, kKeepTries, kDoing);
 }
 
+void limit_rate(int socket, std::uint64_t bytes_a_second) {
+  if (bytes_a_second == 0) return;
+  if (::setsockopt(socket, SOL_SOCKET, SO_MAX_PACING_RATE, &bytes_a_second,
+                   sizeof(bytes_a_second)) != 0) {
+    throw_errno("limiting what a connection sends", Code::kUnsupported);
+  }
+}
+
 TcpConnection connect_tcp(const std::vector<SocketAddress>& addresses, const std::string& name,
                           TcpUse use, Deadline deadline) {
   int error = EHOSTUNREACH;

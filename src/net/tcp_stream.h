@@ -1,6 +1,7 @@
 // TCP sockets, for TLS to go over: nothing in telefork speaks over them without it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,10 @@ TcpConnection connect_tcp(const std::vector<SocketAddress>& addresses, const std
                           TcpUse use, Deadline deadline);
 // For a connection that was made just now: by connect_tcp(), which calls it, or with a listener.
 void set_up_tcp(int socket, TcpUse use);
+
+// What it sends, on the average; 0: as much as the network takes (SO_MAX_PACING_RATE, socket(7);
+// TCP needs no queueing discipline for it, net/ipv4/tcp_output.c).
+void limit_rate(int socket, std::uint64_t bytes_a_second);
 
 class TcpListener {
  public:

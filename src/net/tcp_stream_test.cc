@@ -96,6 +96,24 @@ TEST(Tcp, HasCubicAtBothEndsWhereMuchIsSentAndTheWayIsShort) {
   EXPECT_EQ(congestion_control(control.socket.get()), congestion_control(fresh.get()));
 }
 
+TEST(Tcp, SendsNoMoreThanItIsLimitedTo) {
+  TcpListener listener = listen_tcp("127.0.0.1:0");
+  auto connection =
+      connect_tcp(resolve(address_of(listener)), "n", TcpUse::kBulk, Deadline::in(10s));
+  auto rate = [&] {
+    std::uint64_t found = 0;
+    socklen_t size = sizeof(found);
+    EXPECT_EQ(::getsockopt(connection.socket.get(), SOL_SOCKET, SO_MAX_PACING_RATE, &found, &size),
+              0);
+    return found;
+  };
+  const std::uint64_t before = rate();
+  limit_rate(connection.socket.get(), 0);
+  EXPECT_EQ(rate(), before);
+  limit_rate(connection.socket.get(), 10'000'000'000);
+  EXPECT_EQ(rate(), 10'000'000'000);
+}
+
 TEST(Tcp, NamesTheNodeThatDoesNotAnswer) {
   NodeAddress node;
   {

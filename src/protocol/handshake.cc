@@ -176,8 +176,8 @@ decltype(auto) joining(F&& f) {
 
 }  // namespace
 
-bool offers(const ReceivedHelloReply& reply, std::string_view feature) {
-  for (auto offered : reply->getFeatures()) {
+bool offers(const schema::HelloReply::Reader& reply, std::string_view feature) {
+  for (auto offered : reply.getFeatures()) {
     if (feature == offered.cStr()) return true;
   }
   return false;
@@ -296,9 +296,9 @@ OpenedLink open_link(const std::string& node, const Connect& connect,
   ReceivedHelloReply reply =
       reaching([&] { return say_hello(*control, node, own, fill, deadline); });
   std::unique_ptr<net::Stream> bulk;
-  if (connect_bulk && offers(reply, kFeatureTlsJoin)) {
+  if (connect_bulk && offers(*reply, kFeatureTlsJoin)) {
     bulk = joining([&] { return connect_bulk(*reply); });
-  } else if (offers(reply, kFeatureJoin)) {
+  } else if (offers(*reply, kFeatureJoin)) {
     bulk = joining(connect);
     say_hello(
         *bulk, node, own,

@@ -44,6 +44,10 @@ inline constexpr std::string_view kFeatureJoin = "join";  // a bulk connection m
 inline constexpr std::string_view kFeatureTlsJoin = "tls-join";
 // A guest may stay behind without a home (Prepare.detached).
 inline constexpr std::string_view kFeatureDetach = "detach";
+// Memory may follow a process (Prepare.lazy), where Hosting.memory says nothing against it.
+inline constexpr std::string_view kFeatureLazy = "lazy";
+// It takes pages of a process in rounds, while that runs (Prepare.live).
+inline constexpr std::string_view kFeatureLive = "live";
 // Several processes that belong together can come to it.
 inline constexpr std::string_view kFeatureTrees = "trees";
 inline constexpr std::string_view kJoinPreamble = "TFBULK01";
@@ -65,7 +69,7 @@ class Greeting {
 };
 using ReceivedHello = Greeting<schema::Hello>;
 using ReceivedHelloReply = Greeting<schema::HelloReply>;
-bool offers(const ReceivedHelloReply& reply, std::string_view feature);
+bool offers(const schema::HelloReply::Reader& reply, std::string_view feature);
 
 // Collects the bytes of one greeting; pure.
 class HelloDecoder {

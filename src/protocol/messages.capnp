@@ -45,6 +45,8 @@ struct Hosting {
   # Why not, and what helps, for people; empty: it can.
   processes @0 :Text;         # come there at all
   ids @1 :Text;               # keep its process and thread ids
+  memory @2 :Text;            # run before its memory has come; of an older end it is empty too, see
+                              # the feature `lazy`
 }
 
 struct User {
@@ -95,6 +97,8 @@ struct Message {
     stay @24 :Failure;        # from either end: it does not come now, and why; it runs on there
     unread @25 :Data;         # from the keeper: what it has not read of its stdin
     sentHome @26 :Void;       # from the keeper: that was all of the image
+    # Pages that come while the process runs at home.
+    staged @27 :UInt32;       # from the keeper: those of all rounds before this one are here
     # Destination to source.
     checkFilesReply @2 :CheckFilesReply;
   }
@@ -143,6 +147,9 @@ struct Prepare {
                               # home, the best first; threads that are begun in a pid namespace of
                               # the guest's own get those of the first that is possible there
   onlyFirst @13 :Bool;        # of several: home has somebody for the first one alone
+  lazy @14 :Bool;             # memory follows on a page connection: one more join by TLS; else its
+                              # descriptor is the first thing on the bulk connection
+  live @15 :Bool;             # rounds of pages come first, ahead of the streams
 }
 
 struct Streams {

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "kernel/abi.h"
 #include "kernel/procfs_maps.h"
+#include "kernel/vma_merging.h"
 #include "restore/restorer.h"
 #include "restore/vma_rules.h"
 
@@ -33,14 +34,13 @@ using tracee::SyscallProgram;
 
 constexpr std::size_t kMaxLocks = 1000;  // of one program
 
-// What the kernel compares before it merges two neighbours (mm/vma.c, is_mergeable_vma).
+kernel::MergeTraits traits_of(Vma::Reader vma) {
+  return {vma.getStart(), vma.getEnd(), vma.getFlags(), static_cast<int>(vma.getProtection()),
+          vma.getKind() == Vma::Kind::ANONYMOUS};
+}
+
 bool would_merge(Vma::Reader left, Vma::Reader right) {
-  constexpr std::uint64_t kHistory =
-      static_cast<std::uint64_t>(VmFlag::kSoftDirty) | static_cast<std::uint64_t>(VmFlag::kGuard);
-  return left.getEnd() == right.getStart() && !has_flag(left, VmFlag::kHugeTlb) &&
-         left.getKind() == Vma::Kind::ANONYMOUS && right.getKind() == Vma::Kind::ANONYMOUS &&
-         left.getProtection() == right.getProtection() &&
-         ((left.getFlags() ^ right.getFlags()) & ~kHistory) == 0;
+  return kernel::would_merge(traits_of(left), traits_of(right));
 }
 
 bool has_guard_pages() {
@@ -56,7 +56,12 @@ void Restorer::map_memory() {
     Mapping& mapping = mappings_[i];
     Vma::Reader vma = mapping.vma();
     if (is_kernels_own(vma)) continue;
-    if (vma.getKind() == Vma::Kind::SHARED_ANONYMOUS) {
+    if (vma.hasStaged()) {
+      if (i > 0 && would_merge(mappings_[i - 1].vma(), vma)) {
+        throw Error(Code::kCorrupt, "pages came in rounds for memory that is to be kept apart");
+      }
+      map_staged(mapping, program);
+    } else if (vma.getKind() == Vma::Kind::SHARED_ANONYMOUS) {
       map_shared(mapping, program);
     } else {
       bool apart =

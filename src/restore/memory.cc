@@ -8,7 +8,10 @@
 
 #include "base/error.h"
 #include "kernel/procfs_maps.h"
+#include "kernel/userfault.h"
+#include "kernel/write_watch.h"
 #include "restore/restorer.h"
+#include "tracee/new_fd.h"
 
 namespace telefork::restore {
 namespace {
@@ -30,10 +33,15 @@ Restorer::Mapping& Restorer::mapping_of(RemotePtr address) {
 }
 
 void Restorer::take_pages(const image::Record& record, image::RecordSource& source) {
-  with_context("making the guest's process", [&] { prepare(); });
+  if (in_rounds_) {
+    map_areas();
+  } else {
+    with_context("making the guest's process", [&] { prepare(); });
+  }
   auto pages = record.get<Pages>();
   with_context("receiving memory", [&] {
     SyscallProgram program;
+    drop_pages(pages.getDropped(), program);
     std::vector<PagePiece> pieces = place(pages, program);
     if (bulk_in_blank_ >= 0) {
       std::uint64_t received =
@@ -56,9 +64,15 @@ std::vector<PagePiece> Restorer::place(Pages::Reader pages, SyscallProgram& prog
     RemotePtr start(run.getStart());
     Mapping& mapping = mapping_of(start);
     open_for_pages(mapping, program);
+    const kernel::PageRun whole{start, run.getPages()};
+    if (in_rounds_) came_in_rounds_ = kernel::unite_runs(came_in_rounds_, {whole});
     if (start == mapping.start()) mapping.has_first_page = true;
     Vma::Reader vma = mapping.vma();
-    bool huge_allowed = may_have_huge_pages(vma, process().getThpDisable());
+    if (vma.getLazy()) kernel::append_run(arrived_of_lazy_, whole);
+    const std::uint32_t thp_disable = process_ ? process().getThpDisable() : 0;
+    // Where pages are already, none of them is made huge.
+    const bool huge_allowed =
+        (!first_round_ || is_first_round_) && may_have_huge_pages(vma, thp_disable);
     RemotePtr at = mapping.at + (start - mapping.start());
     RemotePtr end = at + run.getPages() * kPageSize;
     while (at < end) {
@@ -90,6 +104,27 @@ void Restorer::open_for_pages(Mapping& mapping, SyscallProgram& program) {
   program.call(fmt::format("opening memory at {:#x}", vma.getStart()), SYS_mprotect,
                {mapping.at, mapping.size(), PROT_READ | PROT_WRITE});
   mapping.protection = PROT_READ | PROT_WRITE;
+}
+
+// Nothing of what is still to be restored touches a page before it can be waited for.
+void Restorer::begin_to_follow() {
+  LazyMemory lazy;
+  for (const Mapping& mapping : mappings_) {
+    if (!mapping.vma().getLazy()) continue;
+    const kernel::PageRun range{mapping.start(), mapping.size() / kPageSize};
+    kernel::append_run(lazy.ranges, range);
+    if (has_flag(mapping.vma(), kernel::VmFlag::kWipeOnFork)) kernel::append_run(lazy.wiped, range);
+  }
+  if (lazy.ranges.empty()) return;
+  if (!settings_.follow) {
+    throw Error(Code::kCorrupt, "its memory was to follow later, and nobody here waits for it");
+  }
+  lazy.userfaultfd = tracee::take_new_fd(blank_->stub(), "making a userfaultfd", SYS_userfaultfd,
+                                         {kernel::Userfault::flags()});
+  if (!lazy.userfaultfd) throw_errno("making a userfaultfd", errno, Code::kUnsupported);
+  lazy.guest = blank_->pid();
+  lazy.arrived = std::move(arrived_of_lazy_);
+  settings_.follow(std::move(lazy));
 }
 
 }  // namespace telefork::restore

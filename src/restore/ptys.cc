@@ -112,23 +112,38 @@ UniqueFd open_hung_up(unsigned flags) {
 
 }  // namespace
 
-Ptys::Ends& Ptys::make(std::uint32_t number) {
+Ptys::Ends& Ptys::take(std::uint32_t number, UniqueFd master) {
   Ends& ends = begun_[number];
-  if (ends.master) return ends;
-  ends.master = open_master_numbered(number);
+  ends.master = std::move(master);
   ends.slave = kernel::open_slave(ends.master, O_RDWR | O_NONBLOCK);
   ends.number = kernel::terminal_number(ends.master);
   ends.path = fmt::format("/dev/pts/{}", ends.number);
   return ends;
 }
 
-const std::string& Ptys::begin(image::schema::SessionTerminal::Reader terminal) {
-  Ends& ends = make(terminal.getNumber());
+Ptys::Ends& Ptys::make(std::uint32_t number) {
+  auto begun = begun_.find(number);
+  return begun != begun_.end() ? begun->second : take(number, open_master_numbered(number));
+}
+
+void Ptys::set_size(image::schema::SessionTerminal::Reader terminal, const Ends& ends) const {
   winsize window = window_of(terminal.getWindow());
   if (::ioctl(ends.slave.get(), TIOCSWINSZ, &window) != 0) {
     throw_errno("setting the size of a terminal");
   }
+}
+
+const std::string& Ptys::begin(image::schema::SessionTerminal::Reader terminal) {
+  Ends& ends = make(terminal.getNumber());
+  set_size(terminal, ends);
   return ends.path;
+}
+
+void Ptys::take_back(image::schema::SessionTerminal::Reader terminal, const UniqueFd& master) {
+  Ends& ends = take(terminal.getNumber(), master.duplicate());
+  ends.was_here = true;
+  kernel::empty_terminal(ends.master, ends.slave);
+  set_size(terminal, ends);
 }
 
 void Ptys::set_records(image::schema::Files::Reader files, const ContentStore& contents,
@@ -155,7 +170,7 @@ void Ptys::give_owner(Pty::Reader record, const Ends& ends) const {
 
 void Ptys::fill(Pty::Reader record, Ends& ends) {
   if (std::exchange(ends.filled, true)) return;
-  if (ends.number != record.getNumber()) {
+  if (ends.number != record.getNumber() && !ends.was_here) {
     warn_(fmt::format("its terminal /dev/pts/{} is {} here", record.getNumber(), ends.path));
   }
   std::vector<std::byte> content;

@@ -8,16 +8,17 @@
 //
 //   what arrives     where it is kept              when it is put in place
 //   ---------------  ----------------------------  ---------------------------------------------
+//   rounds of pages  the guest's memory            as they come; finish() keeps what still holds
 //   metadata         the records themselves        finish(), in the order of the kernel's needs
 //   file contents    memory files of the keeper    finish(), mapped or opened like any file
 //   pages            the guest's memory            as they come
 //
 // The blank process is made as soon as it is known which pid it is to have (`blank.want_pid`), or
-// with the process record. When the last thread's has come it is cleared, and the guest's memory is
-// mapped, writable, at its addresses. It is filled by the blank itself from the bulk connection
-// where the bytes come raw (`bulk_fd`), else by this process; finish() gives it its protection,
-// advice, guards and locks. Until release() the guest dies with this process; the destructor kills
-// it.
+// with the process record. When the last thread's has come, or of many threads before the first
+// one's, it is cleared, and the guest's memory is mapped, writable, at its addresses. It is filled
+// by the blank itself from the bulk connection where the bytes come raw (`bulk_fd`), else by this
+// process; finish() gives it its protection, advice, guards and locks. Until release() the guest
+// dies with this process; the destructor kills it.
 #pragma once
 
 #include <array>
@@ -35,6 +36,7 @@
 #include "base/mapped_region.h"
 #include "base/unique_fd.h"
 #include "image/record_source.h"
+#include "kernel/pagemap.h"
 #include "kernel/procfs_maps.h"
 #include "restore/address_space.h"
 #include "restore/become.h"
@@ -45,11 +47,23 @@
 #include "restore/page_reception.h"
 #include "restore/pipes.h"
 #include "restore/sockets.h"
+#include "restore/steps.h"
 #include "restore/tree_parts.h"
 #include "restore/vma_rules.h"
+#include "tracee/memory.h"
 #include "tracee/stop_watch.h"
 
 namespace telefork::restore {
+
+// Memory of the guest that is mapped, and whose pages follow when it runs (Vma.lazy).
+struct LazyMemory {
+  pid_t guest = 0;
+  UniqueFd
+      userfaultfd;  // made by the guest, as Userfault::flags() has it, and not asked anything yet
+  std::vector<kernel::PageRun> ranges;   // rising
+  std::vector<kernel::PageRun> arrived;  // of these, what came with the image
+  std::vector<kernel::PageRun> wiped;    // and what its children find zeros in (MADV_WIPEONFORK)
+};
 
 struct RestoreSettings {
   BlankSettings blank;
@@ -72,6 +86,9 @@ struct RestoreSettings {
   // first process is made, and of each for which `is_found` says so, children first.
   std::function<Blank(pid_t)> find_blank;
   std::function<bool(pid_t)> is_found;
+  // Of the sessions that these lead, for as long as one may be given up again: one that gets a
+  // terminal here is added. Outlives the restorer; null: they have none.
+  SessionTerminals* terminals = nullptr;
   // The process comes back to the clocks that it left: they have gone on.
   bool own_clocks = false;
   // The process waits elsewhere for its life here: no image of the past. See OpenFiles.
@@ -86,6 +103,12 @@ struct RestoreSettings {
   std::function<void(const std::string&)> warn;
   // Whether to tell of the link to the program file too, which only a privileged restorer can set.
   bool tells_of_exe = true;
+  // Called when all memory is in place, before anything else is restored: from then on whoever
+  // touches what has not come waits for an answer. Empty: an image with such memory is refused.
+  std::function<void(LazyMemory)> follow;
+  // Called when what came in rounds of pages ahead of that one is here; `last`: they are over.
+  // Empty: an image that begins with such is refused.
+  std::function<void(std::uint32_t round, bool last)> on_round;
   // Of the first process of a tree: all ids that its processes and threads are to have.
   std::vector<pid_t> tree_ids;
 };
@@ -171,7 +194,11 @@ class Restorer {
 
   // start.cc: the blank process and room in its address space.
   void prepare_early();
+  void prepare_ahead_of_threads();
   void prepare();
+  void prepare_memory();
+  bool fits_the_threads() const;
+  void start_over();
   void start_blank_early();
   void start_blank(bool pid_required);
   void find_blank();
@@ -184,12 +211,27 @@ class Restorer {
   // Throws that they cannot be kept, where it throws.
   void refuse_ids(const std::function<void()>& what_may_fail) const;
   void lay_out();
-  void keep_stop_signal_free();
+  void check_staging() const;
+  void place_stub();
+  std::uint64_t pending_signals() const;
+  void give_bulk();
   void give_files();
   void clear_blank(tracee::SyscallProgram& program);
   void move_shared_memory_aside(tracee::SyscallProgram& program);
   void get_shared_memory(TreeParts::SharedArea& area, RemotePtr at,
                          tracee::SyscallProgram& program);
+  // staged.cc: memory that comes while the process runs elsewhere still.
+  void take_round(image::Record record);
+  void prepare_staging(image::schema::Round::Reader round);
+  void map_areas();
+  void end_rounds();
+  void check_staged() const;
+  void keep_staged(tracee::SyscallProgram& program);
+  void map_staged(Mapping& mapping, tracee::SyscallProgram& program);
+  static void map_area(Range range, image::schema::Vma::Reader vma,
+                       tracee::SyscallProgram& program);
+  void drop_pages(::capnp::List<image::schema::PageRun>::Reader runs,
+                  tracee::SyscallProgram& program);
   // vdso_placing.cc
   void move_vdso_aside(tracee::SyscallProgram& program);
   bool has_same_vdso() const;
@@ -212,6 +254,7 @@ class Restorer {
   std::vector<PagePiece> place(image::schema::Pages::Reader pages, tracee::SyscallProgram& program);
   void get_ready_for_huge_pages(Mapping& mapping, tracee::SyscallProgram& program);
   void open_for_pages(Mapping& mapping, tracee::SyscallProgram& program);
+  void begin_to_follow();
   // process.cc
   void restore_layout();
   std::int64_t try_set_layout(int exe_fd);
@@ -267,8 +310,22 @@ class Restorer {
   // threads.cc
   void restore_threads();
   pid_t let_go_by(const std::function<void(tracee::TracedThread&)>& let_leader_go);
+  // Where they count themselves when they have set themselves up, and wait.
+  struct ThreadMeeting {
+    RemotePtr counter;
+    RemotePtr gate() const { return counter + sizeof(std::uint32_t); }
+  };
+  struct LoadedThread {
+    tracee::SyscallProgram own;
+    ThreadStart start;
+  };
   void start_other_threads();
-  std::map<pid_t, pid_t> threads_as_seen_here() const;
+  LoadedThread load_thread(image::schema::Thread::Reader thread, const ThreadMeeting& meeting,
+                           tracee::ScatteredMemory& memory);
+  void start_by_chosen_ids(const std::vector<LoadedThread>& loaded, const ThreadMeeting& meeting);
+  void start_by_next_ids(const std::vector<LoadedThread>& loaded, const ThreadMeeting& meeting);
+  void stop_other_threads();
+  std::size_t index_of(const tracee::TracedThread& thread) const;
   tracee::SyscallProgram thread_program(image::schema::Thread::Reader thread, bool main);
 
   // Runs `program` and empties it, when it has grown large, or `always`.
@@ -297,8 +354,19 @@ class Restorer {
   int bulk_in_blank_ = -1;
   std::optional<HugePages> huge_;
   std::unique_ptr<MappedRegion> buffer_;
+  std::vector<kernel::PageRun> arrived_of_lazy_;
   std::optional<std::uint64_t> permitted_before_;  // capabilities of the blank that change
   std::vector<tracee::TracedThread> other_threads_;
+  std::vector<RemotePtr> thread_programs_;  // theirs, in the same order
+  bool laid_out_ = false;
+  // Of rounds of pages.
+  std::optional<image::Record> first_round_;
+  std::vector<Mapping> areas_;                   // mapped, and where they come; rising
+  std::vector<kernel::PageRun> area_runs_;       // theirs
+  std::vector<kernel::PageRun> came_in_rounds_;  // rising
+  bool in_rounds_ = false;
+  bool areas_mapped_ = false;
+  bool is_first_round_ = false;
   bool prepared_ = false;
 };
 

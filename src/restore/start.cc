@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <span>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -32,9 +33,10 @@ using image::schema::Vma;
 using tracee::Result;
 using tracee::SyscallProgram;
 
-constexpr std::size_t kBatch = 128 * 1024;     // a program is run when it has grown so large
-constexpr std::size_t kStubData = 512 * 1024;  // at first; the stub makes more
-constexpr std::size_t kPerThread = 16 * 1024;  // a thread's program and stack
+constexpr std::size_t kBatch = 128 * 1024;      // a program is run when it has grown so large
+constexpr std::size_t kStubData = 512 * 1024;   // at first; the stub makes more
+constexpr std::size_t kPerThread = 16 * 1024;   // a thread's program and stack
+constexpr std::uint64_t kManyThreads = 16'384;  // for more the stub makes room when it is needed
 
 std::string printable(std::string comm) {
   std::replace(comm.begin(), comm.end(), '\n', '?');
@@ -142,14 +144,18 @@ bool Restorer::take(image::RecordSource& source) { return take(source.next(), so
 
 bool Restorer::take(image::Record record, image::RecordSource& source) {
   bool describes = record.type() == RecordType::kVma || record.type() == RecordType::kThreads;
-  if (prepared_ && describes) {
-    throw Error(Code::kCorrupt,
-                fmt::format("the image has a record of type {} behind its last thread",
-                            image::record_type_name(record.type())));
+  if (describes && (prepared_ || (laid_out_ && record.type() == RecordType::kVma))) {
+    throw Error(Code::kCorrupt, fmt::format("the image has a record of type {} behind its {}",
+                                            image::record_type_name(record.type()),
+                                            prepared_ ? "last thread" : "signals"));
   }
   switch (record.type()) {
+    case RecordType::kRound:
+      take_round(std::move(record));
+      break;
     case RecordType::kProcess:
       process_ = std::move(record);
+      end_rounds();
       start_blank_early();
       break;
     case RecordType::kFileContent:
@@ -167,6 +173,7 @@ bool Restorer::take(image::Record record, image::RecordSource& source) {
       break;
     case RecordType::kSignals:
       signals_ = std::move(record);
+      prepare_ahead_of_threads();
       break;
     case RecordType::kTimers:
       timers_ = std::move(record);
@@ -201,6 +208,32 @@ void Restorer::prepare_early() {
   with_context("making the guest's process", [&] { prepare(); });
 }
 
+// Many threads are still being asked at the source.
+void Restorer::prepare_ahead_of_threads() {
+  if (laid_out_ || parts_->is_tree || settings_.find_blank || !process_ || !blank_) return;
+  if (process().getThreads() < 2 || guest_pid() != wanted_pid()) return;
+  with_context("making the guest's process", [&] { prepare_memory(); });
+}
+
+// What was made when they were not known: whether their ids can be had too, and the stub makes
+// itself known by no signal that one of them has pending.
+bool Restorer::fits_the_threads() const {
+  const int signal = blank_->stub().stop_signal();
+  const std::uint64_t own = signal == 0 ? 0 : std::uint64_t{1} << (signal - 1);
+  return blank_has_ids() && (pending_signals() & own) == 0;
+}
+
+void Restorer::start_over() {
+  huge_.reset();
+  blank_.reset();
+  space_ = AddressSpace();
+  shared_.clear();
+  vdso_parts_.clear();
+  bulk_in_blank_ = -1;
+  for (Mapping& mapping : mappings_) mapping = Mapping(std::move(mapping.record));
+  laid_out_ = false;
+}
+
 // When every thread, the first page or the End has arrived: by then every VMA is known.
 void Restorer::prepare() {
   if (prepared_) return;
@@ -208,22 +241,38 @@ void Restorer::prepare() {
     throw Error(Code::kCorrupt, "the image lacks its process or its threads");
   }
   prepared_ = true;
+  if (laid_out_ && first_round_) check_staging();
+  if (laid_out_ && !fits_the_threads()) start_over();
+  if (laid_out_) return;
+  if (!parts_->is_tree) {
+    bool keep_ids = must_keep_ids();
+    if (first_round_) {
+      check_staging();
+    } else if (keep_ids && blank_ && !blank_has_ids()) {
+      blank_.reset();
+    }
+    if (!blank_) start_blank(keep_ids);
+  }
+  prepare_memory();
+}
+
+void Restorer::prepare_memory() {
+  laid_out_ = true;
   std::sort(mappings_.begin(), mappings_.end(),
             [](const Mapping& a, const Mapping& b) { return a.start() < b.start(); });
   check_guard_pages();
-  if (!parts_->is_tree) {
-    bool keep_ids = must_keep_ids();
-    if (keep_ids && blank_ && !blank_has_ids()) blank_.reset();
-    if (!blank_) start_blank(keep_ids);
-  }
   tracee::SameCpu turns(blank_->pid());
   lay_out();
   if (!parts_->is_tree) set_clocks(blank_->stub());
   give_files();
   SyscallProgram program;
-  move_vdso_aside(program);
+  if (!first_round_) move_vdso_aside(program);
   move_shared_memory_aside(program);
-  clear_blank(program);
+  if (first_round_) {
+    keep_staged(program);
+  } else {
+    clear_blank(program);
+  }
   if (process().getThpDisable() != 0) add_thp_setting(process(), program);
   blank_->stub().run(program);
   map_memory();
@@ -248,15 +297,17 @@ std::string Restorer::describe_taken_id(bool of_process) const {
   for (const image::Record& record : threads_) {
     ids.push_back(static_cast<pid_t>(record.get<image::schema::Thread>().getTid()));
   }
-  for (const pid_t tid : ids) {
-    const bool is_first = tid == ids.front();
-    if (is_first && !of_process) continue;
-    const char* what = is_first || parts_->pids.contains(tid) ? "process" : "thread";
+  const std::size_t first = of_process ? 0 : 1;
+  if (ids.size() <= first) return "";
+  const std::vector<int> errors = try_ids(std::span(ids).subspan(first));
+  for (std::size_t i = first; i < ids.size(); ++i) {
+    const int error = errors[i - first];
+    if (error == 0) continue;
+    const pid_t tid = ids[i];
+    const char* what = i == 0 || parts_->pids.contains(tid) ? "process" : "thread";
     std::string holder = describe_holder(tid);
     if (!holder.empty()) return describe_taken(what, tid, holder);
-    switch (int error = try_id(tid)) {
-      case 0:
-        break;
+    switch (error) {
       case EEXIST:
         return fmt::format("{} id {} is taken here{}", what, tid, describe_group(tid));
       case EPERM:
@@ -364,12 +415,38 @@ void Restorer::lay_out() {
     }
     shared.inherited = true;
   }
+  if (first_round_) {
+    check_staging();
+  } else {
+    place_stub();
+  }
+}
+
+// What was made while it ran elsewhere, and is not to be lost.
+void Restorer::check_staging() const {
+  if (fits_the_threads()) return;
+  const std::string taken = describe_taken_id(false);
+  if (!taken.empty()) {
+    throw Error(Code::kRefused, taken + ", and the process must keep its ids");
+  }
+  throw Error(Code::kFailed,
+              fmt::format("signal {} waits for the process, and the destination was not made for "
+                          "that while it ran; try again",
+                          blank_->stub().stop_signal()));
+}
+
+void Restorer::place_stub() {
   blank_maps_ = kernel::read_maps(blank_->pid());
   for (const kernel::Vma& vma : blank_maps_) {
     if (!vma.is_vsyscall()) space_.take(vma.start, vma.end);
   }
-  keep_stop_signal_free();
-  std::uint64_t data_size = kStubData + threads_.size() * kPerThread;
+  // One that was found may be in a terminal's foreground, which sends it when its size changes.
+  const std::uint64_t sent = settings_.find_blank ? std::uint64_t{1} << (SIGWINCH - 1) : 0;
+  blank_->thread().set_signal_mask(pending_signals() | sent);
+  const std::uint64_t expected =
+      process_ ? process().getThreads() : first_round_->get<image::schema::Round>().getIds().size();
+  const std::uint64_t threads = std::max<std::uint64_t>(threads_.size(), expected);
+  std::uint64_t data_size = kStubData + std::min(threads, kManyThreads) * kPerThread;
   RemotePtr address = space_.allocate(data_size + kHugePageSize, RemotePtr());
   auto place = [this](std::uint64_t size) { return space_.allocate(size, RemotePtr()); };
   blank_->install_stub({address, data_size, place, {}});
@@ -378,7 +455,7 @@ void Restorer::lay_out() {
 
 // The stub makes itself known by a signal that nobody cares for; one that the guest has pending
 // would be taken for it, and be lost. The stub leaves alone what is blocked.
-void Restorer::keep_stop_signal_free() {
+std::uint64_t Restorer::pending_signals() const {
   std::uint64_t pending = 0;
   auto add = [&pending](::capnp::List<::capnp::Data>::Reader signals) {
     for (::capnp::Data::Reader bytes : signals) {
@@ -389,9 +466,7 @@ void Restorer::keep_stop_signal_free() {
   for (const image::Record& thread : threads_) {
     add(thread.get<image::schema::Thread>().getPending());
   }
-  // One that was found may be in a terminal's foreground, which sends it when its size changes.
-  if (settings_.find_blank) pending |= std::uint64_t{1} << (SIGWINCH - 1);
-  blank_->thread().set_signal_mask(pending);
+  return pending;
 }
 
 // Every file that is mapped, once, into the blank.
@@ -415,9 +490,10 @@ void Restorer::give_files() {
     users.emplace_back(&mapping, found->second);
   }
   for (const UniqueFd& file : files) numbers.push_back(file.get());
-  if (settings_.bulk_fd >= 0) numbers.push_back(settings_.bulk_fd);
+  const bool with_bulk = settings_.bulk_fd >= 0 && bulk_in_blank_ < 0;
+  if (with_bulk) numbers.push_back(settings_.bulk_fd);
   std::vector<int> given = blank_->give_fds(numbers);
-  if (settings_.bulk_fd >= 0) bulk_in_blank_ = given.back();
+  if (with_bulk) bulk_in_blank_ = given.back();
   for (auto& [mapping, index] : users) mapping->file = given[index];
 }
 
@@ -505,6 +581,7 @@ void Restorer::finish_as_this_user() {
     run_if_large(program, true);
     lock_memory();
     seal_memory();
+    begin_to_follow();
   });
   with_context("restoring the process", [&] { restore_layout(); });
   with_context("restoring descriptors", [&] {

@@ -2,10 +2,12 @@
 // and given their registers.
 #include <linux/sched.h>
 #include <sched.h>
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
-#include <map>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <sys/prctl.h>
@@ -15,6 +17,7 @@
 
 #include "base/error.h"
 #include "kernel/cpu.h"
+#include "kernel/pid_space.h"
 #include "kernel/procfs_task.h"
 #include "restore/restorer.h"
 #include "restore/steps.h"
@@ -85,49 +88,110 @@ void restore_scheduling(pid_t tid, Thread::Reader thread,
 void Restorer::start_other_threads() {
   if (threads_.size() == 1) return;
   tracee::Stub& stub = blank_->stub();
-  RemotePtr counter = stub.allocate(2 * sizeof(std::uint32_t));
-  RemotePtr gate = counter + sizeof(std::uint32_t);
-  tracee::write_object<std::uint64_t>(blank_->pid(), counter, 0);
-
-  SyscallProgram program;
-  std::vector<std::pair<SyscallProgram, RemotePtr>> loaded;
+  ThreadMeeting meeting{stub.allocate(2 * sizeof(std::uint32_t))};
+  tracee::write_object<std::uint64_t>(blank_->pid(), meeting.counter, 0);
+  std::vector<LoadedThread> loaded;
+  tracee::ScatteredMemory memory;
   for (std::size_t i = 1; i < threads_.size(); ++i) {
-    auto thread = threads_[i].get<Thread>();
-    SyscallProgram own = thread_program(thread, false);
-    RemotePtr address = stub.allocate(own.loaded_size());
-    RemotePtr stack = stub.allocate(kThreadStack);
-    tracee::StubProgram header{};
-    header.done_counter = counter.value();
-    header.gate = gate.value();
-    tracee::write_memory(blank_->pid(), address, own.encode(address, header));
-    tracee::write_object(blank_->pid(), stack + kThreadStack - sizeof(std::uint64_t),
-                         address.value());
-    add_thread_start({{stack, kThreadStack}, thread.getTid()}, program);
-    loaded.emplace_back(std::move(own), address);
+    loaded.push_back(load_thread(threads_[i].get<Thread>(), meeting, memory));
   }
-  program.wait_until("waiting for the threads", counter,
-                     static_cast<std::uint32_t>(threads_.size() - 1));
+  memory.write(blank_->pid());
+  // One that has become another user may not choose, whoever began it.
+  if (settings_.find_blank && !kernel::may_choose_ids(blank_->pid())) {
+    start_by_next_ids(loaded, meeting);
+  } else {
+    start_by_chosen_ids(loaded, meeting);
+  }
+  tracee::ScatteredMemory results;
+  for (std::size_t i = 0; i < loaded.size(); ++i) {
+    results.add(thread_programs_[i], loaded[i].own.loaded_size());
+  }
+  results.read(blank_->pid());
+  for (std::size_t i = 0; i < loaded.size(); ++i) {
+    const std::span<const std::byte> bytes = results.bytes(i);
+    tracee::ProgramRun(loaded[i].own, {bytes.begin(), bytes.end()}).check(loaded[i].own);
+  }
+}
+
+// What it finds when it starts, as a part of `memory`.
+Restorer::LoadedThread Restorer::load_thread(Thread::Reader thread, const ThreadMeeting& meeting,
+                                             tracee::ScatteredMemory& memory) {
+  tracee::Stub& stub = blank_->stub();
+  SyscallProgram own = thread_program(thread, false);
+  RemotePtr address = stub.allocate(own.loaded_size());
+  RemotePtr stack = stub.allocate(kThreadStack);
+  tracee::StubProgram header{};
+  header.done_counter = meeting.counter.value();
+  header.gate = meeting.gate().value();
+  memory.add(address, own.encode(address, header));
+  memory.add_object(stack + kThreadStack - sizeof(std::uint64_t), address.value());
+  thread_programs_.push_back(address);
+  return {std::move(own), {{stack, kThreadStack}, thread.getTid()}};
+}
+
+void Restorer::start_by_chosen_ids(const std::vector<LoadedThread>& loaded,
+                                   const ThreadMeeting& meeting) {
+  SyscallProgram program;
+  for (const LoadedThread& thread : loaded) add_thread_start(thread.start, program);
+  program.wait_until("waiting for the threads", meeting.counter,
+                     static_cast<std::uint32_t>(loaded.size()));
   try {
-    stub.run(program);
+    blank_->stub().run(program);
   } catch (const Error& error) {
     // Free when the blank process was made (start.cc).
     if (error.error() != EEXIST) throw;
     throw Error(Code::kResources, error.text() + "; the id was free until now: try again");
   }
-  for (auto& [own, address] : loaded) {
-    std::vector<std::byte> bytes(own.loaded_size());
-    tracee::read_memory(blank_->pid(), address, bytes);
-    tracee::ProgramRun(own, std::move(bytes)).check(own);
+}
+
+// Each is waited for before the next one's program takes the place of that which has made it: at
+// first it reads the step that it came from. Who got another id ends with the blank's next exec.
+void Restorer::start_by_next_ids(const std::vector<LoadedThread>& loaded,
+                                 const ThreadMeeting& meeting) {
+  for (std::size_t i = 0; i < loaded.size(); ++i) {
+    ThreadStart start = loaded[i].start;
+    const auto wanted = static_cast<pid_t>(std::exchange(start.tid, 0));
+    SyscallProgram program;
+    const tracee::Result made = add_thread_start(start, program);
+    program.wait_until("waiting for the thread", meeting.counter,
+                       static_cast<std::uint32_t>(i + 1));
+    kernel::set_next_id(wanted);
+    if (blank_->stub().run(program).result(made) == wanted) continue;
+    throw Error(Code::kResources,
+                fmt::format("making thread {}: another process has come to have its id at this "
+                            "instant: try again",
+                            wanted));
   }
 }
 
-// By their ids as the guest sees them.
-std::map<pid_t, pid_t> Restorer::threads_as_seen_here() const {
-  std::map<pid_t, pid_t> tids;
-  for (pid_t tid : kernel::list_threads(blank_->pid())) {
-    tids[kernel::read_status(tid).ns_pids.back()] = tid;
+// By its program: its id here need not be the one that it has there.
+std::size_t Restorer::index_of(const tracee::TracedThread& thread) const {
+  const RemotePtr program(tracee::stub_program(thread.registers()));
+  auto found = std::find(thread_programs_.begin(), thread_programs_.end(), program);
+  TELEFORK_ASSERT(found != thread_programs_.end());
+  return static_cast<std::size_t>(found - thread_programs_.begin());
+}
+
+// Whoever is killed loses its threads one by one.
+void Restorer::stop_other_threads() {
+  std::vector<tracee::TracedThread> stopped;
+  for (const pid_t tid : kernel::list_threads(blank_->pid())) {
+    if (tid == blank_->pid()) continue;
+    stopped.push_back(tracee::TracedThread::seize(tid, PTRACE_O_EXITKILL));
+    stopped.back().request_stop();
   }
-  return tids;
+  if (stopped.size() != thread_programs_.size()) {
+    throw Error(Code::kGone, fmt::format("process {} has ended", blank_->pid()));
+  }
+  std::vector<std::pair<std::size_t, tracee::TracedThread>> in_order;
+  for (tracee::TracedThread& thread : stopped) {
+    thread.await_stop();
+    const std::size_t index = index_of(thread);
+    in_order.emplace_back(index, std::move(thread));
+  }
+  std::sort(in_order.begin(), in_order.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (auto& [index, thread] : in_order) other_threads_.push_back(std::move(thread));
 }
 
 void Restorer::restore_threads() {
@@ -150,21 +214,11 @@ void Restorer::restore_threads() {
   }
   auto warn_function = [this](const std::string& text) { warn(text); };
   restore_scheduling(blank_->pid(), first, warn_function);
-  std::map<pid_t, pid_t> tids = threads_as_seen_here();
-  blank_->thread().set_leads(tids.size() > 1);
-  for (std::size_t i = 1; i < threads_.size(); ++i) {
-    // Whoever is killed loses its threads one by one.
-    auto found = tids.find(static_cast<pid_t>(threads_[i].get<Thread>().getTid()));
-    if (found == tids.end()) {
-      throw Error(Code::kGone, fmt::format("process {} has ended", blank_->pid()));
-    }
-    other_threads_.push_back(tracee::TracedThread::seize(found->second, PTRACE_O_EXITKILL));
-    other_threads_.back().request_stop();
-  }
+  blank_->thread().set_leads(threads_.size() > 1);
+  stop_other_threads();
   for (std::size_t i = 1; i < threads_.size(); ++i) {
     auto thread = threads_[i].get<Thread>();
     tracee::TracedThread& traced = other_threads_[i - 1];
-    traced.await_stop();
     tracee::ThreadState state = decode_thread_state(thread);
     traced.set_xstate(state.xstate);
     traced.set_registers(state.registers);

@@ -56,7 +56,8 @@ struct TreeParts {
 
   // Of a tree.
   bool is_tree = false;
-  bool were_there = false;  // its processes, or some; see RestoreSettings::find_blank
+  bool were_there = false;                // its processes, or some; see RestoreSettings::find_blank
+  SessionTerminals* terminals = nullptr;  // RestoreSettings has it
   struct SharedArea {
     RemotePtr address;  // in each of them, from its birth; else in the holder
     std::uint64_t size;

@@ -144,6 +144,7 @@ void TreeRestorer::begin_member(image::Record process, image::RecordSource& sour
 void TreeRestorer::take_found() {
   if (!settings_.find_blank) return;
   parts_->were_there = true;
+  parts_->terminals = settings_.terminals;
   is_found_ = settings_.is_found;
   const auto members = tree().getMembers();
   for (unsigned i = members.size() - 1; i > 0; --i) {

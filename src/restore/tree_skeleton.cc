@@ -7,9 +7,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/capability.h>
 #include <linux/sched.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -51,13 +49,6 @@ void die_by(tracee::TracedThread& thread, int signal) {
     }
     status = thread.resume_until_stop(PTRACE_CONT, delivery ? signal : 0);
   }
-}
-
-// clone3(2), set_tid. One that has become another user may not, whoever began it.
-bool may_choose_ids(pid_t pid) {
-  constexpr std::uint64_t kEnough =
-      std::uint64_t{1} << CAP_SYS_ADMIN | std::uint64_t{1} << CAP_CHECKPOINT_RESTORE;
-  return (kernel::read_status(pid).cap_effective & kEnough) != 0;
 }
 
 bool ends_processes(int signal) {
@@ -225,6 +216,7 @@ void TreeSkeleton::make(const std::function<void(tracee::Stub&)>& in_first) {
   for (const std::uint32_t helper : plan.helpers) {
     if (is_there(helper)) needless_.insert(helper);
   }
+  if (parts_.were_there) take_back_terminals();
   for (const TreeStep& step : plan.steps) {
     if (step.kind != TreeStep::Kind::kEnd && !is_in_place(step)) run(step);
   }
@@ -266,7 +258,7 @@ void TreeSkeleton::run(const TreeStep& step) {
     case TreeStep::Kind::kNewSession:
       program.call_expecting(fmt::format("beginning session {}", step.id), step.id, SYS_setsid, {});
       stub_of(step.id).run(program);
-      return take_terminal(step.id);
+      return take_terminals_of(step.id);
     case TreeStep::Kind::kNewGroup:
       program.call(fmt::format("beginning process group {}", step.id), SYS_setpgid, {0, 0});
       break;
@@ -280,42 +272,6 @@ void TreeSkeleton::run(const TreeStep& step) {
   stub_of(step.id).run(program);
 }
 
-// Before it has children, who are born with it: no other way leads there.
-void TreeSkeleton::take_terminal(std::uint32_t session) {
-  for (image::schema::SessionTerminal::Reader terminal : tree_.getTerminals()) {
-    if (terminal.getSession() != session) continue;
-    SyscallProgram program;
-    const Result slave =
-        program.call("opening its terminal", SYS_openat,
-                     {AT_FDCWD, program.text(parts_.ptys.begin(terminal)), O_RDWR | O_NOCTTY});
-    program.call("taking its terminal", SYS_ioctl, {slave, TIOCSCTTY, 0});
-    program.call("closing its terminal", SYS_close, {slave});
-    stub_of(session).run(program);
-  }
-}
-
-// When all groups are there, and whoever is to lack what it was born with.
-void TreeSkeleton::settle_terminals() {
-  auto run_on_terminal = [&](std::uint32_t id, unsigned long request, auto make_argument) {
-    SyscallProgram program;
-    const Result terminal =
-        program.call("opening its terminal", SYS_openat,
-                     {AT_FDCWD, program.text("/dev/tty"), O_RDWR | O_NOCTTY | O_NONBLOCK});
-    program.call("setting its terminal", SYS_ioctl, {terminal, request, make_argument(program)});
-    program.call("closing its terminal", SYS_close, {terminal});
-    stub_of(id).run(program);
-  };
-  for (image::schema::SessionTerminal::Reader terminal : tree_.getTerminals()) {
-    run_on_terminal(terminal.getSession(), TIOCSPGRP, [&](SyscallProgram& program) {
-      return program.object(static_cast<pid_t>(terminal.getForeground()));
-    });
-  }
-  for (Member::Reader member : tree_.getMembers()) {
-    if (!member.getNoTerminal() || member.getState() == Member::State::ENDED) continue;
-    run_on_terminal(member.getPid(), TIOCNOTTY, [](SyscallProgram&) { return 0; });
-  }
-}
-
 void TreeSkeleton::make_child(const TreeStep& step) {
   const bool sibling = step.kind == TreeStep::Kind::kMakeSibling;
   if (needless_.contains(step.other)) {
@@ -324,7 +280,8 @@ void TreeSkeleton::make_child(const TreeStep& step) {
                             step.id, step.other));
   }
   const std::uint32_t parent = sibling ? parents_.at(step.other) : step.other;
-  const bool chooses = !parts_.were_there || may_choose_ids(node(step.other).blank->pid());
+  // One that has become another user may not, whoever began it.
+  const bool chooses = !parts_.were_there || kernel::may_choose_ids(node(step.other).blank->pid());
   tracee::Stub& stub = stub_of(step.other);
   SyscallProgram program;
   clone_args arguments{};

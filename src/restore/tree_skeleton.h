@@ -14,7 +14,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
+#include <span>
 
 #include "image/image.capnp.h"
 #include "image/tree_plan.h"
@@ -58,8 +60,18 @@ class TreeSkeleton {
   void reap(std::uint32_t parent, pid_t child);
   void end(image::schema::Member::Reader member);
   void forget_child_signal(std::uint32_t parent);
-  void take_terminal(std::uint32_t session);
+  // skeleton_terminals.cc
+  using Terminal = image::schema::SessionTerminal::Reader;
+  void take_back_terminals();
+  void take_back(Terminal terminal);
+  void drop_terminal(std::uint32_t session, const UniqueFd& master);
+  void take_terminals_of(std::uint32_t session);
+  void take_terminal(Terminal terminal);
   void settle_terminals();
+  bool has_terminal(std::uint32_t id);
+  void run_on_terminal(std::uint32_t id, unsigned long request, std::optional<pid_t> argument);
+  void without_signals(const UniqueFd& master, std::span<const int> signals,
+                       const std::function<void()>& act);
 
   image::schema::Tree::Reader tree_;
   TreeParts& parts_;

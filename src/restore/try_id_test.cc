@@ -1,6 +1,8 @@
 #include "restore/try_id.h"
 
 #include <cerrno>
+#include <csignal>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -35,6 +37,35 @@ TEST(AnId, ThatNobodyHasIsFreeAndStaysSo) {
   ASSERT_EQ(::waitpid(pid, nullptr, 0), pid);
   EXPECT_EQ(try_id(pid), 0);
   EXPECT_EQ(try_id(pid), 0);
+  EXPECT_EQ(::waitpid(-1, nullptr, __WALL), -1);
+  EXPECT_EQ(errno, ECHILD);
+}
+
+TEST(Ids, AreTriedAllAtOnceEachForItself) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs: root, to choose an id";
+  std::vector<pid_t> children;
+  for (int i = 0; i < 150; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      for (;;) ::pause();
+    }
+    children.push_back(child);
+  }
+  std::vector<int> expected;
+  for (std::size_t i = 0; i < children.size(); ++i) {
+    const bool stays = i == 3 || i == 100;
+    expected.push_back(stays ? EEXIST : 0);
+    if (stays) continue;
+    ::kill(children[i], SIGKILL);
+    ASSERT_EQ(::waitpid(children[i], nullptr, 0), children[i]);
+  }
+  EXPECT_EQ(try_ids(children), expected);
+  EXPECT_EQ(try_ids(children), expected);
+  EXPECT_EQ(try_ids({}), std::vector<int>());
+  for (const std::size_t i : {3U, 100U}) {
+    ::kill(children[i], SIGKILL);
+    ASSERT_EQ(::waitpid(children[i], nullptr, 0), children[i]);
+  }
   EXPECT_EQ(::waitpid(-1, nullptr, __WALL), -1);
   EXPECT_EQ(errno, ECHILD);
 }

@@ -2,7 +2,9 @@
 #include <sched.h>
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -12,8 +14,11 @@
 namespace telefork::restore {
 namespace {
 
-// The child is on this very stack and so may do nothing but end; copying the memory for it would
-// take a hundred times as long.
+// So many at once have ended and are not waited for yet: a user may have only so many processes.
+constexpr std::size_t kAtOnce = 64;
+
+// The child is on this very stack, which others use meanwhile, and so touches no memory and may do
+// nothing but end; copying the memory for it would take a hundred times as long.
 long clone_and_end(const clone_args& arguments) {
   long result = SYS_clone3;
   asm volatile(
@@ -32,22 +37,36 @@ long clone_and_end(const clone_args& arguments) {
 
 }  // namespace
 
-int try_id(pid_t id) {
-  clone_args arguments{};
-  arguments.flags = CLONE_VM | CLONE_VFORK;
-  arguments.set_tid = reinterpret_cast<std::uint64_t>(&id);
-  arguments.set_tid_size = 1;
-  // No handler may run in it.
+int try_id(pid_t id) { return try_ids({&id, 1}).front(); }
+
+std::vector<int> try_ids(std::span<const pid_t> ids) {
+  std::vector<int> errors;
+  errors.reserve(ids.size());
+  std::vector<pid_t> children;
+  const auto see_ends = [&children] {
+    for (const pid_t child : std::exchange(children, {})) {
+      while (::waitpid(child, nullptr, __WALL) < 0 && errno == EINTR) {
+      }
+    }
+  };
+  // No handler may run in them.
   sigset_t all;
   sigset_t before;
   ::sigfillset(&all);
   ::sigprocmask(SIG_SETMASK, &all, &before);
-  long pid = clone_and_end(arguments);
-  ::sigprocmask(SIG_SETMASK, &before, nullptr);
-  if (pid < 0) return static_cast<int>(-pid);
-  while (::waitpid(static_cast<pid_t>(pid), nullptr, __WALL) < 0 && errno == EINTR) {
+  for (const pid_t& id : ids) {
+    clone_args arguments{};
+    arguments.flags = CLONE_VM;
+    arguments.set_tid = reinterpret_cast<std::uint64_t>(&id);
+    arguments.set_tid_size = 1;
+    const long pid = clone_and_end(arguments);
+    errors.push_back(pid < 0 ? static_cast<int>(-pid) : 0);
+    if (pid > 0) children.push_back(static_cast<pid_t>(pid));
+    if (children.size() == kAtOnce) see_ends();
   }
-  return 0;
+  see_ends();
+  ::sigprocmask(SIG_SETMASK, &before, nullptr);
+  return errors;
 }
 
 }  // namespace telefork::restore

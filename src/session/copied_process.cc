@@ -13,11 +13,11 @@ CopiedProcess::CopiedProcess(tracee::FrozenProcess& frozen)
 
 void CopiedProcess::describe(capture::TreeSurvey& tree, std::size_t member,
                              const capture::CaptureSettings& settings, image::RecordSink& sink,
-                             const std::function<void()>& on_process) {
+                             const std::function<void()>& on_part) {
   const capture::CommonPart common(tree, member);
   settings_ = capture::settings_of(tree, member, settings);
   capture_.emplace(tree.members[member], frozen_, stub_, settings_);
-  capture_->write_metadata(sink, on_process);
+  capture_->write_metadata(sink, on_part);
   capture_->write_pages_beside_snapshot(sink);
 }
 
@@ -30,7 +30,7 @@ void CopiedProcess::leave() {
 
 void CopiedProcess::write_pages(image::RecordSink& sink) {
   capture_->write_pages_of_snapshot(snapshot_->pid(), sink);
-  snapshot_->end();
+  capture_.reset();
 }
 
 void CopiedProcess::give_up() noexcept {

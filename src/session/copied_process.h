@@ -4,7 +4,8 @@
 //     process.describe(tree, i, sink, ...);  // all but what its snapshot has
 //     process.make_snapshot();
 //     process.leave();                       // it can go on
-//     process.write_pages(sink);             // of the snapshot, which is ended
+//     process.write_pages(sink);             // of the snapshot
+//     process.end_snapshot();
 //     process.reap();
 //     ... or process.give_up() before it goes on, and reap() after
 //
@@ -26,19 +27,22 @@ namespace telefork::session {
 
 class CopiedProcess {
  public:
+  // `frozen` must outlive leave().
   explicit CopiedProcess(tracee::FrozenProcess& frozen);
   CopiedProcess(const CopiedProcess&) = delete;
   CopiedProcess& operator=(const CopiedProcess&) = delete;
 
   pid_t pid() const { return pid_; }
-  // `tree` must outlive it. `on_process` as Capture has it.
+  // `tree` must outlive it. `on_part` as Capture has it.
   void describe(capture::TreeSurvey& tree, std::size_t member,
                 const capture::CaptureSettings& settings, image::RecordSink& sink,
-                const std::function<void()>& on_process);
+                const std::function<void()>& on_part);
   void make_snapshot();
   const tracee::SnapshotId& snapshot() const { return snapshot_->id(); }
   void leave();
   void write_pages(image::RecordSink& sink);
+  // Nobody reads its snapshot any more.
+  void end_snapshot() { snapshot_->end(); }
   // Whatever is in it: it is as it was, but for a snapshot that it could not reap by now.
   void give_up() noexcept;
   // It runs. Why its snapshot's number stays taken; empty: it does not.

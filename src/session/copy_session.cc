@@ -12,7 +12,9 @@ namespace telefork::session {
 using image::schema::Header;
 
 CopySession::CopySession(DepartureSettings settings, DepartureRequest request)
-    : Departure(std::move(settings), std::move(request), "copying") {}
+    : Departure(std::move(settings), std::move(request), "copying") {
+  why_not_live_ = "the memory of a copy does not go ahead of it yet; use mode lazy or eager";
+}
 
 capture::SurveyOptions CopySession::survey_options() const {
   capture::SurveyOptions options;
@@ -35,6 +37,7 @@ void CopySession::send_image() {
   reach(Step::kFrozen);
   capture::TreeSurvey tree = look_again(survey_options());
   image::Writer writer(link().record_sink(), link().bulk_sink());
+  show_progress_of(writer);
   try {
     describe(tree, frozen, writer);
     reach(Step::kDescribed);
@@ -45,12 +48,14 @@ void CopySession::send_image() {
     reach(Step::kForked);
     send_pages(writer);
   } catch (const Error&) {
+    pages_.reset();
     for (const auto& process : processes_) process->give_up();
     frozen.let_go();
     for (const auto& process : processes_) process->reap();
+    processes_.clear();
     throw;
   }
-  processes_.clear();
+  if (!pages_) processes_.clear();
   report_.processes = tree.members.size();
   report_.bytes_sent = writer.totals().bytes;
   report_.pages_sent = writer.totals().pages;
@@ -70,6 +75,10 @@ void CopySession::describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen
   capture::write_tree(tree, writer);
   capture::CaptureSettings settings;
   settings.pagemap = settings_.pagemap;
+  std::vector<kernel::PageRun> in_use;
+  if (memory_.is_lazy()) in_use = capture::find_places_in_use(frozen.of(request_.pid));
+  plan_ = memory_.plan(tree.first(), std::move(in_use));
+  settings.lazy = &plan_;
   kept_.resize(tree.members.size() - 1);
   for (std::size_t i = 0; i < tree.members.size(); ++i) {
     auto process = std::make_unique<CopiedProcess>(frozen.of(tree.members[i].pid));
@@ -92,16 +101,41 @@ void CopySession::make_snapshots() {
   if (settings_.on_snapshots) settings_.on_snapshots(snapshots);
 }
 
-// A zombie harms nobody: the copy is not to fail by it.
 void CopySession::send_pages(image::Writer& writer) {
   for (std::size_t i = 0; i < processes_.size(); ++i) {
     if (i > 0) kept_[i - 1].write_to(writer);
     processes_[i]->write_pages(writer);
-    std::string left = processes_[i]->reap();
-    if (!left.empty()) report_.warnings.push_back(std::move(left));
+    if (i == 0) {
+      pages_ =
+          memory_.serve(std::move(plan_), processes_[i]->snapshot().pid, true, settings_.pagemap);
+    }
+    if (!pages_) drop_snapshot(*processes_[i]);
   }
   writer.end();
   link().flush();
+}
+
+// A zombie harms nobody: the copy is not to fail by it.
+void CopySession::drop_snapshot(CopiedProcess& process) {
+  process.end_snapshot();
+  std::string left = process.reap();
+  if (!left.empty()) report_.warnings.push_back(std::move(left));
+}
+
+void CopySession::look_after_pages() {
+  if (!pages_) return;
+  pages_->check();
+  const migrate::PageServer::Progress progress = pages_->progress();
+  if (progress.complete || progress.closed) end_pages();
+}
+
+void CopySession::end_pages() {
+  if (std::exchange(pages_, nullptr) && registry_) {
+    SessionInfo info = registry_->info();
+    info.follows = false;
+    registry_->update(info);
+  }
+  for (const auto& process : std::exchange(processes_, {})) drop_snapshot(*process);
 }
 
 void CopySession::begin_deputy() {
@@ -112,6 +146,7 @@ void CopySession::begin_deputy() {
       deputy_->become(signals_, complaints_ ? complaints_.duplicate() : UniqueFd()));
   report_.home_pid = deputy_->pid();
   info_.pid = deputy_->pid();
+  info_.follows = pages_ != nullptr;
   registry_.emplace(settings_.registry, info_);
 }
 
@@ -137,6 +172,7 @@ void CopySession::on_failure(const Error& error) {
   if (error.code() == Code::kGone && alone()) frozen_ = false;
   if (!opened_) throw error;
   link().set_interrupt(-1, {});
+  end_pages();
   std::string text = error.text();
   if (state_ == SourceState::kSending) {
     link().fail(error);
@@ -149,7 +185,11 @@ void CopySession::on_failure(const Error& error) {
 }
 
 void CopySession::stay(std::function<bool()> may_read_input) {
-  stay_home(*supervisor_, std::move(may_read_input));
+  HomeOptions options;
+  options.on_turn = [this] { look_after_pages(); };
+  options.before_end = [this] { end_pages(); };
+  stay_home(*supervisor_, std::move(may_read_input), std::move(options));
+  end_pages();
 }
 
 }  // namespace telefork::session

@@ -18,6 +18,8 @@
 // each. Pages go behind the records of their process, so what those behind the first have is kept
 // here until the pages of those before were sent. The first alone has a deputy.
 //
+// Where memory follows the copy (Mode::lazy) it is served from the snapshot, which stays so long.
+//
 // Owned as a Departure is.
 #pragma once
 
@@ -48,11 +50,16 @@ class CopySession : public Departure {
   void describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen, image::Writer& writer);
   void make_snapshots();
   void send_pages(image::Writer& writer);
+  void drop_snapshot(CopiedProcess& process);
+  void look_after_pages();
+  void end_pages();
   void begin_deputy();
   [[noreturn]] void on_failure(const Error& error);
 
   std::vector<std::unique_ptr<CopiedProcess>> processes_;  // parents before their children
   std::vector<image::RecordBuffer> kept_;                  // of those behind the first
+  capture::LazyPlan plan_;
+  std::unique_ptr<migrate::PageServer> pages_;  // of the first, which has its snapshot so long
   OwnDeputy::Settings deputy_settings_;
   std::optional<OwnDeputy> deputy_;
   std::optional<deputy::Supervisor> supervisor_;

@@ -46,11 +46,12 @@ DepartingProcess::~DepartingProcess() = default;
 
 void DepartingProcess::write(capture::TreeSurvey& tree, std::size_t member,
                              capture::CaptureSettings settings, image::Writer& writer,
-                             const std::function<void()>& on_process) {
+                             const std::function<void()>& on_part) {
   const capture::CommonPart common(tree, member);
   settings = capture::settings_of(tree, member, std::move(settings));
+  settings.guests = [this]() -> tracee::GuestStubs& { return parked_->guests(); };
   capture::Capture capture(tree.members[member], parked_->frozen(), parked_->stub(), settings);
-  capture.write_metadata(writer, on_process);
+  capture.write_metadata(writer, on_part);
   captured_signals_ = capture.pending_signals_of(pid_);
   capture.write_pages(writer);
 }
@@ -115,6 +116,19 @@ void DepartingProcess::take_stale_signals() {
   }
   parked_->stub().run(take);
   taken_signals_ = std::exchange(captured_signals_, {});
+}
+
+void DepartingProcess::leave_held() {
+  if (std::optional<siginfo_t> last = parked_->end_waiting()) taken_signals_.push_back(*last);
+  if (!taken_signals_.empty()) {
+    tracee::SyscallProgram undo;
+    for (const int fd : their_fds_) undo.undo(SYS_close, {fd});
+    for (const siginfo_t& info : taken_signals_) {
+      undo.undo(SYS_rt_sigqueueinfo, {own_pid_, info.si_signo, undo.object(info)});
+    }
+    parked_->set_undo(undo);
+  }
+  parked_->leave_held();
 }
 
 // What was stopped is stopped there too: neither end need tell the other.

@@ -42,9 +42,9 @@ class DepartingProcess {
   tracee::ParkedProcess& parked() { return *parked_; }
   bool is_parked() const { return parked_ != nullptr; }
 
-  // `on_process` as Capture has it.
+  // `on_part` as Capture has it.
   void write(capture::TreeSurvey& tree, std::size_t member, capture::CaptureSettings settings,
-             image::Writer& writer, const std::function<void()>& on_process);
+             image::Writer& writer, const std::function<void()>& on_part);
   // The deputy's way to hear of its guest: made while the process can still go on as it was. `end`:
   // of several; see there.
   void open_session_socket(const CommonEnd* end);
@@ -53,6 +53,8 @@ class DepartingProcess {
   // What was pending has gone with it; the deputy is not to send it after. What came since it is
   // to.
   void take_stale_signals();
+  // Whoever takes it up finds it as it was.
+  void leave_held();
   // `speaks`: for all of them, on the stderr that it has; `complaints` is that too, where there is
   // one.
   void hollow_out(const std::string& deputy_program, bool speaks, UniqueFd complaints);

@@ -105,19 +105,43 @@ void Departure::look(const capture::SurveyOptions& options) {
   fence_ = make_fence(*opened_, here_, settings_.registry);
   link().set_interrupt(interest_.get(), [this] { throw_if_ended(); });
   capture::TreeSurvey tree = migrate::survey_tree_by_pid(request_.pid, options);
-  for (const capture::Survey& member : tree.members) check_user(member.pid, *opened_);
+  for (const capture::Survey& member : tree.members) check_user(member.status, *opened_);
   check_hosting(*opened_->reply, request_.node.text(), true);
   if (request_.detach) check_detaching(opened_->reply, request_.node.text());
+  for (const capture::Survey& member : tree.members) resident_ += member.status.resident_kb * 1024;
   alone_ = tree.alone();
   if (!alone_) check_trees(opened_->reply, request_.node.text());
   looked_ = std::move(tree.first());
   looked_.refusals = std::move(tree.refusals);
   files_.settle(looked_, link());
   capture::throw_refusals(looked_.refusals);
+  choose_mode();
   info_.command = describe_command(request_.pid);
 }
 
+void Departure::show_progress_of(image::Writer& writer) {
+  if (!settings_.on_sent) return;
+  writer.watch([this](std::uint64_t sent) { settings_.on_sent(sent, resident_); });
+}
+
+void Departure::choose_mode() {
+  if (request_.mode == Mode::kLive) {
+    memory_.choose_live(*opened_, request_.node.text(), settings_.pagemap,
+                        alone_ ? why_not_live_
+                               : "the memory of several processes does not go ahead of them yet; "
+                                 "use mode eager");
+  } else {
+    memory_.choose(settings_.laziness, request_.mode, looked_.status.resident_kb, *opened_,
+                   request_.node.text(),
+                   alone_ ? "" : "memory does not follow several processes yet; use mode eager");
+  }
+  memory_.say(info_);
+  report_.mode = info_.mode;
+  report_.mode_reason = info_.mode_reason;
+}
+
 void Departure::announce(bool only_first) {
+  if (memory_.is_lazy()) memory_.open(*opened_);
   link().send([this, only_first](Message::Builder message) {
     auto prepare = message.initPrepare();
     prepare.setPurpose(Header::Purpose::MOVE);
@@ -127,6 +151,8 @@ void Departure::announce(bool only_first) {
     prepare.setCpuForce(request_.cpu_force);
     prepare.setLibcForce(request_.libc_force);
     prepare.setDetached(request_.detach);
+    prepare.setLazy(memory_.is_lazy());
+    prepare.setLive(memory_.is_live());
     prepare.setOnlyFirst(only_first);
     say_new_ids(request_.pid, prepare);
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));

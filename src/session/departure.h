@@ -19,6 +19,7 @@
 
 #include "abi/agent.h"
 #include "capture/tree.h"
+#include "image/writer.h"
 #include "kernel/probe.h"
 #include "kernel/yama.h"
 #include "protocol/machine.h"
@@ -27,7 +28,9 @@
 #include "session/file_negotiation.h"
 #include "session/handover.h"
 #include "session/home.h"
+#include "session/live_rounds.h"
 #include "session/node_link.h"
+#include "session/outgoing_memory.h"
 #include "session/programs.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
@@ -42,6 +45,7 @@ struct DepartureRequest {
   bool copy_shared = false;
   bool cpu_force = false;
   bool libc_force = false;
+  Mode mode = Mode::kAutomatic;
   bool detach = false;     // of a move: nothing of it stays here
   bool leave_fds = false;  // of a copy: descriptors of what cannot be copied stay here
   pid_t asker = 0;         // the command; 0: none
@@ -59,12 +63,15 @@ struct DepartureSettings {
   NodeAccess access;
   std::string registry;  // see registry.h; empty: none
   Lease lease;
+  Laziness laziness;
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
   // Readable: whoever asked for it may not want it any more, and `is_unwanted` is asked, until the
   // process is given up.
   int wish_fd = -1;
   std::function<bool()> is_unwanted;
+  // As its memory goes: the bytes that have gone, and those resident in all that goes.
+  std::function<void(std::uint64_t sent, std::uint64_t resident)> on_sent;
   // Of a process that has asked itself: called once it is known that it may go; gives the thread
   // that waits in a read() of its session socket, and is told there that it has gone.
   std::function<telefork_snapshot()> await_caller;
@@ -82,13 +89,15 @@ struct DepartureReport {
     double ms;
   };
 
-  pid_t pid = 0;        // as the node sees it
-  pid_t guest_pid = 0;  // as it sees itself
-  pid_t home_pid = 0;   // of a copy: its deputy's
+  pid_t pid = 0;                  // as the node sees it
+  pid_t guest_pid = 0;            // as it sees itself
+  pid_t home_pid = 0;             // of a copy: its deputy's
+  std::string mode, mode_reason;  // as SessionInfo has them
   std::size_t processes = 1;
   std::uint64_t bytes_sent = 0;
   std::uint64_t pages_sent = 0;
-  double freeze_ms = 0;  // that nothing of it ran
+  double freeze_ms = 0;                    // that nothing of it ran
+  std::optional<LiveRounds::Report> live;  // what went before
   double total_ms = 0;
   std::vector<Share> shares;          // in their order
   std::vector<std::string> warnings;  // what is not as it was
@@ -147,9 +156,12 @@ class Departure {
   bool alone() const { return alone_; }
   void step(SourceEvent event);
   void reach(Step step);
+  void show_progress_of(image::Writer& writer);
   void tell_registry();
 
   protocol::Link& link() { return *opened_->link; }
+  // As it was when it was looked at while it ran.
+  const capture::Survey& looked() const { return looked_; }
 
   DepartureSettings settings_;
   DepartureRequest request_;
@@ -163,12 +175,17 @@ class Departure {
   UniqueFd input_, complaints_;
   UniqueFd streams_[3];  // the process's own that are carried
   std::unique_ptr<Fence> fence_;
+  OutgoingMemory memory_;
+  std::uint64_t resident_ = 0;  // bytes, of all that go
   SignalFd signals_;
   std::optional<proxy::StdioPump> pump_;
   DepartureReport report_;
   bool frozen_ = false;
+  std::string why_not_live_;  // whatever the process and the node are
 
  private:
+  void choose_mode();
+
   bool known_not_to_run_ = false;
   bool alone_ = true;
   FileNegotiation files_;

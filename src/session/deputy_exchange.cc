@@ -133,6 +133,12 @@ restore::Blank DeputyExchange::exec_blank(TracedThread& thread) {
   become.call("becoming the blank process", SYS_execveat,
               {there, become.text(""), arguments, environment, AT_EMPTY_PATH});
   std::optional<tracee::ProgramRun> failed;
+  // By SIGKILL, and not by an exit with 125 that it makes itself (Stub::set_farewell), as a parked
+  // process does: whoever is let go by its tracer's death goes on from where it stands, and from
+  // here to its release that may be anywhere in what it is to be. Until its memory is laid out
+  // there is no stub; then it gets the program's signal actions, by which the stub's own signal
+  // would be handled, threads with the program's registers, and at last these itself. In each of
+  // these instants the program would run here, and its node may have it too.
   thread.set_options(PTRACE_O_EXITKILL | PTRACE_O_TRACEEXEC);
   if (!stub.run_to_exec(become, &failed)) {
     SyscallProgram undo;

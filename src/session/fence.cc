@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <csignal>
 #include <exception>
 #include <optional>
 #include <utility>
@@ -127,7 +126,7 @@ class OwnFence final : public Fence {
   explicit OwnFence(std::string registry) : registry_(std::move(registry)) {}
   bool try_confirm() noexcept override {
     try {
-      signal_descendants(SIGKILL);
+      kill_descendants_once();
       for (pid_t child : kernel::list_children(::getpid())) {
         ::waitpid(child, nullptr, WNOHANG | __WALL);
       }

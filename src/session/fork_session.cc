@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <optional>
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -12,8 +13,11 @@
 
 #include "base/error.h"
 #include "capture/capture.h"
+#include "capture/guard_scan.h"
 #include "image/writer.h"
 #include "kernel/pidfd.h"
+#include "kernel/procfs_maps.h"
+#include "kernel/procfs_task.h"
 #include "migrate/save.h"
 #include "net/address.h"
 #include "session/agent_socket.h"
@@ -22,6 +26,7 @@
 #include "session/hollow.h"
 #include "session/home.h"
 #include "session/node_link.h"
+#include "tracee/map_flags.h"
 
 namespace telefork::session {
 namespace {
@@ -53,6 +58,14 @@ void end_other_threads(tracee::FrozenProcess& frozen, tracee::Stub& stub) {
   }
 }
 
+// The flags of its memory cost a walk of all its page tables, or a clone without pages, which it
+// may be changed for (tracee/map_flags.h): it never runs again. What the clone would not show is
+// memory that has not come yet.
+bool is_worth_a_clone(pid_t snapshot) {
+  constexpr std::uint64_t kLargeKb = 64 * 1024;
+  return kernel::read_status(snapshot).anonymous_kb >= kLargeKb && !capture::is_guest(snapshot);
+}
+
 }  // namespace
 
 void ForkSession::tell_snapshot(const Error& error) {
@@ -70,15 +83,30 @@ void ForkSession::send_image(const telefork_snapshot& snapshot, RegistryEntry& r
   // It may have been stopped between its message and the read that it waits in; anywhere else the
   // result that the guest is given would be another call's.
   frozen.leader().run_into_system_call(SYS_read);
+  const bool large = is_worth_a_clone(snapshot_);
+  std::vector<kernel::Vma> map;
+  std::optional<capture::GuardScan> guards;
+  if (large) {
+    map = kernel::read_maps(snapshot_);
+    if (own.pagemap == kernel::PageMapAbi::kScanGuards) guards.emplace(snapshot_, own.pagemap, map);
+  }
   own.steps.reach(Step::kFrozen);
-  capture::Survey survey = call_.survey(snapshot_, snapshot);
-  call_.tell_streams();
-  // The node has something to do now, and need not wait for this.
-  registry.update(info);
   // It sits in a read: it waits for no signal.
   tracee::Stub::Options stub_options;
   stub_options.awaited_signals = 0;
-  tracee::Stub stub(frozen.leader(), snapshot_, stub_options);
+  std::optional<tracee::Stub> stub;
+  std::vector<kernel::PageRun> in_use;
+  if (call_.is_lazy()) in_use = capture::find_places_in_use(frozen);
+  if (large) {
+    stub.emplace(frozen.leader(), snapshot_, stub_options);
+    tracee::read_flags(*stub, map);
+  }
+  capture::Survey survey = call_.survey(snapshot_, snapshot, map.empty() ? nullptr : &map);
+  call_.tell_streams();
+  // The node has something to do now, and need not wait for this.
+  registry.update(info);
+  capture::LazyPlan plan = call_.memory().plan(survey, std::move(in_use));
+  if (!stub) stub.emplace(frozen.leader(), snapshot_, stub_options);
   capture::CaptureSettings settings;
   settings.pagemap = own.pagemap;
   settings.signal_mask = snapshot.signal_mask;
@@ -86,20 +114,53 @@ void ForkSession::send_image(const telefork_snapshot& snapshot, RegistryEntry& r
   settings.pending_signals = false;
   settings.timers = false;
   settings.shares_pages = true;
-  capture::Capture capture(survey, frozen, stub, settings);
+  settings.lazy = &plan;
+  settings.guard_scan = guards ? &*guards : nullptr;
+  capture::Capture capture(survey, frozen, *stub, settings);
   image::Writer writer(link.record_sink(), link.bulk_sink());
   write_header(Purpose::FORK, call_.here().reader(), writer);
   // The keeper makes the child's process meanwhile.
   capture.write_metadata(writer, [&link] { link.flush_some(); });
   link.flush_some();
   own.steps.reach(Step::kDescribed);
-  end_other_threads(frozen, stub);
-  // From here on the snapshot is back in its read, where the death of this process ends it.
-  stub.remove();
+  end_other_threads(frozen, *stub);
   capture.write_pages(writer);
+  pages_ = call_.memory().serve(std::move(plan), snapshot_, true, own.pagemap);
   writer.end();
   link.flush();
+  // The node need not wait for that. The snapshot is back in its read then, where the death of this
+  // process ends it.
+  stub->remove();
   own.steps.reach(Step::kSent);
+}
+
+void ForkSession::make_deputy(int session_fd) {
+  HollowSettings settings{call_.settings().programs.deputy, session_fd,
+                          call_.session_socket().get(),
+                          call_.request().options.die_with_parent != 0 ? call_.program() : 0};
+  settings.keeps_memory = pages_ != nullptr;
+  KeptMemory kept = hollow(snapshot_, settings);
+  memory_ = std::move(kept.keeper);
+  if (pages_ && kept.lending) {
+    pages_->borrow(std::move(kept.lending->control), std::move(kept.lending->pages));
+  }
+}
+
+// When all has come there nobody needs it here.
+void ForkSession::look_after_pages(RegistryEntry& registry) {
+  if (!pages_) return;
+  pages_->check();
+  const migrate::PageServer::Progress progress = pages_->progress();
+  if (!progress.complete && !progress.closed) return;
+  end_pages();
+  SessionInfo info = registry.info();
+  info.follows = false;
+  registry.update(info);
+}
+
+void ForkSession::end_pages() {
+  pages_.reset();
+  memory_.reset();
 }
 
 // After go: the child may run there, and the pid here is not to end before it is known not to.
@@ -131,6 +192,7 @@ void ForkSession::run(const std::function<void()>& on_started) {
   SourceState state = SourceState::kSending;
   info.state = std::string(state_name(state));
   info.command = describe_command(snapshot_);
+  call_.memory().say(info);
   RegistryEntry registry(settings.registry, {});
   UniqueFd held_socket;  // while it is open the process at home does not end
   try {
@@ -155,11 +217,10 @@ void ForkSession::run(const std::function<void()>& on_started) {
     if (kernel::read_stat(snapshot_).state == 'Z') throw_that_it_was_killed();
     link.send([](Message::Builder message) { message.setGo(); });
     link.flush();
+    info.follows = pages_ != nullptr;
     registry.update(info);
     settings.steps.reach(Step::kGoSent);
-    hollow(snapshot_,
-           {settings.programs.deputy, received->message.session_fd, call_.session_socket().get(),
-            call_.request().options.die_with_parent != 0 ? call_.program() : 0});
+    make_deputy(received->message.session_fd);
     settings.steps.reach(Step::kHollowed);
     on_started();
     deputy::Supervisor supervisor(tracee::StopWatch::adopt(snapshot_),
@@ -171,6 +232,8 @@ void ForkSession::run(const std::function<void()>& on_started) {
     HomeOptions options;
     options.lease = settings.lease;
     options.fence = call_.fence();
+    options.on_turn = [this, &registry] { look_after_pages(registry); };
+    options.before_end = [this] { end_pages(); };
     options.steps = settings.steps;
     Home(link, pump, supervisor, signals, registry, state, std::move(options)).run();
   } catch (const Error& error) {
@@ -180,6 +243,7 @@ void ForkSession::run(const std::function<void()>& on_started) {
     if (state == SourceState::kSending) tell_snapshot(error);
     link.fail(error);
     if (state == SourceState::kSending) return;
+    end_pages();
     fence_off(registry);
     tell_snapshot(error);
   }

@@ -10,9 +10,12 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 
+#include "migrate/page_server.h"
 #include "session/program_call.h"
 #include "session/registry.h"
+#include "tracee/snapshot.h"
 
 namespace telefork::session {
 
@@ -27,11 +30,17 @@ class ForkSession {
  private:
   void send_image(const telefork_snapshot& snapshot, RegistryEntry& registry,
                   const SessionInfo& info);
+  void make_deputy(int session_fd);
   void tell_snapshot(const Error& error);
   void fence_off(RegistryEntry& registry);
+  void look_after_pages(RegistryEntry& registry);
+  void end_pages();
 
   ProgramCall& call_;
   pid_t snapshot_ = 0;  // trusted: the kernel told it
+  // Of what follows the child: who serves it, and who has it when the snapshot is the deputy.
+  std::unique_ptr<migrate::PageServer> pages_;
+  std::unique_ptr<tracee::Snapshot> memory_;
 };
 
 }  // namespace telefork::session

@@ -5,6 +5,8 @@
 
 #include <sys/types.h>
 
+#include "base/unique_fd.h"
+
 namespace telefork::session {
 
 // Every living descendant of this process.
@@ -12,8 +14,16 @@ std::vector<pid_t> list_descendants();
 // Without telefork's own processes, and what those have here: a guest that calls telefork has an
 // agent, which ends with it.
 std::vector<pid_t> list_guests();
-// To every descendant; those that end meanwhile are no error.
-void signal_descendants(int signal);
+// Kills every descendant; those that end meanwhile are no error. Telefork's own processes are
+// killed only when nothing that descends from them lives: they have the userfaultfds of it
+// (guard_channel.h), and without these it would find zeros where its memory has not come. To be
+// called again as long as there is any.
+struct Killing {
+  std::vector<UniqueFd> dying;  // pidfds, readable when they have ended
+  bool has_own = false;         // children or tracees of this process are among them
+  bool spares = false;          // somebody, so far
+};
+Killing kill_descendants_once();
 // Kills and reaps all of them; returns when none is left.
 void kill_descendants();
 

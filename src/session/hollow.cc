@@ -1,6 +1,7 @@
 #include "session/hollow.h"
 
 #include <algorithm>
+#include <csignal>
 #include <optional>
 #include <set>
 #include <vector>
@@ -13,6 +14,7 @@
 
 #include "abi/deputy.h"
 #include "base/error.h"
+#include "kernel/abi.h"
 #include "kernel/procfs.h"
 #include "session/description.h"
 #include "tracee/fd_passing.h"
@@ -50,6 +52,21 @@ SyscallProgram program_of(pid_t pid, tracee::Stub& stub, const HollowSettings& s
   return become_deputy(start);
 }
 
+// It is about to leave memory that another process keeps. At its exec the kernel would write to it
+// (kernel/fork.c, exec_mm_release); and it hears nothing of the other one's end: an ignored signal
+// stays one.
+void prepare_to_part(tracee::Stub& stub) {
+  constexpr std::size_t kRobustListHead = 3 * sizeof(long);
+  kernel::Sigaction ignore{};
+  ignore.handler = reinterpret_cast<std::uintptr_t>(SIG_IGN);
+  SyscallProgram program;
+  program.call("forgetting its thread's addresses", SYS_set_tid_address, {0});
+  program.call("forgetting its robust list", SYS_set_robust_list, {0, kRobustListHead});
+  program.call("ignoring SIGCHLD", SYS_rt_sigaction,
+               {SIGCHLD, program.object(ignore), 0, sizeof(std::uint64_t)});
+  stub.run(program);
+}
+
 }  // namespace
 
 SyscallProgram become_deputy(const DeputyStart& start) {
@@ -81,11 +98,18 @@ SyscallProgram become_deputy(const DeputyStart& start) {
   return become;
 }
 
-void hollow(pid_t pid, const HollowSettings& settings) {
+KeptMemory hollow(pid_t pid, const HollowSettings& settings) {
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(pid, PTRACE_O_TRACEEXEC);
   tracee::Stub::Options stub_options;
   stub_options.awaited_signals = 0;
   tracee::Stub stub(frozen.leader(), pid, stub_options);
+  KeptMemory kept;
+  if (settings.keeps_memory) {
+    prepare_to_part(stub);
+    kept.lending = tracee::try_open_lending(stub);
+    kept.keeper = std::make_unique<tracee::Snapshot>(stub, tracee::Snapshot::Memory::kShared,
+                                                     kept.lending ? &*kept.lending : nullptr);
+  }
   SyscallProgram become = program_of(pid, stub, settings);
   std::optional<tracee::ProgramRun> failed;
   if (!stub.run_to_exec(become, &failed)) {
@@ -94,6 +118,7 @@ void hollow(pid_t pid, const HollowSettings& settings) {
   }
   frozen.leader().set_options(0);
   tracee::StopWatch::begin(frozen.leader());
+  return kept;
 }
 
 void hollow(tracee::ParkedProcess& parked, const HollowSettings& settings) {

@@ -2,6 +2,8 @@
 // and its pending signals stay.
 #pragma once
 
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,6 +11,7 @@
 
 #include "base/unique_fd.h"
 #include "tracee/parked_process.h"
+#include "tracee/snapshot.h"
 
 namespace telefork::session {
 
@@ -18,6 +21,8 @@ struct HollowSettings {
   int session_socket = -1;    // our end of it
   pid_t die_with_parent = 0;  // not 0: the parent whose end is the guest's
   bool speaks = true;         // keeps stderr, to say there what nobody else can
+  // Its memory is needed still: a process that has it stays, until whoever traces it ends it.
+  bool keeps_memory = false;
 };
 
 // What becomes of a process by its last step, an execve(2) of `program_fd`: it has no other
@@ -32,10 +37,17 @@ struct DeputyStart {
 };
 tracee::SyscallProgram become_deputy(const DeputyStart& start);
 
+struct KeptMemory {
+  std::unique_ptr<tracee::Snapshot> keeper;
+  // It lends its pages, where it could be made to.
+  std::optional<tracee::Lending> lending;
+};
+
 // `pid` is single-threaded and waits, untraced, with every signal blocked. Afterwards it is the
 // deputy, seized by this thread with no options and running (StopWatch::adopt). Throws where that
-// cannot be; the process then waits as before, or has ended.
-void hollow(pid_t pid, const HollowSettings& settings);
+// cannot be; the process then waits as before, or has ended. Gives who keeps its memory, if
+// anybody.
+KeptMemory hollow(pid_t pid, const HollowSettings& settings);
 // The same of one that is held, of however many threads: its caller is its first thread.
 void hollow(tracee::ParkedProcess& parked, const HollowSettings& settings);
 

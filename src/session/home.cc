@@ -13,12 +13,7 @@
 namespace telefork::session {
 namespace {
 
-using namespace std::chrono_literals;
 using protocol::schema::Message;
-
-// How soon a terminal's input is read after its reader came to the foreground, which no event
-// tells.
-constexpr auto kInputInterval = 200ms;
 
 }  // namespace
 
@@ -31,6 +26,9 @@ void Home::step(SourceEvent event) {
 
 void Home::run() {
   try {
+    for (const protocol::ReceivedMessage& message : std::exchange(options_.messages, {})) {
+      on_message(message);
+    }
     while (!is_home_ && (!finished_ || end_ || !ends_.idle() || !pump_.idle())) poll_once();
     if (is_home_) return;
     if (!delivered_) throw Error(Code::kCorrupt, link_.node() + ": it finished without a status");
@@ -51,6 +49,7 @@ void Home::on_failure(const Error& error) {
     if (!confirmed) text += "; nobody there can be asked, and its lease is over";
   }
   end_others();
+  if (options_.before_end) options_.before_end();
   if (delivered_ || first_.gone) return;
   supervisor_.fail(options_.on_failure ? options_.on_failure(Error(error.code(), text)) : text);
 }
@@ -276,6 +275,7 @@ void Home::deliver_end() {
   end_.reset();
   delivered_ = true;
   options_.steps.reach(Step::kEndSeen);
+  if (options_.before_end) options_.before_end();
   if (first_.gone) return;
   if (std::optional<Error> loss = pump_.loss()) {
     // It may have ended well, and does not know.
@@ -330,14 +330,7 @@ void Home::send_signal(const Seat& seat, int number, bool from_terminal,
 void Home::on_home_signal(Seat& seat, const deputy::Event& event) {
   auto number = static_cast<int>(event.info.ssi_signo);
   if ((options_.ignored_signals >> (number - 1) & 1) != 0) return;
-  bool to_group = event.from_terminal;
-  if (number == SIGTSTP || number == SIGTTIN || number == SIGTTOU) {
-    seat.stopped_by_terminal = event.from_terminal;
-  } else if (number == SIGCONT && std::exchange(seat.stopped_by_terminal, false)) {
-    // A shell continues a job by killpg(2), which cannot be told from kill(2): all that the
-    // terminal has stopped goes on.
-    to_group = true;
-  }
+  const bool to_group = seat.group_signals.is_to_group(number, event.from_terminal);
   send_signal(seat, number, to_group, &event.info);
 }
 

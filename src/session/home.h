@@ -24,6 +24,7 @@
 #include "session/lease.h"
 #include "session/registry.h"
 #include "session/return_session.h"
+#include "session/sent_signal.h"
 #include "session/signal_fd.h"
 #include "session/steps.h"
 
@@ -33,6 +34,8 @@ struct HomeOptions {
   using End = DeputyEnd;
   // Told how the guest ended just before the pid at home does; gives how that one is to end.
   std::function<End(End)> on_end;
+  // However the pid at home is about to end: from here on nobody needs what it has left.
+  std::function<void()> before_end;
   // And that it is on its way to that end.
   std::function<void()> on_ended;
   // What goes to stderr when the session fails; the Error's text without it.
@@ -42,6 +45,8 @@ struct HomeOptions {
   // Readable: somebody calls the guest home, and `on_call` is to bring it.
   int call_fd = -1;
   std::function<ReturnSession::Outcome()> on_call;
+  // What the node has said before; they come first.
+  std::vector<protocol::ReceivedMessage> messages;
   // After every turn.
   std::function<void()> on_turn;
   // The deputies of those that went along, which outlive the Home; `guest_pid`: as it sees itself.
@@ -95,7 +100,7 @@ class Home {
     pid_t guest_pid = 0;                       // as it sees itself; 0: the first
     deputy::Supervisor* supervisor = nullptr;  // of others than the first
     bool gone = false;
-    bool stopped_by_terminal = false;
+    GroupSignals group_signals{};
   };
   void on_gone(Seat& seat);
   // Of those that are still there.

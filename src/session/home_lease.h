@@ -19,6 +19,10 @@
 
 namespace telefork::session {
 
+// How soon a terminal's input is read after its reader came to the foreground, which no event
+// tells.
+inline constexpr std::chrono::milliseconds kInputInterval{200};
+
 class HomeLease {
  public:
   using Clock = protocol::Link::Clock;

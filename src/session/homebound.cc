@@ -14,11 +14,11 @@
 #include "base/error.h"
 #include "capture/capture.h"
 #include "image/writer.h"
-#include "kernel/pidfd.h"
 #include "kernel/procfs.h"
 #include "kernel/procfs_task.h"
 #include "session/image_header.h"
 #include "tracee/map_flags.h"
+#include "tracee/new_fd.h"
 #include "tracee/same_cpu.h"
 #include "tracee/stub.h"
 
@@ -71,17 +71,14 @@ std::string change_finder_name(protocol::schema::ChangeFinder finder) {
 
 // Or none, where the kernel lacks it or this user may not have it.
 void Homebound::make_watch(tracee::Stub& stub) {
+  if (following_) {
+    watch_ = std::make_unique<kernel::WriteWatch>(guest_, abi_, following_->faults());
+    return;
+  }
   if (abi_ == kernel::PageMapAbi::kEntries) return;
-  tracee::SyscallProgram make;
-  tracee::Result made =
-      make.call_any("making a userfaultfd", SYS_userfaultfd, {kernel::WriteWatch::flags()});
-  auto fd = static_cast<int>(stub.run(make).result(made));
-  if (fd < 0) return;
-  UniqueFd taken = kernel::take_fd(guest_, fd);
-  if (!taken) throw Error(Code::kFailed, "the guest's userfaultfd is not there");
-  tracee::SyscallProgram close;
-  close.call("closing the userfaultfd", SYS_close, {fd});
-  stub.run(close);
+  UniqueFd taken = tracee::take_new_fd(stub, "making a userfaultfd", SYS_userfaultfd,
+                                       {kernel::WriteWatch::flags()});
+  if (!taken) return;
   try {
     watch_ = std::make_unique<kernel::WriteWatch>(guest_, abi_, std::move(taken));
   } catch (const Error& error) {
@@ -109,6 +106,7 @@ void Homebound::freeze(const telefork_snapshot& call) {
   frozen_.emplace(tracee::FrozenProcess::freeze(guest_, PTRACE_O_EXITKILL));
   frozen_->thread_seen_as(call_.tid).run_into_system_call(SYS_read);
   check_readable();
+  if (following_) following_->settle();
   if (watch_ && kernel::read_status(guest_).anonymous_kb >= kWorthAThreadKb) begin_to_look();
 }
 
@@ -134,9 +132,21 @@ void Homebound::begin_to_look() {
   finding_changes_ = std::async(std::launch::async, [this] { return find_all_changes(map_); });
 }
 
+// What has not come was not changed. It is asked for ahead of what is there: what comes in between
+// is in neither.
 capture::ChangedPages Homebound::find_changes(const kernel::Vma& vma) const {
+  if (!following_) {
+    kernel::WriteWatch::Changes changes = watch_->changes(vma);
+    return {std::move(changes.written), std::move(changes.dropped)};
+  }
+  const std::vector<kernel::PageRun> came = following_->came(vma.start, vma.end);
   kernel::WriteWatch::Changes changes = watch_->changes(vma);
-  return {std::move(changes.written), std::move(changes.dropped)};
+  const auto& present = changes.present;
+  std::vector<kernel::PageRun> dropped =
+      kernel::unite_runs(changes.dropped, kernel::subtract_runs(came, vma.start, vma.end, present));
+  return {
+      kernel::unite_runs(changes.written, kernel::intersect_runs(present, following_->moved_to())),
+      std::move(dropped)};
 }
 
 Homebound::Changes Homebound::find_all_changes(const std::vector<kernel::Vma>& map) const {
@@ -149,10 +159,9 @@ Homebound::Changes Homebound::find_all_changes(const std::vector<kernel::Vma>& m
 
 capture::ChangedPages Homebound::changes_of(const capture::Mapping& mapping) {
   const kernel::Vma& vma = mapping.vma;
+  if (auto known = changes_.extract({vma.start, vma.end})) return std::move(known.mapped());
   if (vma.shared) return shared_pages(mapping, guest_);
-  if (hashes_) return hashes_->changed(vma);
-  auto known = changes_.extract({vma.start, vma.end});
-  return known ? std::move(known.mapped()) : find_changes(vma);
+  return hashes_ ? hashes_->changed(vma) : find_changes(vma);
 }
 
 // By whoever may look at it at all (ptrace_may_access in kernel/ptrace.c).
@@ -198,6 +207,10 @@ void Homebound::send(protocol::Link& link, image::schema::Machine::Reader here) 
   turns.reset();
   if (finding_changes_.valid()) {
     changes_ = finding_changes_.get();
+    for (const capture::Mapping& mapping : survey.mappings) {
+      const kernel::Vma& vma = mapping.vma;
+      if (vma.shared) changes_[{vma.start, vma.end}] = shared_pages(mapping, guest_);
+    }
     settings.few_pages = count_pages(changes_) <= kFewPages;
   }
   capture.write_pages(writer);

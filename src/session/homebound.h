@@ -31,6 +31,7 @@
 #include "protocol/link.h"
 #include "restore/files.h"
 #include "restore/restorer.h"
+#include "session/following.h"
 #include "tracee/freezer.h"
 #include "tracee/stub.h"
 
@@ -41,16 +42,18 @@ std::string change_finder_name(protocol::schema::ChangeFinder finder);
 
 class Homebound {
  public:
-  // `session_number` is what the guest calls its session socket; `streams` are the inodes of the
-  // pipes that are its stdout and stderr, and stdin where it has one.
+  // `following` lives longer. `session_number` is what the guest calls its session socket;
+  // `streams` are the inodes of the pipes that are its stdout and stderr, and stdin where it has
+  // one.
   Homebound(pid_t guest, int session_number, std::map<unsigned, std::uint64_t> streams,
-            const restore::Restorer& restorer, kernel::PageMapAbi abi)
+            const restore::Restorer& restorer, kernel::PageMapAbi abi, Following* following)
       : guest_(guest),
         session_number_(session_number),
         streams_(std::move(streams)),
         files_(restorer.arrived_files()),
         origins_(guest, restorer.files()),
-        abi_(abi) {}
+        abi_(abi),
+        following_(following) {}
 
   // From now on. Where this kernel cannot watch, the guest's pages are read and hashed now, and
   // again when it goes home.
@@ -83,6 +86,7 @@ class Homebound {
   restore::ArrivedFiles files_;
   capture::Origins origins_;
   kernel::PageMapAbi abi_;
+  Following* following_;  // null: all of its memory came with it
   std::unique_ptr<kernel::WriteWatch> watch_;
   std::unique_ptr<capture::PageHashes> hashes_;  // or these
   // Of a large guest they are looked for beside the rest.

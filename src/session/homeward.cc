@@ -14,6 +14,7 @@
 #include "kernel/pidfd.h"
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
+#include "kernel/task_flags.h"
 #include "migrate/save.h"
 #include "protocol/machine.h"
 #include "session/image_header.h"
@@ -44,19 +45,24 @@ void add_other_threads(pid_t pid, std::vector<std::uint32_t>& tids) {
   }
 }
 
-// In a user namespace of the keeper's they are worth nothing elsewhere.
-std::uint64_t permitted_of(const capture::Survey& survey) {
-  const bool own_users =
-      kernel::read_ns_link(survey.pid, "user") != kernel::read_ns_link(::getpid(), "user");
-  return own_users ? 0 : survey.status.cap_permitted;
+// In a user namespace of the keeper's, which is that of all of them, capabilities are worth nothing
+// elsewhere.
+bool has_own_users(pid_t guest) {
+  return kernel::read_ns_link(guest, "user") != kernel::read_ns_link(::getpid(), "user");
 }
 
-bool is_zombie(pid_t pid) {
+// Has come of the guest and has lost it: others may have ended, or just begun, since all were
+// listed.
+bool is_orphan(pid_t pid, pid_t guest) {
   try {
-    return kernel::read_stat(pid).state == 'Z';
+    const kernel::Stat stat = kernel::read_stat(pid);
+    if (stat.state == 'Z' || (stat.flags & kernel::kPfExiting) != 0) return false;
+    pid_t parent = stat.ppid;
+    while (parent != guest && parent > 1) parent = kernel::read_stat(parent).ppid;
+    return parent != guest;
   } catch (const Error& error) {
     if (error.code() != Code::kGone) throw;
-    return true;
+    return false;
   }
 }
 
@@ -156,10 +162,23 @@ capture::SurveyOptions Homeward::survey_options() {
   return options;
 }
 
+// What is here is its deputy then.
+void Homeward::check_moved_on(const std::vector<pid_t>& tree) const {
+  for (const SessionInfo& info : list_sessions({settings_.registry})) {
+    if (info.role != "away" || std::find(tree.begin(), tree.end(), info.pid) == tree.end())
+      continue;
+    throw Error(Code::kRefused,
+                fmt::format("process {0}: it has gone on from there to {1}: `telefork home {0}` "
+                            "there brings it back so far",
+                            info.pid, info.node));
+  }
+}
+
 // An orphan, of which nobody of the tree is the parent.
 void Homeward::check_others(const std::vector<pid_t>& tree) const {
   for (const pid_t pid : settings_.list_all()) {
-    if (std::find(tree.begin(), tree.end(), pid) != tree.end() || is_zombie(pid)) continue;
+    if (std::find(tree.begin(), tree.end(), pid) != tree.end()) continue;
+    if (!is_orphan(pid, settings_.guest)) continue;
     throw Error(
         Code::kRefused,
         fmt::format("process {}, which was begun there and whose parent has ended, is there "
@@ -177,6 +196,7 @@ void Homeward::settle_files(capture::TreeSurvey& tree) {
 
 // All that can be known while it runs.
 void Homeward::offer() {
+  check_moved_on(capture::list_tree(settings_.guest));
   capture::TreeSurvey tree = migrate::survey_tree_by_pid(settings_.guest, survey_options());
   settle_files(tree);
   check_others(capture::list_tree(settings_.guest));
@@ -191,6 +211,10 @@ void Homeward::send_offer(const capture::TreeSurvey& tree) {
   for (const capture::EndedMember& one : tree.ended) {
     ended.push_back(static_cast<std::uint32_t>(one.status.ns_tgids.back()));
   }
+  const bool own_users = has_own_users(settings_.guest);
+  auto permitted_of = [own_users](const capture::Survey& member) {
+    return own_users ? 0 : member.status.cap_permitted;
+  };
   link_.send([&](Message::Builder message) {
     const kernel::Status& first = tree.first().status;
     auto offer = message.initOffer();

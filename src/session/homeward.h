@@ -25,6 +25,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include <sys/types.h>
@@ -49,6 +50,7 @@ class Homeward {
     pid_t guest = 0;
     std::map<unsigned, std::uint64_t> streams;  // the inodes of its standard streams' pipes
     restore::ArrivedFiles files;                // what came for it, as home calls it
+    std::string registry;                       // see registry.h; empty: none
     kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
     Steps steps;
     // All that live here because of it. Who is not of its tree would stay behind.
@@ -81,6 +83,7 @@ class Homeward {
   void send_member(std::size_t member, image::Writer& writer);
   capture::SurveyOptions survey_options();
   void settle_files(capture::TreeSurvey& tree);
+  void check_moved_on(const std::vector<pid_t>& tree) const;
   void check_others(const std::vector<pid_t>& tree) const;
   void let_go_on();
   void refuse(const Error& error);

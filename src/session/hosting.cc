@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "kernel/pid_space.h"
 #include "kernel/procfs_system.h"
+#include "kernel/userfault.h"
 
 namespace telefork::session {
 
@@ -27,12 +28,27 @@ Hosting find_hosting(bool as_other_user) {
   if (int error = chooses_ids ? 0 : kernel::try_pid_namespace(); error != 0) {
     no_namespace = kernel::explain_no_pid_namespace(error, kernel::read_user_namespace_bar());
   }
-  return decide_hosting(bar, chooses_ids, no_namespace);
+  Hosting hosting = decide_hosting(bar, chooses_ids, no_namespace);
+  hosting.memory = kernel::say_bar(kernel::find_fault_bar(as_other_user));
+  return hosting;
 }
 
 void say_hosting(const Hosting& hosting, protocol::schema::Hosting::Builder reply) {
   reply.setProcesses(hosting.processes);
   reply.setIds(hosting.ids);
+  reply.setMemory(hosting.memory);
+}
+
+std::string why_not_lazy(const protocol::schema::HelloReply::Reader& reply) {
+  if (!protocol::offers(reply, protocol::kFeatureLazy)) {
+    return "the telefork there is older, and takes all memory at once; update it";
+  }
+  return reply.getHosting().getMemory();
+}
+
+std::string why_not_live(const protocol::schema::HelloReply::Reader& reply) {
+  if (protocol::offers(reply, protocol::kFeatureLive)) return "";
+  return "the telefork there is older, and takes memory of processes that stand still; update it";
 }
 
 bool lets_keep_ids(const protocol::schema::HelloReply::Reader& reply) {
@@ -59,7 +75,7 @@ void say_new_ids(pid_t pid, protocol::schema::Prepare::Builder prepare) {
 }
 
 void check_detaching(const protocol::ReceivedHelloReply& reply, const std::string& node) {
-  if (protocol::offers(reply, protocol::kFeatureDetach)) return;
+  if (protocol::offers(*reply, protocol::kFeatureDetach)) return;
   throw Error(Code::kRefused,
               fmt::format("no process can stay on {} by itself: the telepad there ends with its "
                           "session; name one that listens, or move it without --detach",
@@ -67,7 +83,7 @@ void check_detaching(const protocol::ReceivedHelloReply& reply, const std::strin
 }
 
 void check_trees(const protocol::ReceivedHelloReply& reply, const std::string& node) {
-  if (protocol::offers(reply, protocol::kFeatureTrees)) return;
+  if (protocol::offers(*reply, protocol::kFeatureTrees)) return;
   throw Error(Code::kRefused, fmt::format("the telefork on {} is older, and takes no process "
                                           "together with its children; update it",
                                           node));

@@ -20,6 +20,7 @@ namespace telefork::session {
 struct Hosting {
   std::string processes;  // why none can come
   std::string ids;        // why none can keep its ids
+  std::string memory;     // why none can run before its memory has come
 };
 
 // What the keeper may do. `no_namespace` says why it cannot give a process a pid namespace of its
@@ -31,6 +32,10 @@ Hosting decide_hosting(kernel::TraceBar keeper_bar, bool chooses_ids,
 Hosting find_hosting(bool as_other_user);
 
 void say_hosting(const Hosting& hosting, protocol::schema::Hosting::Builder reply);
+// Why its memory cannot follow a process there; empty: it can.
+std::string why_not_lazy(const protocol::schema::HelloReply::Reader& reply);
+// Why it cannot come while the process runs here.
+std::string why_not_live(const protocol::schema::HelloReply::Reader& reply);
 bool lets_keep_ids(const protocol::schema::HelloReply::Reader& reply);
 // Throws kRefused. A telepad that is too old to say it says nothing against it.
 void check_hosting(const protocol::schema::HelloReply::Reader& reply, const std::string& node,

@@ -11,6 +11,7 @@ namespace {
 
 using kernel::TraceBar;
 using testing::EndsWith;
+using testing::HasSubstr;
 
 TEST(Hosting, IsRefusedToProcessesWhereAKeeperMayNotTraceItsChildren) {
   for (TraceBar bar : {TraceBar::kNone, TraceBar::kStrangers}) {
@@ -30,6 +31,7 @@ TEST(Hosting, KeepsIdsWhereTheyMayBeChosenOrANamespaceCanBeMade) {
 // A fixture may not have a message in it, whose destructor may throw.
 struct Reply {
   void say(const Hosting& hosting) { say_hosting(hosting, root.initHosting()); }
+  std::string why_not_lazy() { return session::why_not_lazy(root.asReader()); }
   void check(bool keeps_ids) { check_hosting(root.asReader(), "node7", keeps_ids); }
 
   ::capnp::MallocMessageBuilder message;
@@ -45,16 +47,25 @@ TEST(AReply, ThatSaysNothingRefusesNothing) {
 
 TEST(AReply, OfANodeWithoutNamespacesRefusesOnlyWhatMustKeepItsIds) {
   Reply reply;
-  reply.say({"", "user namespaces are switched off here"});
+  reply.say({"", "user namespaces are switched off here", ""});
   EXPECT_NO_THROW(reply.check(false));
   Error error = error_of([&] { reply.check(true); });
   EXPECT_EQ(error.code(), Code::kRefused);
   EXPECT_THAT(error.text(), EndsWith("on node7: user namespaces are switched off here"));
 }
 
+TEST(AReply, SaysWhyMemoryCannotFollow) {
+  Reply reply;
+  EXPECT_THAT(reply.why_not_lazy(), HasSubstr("older"));
+  reply.root.initFeatures(1).set(0, std::string(protocol::kFeatureLazy));
+  EXPECT_EQ(reply.why_not_lazy(), "");
+  reply.say({"", "", "only root may"});
+  EXPECT_EQ(reply.why_not_lazy(), "only root may");
+}
+
 TEST(AReply, OfANodeThatMayNotTraceRefusesEveryProcess) {
   Reply reply;
-  reply.say({"Yama lets only root trace", ""});
+  reply.say({"Yama lets only root trace", "", ""});
   Error error = error_of([&] { reply.check(false); });
   EXPECT_EQ(error.code(), Code::kRefused);
   EXPECT_THAT(error.text(), EndsWith("node7: Yama lets only root trace"));

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <memory>
 #include <optional>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -38,16 +37,18 @@
 #include "session/agent_socket.h"
 #include "session/command_guest.h"
 #include "session/file_negotiation.h"
+#include "session/following.h"
 #include "session/guest_members.h"
 #include "session/guest_tree.h"
 #include "session/handover.h"
 #include "session/homebound.h"
 #include "session/homeward.h"
 #include "session/leaderless_group.h"
-#include "session/lease.h"
+#include "session/node_lease.h"
 #include "session/registry.h"
 #include "session/sent_signal.h"
 #include "session/signal_fd.h"
+#include "session/status_report.h"
 #include "session/trust_channel.h"
 
 namespace telefork::session {
@@ -60,14 +61,6 @@ using protocol::schema::Message;
 
 constexpr auto kBulkPatience = 10s;  // for a bulk connection that was announced
 
-bool is_stopped(pid_t pid) {
-  try {
-    return kernel::read_stat(pid).state == 'T';
-  } catch (const Error&) {
-    return true;  // it is gone
-  }
-}
-
 // Of the first stretch that the ids here have room for; 0: of none.
 pid_t first_of(::capnp::List<std::uint32_t>::Reader stretches) {
   if (stretches.size() == 0) return 0;
@@ -78,20 +71,6 @@ pid_t first_of(::capnp::List<std::uint32_t>::Reader stretches) {
     }
   }
   return 0;
-}
-
-void fill_status(int status, protocol::schema::Status::Builder report) {
-  if (WIFEXITED(status)) {
-    report.setExited(WEXITSTATUS(status));
-  } else if (WIFSIGNALED(status)) {
-    auto killed = report.initKilled();
-    killed.setSignal(static_cast<std::uint32_t>(WTERMSIG(status)));
-    killed.setCore(WCOREDUMP(status));
-  } else if (WIFSTOPPED(status)) {
-    report.setStopped(static_cast<std::uint32_t>(WSTOPSIG(status)));
-  } else {
-    report.setContinued();
-  }
 }
 
 std::unique_ptr<net::Stream> make_control(KeeperSettings& settings) {
@@ -134,6 +113,7 @@ class Keeper {
   void prepare();
   void host();
   void on_other_libc(const std::string& path);
+  void receive_rounds();
   void receive_process(image::Reader& reader);
   void make_streams(protocol::schema::Streams::Reader streams);
   void make_session(restore::RestoreSettings& settings);
@@ -159,11 +139,8 @@ class Keeper {
   void tell_changes(const std::vector<GuestMembers::Change>& changes);
   tracee::FrozenTree::Ways ways_to_freeze();
   void send_status_when_drained();
-  bool say_that_we_live();
+  void tell_of_memory();
   void hold_lease();
-  void throw_if_lease_is_over() const;
-  void stop_for_lease();
-  void continue_after_lease();
   void step(DestinationEvent event) { state_ = next_state(state_, event); }
 
   KeeperSettings settings_;
@@ -173,7 +150,6 @@ class Keeper {
   RegistryEntry registered_;
   restore::OpenFiles files_{true};
   DestinationState state_ = DestinationState::kReceiving;
-  Lease lease_;
   std::uint64_t memory_kills_before_ = kernel::read_out_of_memory_kills();
 
   TrustAsker trust_;                      // of a session by key
@@ -184,22 +160,25 @@ class Keeper {
   UniqueFd guest_streams_[3];
   UniqueFd own_streams_[3];
   std::unique_ptr<restore::TreeRestorer> restorer_;
+  std::optional<image::Reader> reader_;  // from the first record on
+  bool rounds_over_ = false;
   std::optional<restore::PidNamespace> namespace_;  // until the guest has ended
   std::unique_ptr<CommandGuest> command_;
   std::optional<proxy::StdioPump> pump_;
   UniqueFd session_socket_;  // of a run_on: the guest comes home by it
+  std::unique_ptr<net::Stream> page_connection_;
+  std::unique_ptr<Following> following_;  // its memory, where that comes later
   std::optional<Homebound> homebound_;
   std::map<unsigned, std::uint64_t> streams_;  // of one that was moved: inodes of its pipes
   restore::ArrivedFiles arrived_;              // and what came for it
   pid_t guest_ = 0;
-  GuestMembers members_;               // the guest, and those that came with it
+  GuestMembers members_;  // the guest, and those that came with it
+  NodeLease lease_{link_, members_};
   std::vector<std::string> warnings_;  // of its restoring, for home
   std::optional<int> end_;             // the guest's wait status, until it was sent
   bool finished_ = false;              // no descendant is left
   bool homeless_ = false;              // detached: nobody is told of the guest any more
-  bool stopped_by_lease_ = false;
-  std::vector<pid_t> held_by_lease_;  // those that ran when it stopped them
-  protocol::Link::Clock::time_point next_heartbeat_{};
+  bool told_of_all_memory_ = false;    // to who lists sessions
 };
 
 void Keeper::serve() {
@@ -220,11 +199,13 @@ void Keeper::serve() {
         link_.set_interrupt(-1, {});
         trust_.ask();
         prepare();
+        if (task().getLive()) receive_rounds();
         break;
       case Message::STREAMS:
         if (!task_) protocol::throw_unexpected(message, "prepare");
         make_streams(message->getStreams());
-        trust_.await_answer(net::Deadline::in(kBulkPatience));
+        // Or that was awaited before its memory came.
+        if (!reader_) trust_.await_answer(net::Deadline::in(kBulkPatience));
         host();
         return;
       case Message::ABORT:
@@ -280,6 +261,11 @@ void Keeper::watch_trust() {
   link_.set_interrupt(trust_.fd(), [this] {
     // Nobody is asked without need.
     if (!trust_.take_word()) link_.set_interrupt(-1, {});
+    if (auto join = trust_.take_join()) {
+      // Home waits for that before it gives a task.
+      page_connection_ = net::TlsStream::accept(std::move(join->connection), settings_.node,
+                                                join->secret, net::Deadline::in(kBulkPatience));
+    }
   });
 }
 
@@ -328,18 +314,17 @@ std::map<unsigned, std::uint64_t> Keeper::stream_inodes() const {
 
 void Keeper::get_ready_to_return() {
   homebound_.emplace(guest_, static_cast<int>(task().getSessionFd()), stream_inodes(),
-                     restorer_->first(), settings_.pagemap);
+                     restorer_->first(), settings_.pagemap,
+                     following_ && following_->has_begun() ? following_.get() : nullptr);
   homebound_->watch_writes(restorer_->first().stub());
 }
 
 // The source looks at the process that comes meanwhile.
 void Keeper::prepare() {
   settings_.steps.reach(Step::kExpecting);
-  if (task().getLeaseStopMs() != 0)
-    lease_.stop = std::chrono::milliseconds(task().getLeaseStopMs());
-  if (task().getLeaseKillMs() != 0)
-    lease_.kill = std::chrono::milliseconds(task().getLeaseKillMs());
-  link_.set_patience(lease_.kill);
+  lease_.set_terms(Lease::Duration(task().getLeaseStopMs()),
+                   Lease::Duration(task().getLeaseKillMs()));
+  link_.set_patience(lease_.kill_after());
   attach_bulk();
   if (task().getPurpose() == Purpose::EXEC) return;
   restore::RestoreSettings settings;
@@ -350,11 +335,34 @@ void Keeper::prepare() {
   settings.first_new_id = first_of(task().getNewIds());
   settings.bulk_fd = link_.bulk_fd();
   if (returns()) make_session(settings);
+  if (task().getLazy()) {
+    if (!page_connection_) page_connection_ = receive_page_connection(link_);
+    following_ = std::make_unique<Following>(std::move(page_connection_), settings_.node,
+                                             std::move(settings_.guard));
+    settings.follow = following_->taker(returns());
+  }
+  if (task().getLive()) {
+    settings.on_round = [this](std::uint32_t round, bool last) {
+      rounds_over_ = last;
+      if (!last) link_.send([round](Message::Builder message) { message.setStaged(round); });
+    };
+  }
   settings.live = true;
   settings.last_released = static_cast<pid_t>(task().getCaller());
   settings.tells_of_exe = false;  // docs/limits.md does, of every plain user
   settings.warn = [this](const std::string& text) { warnings_.push_back(text); };
   restorer_ = std::make_unique<restore::TreeRestorer>(std::move(settings));
+}
+
+// The process runs at its home still. What else is to be known of it comes when they are over.
+void Keeper::receive_rounds() {
+  if (!restorer_) throw Error(Code::kCorrupt, "a command has no memory to come");
+  trust_.await_answer(net::Deadline::in(kBulkPatience));
+  reader_.emplace(link_.record_source(), &link_.bulk_source());
+  while (!rounds_over_) {
+    restorer_->take(*reader_);
+    lease_.say_that_we_live();
+  }
 }
 
 // What moves for good would mix the two when it loads a library.
@@ -370,7 +378,7 @@ void Keeper::on_other_libc(const std::string& path) {
 void Keeper::receive_process(image::Reader& reader) {
   restorer_->set_streams(std::move(guest_streams_));
   migrate::LibcWatch watched(reader, [this](const std::string& path) { on_other_libc(path); });
-  while (restorer_->take(watched)) say_that_we_live();
+  while (restorer_->take(watched)) lease_.say_that_we_live();
   group_->kill_leader();
   // The way back takes the same connection.
   if (!returns()) link_.close_bulk();
@@ -416,7 +424,7 @@ tracee::FrozenTree::Ways Keeper::ways_to_freeze() {
 }
 
 void Keeper::let_go_home() {
-  continue_after_lease();
+  lease_.let_go_on();
   if (guest_ == 0 || task().getPurpose() != Purpose::MOVE) {
     link_.send([](Message::Builder message) {
       protocol::encode_failure(Error(Code::kGone, "the process has ended"), message.initStay());
@@ -427,14 +435,15 @@ void Keeper::let_go_home() {
   settings.guest = guest_;
   settings.streams = streams_;
   settings.files = arrived_;
+  settings.registry = settings_.registry;
   settings.pagemap = settings_.pagemap;
   settings.steps = settings_.steps;
   settings.list_all = [this] { return list_others(); };
   settings.ways = ways_to_freeze();
   settings.tell_changes = [this] { tell_changes(members_.look()); };
   settings.hold_lease = [this] {
-    say_that_we_live();
-    throw_if_lease_is_over();
+    lease_.say_that_we_live();
+    lease_.throw_if_over();
   };
   settings.kill = [] { kill_descendants(); };
   Homeward homeward(link_, *pump_, std::move(settings));
@@ -452,12 +461,12 @@ void Keeper::host() {
   info.command = std::string(task().getDescription());
   info.state = std::string(state_name(state_));
 
-  image::Reader reader(link_.record_source(), &link_.bulk_source());
+  if (!reader_) reader_.emplace(link_.record_source(), &link_.bulk_source());
   if (restorer_) {
-    receive_process(reader);
+    receive_process(*reader_);
   } else {
     command_ = std::make_unique<CommandGuest>(guest_streams_);
-    command_->receive(reader);
+    command_->receive(*reader_);
     guest_ = command_->pid();
   }
   step(DestinationEvent::kWhole);
@@ -466,6 +475,7 @@ void Keeper::host() {
   info.guest_pid = restorer_ ? restorer_->guest_pid() : guest_;
   members_ = GuestMembers(guest_, info.guest_pid,
                           restorer_ ? restorer_->groups_before() : std::map<pid_t, pid_t>());
+  if (following_) following_->report(info);
   auto finder = homebound_ ? homebound_->change_finder() : protocol::schema::ChangeFinder::NONE;
   info.changes_found_by = change_finder_name(finder);
   info.state = std::string(state_name(state_));
@@ -488,7 +498,7 @@ void Keeper::host() {
 
 // Nothing runs before this returns true.
 bool Keeper::await_go() {
-  ReceivedMessage message = link_.receive(net::Deadline::in(lease_.kill));
+  ReceivedMessage message = link_.receive(net::Deadline::in(lease_.kill_after()));
   if (message->which() == Message::ABORT) {
     step(DestinationEvent::kAbort);
     return false;
@@ -499,6 +509,7 @@ bool Keeper::await_go() {
       link_, std::move(own_streams_[0]), std::move(own_streams_[1]), std::move(own_streams_[2])));
   if (restorer_) {
     release();
+    if (following_) following_->let_come();
   } else {
     command_->start();
   }
@@ -522,23 +533,27 @@ void Keeper::release() {
 }
 
 void Keeper::supervise() {
-  next_heartbeat_ = protocol::Link::Clock::now() + lease_.heartbeat();
+  lease_.begin();
   on_child_changes();  // it may have ended before the first poll
   for (;;) {
     std::vector<pollfd> entries = link_.poll_entries();
     entries.push_back({signals_.fd(), POLLIN, 0});
     pump_->add_interest(entries);
+    entries.push_back({following_ ? following_->fd() : -1, POLLIN, 0});
     entries.push_back({session_socket_.get(), POLLIN, 0});
     bool now = link_.is_ready_now();
-    net::poll_until(entries, now ? net::Deadline::now() : net::Deadline::at(next_heartbeat_));
+    net::poll_until(entries,
+                    now ? net::Deadline::now() : net::Deadline::at(lease_.next_heartbeat()));
     while (auto signal = signals_.try_read()) {
       if (signal->ssi_signo == SIGTERM) throw Error(Code::kLost, "the keeper was told to end");
     }
     on_child_changes();
+    if (following_ && !finished_) following_->check();
+    if (following_ && following_->is_complete()) tell_of_memory();
     pump_->on_ready(entries);
     while (auto message = link_.try_receive()) {
       // Before what it says: it may be a SIGSTOP.
-      continue_after_lease();
+      lease_.let_go_on();
       if (!pump_->on_message(*message)) on_message(*message);
       if (homeless_) return supervise_alone();
     }
@@ -548,7 +563,7 @@ void Keeper::supervise() {
     if (finished_ && !end_) break;
   }
   link_.send([](Message::Builder message) { message.setFinished(); });
-  link_.flush(net::Deadline::in(lease_.kill));
+  link_.flush(net::Deadline::in(lease_.kill_after()));
 }
 
 // Home ends its own process when it hears that; whether it has heard it, it says to nobody. From
@@ -560,7 +575,7 @@ void Keeper::let_go() {
   registered_.update(info);
   try {
     link_.send([](Message::Builder message) { message.setFinished(); });
-    link_.flush(net::Deadline::in(lease_.kill));
+    link_.flush(net::Deadline::in(lease_.kill_after()));
   } catch (const Error&) {
     // It finds out by a fence, or not at all: then it does not run there any more either.
   }
@@ -585,7 +600,7 @@ void Keeper::on_session_message() {
     return;
   }
   settings_.steps.reach(Step::kCalledHome);
-  continue_after_lease();
+  lease_.let_go_on();
   with_context("on the way home", [&] { send_home(*caller); });
 }
 
@@ -601,8 +616,8 @@ void Keeper::drain_output() {
   while (!pump_->drained()) {
     std::vector<pollfd> entries = link_.poll_entries();
     pump_->add_interest(entries);
-    net::poll_until(
-        entries, link_.is_ready_now() ? net::Deadline::now() : net::Deadline::at(next_heartbeat_));
+    net::poll_until(entries, link_.is_ready_now() ? net::Deadline::now()
+                                                  : net::Deadline::at(lease_.next_heartbeat()));
     pump_->on_ready(entries);
     while (auto message = link_.try_receive()) {
       if (!pump_->on_message(*message)) on_late_message(*message);
@@ -627,10 +642,10 @@ void Keeper::send_home(const ReceivedSnapshot& caller) {
   link_.send([](Message::Builder message) { message.setReturning(); });
   protocol::OwnMachine here;
   homebound_->send(link_, here.reader());
-  link_.flush(net::Deadline::in(lease_.kill));
+  link_.flush(net::Deadline::in(lease_.kill_after()));
   settings_.steps.reach(Step::kSentHome);
   for (;;) {
-    ReceivedMessage message = link_.receive(net::Deadline::in(lease_.kill));
+    ReceivedMessage message = link_.receive(net::Deadline::in(lease_.kill_after()));
     if (message->which() == Message::DISMISS) break;
     if (!pump_->on_message(message)) on_late_message(message);
   }
@@ -713,7 +728,7 @@ void Keeper::on_guest_change(int status) {
 // 0: the guest, whose end waits for its output.
 void Keeper::tell_change(pid_t guest_pid, int status) {
   const bool ended = WIFEXITED(status) || WIFSIGNALED(status);
-  if (homeless_ || (stopped_by_lease_ && !ended)) return;
+  if (homeless_ || (lease_.holds() && !ended)) return;
   link_.send([&](Message::Builder message) {
     auto report = message.initStatus();
     fill_status(status, report);
@@ -725,65 +740,31 @@ void Keeper::tell_changes(const std::vector<GuestMembers::Change>& changes) {
   for (const GuestMembers::Change& change : changes) tell_change(change.guest_pid, change.status);
 }
 
-// All output goes home before the status.
+// All output goes home before the status; and all memory of those that live on comes from there.
 void Keeper::send_status_when_drained() {
   if (!end_ || !pump_->drained()) return;
+  if (following_ && !following_->is_complete() && !finished_) return;
   int status = *end_;
   end_.reset();
   tell_change(0, status);
   settings_.steps.reach(Step::kStatusSent);
 }
 
-bool Keeper::say_that_we_live() {
-  auto now = protocol::Link::Clock::now();
-  if (now < next_heartbeat_) return false;
-  link_.send_heartbeat();
-  next_heartbeat_ = now + lease_.heartbeat();
-  return true;
-}
-
-void Keeper::throw_if_lease_is_over() const {
-  auto silence = protocol::Link::Clock::now() - link_.last_heard();
-  if (silence < lease_.kill) return;
-  throw Error(Code::kLost, fmt::format("nothing was heard from home for {:.3g} s",
-                                       std::chrono::duration<double>(silence).count()));
+// Who lists sessions sees how far it is.
+void Keeper::tell_of_memory() {
+  if (!following_ || told_of_all_memory_) return;
+  SessionInfo info = registered_.info();
+  following_->report(info);
+  registered_.update(info);
+  told_of_all_memory_ = following_->is_complete();
 }
 
 void Keeper::hold_lease() {
-  if (say_that_we_live()) tell_changes(members_.find_lost());
-  throw_if_lease_is_over();
-  if (protocol::Link::Clock::now() - link_.last_heard() >= lease_.stop) {
-    stop_for_lease();
-  } else {
-    continue_after_lease();
+  if (lease_.say_that_we_live()) {
+    tell_changes(members_.find_lost());
+    tell_of_memory();
   }
-}
-
-// All but those that stand still already, which is the user's doing and lasts. Once a SIGSTOP waits
-// for it a process makes no child any more (kernel/fork.c: copy_process): a round that finds nobody
-// new has found all.
-void Keeper::stop_for_lease() {
-  if (std::exchange(stopped_by_lease_, true)) return;
-  std::set<pid_t> seen;
-  for (bool found = true; found;) {
-    found = false;
-    for (pid_t pid : list_descendants()) {
-      if (!seen.insert(pid).second) continue;
-      found = true;
-      if (members_.has(pid) ? members_.is_stopped(pid) : is_stopped(pid)) continue;
-      ::kill(pid, SIGSTOP);
-      held_by_lease_.push_back(pid);
-    }
-  }
-}
-
-void Keeper::continue_after_lease() {
-  if (!std::exchange(stopped_by_lease_, false)) return;
-  // One that was killed meanwhile may have been reaped, and its pid be a stranger's.
-  std::vector<pid_t> living = list_descendants();
-  for (pid_t pid : std::exchange(held_by_lease_, {})) {
-    if (std::find(living.begin(), living.end(), pid) != living.end()) ::kill(pid, SIGCONT);
-  }
+  lease_.hold();
 }
 
 }  // namespace

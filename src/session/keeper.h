@@ -22,6 +22,7 @@ struct KeeperSettings {
   UniqueFd control;      // the connection, greeted already
   UniqueFd control_out;  // its way out, where that is another descriptor
   UniqueFd telepad;      // from which the bulk connection comes (SCM_RIGHTS); empty: there is none
+  UniqueFd guard;        // to the telepad: see guard_channel.h
   bool bulk_first = false;  // the bulk connection comes before anything else, and shakes hands
   std::string node;         // how to call the other end in messages
   std::string registry;     // see registry.h; empty: none

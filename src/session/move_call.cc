@@ -16,6 +16,7 @@ DepartureRequest MoveCall::make_request() const {
   request.pid = program_;
   request.node = net::parse_node(request_.node);
   request.copy_shared = request_.options.shared == 1;
+  request.mode = static_cast<Mode>(request_.options.mode);
   request.agent_fd = request_.agent_fd;
   return request;
 }
@@ -26,6 +27,7 @@ DepartureSettings MoveCall::make_settings() {
   settings.access = settings_.access;
   settings.registry = settings_.registry;
   settings.lease = settings_.lease;
+  settings.laziness = settings_.laziness;
   settings.pagemap = settings_.pagemap;
   settings.trace_bar = settings_.trace_bar;
   settings.steps = settings_.steps;
@@ -64,10 +66,6 @@ void MoveCall::run(UniqueFd agent) {
   agent_ = std::move(agent);
   std::optional<MoveSession> session;
   try {
-    if (request_.options.mode > 1) {
-      throw Error(Code::kUnsupported,
-                  "modes lazy and live are not there yet; use eager or automatic");
-    }
     session.emplace(make_settings(), make_request());
     session->run();
   } catch (const Error& error) {

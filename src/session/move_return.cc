@@ -57,14 +57,15 @@ ReturnSession::Outcome MoveSession::bring_home() {
   request.wish_fd = caller->fd();
   request.is_unwanted = [&caller] { return caller->is_gone(); };
   const std::vector<ReturningDeputies::Deputy> deputies = this->deputies();
-  const ReturnSession::Parts parts{deputies,        *opened_->link,     *pump_,
-                                   signals_,        *registry_,         fence_.get(),
-                                   settings_.lease, settings_.programs, streams_};
+  const ReturnSession::Parts parts{deputies,   *opened_->link, *pump_,          signals_,
+                                   *registry_, fence_.get(),   settings_.lease, settings_.programs,
+                                   streams_,   terminals_};
   ReturnSession::Outcome outcome = ReturnSession(parts, std::move(request)).run();
   if (outcome.where == ReturnSession::Where::kHome) {
     // Whoever hears of it finds it here, and nobody away.
     registry_.reset();
     call_.reset();
+    terminals_.clear();
   }
   caller->answer(make_answer(outcome, info_.node));
   if (outcome.where != ReturnSession::Where::kHome) return outcome;

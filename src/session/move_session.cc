@@ -27,7 +27,11 @@ constexpr int kEndedBySession = 125;
 }  // namespace
 
 MoveSession::MoveSession(DepartureSettings settings, DepartureRequest request)
-    : Departure(std::move(settings), std::move(request), "moving") {}
+    : Departure(std::move(settings), std::move(request), "moving") {
+  // As long as something is missing it depends on two machines: whoever moves it says whether it
+  // may.
+  if (!settings_.laziness.process_kb) settings_.laziness.process_kb = Laziness::kNever;
+}
 
 capture::SurveyOptions MoveSession::survey_options() const {
   capture::SurveyOptions options;
@@ -53,16 +57,35 @@ void MoveSession::park(tracee::FrozenTree frozen, const capture::TreeSurvey& tre
   for (const auto& process : processes_) going_.push_back(process->pid());
 }
 
+// It runs. What goes wrong leaves it as it was.
+void MoveSession::send_rounds(image::Writer& writer) {
+  rounds_ = std::make_unique<LiveRounds>(link(), writer, request_.pid, settings_.pagemap);
+  rounds_->watch(looked());
+  reach(Step::kWatched);
+  rounds_->send();
+  report_.live = rounds_->report();
+  reach(Step::kRoundsSent);
+  throw_if_ended();
+}
+
 // Up to the whole image there. All stay parked.
 void MoveSession::depart() {
   announce();
   reach(Step::kAnnounced);
+  image::Writer writer(link().record_sink(), link().bulk_sink());
+  show_progress_of(writer);
+  if (memory_.is_live()) {
+    write_header(Header::Purpose::MOVE, here_.reader(), writer);
+    send_rounds(writer);
+  }
+  freeze_start_ = Clock::now();
   tracee::FrozenTree frozen = freeze();
   // From its filters' being in force again it might not end as it is to.
   for (tracee::FrozenProcess& process : frozen.processes()) {
     process.suspend_seccomp(PTRACE_O_EXITKILL);
   }
   frozen_ = true;
+  frozen_at_ = time_since_boot();
   capture::CaptureSettings capture_settings;
   capture_settings.pagemap = settings_.pagemap;
   capture::CaptureSettings of_first = capture_settings;
@@ -74,24 +97,50 @@ void MoveSession::depart() {
     of_first.system_call_result = TELEFORK_RESUMED;
   }
   reach(Step::kFrozen);
-  capture::TreeSurvey tree = look_again(survey_options());
+  capture::SurveyOptions as_frozen = survey_options();
+  as_frozen.known_tree = &frozen.all();
+  as_frozen.known_copied = &frozen.copied();
+  as_frozen.settled_later = true;
+  std::vector<kernel::Vma> map;
+  // What came of it meanwhile is not ahead of it there, nor can it itself be then.
+  if (rounds_ && frozen.all().size() > 1) rounds_.reset();
+  std::unique_ptr<capture::LivePlan> live;
+  if (rounds_) {
+    map = rounds_->read_map(frozen.of(request_.pid));
+    as_frozen.map = &map;
+    live = rounds_->plan();
+    live->begin(map);
+    of_first.live = live.get();
+  }
+  capture::TreeSurvey tree = look_again(as_frozen);
+  of_first.before_threads = [&] {
+    capture::settle(as_frozen, tree.first());
+    capture::throw_refusals(tree.first().refusals);
+  };
   for (tracee::FrozenProcess& process : frozen.processes()) {
     if (process.leader().in_group_stop()) tree.stopped.insert(process.pid());
   }
   tell_streams(tree.first());
-  image::Writer writer(link().record_sink(), link().bulk_sink());
-  write_header(Header::Purpose::MOVE, here_.reader(), writer);
+  if (!memory_.is_live()) write_header(Header::Purpose::MOVE, here_.reader(), writer);
   capture::write_tree(tree, writer);
+  std::vector<kernel::PageRun> in_use;
+  if (memory_.is_lazy()) in_use = capture::find_places_in_use(frozen.of(request_.pid));
+  capture::LazyPlan plan = memory_.plan(tree.first(), std::move(in_use));
+  of_first.lazy = &plan;
   park(std::move(frozen), tree);
   for (std::size_t i = 0; i < processes_.size(); ++i) {
     processes_[i]->write(tree, i, i == 0 ? of_first : capture_settings, writer,
                          [this] { link().flush_some(); });
     if (i == 0) reach(Step::kDescribed);
   }
+  pages_ = memory_.serve(std::move(plan), request_.pid, false, settings_.pagemap);
   writer.end();
   link().flush();
+  // The destination has enough to do.
+  capture::settle_rest(tree.first());
+  capture::throw_refusals(tree.first().refusals);
   for (const capture::PtyObject& pty : tree.first().ptys) {
-    if (pty.session != 0) terminals_.push_back(kernel::take_fd(pty.pid, pty.fd));
+    if (pty.session != 0) terminals_[pty.session] = kernel::take_fd(pty.pid, pty.fd);
   }
   report_.processes = processes_.size();
   report_.bytes_sent = writer.totals().bytes;
@@ -122,8 +171,9 @@ void MoveSession::give_up() {
 
 // For whoever finds it without this process.
 void MoveSession::tell_hold(bool without_end) {
-  info_.hold = Hold{{}, without_end, make_fence_key(*opened_)};
+  info_.hold = Hold{{}, without_end, make_fence_key(*opened_), false, frozen_at_};
   for (const auto& process : processes_) info_.hold->members.push_back(process->held());
+  info_.follows = pages_ != nullptr;
   tell_registry();
 }
 
@@ -155,6 +205,7 @@ void MoveSession::hollow_out() {
     if (process == processes_.rbegin() && !first) reach(Step::kOneHollow);
   }
   info_.hold.reset();
+  info_.follows = false;
   tell_registry();
   reach(Step::kHollowed);
 }
@@ -199,12 +250,21 @@ DepartureReport MoveSession::run() {
     reach(Step::kChecked);
     registry_.emplace(settings_.registry, info_);
     if (settings_.await_caller) caller_ = settings_.await_caller();
-    const Clock::time_point freeze_start = Clock::now();
     depart();
     give_up();
-    report_.freeze_ms = ms_since(freeze_start);
-    request_.detach ? let_go() : hollow_out();
-    if (!request_.detach) call_.emplace(settings_.registry);
+    report_.freeze_ms = ms_since(freeze_start_);
+    if (pages_) {
+      set_lease(tracee::ParkedProcess::kWithoutEnd);
+      tell_hold(true);
+      processes_.front()->take_stale_signals();
+    }
+    if (request_.detach) {
+      if (!pages_ || stand_in({})) let_go();
+    } else {
+      if (!pages_) hollow_out();
+      call_.emplace(settings_.registry);
+    }
+    rounds_.reset();
   } catch (const Error& error) {
     on_failure(error);
   }
@@ -215,13 +275,19 @@ DepartureReport MoveSession::run() {
 // Nothing of it runs there when it goes on here.
 void MoveSession::on_failure(const Error& error) {
   if (!opened_) throw error;
+  if (rounds_ && rounds_->has_stopped()) frozen_ = true;
+  rounds_.reset();
   link().set_interrupt(-1, {});
   std::string text = error.text();
   if (state_ == SourceState::kSending) {
+    pages_.reset();
     roll_back();
     link().fail(error);
+  } else if (pages_ && state_ != SourceState::kGivenUp) {
+    text = lose_held(error);
   } else {
     text = await_end_there(error);
+    pages_.reset();
     if (common_end_ && common_end_->decided() && !may_stay_there_) {
       end_here(kEndedBySession);
       text += "; some of its processes had become deputies, and all have ended here";
@@ -244,7 +310,7 @@ void MoveSession::leave_held() noexcept {
   frozen_ = false;
   for (const auto& process : processes_) {
     try {
-      process->parked().leave_held();
+      process->leave_held();
     } catch (const Error&) {
       // It was killed.
     }
@@ -276,9 +342,62 @@ void MoveSession::roll_back() noexcept {
   processes_.clear();
 }
 
+// Until nobody there needs what is here. False: it has ended, and here too.
+bool MoveSession::stand_in(const std::function<bool()>& may_read_input) {
+  DepartingProcess& process = *processes_.front();
+  StandIn::Outcome outcome =
+      StandIn({link(), *pump_, signals_, process, *pages_, settings_.lease, may_read_input,
+               [this] {
+                 const migrate::PageServer::Progress progress = pages_->progress();
+                 if (std::exchange(info_.pages_came, progress.pages) != progress.pages) {
+                   tell_registry();
+                 }
+               }})
+          .run();
+  report_.pages_sent += pages_->progress().pages;
+  pages_.reset();
+  reach(Step::kAllThere);
+  messages_ = std::move(outcome.messages);
+  if (outcome.ended && request_.detach) end_here(0);
+  return !outcome.ended;
+}
+
+// The link's errors name it already.
+std::string MoveSession::of_node(const std::string& text) const {
+  return text.starts_with(info_.node + ": ") ? text : fmt::format("{}: {}", info_.node, text);
+}
+
+// What it has done there is lost; it is here as it was when it left. Says so.
+std::string MoveSession::lose_held(const Error& error) {
+  std::string text = await_end_there(error);
+  pages_.reset();
+  if (error.code() == Code::kGone || processes_.empty() || !processes_.front()->is_parked()) {
+    return text;
+  }
+  const std::chrono::duration<double> lost = time_lost(*info_.hold);
+  text += fmt::format(
+      "; its memory had not all come there: it is held here as it was {1:.3g} s ago: `telefork "
+      "resume {0}` takes it up, `kill -9 {0}` ends it",
+      request_.pid, lost.count());
+  leave_held();
+  return text;
+}
+
 void MoveSession::stay(std::function<bool()> may_read_input) {
   if (request_.detach) return;
+  if (pages_) {
+    try {
+      stand_in(may_read_input);
+      hollow_out();
+    } catch (const Error& error) {
+      const std::string text = lose_held(error);
+      // Whoever has killed it here is told nothing, as of a deputy.
+      if (!tracee::was_killed(request_.pid)) deputy::tell_on(complaints_, of_node(text));
+      return;
+    }
+  }
   HomeOptions options;
+  options.messages = std::move(messages_);
   options.call_fd = call_->fd();
   options.on_call = [this] { return bring_home(); };
   options.on_turn = [this] { let_go_of_closed_streams(); };

@@ -25,6 +25,13 @@
 // more unless a fence confirms that nothing of it runs: else it stays parked, when this process is
 // gone too, until somebody takes it up (resume.h).
 //
+// Where its memory follows it (Mode::lazy) it stays parked behind started too, and stands in for
+// the deputy (stand_in.h): only when nobody there needs what is here does it become that, or end.
+// If the node or the link is lost before, it is held here, as it was when it left.
+//
+//   ... started -> standing in -> hollow | let go -> end
+//                      \-> held
+//
 // Owned as a Departure is.
 #pragma once
 
@@ -38,6 +45,7 @@
 #include "session/departing_process.h"
 #include "session/departure.h"
 #include "session/home_call.h"
+#include "session/stand_in.h"
 #include "tracee/frozen_tree.h"
 
 namespace telefork::session {
@@ -54,11 +62,15 @@ class MoveSession : public Departure {
  private:
   capture::SurveyOptions survey_options() const;
   void depart();
+  void send_rounds(image::Writer& writer);
   void park(tracee::FrozenTree frozen, const capture::TreeSurvey& tree);
   void give_up();
   void hollow_out();
   void on_killed(DepartingProcess& process);
   void let_go();
+  bool stand_in(const std::function<bool()>& may_read_input);
+  std::string of_node(const std::string& text) const;
+  std::string lose_held(const Error& error);
   [[noreturn]] void on_failure(const Error& error);
   void roll_back() noexcept;
   void end_here(int status) noexcept;
@@ -76,11 +88,17 @@ class MoveSession : public Departure {
   std::vector<std::unique_ptr<DepartingProcess>> processes_;  // parents before their children
   std::optional<CommonEnd> common_end_;                       // of several
   std::optional<telefork_snapshot> caller_;  // the thread that has asked for it, if one has
-  // Masters of terminals that are a session's here too: the last to close one would have the
-  // kernel hang up on the deputies of that session, and these would tell it to those that have
-  // gone.
-  std::vector<UniqueFd> terminals_;
-  bool may_stay_there_ = false;  // detached: whatever becomes of the link
+  // Of the deputies: the last to close a master would have the kernel hang up on them, and these
+  // would tell it to those that have gone. They come back to it.
+  restore::SessionTerminals terminals_;
+  // Its memory follows, from here. It is whole here until all has come, and not to go on by itself.
+  std::unique_ptr<migrate::PageServer> pages_;
+  std::chrono::nanoseconds frozen_at_{0};  // by time_since_boot()
+  Clock::time_point freeze_start_;
+  // Its memory goes ahead, until it stands still. It is watched here as long as it may go on here.
+  std::unique_ptr<LiveRounds> rounds_;
+  std::vector<protocol::ReceivedMessage> messages_;  // that came meanwhile, for the Home
+  bool may_stay_there_ = false;                      // detached: whatever becomes of the link
   std::optional<HomeCall> call_;
   std::optional<ReturnSession::Outcome> at_home_;  // since it was called home
 };

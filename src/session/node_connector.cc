@@ -43,6 +43,14 @@ net::Identity load_own(const std::string& folder) {
 
 }  // namespace
 
+void check_bandwidth(const NodeAddress& node, const NodeAccess& access) {
+  if (access.bandwidth == 0 || node.kind == NodeAddress::Kind::kTcp) return;
+  throw Error(Code::kRefused,
+              fmt::format("{}: only of what goes by TCP and TLS can the bandwidth be limited{}",
+                          node.text(),
+                          node.kind == NodeAddress::Kind::kSsh ? ", and ssh has its own" : ""));
+}
+
 NodeConnector::NodeConnector(NodeAddress node, NodeAccess access)
     : node_(std::move(node)), access_(std::move(access)) {
   TELEFORK_ASSERT(node_.kind != NodeAddress::Kind::kLocal);
@@ -86,6 +94,7 @@ std::unique_ptr<net::Stream> NodeConnector::connect_tls(net::Deadline deadline) 
   if (addresses_.empty()) addresses_ = net::resolve(node_);
   net::TcpConnection tcp =
       net::connect_tcp(addresses_, node_.text(), net::TcpUse::kControl, deadline);
+  net::limit_rate(tcp.socket.get(), access_.bandwidth);
   auto stream = net::TlsStream::connect(
       std::move(tcp.socket), node_.text(), own,
       [this](const net::PublicKey& key) {
@@ -113,6 +122,7 @@ std::unique_ptr<net::Stream> NodeConnector::connect_bulk(std::span<const std::by
     throw Error(Code::kCorrupt, name + ": it offers a bulk connection that cannot be");
   }
   net::TcpConnection tcp = net::connect_tcp(addresses_, name, net::TcpUse::kBulk, deadline);
+  net::limit_rate(tcp.socket.get(), access_.bandwidth);
   net::FdStream plain(std::move(tcp.socket), name);
   plain.write_all(std::as_bytes(std::span(protocol::kJoinPreamble)), id, deadline);
   return net::TlsStream::connect(plain.release(), name, secret, deadline);

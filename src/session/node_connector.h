@@ -8,6 +8,7 @@
 // same address.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
@@ -26,7 +27,11 @@ struct NodeAccess {
   std::string keys;                     // the folder of key.pem, cert.pem and known_nodes
   std::string ssh = "ssh";              // the program; without a slash from PATH
   std::string ssh_telepad = "telepad";  // what the node's shell is to start
+  std::uint64_t bandwidth = 0;          // of each connection: bytes a second that go there; 0: all
 };
+
+// Throws kRefused where it has one that nobody can keep.
+void check_bandwidth(const net::NodeAddress& node, const NodeAccess& access);
 
 class NodeConnector {
  public:

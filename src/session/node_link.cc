@@ -13,7 +13,9 @@
 
 #include "base/error.h"
 #include "kernel/procfs_task.h"
+#include "net/fd_passing.h"
 #include "net/fd_stream.h"
+#include "session/hosting.h"
 #include "session/spawn.h"
 
 namespace telefork::session {
@@ -65,6 +67,7 @@ protocol::OpenedLink open_by(NodeConnector& connector, const protocol::OwnMachin
 OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
                      const Programs& programs, const NodeAccess& access, bool cpu_force) {
   std::shared_ptr<NodeConnector> connector;
+  check_bandwidth(node, access);
   if (node.kind != net::NodeAddress::Kind::kLocal) {
     connector = std::make_shared<NodeConnector>(node, access);
   }
@@ -72,6 +75,47 @@ OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& h
       connector ? open_by(*connector, here) : open_private(here, programs);
   protocol::check_compatible(here.reader(), opened.reply->getMachine(), cpu_force);
   return {std::move(opened.link), std::move(opened.reply), std::move(connector)};
+}
+
+std::string why_not_lazy(const OpenedNode& node) {
+  const bool joins = protocol::offers(*node.reply, protocol::kFeatureTlsJoin);
+  if (node.link->bulk_fd() < 0 && !joins) {
+    return "memory cannot follow over ssh, which has one connection; use mode eager";
+  }
+  return why_not_lazy(*node.reply);
+}
+
+namespace {
+
+std::unique_ptr<net::Stream> connect_pages(const OpenedNode& node) {
+  if (node.link->bulk_fd() < 0) {
+    return node.connector->connect_bulk(as_bytes(node.reply->getJoinId()),
+                                        as_bytes(node.reply->getJoinSecret()),
+                                        net::Deadline::in(protocol::kHandshakePatience));
+  }
+  auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
+  net::widen_send_buffer(ours.get());
+  const std::byte byte{};
+  const int fds[] = {theirs.get()};
+  try {
+    net::send_fds(node.link->bulk_fd(), std::span(&byte, 1), fds);
+  } catch (Error& error) {
+    error.add_context(node.link->node() + ": opening a connection for pages");
+    throw;
+  }
+  return std::make_unique<net::FdStream>(std::move(ours), node.link->node());
+}
+
+}  // namespace
+
+std::unique_ptr<net::Stream> open_page_connection(const OpenedNode& node) {
+  try {
+    return connect_pages(node);
+  } catch (Error& error) {
+    // It was reached before.
+    if (error.code() == Code::kUnreachable) error.set_code(Code::kLost);
+    throw;
+  }
 }
 
 namespace {
@@ -91,17 +135,17 @@ std::string list_ids(const Ids& ids) {
 
 }  // namespace
 
-void check_user(pid_t pid, const OpenedNode& node) {
+void check_user(const kernel::Status& process, const OpenedNode& node) {
   if (!node.reply->hasUser()) return;  // its telepad is too old to say
   protocol::schema::User::Reader there = node.reply->getUser();
   if (there.getChoosesIds()) return;
-  kernel::Status here = kernel::read_status(pid);
   auto all_are = [](const auto& ids, std::uint32_t id) {
     return std::all_of(std::begin(ids), std::end(ids),
                        [id](std::uint32_t own) { return own == id; });
   };
-  if (all_are(here.uids, there.getUid()) && all_are(here.gids, there.getGid())) return;
-  const bool several = !all_are(here.uids, here.uids[0]) || !all_are(here.gids, here.gids[0]);
+  if (all_are(process.uids, there.getUid()) && all_are(process.gids, there.getGid())) return;
+  const bool several =
+      !all_are(process.uids, process.uids[0]) || !all_are(process.gids, process.gids[0]);
   const char* remedy =
       several ? "have it set real, effective and saved ids alike (setresuid(2)), or ask a telepad "
                 "of root"
@@ -110,8 +154,8 @@ void check_user(pid_t pid, const OpenedNode& node) {
   throw Error(Code::kRefused,
               fmt::format("process {} is of user {} and group {}, and {} makes it one of user {} "
                           "and group {}: a process keeps its ids; {}",
-                          pid, list_ids(here.uids), list_ids(here.gids), node.link->node(),
-                          there.getUid(), there.getGid(), remedy));
+                          process.pid, list_ids(process.uids), list_ids(process.gids),
+                          node.link->node(), there.getUid(), there.getGid(), remedy));
 }
 
 }  // namespace telefork::session

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
+#include "kernel/procfs_task.h"
 #include "net/address.h"
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
@@ -23,7 +25,12 @@ struct OpenedNode {
 OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
                      const Programs& programs, const NodeAccess& access, bool cpu_force);
 
+// Why the memory of a process cannot follow it there; empty: it can.
+std::string why_not_lazy(const OpenedNode& node);
+// Opens it: the keeper has it before anything else that is sent on the link from now on.
+std::unique_ptr<net::Stream> open_page_connection(const OpenedNode& node);
+
 // A process with other ids than the guest would have there can be no guest there: throws kRefused.
-void check_user(pid_t pid, const OpenedNode& node);
+void check_user(const kernel::Status& process, const OpenedNode& node);
 
 }  // namespace telefork::session

@@ -19,11 +19,12 @@ namespace {
 
 using protocol::schema::Message;
 
-void check_mode(int mode) {
-  if (mode == 2) {
-    throw Error(Code::kUnsupported, "mode lazy is not there yet; use eager or automatic");
-  }
-  if (mode == 3) {
+Mode mode_of(const telefork_agent_request& request) {
+  return static_cast<Mode>(request.options.mode);
+}
+
+void check_mode(Mode mode) {
+  if (mode == Mode::kLive) {
     throw Error(Code::kUsage, "mode live is for moving a running program, not for a fork");
   }
 }
@@ -59,6 +60,7 @@ bool ProgramCall::is_open() const {
 void ProgramCall::open() {
   if (is_open()) return;
   opened_.reset();
+  memory_.close();
   files_ = FileNegotiation();
   opened_.emplace(
       open_node(net::parse_node(node_), here_, settings_.programs, settings_.access, false));
@@ -86,9 +88,9 @@ void ProgramCall::check(const telefork_agent_request& request, pid_t pid) {
     throw Error(Code::kUnsupported,
                 "the program's libtelefork asks for what this agent does not know");
   }
-  check_mode(request.options.mode);
+  check_mode(mode_of(request));
   open();
-  check_user(pid, *opened_);
+  check_user(kernel::read_status(pid), *opened_);
   check_hosting(*opened_->reply, node_, request.op == TELEFORK_OP_RUN_ON);
   if (request.op == TELEFORK_OP_RUN_ON) {
     protocol::check_can_return(here_.reader(), opened_->reply->getMachine());
@@ -104,6 +106,7 @@ void ProgramCall::check(const telefork_agent_request& request, pid_t pid) {
   if (!lets_keep_ids(*opened_->reply) && !capture::identify_libc(survey).is_glibc) {
     check_hosting(*opened_->reply, node_, true);
   }
+  memory_.choose(settings_.laziness, mode_of(request), survey.status.resident_kb, *opened_, node_);
   last_survey_ = std::move(survey);
 }
 
@@ -115,6 +118,10 @@ void ProgramCall::get_ready_for(pid_t pid) {
   // What is in the way now may be gone when it counts.
   if (!survey.refusals.empty()) return;
   files_.settle(survey, *opened_->link);
+  // By TLS that takes as long as a small call. Where the node gets it otherwise it costs nothing,
+  // and has to be used.
+  const bool large = settings_.laziness.is_large(survey.status.resident_kb);
+  if (large && link().bulk_fd() < 0 && why_not_lazy(*opened_).empty()) memory_.open(*opened_);
   last_survey_ = std::move(survey);
   last_survey_.files.let_go();
 }
@@ -138,8 +145,10 @@ bool ProgramCall::answer(const telefork_agent_request& request, pid_t pid, int p
 
 void ProgramCall::ask_ahead_about_files() { files_.ask_ahead(last_survey_, link()); }
 
-capture::Survey ProgramCall::survey(pid_t pid, const telefork_snapshot& caller) {
+capture::Survey ProgramCall::survey(pid_t pid, const telefork_snapshot& caller,
+                                    const std::vector<kernel::Vma>* map) {
   capture::SurveyOptions options = survey_options();
+  options.map = map;
   options.own_fds.insert(caller.session_fd);
   if (caller.agent_fd >= 0) options.own_fds.insert(caller.agent_fd);
   capture::Survey survey = capture::survey_process(pid, options, std::move(last_survey_));
@@ -156,11 +165,13 @@ UniqueFd ProgramCall::take_stream(pid_t pid, int number) const {
 
 void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,
                            const std::string& description) {
+  if (is_lazy()) memory_.open(*opened_);
   link().send([&](Message::Builder message) {
     auto prepare = message.initPrepare();
     prepare.setPurpose(purpose);
     prepare.setWantPid(static_cast<std::uint32_t>(caller.pid));
     prepare.setDescription(description);
+    prepare.setLazy(is_lazy());
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
     if (purpose != image::schema::Header::Purpose::RUN_ON) return;

@@ -16,17 +16,23 @@
 
 #include "abi/agent.h"
 #include "base/unique_fd.h"
+#include "capture/lazy_plan.h"
 #include "capture/survey.h"
 #include "kernel/probe.h"
 #include "kernel/yama.h"
+#include "migrate/page_server.h"
+#include "net/stream.h"
 #include "protocol/handshake.h"
 #include "protocol/machine.h"
 #include "session/fence.h"
 #include "session/file_negotiation.h"
 #include "session/image_header.h"
+#include "session/laziness.h"
 #include "session/lease.h"
 #include "session/node_link.h"
+#include "session/outgoing_memory.h"
 #include "session/programs.h"
+#include "session/registry.h"
 #include "session/steps.h"
 
 namespace telefork::session {
@@ -38,6 +44,7 @@ struct AgentSettings {
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
   Lease lease;
+  Laziness laziness;
   // Of the standard input of a process that has moved: as HomeOptions::may_read_input.
   std::function<std::function<bool()>(const std::vector<pid_t>& homes, int input)> watch_input;
   Steps steps;
@@ -72,10 +79,15 @@ class ProgramCall {
   // Asks about the program's files once more, for survey(): the answers may be as old as the
   // session.
   void ask_ahead_about_files();
-  // Of `pid`, which is frozen: the program or its snapshot. Throws all refusals at once.
-  capture::Survey survey(pid_t pid, const telefork_snapshot& caller);
+  // Of `pid`, which is frozen: the program or its snapshot. `map`: its memory with flags, where
+  // that is known. Throws all refusals at once.
+  capture::Survey survey(pid_t pid, const telefork_snapshot& caller,
+                         const std::vector<kernel::Vma>* map = nullptr);
   // A standard stream of `pid`, which was surveyed; empty where that is none, or is not carried.
   UniqueFd take_stream(pid_t pid, int number) const;
+  // Whether memory is to follow the process.
+  bool is_lazy() const { return memory_.is_lazy(); }
+  OutgoingMemory& memory() { return memory_; }
   // What the keeper is told first, so that it can make a process meanwhile.
   void announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,
                 const std::string& description);
@@ -97,6 +109,7 @@ class ProgramCall {
   capture::Survey last_survey_;  // of the program
   telefork_agent_request request_{};
   pid_t program_ = 0;
+  OutgoingMemory memory_;
   unsigned streams_ = 0;  // as Survey::carried_streams() has them
   UniqueFd session_socket_;
 };

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
+#include <ctime>
 #include <map>
 #include <memory>
 #include <span>
@@ -39,8 +41,14 @@ std::string encode(const SessionInfo& info) {
       "role {}\npid {}\nguest {}\nnode {}\nstate {}\nchanges_found_by {}\nbytes {}\ncommand {}\n",
       info.role, info.pid, info.guest_pid, info.node, info.state, info.changes_found_by, info.bytes,
       without_newlines(info.command));
+  text += fmt::format(
+      "mode {}\nmode_reason {}\nfollows {}\npages_missing {}\npages_came {}\nfaults {}\n"
+      "blocked_us {}\n",
+      info.mode, without_newlines(info.mode_reason), info.follows ? 1 : 0, info.pages_missing,
+      info.pages_came, info.faults, info.blocked_us);
   if (const auto& hold = info.hold) {
     text += fmt::format("hold {} {}\n", hold->without_end ? 1 : 0, hold->fence_key);
+    text += fmt::format("frozen_at {}\n", hold->frozen_at.count());
     for (const HeldMember& member : hold->members) {
       const tracee::HeldProcess& held = member.process;
       text += fmt::format("held {} {} {} {} {} {}\n", held.process.pid, held.process.start_time,
@@ -117,10 +125,20 @@ SessionInfo decode(const std::string& content) {
   info.node = text(fields, "node");
   info.state = text(fields, "state");
   info.changes_found_by = text(fields, "changes_found_by");
+  info.mode = text(fields, "mode");
+  info.mode_reason = text(fields, "mode_reason");
+  info.follows = number<int>(fields, "follows") != 0;
+  info.pages_missing = number<std::uint64_t>(fields, "pages_missing");
+  info.pages_came = number<std::uint64_t>(fields, "pages_came");
+  info.faults = number<std::uint64_t>(fields, "faults");
+  info.blocked_us = number<std::uint64_t>(fields, "blocked_us");
   info.bytes = number<std::uint64_t>(fields, "bytes");
   info.command = text(fields, "command");
   info.hold =
       decode_hold(text(fields, "hold"), std::move(members), number<int>(fields, kConfirmed) != 0);
+  if (info.hold) {
+    info.hold->frozen_at = std::chrono::nanoseconds(number<std::int64_t>(fields, "frozen_at"));
+  }
   return info;
 }
 
@@ -177,6 +195,26 @@ void set_aside(const std::string& folder, const std::string& path, const std::st
   ::rename(path.c_str(), fmt::format("{}/{}.{}", folder, since, name).c_str());
 }
 
+// Of a session that was killed, and whose entry somebody has removed. One with its number that just
+// begins writes its entry under this name first, and waits for the lock until the socket is gone:
+// its own comes later. In a folder of another user's that one could not write.
+void remove_stale_call(const std::string& folder, const std::string& call) {
+  const std::string path = call.substr(0, call.size() - std::strlen(kCallSuffix));
+  const std::string temporary = path + kNewSuffix;
+  struct stat status {};
+  if (::stat(folder.c_str(), &status) != 0 || status.st_uid != ::geteuid()) return;
+  if (::access(path.c_str(), F_OK) == 0) return;
+  const UniqueFd file(
+      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!file || !try_own(file)) return;
+  if (::access(path.c_str(), F_OK) != 0) ::unlink(call.c_str());
+  ::unlink(temporary.c_str());
+}
+
+bool is_entry_name(std::string_view name) {
+  return name.find_first_not_of(".0123456789new") == std::string_view::npos && name[0] != '.';
+}
+
 // Each file that a living session holds, or that one has left with what is held. Others go.
 template <class See>
 void for_each_living(const std::string& folder, See see) {
@@ -185,8 +223,9 @@ void for_each_living(const std::string& folder, See see) {
   if (!directory) return;
   while (const dirent* entry = ::readdir(directory.get())) {
     std::string name = entry->d_name;
-    if (name.find_first_not_of(".0123456789new") != std::string::npos || name[0] == '.') continue;
     std::string path = fmt::format("{}/{}", folder, name);
+    if (name.ends_with(kCallSuffix)) remove_stale_call(folder, path);
+    if (!is_entry_name(name)) continue;
     UniqueFd file = open_entry(path);
     struct stat status {};
     // It has just ended; or it is nothing that a session makes, in a folder that is a user's own.
@@ -203,6 +242,14 @@ void for_each_living(const std::string& folder, See see) {
 }
 
 }  // namespace
+
+std::chrono::nanoseconds time_since_boot() {
+  timespec now{};
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
+std::chrono::nanoseconds time_lost(const Hold& hold) { return time_since_boot() - hold.frozen_at; }
 
 bool is_held(const Hold& hold) {
   return std::any_of(hold.members.begin(), hold.members.end(),
@@ -298,6 +345,7 @@ std::vector<SessionInfo> list_sessions(const std::vector<std::string>& folders) 
     if (!is_of_our_namespace(name)) return;
     sessions.push_back(decode(read_small_file(file, path)));
     sessions.back().path = path;
+    sessions.back().session = std::atoi(name.c_str());
     sessions.back().left = left;
     if (left) sessions.back().state = "held";
     std::string call = path + kCallSuffix;

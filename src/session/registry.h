@@ -12,6 +12,7 @@
 // resume.h needs, as long as that waits.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -35,7 +36,14 @@ struct Hold {
   bool without_end = false;         // no lease lets it go on
   std::string fence_key;            // see fence.h
   bool confirmed = false;           // nothing of it runs there: all of it may go on here
+  // When it stopped here, by CLOCK_BOOTTIME: as it was then it is still.
+  std::chrono::nanoseconds frozen_at{0};
 };
+
+// CLOCK_BOOTTIME: also the time in which the machine slept.
+std::chrono::nanoseconds time_since_boot();
+// For how long what is held has stood still: what it has done there since is lost here.
+std::chrono::nanoseconds time_lost(const Hold& hold);
 
 // Whether any of it waits still.
 bool is_held(const Hold& hold);
@@ -50,13 +58,23 @@ struct SessionInfo {
   std::string state;    // "being sent", "away", "running" ...
   std::string command;
   std::string changes_found_by;  // see change_finder_name(); empty: it does not come back
+  std::string mode;              // how its memory comes, or came: "eager", "lazy", "live"
+  std::string mode_reason;       // why not lazily, where nobody has asked for eager
+  bool follows = false;          // of what is away: memory of it is still on its way from here
+  // Of a guest whose memory follows it: pages that have not come, those that hold nothing among
+  // them, that have come, how often it waited for one, and how long all together.
+  std::uint64_t pages_missing = 0;
+  std::uint64_t pages_came = 0;
+  std::uint64_t faults = 0;
+  std::uint64_t blocked_us = 0;
   std::uint64_t bytes = 0;
   std::vector<std::string> warnings;  // what is not as it was before
   std::optional<Hold> hold;
   // Only listed:
   std::string call;   // where it can be called home (home_call.h); empty: it cannot
   std::string path;   // of its file
-  bool left = false;  // its session process has ended, and left what is held
+  pid_t session = 0;  // its session process, or its keeper
+  bool left = false;  // that has ended, and left what is held
 };
 
 class RegistryEntry {

@@ -158,6 +158,7 @@ ResumeReport Resumption::run() {
     ResumeReport report;
     const SessionInfo info = await_settled(report);
     report.node = info.node;
+    report.lost = time_lost(*info.hold);
     if (report.known_by != KnownBy::kSession) {
       const UniqueFd ours = try_take_over(info.path);
       if (!ours) {
@@ -165,6 +166,7 @@ ResumeReport Resumption::run() {
         continue;
       }
       take_up(info, report);
+      report.lost = time_lost(*info.hold);
       ::unlink(info.path.c_str());
     }
     for (const HeldMember& member : info.hold->members) {

@@ -16,6 +16,7 @@
 // Owned by one thread. What it does may be given up at any time.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <set>
@@ -37,6 +38,7 @@ struct ResumeReport {
   // How it is known that nothing of it runs there: its node has confirmed it; its lease is over; or
   // its session process, which was there still, has found out.
   enum class KnownBy { kNode, kLease, kSession } known_by = KnownBy::kNode;
+  std::chrono::nanoseconds lost{0};  // it goes on as it was so long ago
 };
 
 class Resumption {

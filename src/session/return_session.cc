@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "image/reader.h"
 #include "kernel/abi.h"
+#include "kernel/pid_space.h"
 #include "kernel/procfs_task.h"
 #include "restore/try_id.h"
 #include "session/file_negotiation.h"
@@ -42,12 +43,11 @@ bool are_among(::capnp::List<std::uint32_t>::Reader wanted, const Have& have) {
   return true;
 }
 
-// Its threads are made by itself, and so with what its deputy may do.
+// Its threads are made by itself, and so with what its deputy may do, or by this process having
+// their ids given out next.
 template <class Offer>
 void check_threads(pid_t pid, const Offer& offer) {
-  if (!offer.getThreads()) return;
-  const kernel::Status deputy = kernel::read_status(pid);
-  if (has(deputy, kernel::kCapCheckpointRestore) || has(deputy, CAP_SYS_ADMIN)) return;
+  if (!offer.getThreads() || kernel::may_choose_ids(pid) || kernel::may_set_next_id()) return;
   throw Error(Code::kRefused,
               fmt::format("refused: process {}: the ids of its threads may not be chosen here by "
                           "this user (it takes CAP_CHECKPOINT_RESTORE), and it must keep its ids",
@@ -228,6 +228,7 @@ restore::RestoreSettings ReturnSession::settings() {
     look_at_deputies();
     return deputies_.take(pid);
   };
+  settings.terminals = &parts_.terminals;
   settings.is_found = [this](pid_t pid) { return deputies_.is_found(pid); };
   return settings;
 }
@@ -345,9 +346,8 @@ void ReturnSession::on_failure(const Error& error) {
   try {
     if (outcome_.where != Where::kLost && !outcome_.ended_there) stay(*outcome_.error);
   } catch (const Error& another) {
-    // It may end there meanwhile.
-    if (!is_lost(another) && !node_knows_) throw;
-    if (is_lost(another)) outcome_.where = Where::kLost;
+    // It may end there meanwhile. What has happened to the deputies is told in any case.
+    if (is_lost(another) || !node_knows_) outcome_.where = Where::kLost;
     outcome_.error = another;
   }
   if (gone_) outcome_.where = Where::kGone;
@@ -457,7 +457,8 @@ bool ReturnSession::on_message(const ReceivedMessage& message) {
   if (parts_.pump.on_message(message)) return true;
   switch (message->which()) {
     case Message::CHECK_FILES:
-      answer_about_files(message->getCheckFiles(), files_, parts_.link);
+      // Who was told that it stays waits for no answer.
+      if (!leaving_) answer_about_files(message->getCheckFiles(), files_, parts_.link);
       return true;
     case Message::UNREAD: {
       auto bytes = message->getUnread();

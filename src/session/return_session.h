@@ -74,6 +74,7 @@ class ReturnSession {
     const Lease& lease;
     const Programs& programs;
     const UniqueFd (&streams)[3];  // the program's own
+    restore::SessionTerminals& terminals;
   };
   struct Request {
     int wish_fd = -1;  // readable: `is_unwanted` is asked

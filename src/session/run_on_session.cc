@@ -31,9 +31,6 @@ using tracee::ParkedProcess;
 
 constexpr auto kLastWords = 5s;
 
-// The kernel's own: a terminal's signals go to the whole foreground group.
-bool is_from_terminal(const siginfo_t& info) { return info.si_code == SI_KERNEL; }
-
 // The children are at home, and so is who can wait for them.
 bool is_about_children(const siginfo_t& info) {
   return info.si_signo == SIGCHLD && info.si_code > 0 && info.si_code != SI_KERNEL;
@@ -44,12 +41,6 @@ const char* why_killed(int signal) {
   if (signal != SIGKILL) return "";
   return ": by somebody, for want of memory, or by telefork, since f had closed the descriptor "
          "that it was to come home by (closefrom(3))";
-}
-
-siginfo_t plain_signal(int number) {
-  siginfo_t info{};
-  info.si_signo = number;
-  return info;
 }
 
 }  // namespace
@@ -75,6 +66,7 @@ void RunOnSession::run(const std::function<void()>& on_started) {
   info.node = call_.node();
   info.state = std::string(state_name(state_));
   info.command = describe_command(program());
+  call_.memory().say(info);
   registry_.emplace(call_.settings().registry, SessionInfo());
   try {
     call_.link().set_interrupt(signals_.fd(), [this] { throw_if_killed(); });
@@ -128,12 +120,17 @@ void RunOnSession::depart(const SessionInfo& info) {
   options.last_words = [this](const Error& error) {
     deputy::tell_on(standard_error_, fmt::format("{}: run_on: {}", call_.node(), error.text()));
   };
+  std::vector<kernel::PageRun> in_use;
+  if (call_.is_lazy()) in_use = capture::find_places_in_use(frozen);
+  capture::LazyPlan plan = call_.memory().plan(survey, std::move(in_use));
   parked_ = std::make_unique<ParkedProcess>(std::move(frozen), options);
   capture::CaptureSettings capture_settings;
   capture_settings.pagemap = settings.pagemap;
   capture_settings.caller = caller;
   capture_settings.system_call_result = TELEFORK_RESUMED;
   capture_settings.pending_signals = false;
+  capture_settings.lazy = &plan;
+  capture_settings.guests = [this]() -> tracee::GuestStubs& { return parked_->guests(); };
   capture::Capture capture(survey, parked_->frozen(), parked_->stub(), capture_settings);
   image::Writer writer(link.record_sink(), link.bulk_sink());
   write_header(Header::Purpose::RUN_ON, call_.here().reader(), writer);
@@ -141,6 +138,7 @@ void RunOnSession::depart(const SessionInfo& info) {
   link.flush_some();
   settings.steps.reach(Step::kDescribed);
   capture.write_pages(writer);
+  pages_ = call_.memory().serve(std::move(plan), program(), false, settings.pagemap);
   writer.end();
   link.flush();
   settings.steps.reach(Step::kSent);
@@ -193,6 +191,7 @@ void RunOnSession::poll_once() {
     if (!message) break;
     if (!pump_->on_message(*message)) on_message(*message);
   }
+  if (!over_ && pages_) pages_->check();
   if (!over_) lease_.take_turn();
 }
 
@@ -219,10 +218,7 @@ void RunOnSession::on_parked_event(const ParkedProcess::Event& event) {
 
 void RunOnSession::send_signal(const siginfo_t& info) {
   call_.link().send([&](Message::Builder message) {
-    auto signal = message.initSignal();
-    signal.setNumber(static_cast<std::uint32_t>(info.si_signo));
-    signal.setFromTerminal(is_from_terminal(info));
-    if (info.si_code == SI_QUEUE) signal.setSiginfo(capture::as_data(info));
+    fill_signal(info, is_from_terminal(info), message.initSignal());
   });
 }
 
@@ -314,6 +310,7 @@ void RunOnSession::take_home() {
   image::Reader reader(link.record_source(), &link.bulk_source());
   while (homecoming.take(reader)) {
   }
+  pages_.reset();
   settings.steps.reach(Step::kTakenHome);
   finish_output();
   std::vector<siginfo_t> all = late_;
@@ -395,6 +392,7 @@ void RunOnSession::on_failure(const Error& error) {
 // undone with the rest, and the program has them again.
 void RunOnSession::roll_back(const Error& error) {
   send_verdict(call_.session_socket().get(), error);
+  pages_.reset();
   if (!parked_) return;
   try {
     stop_taking_signals();
@@ -409,6 +407,7 @@ void RunOnSession::roll_back(const Error& error) {
 
 // As exit(3) there has already done what it does in the process.
 void RunOnSession::end_program(int status) {
+  pages_.reset();
   stop_taking_signals();
   parked_->end(status);
   parked_.reset();
@@ -416,6 +415,7 @@ void RunOnSession::end_program(int status) {
 
 // Of a signal that it got here. It is not to leave a core: its memory is of before the call.
 void RunOnSession::let_program_die(int signal) {
+  pages_.reset();
   stop_taking_signals();
   sent_.clear();
   const kernel::Sigaction by_default{};

@@ -20,6 +20,7 @@
 #include <set>
 #include <vector>
 
+#include "migrate/page_server.h"
 #include "proxy/stdio_pump.h"
 #include "session/handover.h"
 #include "session/home_lease.h"
@@ -68,6 +69,7 @@ class RunOnSession {
   telefork_snapshot caller_{};
   SourceState state_ = SourceState::kSending;
   std::unique_ptr<tracee::ParkedProcess> parked_;
+  std::unique_ptr<migrate::PageServer> pages_;  // of what follows it
   std::optional<proxy::StdioPump> pump_;
   UniqueFd standard_error_;                // the program's, where it is carried
   std::vector<kernel::Vma> map_;           // of the program, with flags

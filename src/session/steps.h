@@ -13,23 +13,26 @@ namespace telefork::session {
 
 enum class Step {
   // The session process at the source.
-  kAsked,      // the program's request came
-  kChecked,    // nothing is in the way; the program still waits for its answer
-  kForked,     // the snapshot is there
-  kAnnounced,  // the destination was told what comes
-  kFrozen,     // it is stopped
-  kDescribed,  // all but its pages was sent
-  kSent,       // all of it was
-  kGivenUp,    // the destination is ready; go was not sent
-  kGoSent,     // the snapshot still waits
-  kDecided,    // of several: none of them runs here again
-  kOneHollow,  // of several: one is a deputy, the others are to be
-  kHollowed,   // it is the deputy
-  kStartSeen,  // the destination said that the child runs
-  kEndSeen,    // and how it ended
-  kHeldBack,   // of a detached one: no lease lets it go on here any more
-  kDismissed,  // the destination was asked to hold it without a home
-  kLetGo,      // and does
+  kAsked,       // the program's request came
+  kChecked,     // nothing is in the way; the program still waits for its answer
+  kForked,      // the snapshot is there
+  kAnnounced,   // the destination was told what comes
+  kWatched,     // who goes live is watched, and was let go on
+  kRoundsSent,  // its rounds of pages are there
+  kFrozen,      // it is stopped
+  kDescribed,   // all but its pages was sent
+  kSent,        // all of it was
+  kGivenUp,     // the destination is ready; go was not sent
+  kGoSent,      // the snapshot still waits
+  kDecided,     // of several: none of them runs here again
+  kOneHollow,   // of several: one is a deputy, the others are to be
+  kHollowed,    // it is the deputy
+  kStartSeen,   // the destination said that the child runs
+  kAllThere,    // nobody there needs what is here any more
+  kEndSeen,     // and how it ended
+  kHeldBack,    // of a detached one: no lease lets it go on here any more
+  kDismissed,   // the destination was asked to hold it without a home
+  kLetGo,       // and does
   // Of a run_on.
   kReturnSeen,  // the destination said that it comes home
   kTakenHome,   // all of its image is here, none of it applied
@@ -59,6 +62,8 @@ inline constexpr StepName kStepNames[] = {
     {Step::kChecked, "checked"},
     {Step::kForked, "forked"},
     {Step::kAnnounced, "announced"},
+    {Step::kWatched, "watched"},
+    {Step::kRoundsSent, "rounds_sent"},
     {Step::kFrozen, "frozen"},
     {Step::kDescribed, "described"},
     {Step::kSent, "sent"},
@@ -68,6 +73,7 @@ inline constexpr StepName kStepNames[] = {
     {Step::kOneHollow, "one_hollow"},
     {Step::kHollowed, "hollowed"},
     {Step::kStartSeen, "start_seen"},
+    {Step::kAllThere, "all_there"},
     {Step::kEndSeen, "end_seen"},
     {Step::kHeldBack, "held_back"},
     {Step::kDismissed, "dismissed"},

@@ -29,6 +29,7 @@
 #include "session/become_user.h"
 #include "session/children.h"
 #include "session/greeting.h"
+#include "session/guard_channel.h"
 #include "session/hosting.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
@@ -44,6 +45,8 @@ using Clock = net::Deadline::Clock;
 using Role = protocol::schema::Hello::Role;
 
 constexpr std::size_t kMaxGreeting = 1000;  // connections that have not said hello yet
+// Of a session by key: its bulk connection, and a page connection.
+constexpr unsigned kMostJoins = 2;
 // How soon something is tried again for which there was no descriptor or memory.
 constexpr auto kRetryAfter = 200ms;
 
@@ -51,11 +54,12 @@ struct Session {
   pid_t keeper;
   User user;         // that it is
   UniqueFd channel;  // to the keeper, for its bulk connection; of kTls also trust_channel.h's
+  GuardedFds guarded;
   std::optional<net::PublicKey> key;  // of kTls
   std::vector<std::byte> token;
   std::vector<std::byte> join_id;  // of kTls
   std::vector<std::byte> join_secret;
-  bool joined = false;
+  unsigned joins = 0;  // of kTls
 };
 
 // Somebody waits to hear that nothing is left of a session.
@@ -145,6 +149,7 @@ class Telepad {
   UniqueFd keys_watch_;  // an inotify, readable when trusted_keys may have changed
   const std::size_t max_greetings_ = std::min(kMaxGreeting, half_of_the_descriptors());
   std::list<Session> sessions_;
+  std::vector<GuardedFds> guarded_;          // of keepers that have ended
   std::map<pid_t, std::string> registries_;  // of keepers and agents
   std::list<FenceRequest> fences_;
   // Goes with each token: whoever asks another telepad than it had, which knows nothing of the
@@ -219,7 +224,7 @@ void Telepad::serve_tls_join(TlsEntrance::Join join) {
   auto session = std::find_if(sessions_.begin(), sessions_.end(), [&](const Session& s) {
     return protocol::same_token(s.join_id, join.id);
   });
-  if (session == sessions_.end() || !session->channel || session->joined) {
+  if (session == sessions_.end() || !session->channel || session->joins == kMostJoins) {
     spdlog::warn("{}: there is no session that it could join", join.who);
     return;
   }
@@ -229,8 +234,7 @@ void Telepad::serve_tls_join(TlsEntrance::Join join) {
   } catch (const Error& error) {
     spdlog::warn("{}: {}", join.who, error.text());
   }
-  // One bulk connection a session.
-  session->joined = true;
+  ++session->joins;
 }
 
 void Telepad::serve_entrance() {
@@ -295,11 +299,13 @@ void Telepad::poll_once() {
   if (keys_watch_) entries.push_back({keys_watch_.get(), POLLIN, 0});
   for (const Session& session : sessions_) {
     if (session.key && session.channel) entries.push_back({session.channel.get(), POLLIN, 0});
+    entries.push_back({session.guarded.fd(), POLLIN, 0});
   }
   net::poll_until(entries, next_turn());
   while (auto signal = signals_.try_read()) {
     if (signal->ssi_signo != SIGCHLD) ended_ = true;
   }
+  for (Session& session : sessions_) session.guarded.take();
   reap();
   on_keys_changed();
   answer_about_keys();
@@ -412,7 +418,7 @@ std::string Telepad::make_registry_of(const User& user) const {
 
 void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control,
                             UniqueFd out) {
-  Session session{0, {}, {}, greeting.key, protocol::make_token(), {}, {}};
+  Session session{0, {}, {}, {}, greeting.key, protocol::make_token(), {}, {}};
   Spawn what{settings_.programs.keeper, {"--control", "3"}, {control.get()}, true, {}};
   UniqueFd theirs;
   if (out) {
@@ -424,6 +430,10 @@ void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, Uniqu
     what.arguments.insert(what.arguments.end(), {"--telepad", "4"});
     what.fds.push_back(theirs.get());
   }
+  auto [guard, guard_there] = make_socket_pair(SOCK_SEQPACKET);
+  session.guarded = GuardedFds(std::move(guard));
+  what.arguments.insert(what.arguments.end(), {"--guard", "5"});
+  what.fds.push_back(guard_there.get());
   if (greeting.via == Via::kTls) {
     session.join_id = protocol::make_token(protocol::kJoinIdSize);
     session.join_secret = protocol::make_token(protocol::kJoinSecretSize);
@@ -448,7 +458,9 @@ void Telepad::fill_welcome(const Session& session,
   user.setGid(session.user.gid);
   user.setChoosesIds(session.user.uid == 0 && may_set_ids());
   say_hosting(find_hosting(session.user.uid != ::geteuid()), reply.initHosting());
-  std::vector<std::string> features = {std::string(protocol::kFeatureTrees)};
+  std::vector<std::string> features = {std::string(protocol::kFeatureTrees),
+                                       std::string(protocol::kFeatureLazy),
+                                       std::string(protocol::kFeatureLive)};
   // Else it ends with its last session, which who has no home does not end.
   if (listens()) features.emplace_back(protocol::kFeatureDetach);
   if (session.channel && session.join_id.empty()) features.emplace_back(protocol::kFeatureJoin);
@@ -531,9 +543,14 @@ void Telepad::reap() {
   children_.reap([this](pid_t pid) {
     if (auto started = registries_.extract(pid)) forget_session(started.mapped(), pid);
     entrance_.on_reaped(pid);
-    sessions_.remove_if([pid](const Session& session) { return session.keeper == pid; });
+    auto session = std::find_if(sessions_.begin(), sessions_.end(),
+                                [pid](const Session& s) { return s.keeper == pid; });
+    if (session == sessions_.end()) return;
+    guarded_.push_back(std::move(session->guarded));
+    sessions_.erase(session);
   });
   children_.kill_orphans([this](pid_t child) { return entrance_.is_greeter(child); });
+  if (!children_.has_orphans()) guarded_.clear();
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "session/trust_channel.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <string_view>
@@ -8,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "base/error.h"
+#include "net/fd_passing.h"
 #include "net/stream.h"
 
 namespace telefork::session {
@@ -15,6 +17,7 @@ namespace {
 
 constexpr char kQuestion = '?';
 constexpr std::string_view kYes = "y";
+constexpr std::string_view kJoined = "j";
 constexpr std::size_t kMostText = 4096;
 
 }  // namespace
@@ -34,18 +37,24 @@ void TrustChannel::send_verdict(int channel, const std::optional<std::string>& w
 
 // Empty: there is nobody.
 std::string TrustAsker::receive() {
-  std::array<char, kMostText> text;
-  ssize_t count;
-  do {
-    count = ::recv(channel_.get(), text.data(), text.size(), 0);
-  } while (count < 0 && errno == EINTR);
-  if (count < 0) throw_errno("hearing from telepad");
-  return {text.data(), static_cast<std::size_t>(count)};
+  std::array<std::byte, kMostText> bytes;
+  net::ReceivedFds received = net::receive_fds(channel_.get(), bytes, 1, net::Deadline::never());
+  if (!received.fds.empty()) {
+    Join join{std::move(received.fds[0]), {}};
+    if (received.bytes != join.secret.size()) {
+      throw Error(Code::kCorrupt, "a secret of a wrong length");
+    }
+    std::copy_n(bytes.begin(), join.secret.size(), join.secret.begin());
+    join_ = std::move(join);
+    return std::string(kJoined);
+  }
+  return {reinterpret_cast<const char*>(bytes.data()), received.bytes};
 }
 
 bool TrustAsker::take_word() {
   std::string word = receive();
-  if (!word.empty() && word != kYes) throw Error(Code::kUnauthorised, word);
+  const bool is_complaint = !word.empty() && word != kYes && word != kJoined;
+  if (is_complaint) throw Error(Code::kUnauthorised, word);
   return !word.empty();
 }
 
@@ -58,7 +67,10 @@ void TrustAsker::ask() {
 void TrustAsker::await_answer(net::Deadline deadline) {
   if (!channel_) return;
   pollfd entries[] = {{channel_.get(), POLLIN, 0}};
-  std::string answer = net::poll_until(entries, deadline) > 0 ? receive() : "";
+  std::string answer(kJoined);
+  while (answer == kJoined) {
+    answer = net::poll_until(entries, deadline) > 0 ? receive() : "";
+  }
   if (answer.empty()) {
     throw Error(Code::kLost, "telepad does not answer whether it trusts this key");
   }

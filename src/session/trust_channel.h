@@ -7,13 +7,18 @@
 //     is the key in the list?          --yes, why-->  before anything of it runs
 //
 // Both ends of one SOCK_SEQPACKET pair, a message each. A session that works is not ended.
+// Connections that join the session come the same way, each with the secret that it is to prove.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "base/unique_fd.h"
 #include "net/deadline.h"
+#include "protocol/handshake.h"
 
 namespace telefork::session {
 
@@ -29,12 +34,20 @@ class TrustChannel {
 // The keeper's.
 class TrustAsker {
  public:
+  struct Join {
+    UniqueFd connection;
+    std::array<std::byte, protocol::kJoinSecretSize> secret;
+  };
+
   TrustAsker() = default;
   explicit TrustAsker(UniqueFd channel) : channel_(std::move(channel)) {}
 
   int fd() const { return channel_.get(); }
-  // What came unasked: throws kUnauthorised with it. False: nobody is there any more to say it.
+  // What came unasked: throws kUnauthorised with it, and keeps a connection that has joined. False:
+  // nobody is there any more to say it.
   bool take_word();
+  // One that has joined, and was not taken yet.
+  std::optional<Join> take_join() { return std::exchange(join_, std::nullopt); }
   void ask();
   // The answer: throws what it says against it, kLost when none comes. Without a channel, none.
   void await_answer(net::Deadline deadline);
@@ -43,6 +56,7 @@ class TrustAsker {
   std::string receive();
 
   UniqueFd channel_;
+  std::optional<Join> join_;
 };
 
 }  // namespace telefork::session

@@ -11,11 +11,11 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
-#include "kernel/procfs_maps.h"
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
 #include "kernel/yama.h"
 #include "tracee/memory.h"
+#include "tracee/stub.h"
 
 namespace telefork::tracee {
 namespace {
@@ -95,7 +95,8 @@ bool FrozenProcess::seize_new_threads(std::uint64_t options, ChangeWait& changes
 
 void FrozenProcess::step_out_of_vdso() {
   RemotePtr start, end;
-  for (const kernel::Vma& vma : kernel::read_maps(pid_)) {
+  map_ = kernel::read_maps(pid_);
+  for (const kernel::Vma& vma : map_) {
     if (!vma.is_vdso()) continue;
     start = vma.start;
     end = vma.end;
@@ -129,19 +130,45 @@ void FrozenProcess::step_out_of_vdso() {
   }
 }
 
-void FrozenProcess::abort_restartable_sequences() {
+// Those whose area says that they may be inside one.
+std::vector<TracedThread*> FrozenProcess::threads_in_sequences() {
+  std::vector<TracedThread*> registered;
+  ScatteredMemory current;
   for (TracedThread& thread : threads_) {
     std::optional<TracedThread::RseqArea> area = thread.rseq();
+    if (!area) continue;
+    registered.push_back(&thread);
+    current.add(RemotePtr(area->address) + kernel::kRseqCsOffset, sizeof(std::uint64_t));
+  }
+  if (registered.empty()) return registered;
+  try {
+    current.read(pid_);
+  } catch (const Error& error) {
+    if (error.error() != EFAULT) throw;
+    return registered;  // one of them is not mapped any more
+  }
+  std::vector<TracedThread*> inside;
+  for (std::size_t i = 0; i < registered.size(); ++i) {
+    const auto bytes = current.bytes(i);
+    auto is_zero = [](std::byte byte) { return byte == std::byte{0}; };
+    if (!std::all_of(bytes.begin(), bytes.end(), is_zero)) inside.push_back(registered[i]);
+  }
+  return inside;
+}
+
+void FrozenProcess::abort_restartable_sequences() {
+  for (TracedThread* thread : threads_in_sequences()) {
+    std::optional<TracedThread::RseqArea> area = thread->rseq();
     if (!area) continue;
     try {
       auto current =
           read_object<std::uint64_t>(pid_, RemotePtr(area->address) + kernel::kRseqCsOffset);
       if (current == 0) continue;
       auto section = read_object<kernel::RseqCriticalSection>(pid_, RemotePtr(current));
-      Registers registers = thread.registers();
+      Registers registers = thread->registers();
       if (instruction_pointer(registers) - section.start_ip >= section.post_commit_offset) continue;
       set_instruction_pointer(registers, section.abort_ip);
-      thread.set_registers(registers);
+      thread->set_registers(registers);
     } catch (const Error& error) {
       // An area or a section that is not mapped any more: the kernel's to punish.
       if (error.error() != EFAULT) throw;
@@ -152,6 +179,13 @@ void FrozenProcess::abort_restartable_sequences() {
 void FrozenProcess::suspend_seccomp(std::uint64_t more) {
   if (kernel::read_status(pid_).seccomp == 0 || !kernel::may_suspend_seccomp()) return;
   for (TracedThread& thread : threads_) thread.suspend_seccomp(more);
+}
+
+void FrozenProcess::make_calls_again() {
+  for (TracedThread& thread : threads_) {
+    const Registers registers = read_thread_state(thread).registers;
+    if (will_restart(registers)) thread.set_registers(settle_system_call(registers));
+  }
 }
 
 TracedThread& FrozenProcess::thread_seen_as(pid_t own_tid) {

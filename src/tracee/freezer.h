@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 #include "base/remote_ptr.h"
+#include "kernel/procfs_maps.h"
 #include "tracee/change_wait.h"
 #include "tracee/stop_watch.h"
 #include "tracee/thread.h"
@@ -53,10 +54,15 @@ class FrozenProcess {
   // The leader first; the others by tid.
   std::vector<TracedThread>& threads() { return threads_; }
   TracedThread& leader() { return threads_.front(); }
+  // As it was when all were stopped. Of a large process the kernel takes long to tell it.
+  const std::vector<kernel::Vma>& map() const { return map_; }
   // What the stub does in it is none of the business of its seccomp filters, if it has any and this
   // process may suspend them (kernel/procfs_task.h): see TracedThread::suspend_seccomp(). For who
   // has to have it end rather than go on when its tracer ends: PTRACE_O_EXITKILL among `more`.
   void suspend_seccomp(std::uint64_t more = 0);
+  // A call that the kernel would go on with as restart_syscall(2), and not know again if it is
+  // interrupted once more, is made again instead (settle_system_call() in registers.h).
+  void make_calls_again();
   // By its id as the process itself sees it; kGone where there is none.
   TracedThread& thread_seen_as(pid_t own_tid);
   // For who traces threads of it besides: the leader's end is told when theirs were seen.
@@ -75,10 +81,12 @@ class FrozenProcess {
   bool seize_new_threads(std::uint64_t options, ChangeWait& changes);
   [[noreturn]] void give_up(pid_t tid, const ChangeWait& changes);
   void step_out_of_vdso();
+  std::vector<TracedThread*> threads_in_sequences();
   void abort_restartable_sequences();
 
   pid_t pid_;
   std::vector<TracedThread> threads_;
+  std::vector<kernel::Vma> map_;
 };
 
 }  // namespace telefork::tracee

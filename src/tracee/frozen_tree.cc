@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "kernel/procfs_task.h"
+#include "tracee/snapshot.h"
 
 namespace telefork::tracee {
 namespace {
@@ -29,8 +30,16 @@ bool FrozenTree::has(pid_t pid) const {
 
 bool FrozenTree::freeze_new_children(const std::function<FrozenProcess(pid_t)>& freeze) {
   const std::size_t before = processes_.size();
+  all_ = {processes_.front().pid()};
+  copied_.clear();
   for (std::size_t i = 0; i < processes_.size(); ++i) {
-    for (const pid_t child : kernel::list_children(processes_[i].pid())) {
+    const pid_t parent = processes_[i].pid();
+    for (const pid_t child : kernel::list_children(parent)) {
+      if (is_snapshot(child)) {
+        copied_.insert(parent);
+        continue;
+      }
+      if (std::find(all_.begin(), all_.end(), child) == all_.end()) all_.push_back(child);
       if (has(child) || has_ended(child)) continue;
       try {
         processes_.push_back(freeze(child));

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <vector>
 
 #include <sys/types.h>
@@ -38,6 +39,10 @@ class FrozenTree {
   // Throws kGone where it was not frozen.
   FrozenProcess& of(pid_t pid);
   std::vector<FrozenProcess>& processes() { return processes_; }
+  // Parents before their children, and those that have ended among them.
+  const std::vector<pid_t>& all() const { return all_; }
+  // Of them, those that have a snapshot (snapshot.h) among their children.
+  const std::set<pid_t>& copied() const { return copied_; }
   void thaw();
   // The same, and who they were can still be asked.
   void let_go();
@@ -49,6 +54,8 @@ class FrozenTree {
   bool has(pid_t pid) const;
 
   std::vector<FrozenProcess> processes_;
+  std::vector<pid_t> all_;
+  std::set<pid_t> copied_;
 };
 
 }  // namespace telefork::tracee

@@ -80,11 +80,31 @@ class GuestStubsTest : public ::testing::Test {
 TEST_F(GuestStubsTest, AnswersOfEachThread) {
   const std::vector<TracedThread*> threads = all_but_the_leader(frozen_);
   ASSERT_EQ(threads.size(), kThreads - 1);
-  GuestStubs guests(threads, *stub_, program_);
+  GuestStubs guests(threads, *stub_);
   std::vector<pid_t> expected, told;
-  for (const ProgramRun& run : guests.run()) told.push_back(static_cast<pid_t>(run.result(tid_)));
+  for (const ProgramRun& run : guests.run(program_))
+    told.push_back(static_cast<pid_t>(run.result(tid_)));
   for (TracedThread* thread : threads) expected.push_back(thread->tid());
   EXPECT_THAT(told, ElementsAreArray(expected));
+  guests.remove();
+  stub_->remove();
+  frozen_.thaw();
+  EXPECT_EQ(victim_.finish(), 0);
+}
+
+// Whatever is asked, they go on as they were.
+TEST_F(GuestStubsTest, AnswersOfEachThreadMoreThanOnce) {
+  const std::vector<TracedThread*> threads = all_but_the_leader(frozen_);
+  GuestStubs guests(threads, *stub_);
+  SyscallProgram second;
+  const Result group = second.call("asking for the process's id", SYS_getpid, {});
+  for (int round = 0; round < 2; ++round) {
+    std::vector<ProgramRun> runs = guests.run(program_);
+    for (std::size_t i = 0; i < threads.size(); ++i) {
+      EXPECT_EQ(runs[i].result(tid_), threads[i]->tid());
+    }
+    for (const ProgramRun& run : guests.run(second)) EXPECT_EQ(run.result(group), victim_.pid());
+  }
   guests.remove();
   stub_->remove();
   frozen_.thaw();
@@ -94,9 +114,9 @@ TEST_F(GuestStubsTest, AnswersOfEachThread) {
 TEST_F(GuestStubsTest, TellsWhichStepFailedAndGivesAllBack) {
   program_.call("closing what is not open", SYS_close, {-1});
   {
-    GuestStubs guests(all_but_the_leader(frozen_), *stub_, program_);
+    GuestStubs guests(all_but_the_leader(frozen_), *stub_);
     try {
-      guests.run();
+      guests.run(program_);
       FAIL() << "nothing was thrown";
     } catch (const Error& error) {
       EXPECT_THAT(error.text(), ::testing::HasSubstr("closing what is not open"));
@@ -108,10 +128,10 @@ TEST_F(GuestStubsTest, TellsWhichStepFailedAndGivesAllBack) {
 }
 
 TEST_F(GuestStubsTest, SaysSoWhenTheProcessWasKilled) {
-  GuestStubs guests(all_but_the_leader(frozen_), *stub_, program_);
+  GuestStubs guests(all_but_the_leader(frozen_), *stub_);
   ASSERT_EQ(::kill(victim_.pid(), SIGKILL), 0);
   try {
-    guests.run();
+    guests.run(program_);
     FAIL() << "nothing was thrown";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Code::kGone);

@@ -84,6 +84,32 @@ void expect_same_map(const std::function<void()>& prepare) {
 
 TEST(MapFlags, AreThoseOfSmaps) { expect_same_map(map_all_kinds); }
 
+// As a program is that runs on, whatever it had asked for itself.
+TEST(MapFlags, LeaveNothingInOneThatRunsOn) {
+  for (const bool locked : {false, true}) {
+    Victim victim([locked](int stop_fd, int ready_fd) {
+      map_all_kinds();
+      map(64 * kMega);
+      if (locked && ::mlock(map(kMega), kMega) != 0) return 92;
+      if (::write(ready_fd, "", 1) != 1) return 9;
+      char byte;
+      return ::read(stop_fd, &byte, 1) == 1 ? 0 : 1;
+    });
+    FrozenProcess frozen = FrozenProcess::freeze(victim.pid(), 0);
+    const std::vector<Vma> smaps = kernel::read_smaps(victim.pid());
+    for (const std::vector<Vma>& before : {smaps, std::vector<Vma>()}) {
+      std::vector<Vma> map = kernel::read_maps(victim.pid());
+      Stub stub(frozen.leader(), victim.pid(), {});
+      read_flags_of_running(stub, before, map);
+      EXPECT_EQ(lines(map), lines(smaps));
+      EXPECT_TRUE(kernel::list_children(victim.pid()).empty());
+      EXPECT_FALSE(stub.has_farewell());
+      stub.remove();
+      EXPECT_EQ(lines(kernel::read_smaps(victim.pid())), lines(smaps));
+    }
+  }
+}
+
 TEST(MapFlags, AreReadFromSmapsWhereACloneWouldNotHaveAll) {
   expect_same_map([] {
     map_all_kinds();

@@ -1,5 +1,6 @@
 #include "tracee/memory.h"
 
+#include <algorithm>
 #include <cerrno>
 
 #include <fcntl.h>
@@ -55,24 +56,80 @@ bool try_write_as_tracer(pid_t pid, RemotePtr to, std::span<const std::byte> fro
          static_cast<ssize_t>(from.size());
 }
 
-void write_scattered(pid_t pid, std::span<iovec> to, std::span<const std::byte> bytes) {
-  while (!to.empty()) {
-    iovec local = {const_cast<std::byte*>(bytes.data()), bytes.size()};
-    ssize_t count = ::process_vm_writev(pid, &local, 1, to.data(), to.size(), 0);
-    if (count <= 0) {
-      throw_errno(fmt::format("writing memory of process {} at {}", pid, to[0].iov_base),
-                  count == 0 ? EFAULT : errno);
-    }
+namespace {
+
+constexpr std::size_t kMostParts = 1024;  // UIO_MAXIOV
+
+// Goes through all of `remote` in one or a few calls of `transfer`, with `local` beside it.
+template <class Transfer>
+void transfer_scattered(std::span<iovec> remote, iovec local, Transfer transfer) {
+  while (!remote.empty()) {
+    std::span<iovec> some = remote.first(std::min(remote.size(), kMostParts));
+    iovec here = local;
+    ssize_t count = transfer(here, some);
     auto done = static_cast<std::size_t>(count);
-    bytes = bytes.subspan(done);
-    while (!to.empty() && done >= to[0].iov_len) {
-      done -= to[0].iov_len;
-      to = to.subspan(1);
+    local.iov_base = static_cast<char*>(local.iov_base) + done;
+    local.iov_len -= done;
+    while (!remote.empty() && done >= remote[0].iov_len) {
+      done -= remote[0].iov_len;
+      remote = remote.subspan(1);
     }
     if (done == 0) continue;
-    to[0].iov_base = static_cast<char*>(to[0].iov_base) + done;
-    to[0].iov_len -= done;
+    remote[0].iov_base = static_cast<char*>(remote[0].iov_base) + done;
+    remote[0].iov_len -= done;
   }
+}
+
+}  // namespace
+
+void write_scattered(pid_t pid, std::span<iovec> to, std::span<const std::byte> bytes) {
+  const iovec local = {const_cast<std::byte*>(bytes.data()), bytes.size()};
+  transfer_scattered(to, local, [pid](iovec& from, std::span<iovec> some) {
+    ssize_t count = ::process_vm_writev(pid, &from, 1, some.data(), some.size(), 0);
+    if (count > 0) return count;
+    throw_errno(fmt::format("writing memory of process {} at {}", pid, some[0].iov_base),
+                count == 0 ? EFAULT : errno);
+  });
+}
+
+void ScatteredMemory::add(RemotePtr address, std::span<const std::byte> bytes) {
+  places_.push_back({address, bytes_.size(), bytes.size()});
+  bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+}
+
+void ScatteredMemory::add(RemotePtr address, std::size_t size) {
+  places_.push_back({address, bytes_.size(), size});
+  bytes_.resize(bytes_.size() + size);
+}
+
+std::vector<iovec> ScatteredMemory::remote_parts() const {
+  std::vector<iovec> parts;
+  parts.reserve(places_.size());
+  for (const Place& place : places_) {
+    parts.push_back({reinterpret_cast<void*>(place.address.value()), place.size});
+  }
+  return parts;
+}
+
+void ScatteredMemory::write(pid_t pid) const {
+  std::vector<iovec> parts = remote_parts();
+  write_scattered(pid, parts, bytes_);
+}
+
+void ScatteredMemory::read(pid_t pid) {
+  std::vector<iovec> parts = remote_parts();
+  transfer_scattered(
+      parts, {bytes_.data(), bytes_.size()}, [pid](iovec& to, std::span<iovec> some) {
+        ssize_t count = ::process_vm_readv(pid, &to, 1, some.data(), some.size(), 0);
+        if (count > 0) return count;
+        throw_errno(fmt::format("reading memory of process {} at {}", pid, some[0].iov_base),
+                    count == 0 ? EFAULT : errno);
+      });
+}
+
+std::span<const std::byte> ScatteredMemory::bytes(std::size_t index) const {
+  const Place& place = places_[index];
+  return std::span(bytes_).subspan(place.offset, place.size);
 }
 
 }  // namespace telefork::tracee

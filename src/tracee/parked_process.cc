@@ -23,9 +23,6 @@ namespace {
 
 constexpr std::uint64_t kLowest = 64 * 1024;    // vm.mmap_min_addr
 constexpr std::uint64_t kOverhead = 64 * 1024;  // of the stub itself
-// A handler may run on it, if the tracer dies while the thread is given its own mask back.
-constexpr std::uint64_t kThreadStack = 8192;
-constexpr std::uint64_t kThreadFrame = 4096;  // without the xstate
 constexpr std::uint64_t kAllSignals = ~std::uint64_t{0};
 
 timespec to_timespec(std::chrono::nanoseconds time) {
@@ -35,9 +32,9 @@ timespec to_timespec(std::chrono::nanoseconds time) {
 
 // Programs let the kernel choose, which maps from the top downwards. Next to nothing, so that the
 // kernel makes it one with nothing.
-RemotePtr find_lowest_gap(pid_t pid, std::uint64_t size) {
+RemotePtr find_lowest_gap(const std::vector<kernel::Vma>& map, std::uint64_t size) {
   RemotePtr candidate(std::max(kLowest, round_up(kernel::read_mmap_min_addr(), kPageSize)));
-  for (const kernel::Vma& vma : kernel::read_maps(pid)) {
+  for (const kernel::Vma& vma : map) {
     if (vma.start >= candidate + size + kPageSize) break;
     candidate = std::max(candidate, vma.end + kPageSize);
   }
@@ -61,14 +58,22 @@ ParkedProcess::ParkedProcess(FrozenProcess frozen, const Options& options)
   // So that whoever looks at the leader alone sees that it is killed.
   frozen_.leader().set_options(PTRACE_O_TRACEEXIT);
   TracedThread& caller = thread(options.caller);
-  std::uint64_t per_thread = kThreadStack + kThreadFrame + caller.xstate().size();
+  ThreadState like_the_others;
+  like_the_others.xstate = caller.xstate();
+  const std::uint64_t per_thread = Stub::guest_size(like_the_others);
   Stub::Options stub;
   stub.data_size = options.data_size + frozen_.threads().size() * per_thread;
   stub.awaited_signals = options.awaited_signals;
-  stub.address = find_lowest_gap(pid(), stub.data_size + kOverhead);
-  stub.place = [pid = pid()](std::uint64_t size) { return find_lowest_gap(pid, size); };
+  stub.address = find_lowest_gap(frozen_.map(), stub.data_size + kOverhead);
+  stub.place = [pid = pid()](std::uint64_t size) {
+    return find_lowest_gap(kernel::read_maps(pid), size);
+  };
+  stub.map = &frozen_.map();
   stub_ = std::make_unique<Stub>(caller, pid(), stub);
   caller_.tid = options.caller;
+  caller_.state = &stub_->original();
+  gate_ = stub_->allocate(sizeof(std::uint32_t));
+  write_object<std::uint32_t>(pid(), gate_, 1);
 }
 
 ParkedProcess::~ParkedProcess() {
@@ -85,7 +90,18 @@ ParkedProcess::~ParkedProcess() {
 
 void ParkedProcess::forget() {
   released_ = true;
+  if (guests_) guests_->abandon();
   stub_->abandon();
+}
+
+GuestStubs& ParkedProcess::guests() {
+  if (guests_) return *guests_;
+  std::vector<TracedThread*> others;
+  for (TracedThread& thread : frozen_.threads()) {
+    if (thread.tid() != caller()) others.push_back(&thread);
+  }
+  guests_ = std::make_unique<GuestStubs>(others, *stub_, gate_);
+  return *guests_;
 }
 
 TracedThread& ParkedProcess::thread(pid_t tid) {
@@ -105,9 +121,7 @@ ParkedProcess::Parked& ParkedProcess::parked(pid_t tid) {
   return *found;
 }
 
-const ThreadState& ParkedProcess::state_of(pid_t tid) {
-  return tid == caller_.tid ? stub_->original() : parked(tid).state;
-}
+const ThreadState& ParkedProcess::state_of(pid_t tid) { return *parked(tid).state; }
 
 RemotePtr ParkedProcess::write_frame(const ThreadState& state) {
   Registers settled = settle_system_call(state.registers);
@@ -158,24 +172,9 @@ void ParkedProcess::add_rearming(SyscallProgram& program, bool undo) const {
   }
 }
 
-void ParkedProcess::park(TracedThread& thread) {
-  Parked parked;
-  parked.tid = thread.tid();
-  parked.state = read_thread_state(thread);
-  parked.program = stub_->allocate(sizeof(StubProgram));
-  StubProgram program{};
-  program.failed = kStubDone;
-  program.gate = gate_.value();
-  program.frame = write_frame(parked.state).value();
-  write_object(pid(), parked.program, program);
-  RemotePtr stack = stub_->allocate(kThreadStack) + kThreadStack;
-  set_stub_entry(thread, parked, stack);
-  parked_.push_back(std::move(parked));
-}
-
 // With these registers it goes to the gate when it goes on.
 void ParkedProcess::set_stub_entry(TracedThread& thread, const Parked& parked, RemotePtr stack) {
-  Registers registers = parked.state.registers;
+  Registers registers = parked.state->registers;
   forget_system_call(registers);
   set_instruction_pointer(registers, stub_->entry_address().value());
   set_stack_pointer(registers, stack.value());
@@ -195,15 +194,15 @@ void ParkedProcess::hold_for(std::chrono::nanoseconds lease) {
   if (!has_no_timers_) save_timers();
   lease_ = stub_->allocate(sizeof(timespec));
   set_lease({});
-  RemotePtr gate = stub_->allocate(sizeof(std::uint32_t));
-  write_object<std::uint32_t>(pid(), gate, 0);
-  gate_ = gate;
+  note_parked();
   SyscallProgram farewell;
   farewell.undo(SYS_clock_nanosleep, {CLOCK_MONOTONIC, 0, lease_, 0});
   add_rearming(farewell, true);
-  farewell.undo(kOpAdd, {gate, 1});
+  farewell.undo(kOpAdd, {gate_, 1});
   farewell_ = std::move(farewell);
   stub_->set_farewell(farewell_);
+  write_object<std::uint32_t>(pid(), gate_, 0);
+  held_ = true;
 
   SyscallProgram disarm;
   Data zero = disarm.object(itimerspec{});
@@ -215,10 +214,24 @@ void ParkedProcess::hold_for(std::chrono::nanoseconds lease) {
     }
   }
   if (!timers_.empty()) stub_->run(disarm);
-  for (TracedThread& thread : frozen_.threads()) {
-    if (thread.tid() != caller()) park(thread);
-  }
   set_lease(lease);
+}
+
+// Where each leaves its stub it comes to the gate. What is sent to the process is the caller's.
+void ParkedProcess::note_parked() {
+  GuestStubs& all = guests();
+  all.enter();
+  std::size_t index = 0;
+  for (TracedThread& thread : frozen_.threads()) {
+    if (thread.tid() == caller()) continue;
+    const Stub& guest = all[index++];
+    thread.set_signal_mask(kAllSignals);
+    Parked parked;
+    parked.tid = thread.tid();
+    parked.program = guest.idle_program();
+    parked.state = &guest.original();
+    parked_.push_back(std::move(parked));
+  }
 }
 
 HeldProcess ParkedProcess::held_process() const {
@@ -312,13 +325,6 @@ std::optional<siginfo_t> ParkedProcess::end_waiting() {
   return take_result();
 }
 
-// The registers come last: until then it would leave through its frame.
-void ParkedProcess::unpark(TracedThread& thread, const Parked& parked) {
-  thread.set_signal_mask(parked.state.signal_mask);
-  thread.set_xstate(parked.state.xstate);
-  thread.set_registers(parked.state.registers);
-}
-
 void ParkedProcess::roll_back(std::span<const siginfo_t> undelivered) {
   std::optional<siginfo_t> last = end_waiting();
   dismiss_adopted();
@@ -331,8 +337,8 @@ void ParkedProcess::roll_back(std::span<const siginfo_t> undelivered) {
     add_queueing_ahead(signals, *stub_, program);
     stub_->run(program);
   }
-  for (const Parked& parked : parked_) unpark(thread(parked.tid), parked);
   parked_.clear();
+  if (guests_) guests_->remove();
   stub_->remove();
   released_ = true;
   frozen_.thaw(caller());
@@ -342,7 +348,8 @@ void ParkedProcess::adopt(TracedThread thread, RemotePtr program) {
   Parked parked;
   parked.tid = thread.tid();
   parked.program = program;
-  parked.state = read_thread_state(thread);
+  parked.own = std::make_unique<ThreadState>(read_thread_state(thread));
+  parked.state = parked.own.get();
   parked_.push_back(std::move(parked));
   adopted_.push_back(std::move(thread));
   frozen_.expect_more_threads();
@@ -354,7 +361,7 @@ void ParkedProcess::dismiss_adopted() {
     pid_t tid = thread.tid();
     const Parked& own = parked(tid);
     write_object<std::uint64_t>(pid(), own.program + offsetof(StubProgram, gate), 0);
-    set_stub_entry(thread, own, RemotePtr(stack_pointer(own.state.registers)));
+    set_stub_entry(thread, own, RemotePtr(stack_pointer(own.state->registers)));
     bool left = leave_stub(thread);
     TELEFORK_ASSERT(!left);
     std::erase_if(parked_, [tid](const Parked& parked) { return parked.tid == tid; });
@@ -369,6 +376,7 @@ void ParkedProcess::set_future(pid_t tid, const ThreadState& state, const Syscal
   program = program.as_undo();
   StubProgram header{};
   header.gate = gate_.value();
+  header.hold = gate_.value();
   header.frame = write_frame(state).value();
   own.future = stub_->allocate_for(program);
   write_memory(pid(), own.future, program.encode(own.future, header));
@@ -378,7 +386,7 @@ void ParkedProcess::set_end(pid_t tid, const SyscallProgram& steps) {
   TELEFORK_ASSERT(tid != caller_.tid);
   SyscallProgram program = steps;
   program.call("ending", SYS_exit, {0});
-  set_future(tid, parked(tid).state, program);
+  set_future(tid, *parked(tid).state, program);
 }
 
 void ParkedProcess::forget_futures() {
@@ -454,6 +462,7 @@ TracedThread& ParkedProcess::become(const SyscallProgram& program) {
 void ParkedProcess::leave() {
   released_ = true;
   parked_.clear();
+  if (guests_) guests_->abandon();
   stub_->leave();
   for (std::vector<TracedThread>* list : {&frozen_.threads(), &adopted_}) {
     for (TracedThread& thread : *list) {

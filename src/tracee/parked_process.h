@@ -10,7 +10,7 @@
 // Every thread waits in the stub, whose pages lie where programs map nothing by themselves. What
 // happens when the tracer dies:
 //
-//   until hold_for     every thread goes on at once as it was
+//   until hold_for     every thread goes on at once as it was: the gate is open
 //   after it           all wait at a gate; the caller's thread waits out the lease, gives the
 //                      timers back and opens the gate; all go on as they were, and the caller's
 //                      read(2) from its agent returns 0
@@ -21,7 +21,7 @@
 // The gate is one word; what a thread goes on as behind it is what its StubProgram names then, and
 // the last steps of commit()'s program write those of all threads:
 //
-//   thread       sleeps at the gate ... | undo steps | rt_sigreturn from its frame
+//   thread       stub's end | the gate  | undo steps | rt_sigreturn from its frame
 //                                           ^ both replaced by the flip, while the gate is closed
 //   the caller's program | flip | gate open | its own undo steps | rt_sigreturn
 //
@@ -43,6 +43,7 @@
 
 #include "base/error.h"
 #include "tracee/freezer.h"
+#include "tracee/guest_stubs.h"
 #include "tracee/held_process.h"
 #include "tracee/stub.h"
 
@@ -76,12 +77,14 @@ class ParkedProcess {
   pid_t caller() const { return stub_->thread().tid(); }
   FrozenProcess& frozen() { return frozen_; }
   Stub& stub() { return *stub_; }
+  // In all threads but the caller's, in their order, from now on until they go on.
+  GuestStubs& guests();
 
   // Ahead of hold_for(): whether there is any timer to disarm. The process cannot make one.
   void look_for_timers();
   // Parks every thread and disarms the timers. Captures that use the stub come before it.
   void hold_for(std::chrono::nanoseconds lease);
-  bool held() const { return static_cast<bool>(gate_); }
+  bool held() const { return held_; }
   // Of one that is held: another lease from now on.
   static constexpr std::chrono::nanoseconds kWithoutEnd = std::chrono::hours(24 * 365 * 100);
   void set_lease(std::chrono::nanoseconds lease);
@@ -149,17 +152,17 @@ class ParkedProcess {
  private:
   struct Parked {
     pid_t tid = 0;
-    RemotePtr program;  // its StubProgram
-    RemotePtr future;   // what that becomes; null: it goes on as it was
-    ThreadState state;  // as it was
+    RemotePtr program;                   // its StubProgram
+    RemotePtr future;                    // what that becomes; null: it goes on as it was
+    const ThreadState* state = nullptr;  // as it was
+    std::unique_ptr<ThreadState> own;    // of one that was adopted
   };
 
   TracedThread& thread(pid_t tid);
   Parked& parked(pid_t tid);
   void save_timers();
+  void note_parked();
   void add_rearming(SyscallProgram& program, bool undo) const;
-  void park(TracedThread& thread);
-  void unpark(TracedThread& thread, const Parked& parked);
   void set_stub_entry(TracedThread& thread, const Parked& parked, RemotePtr stack);
   std::optional<siginfo_t> take_result();
   RemotePtr write_frame(const ThreadState& state);
@@ -176,13 +179,15 @@ class ParkedProcess {
   FrozenProcess frozen_;
   Options options_;
   std::unique_ptr<Stub> stub_;
+  std::unique_ptr<GuestStubs> guests_;
   std::vector<Parked> parked_;  // all but the caller's
   Parked caller_;
   std::vector<TracedThread> adopted_;
   std::vector<Timer> timers_;
   bool has_no_timers_ = false;
   SyscallProgram farewell_;
-  RemotePtr gate_;   // null until hold_for()
+  bool held_ = false;
+  RemotePtr gate_;   // open until hold_for()
   RemotePtr lease_;  // a timespec
   RemotePtr wait_program_;
   SyscallProgram wait_;

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <ctime>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -12,6 +13,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -171,9 +173,22 @@ void commit_new_state(ParkedProcess& parked) {
 // More than the stub has room for: it makes some.
 constexpr std::size_t kTooLarge = 512 * 1024;
 
+// As a capture does.
+void ask_the_others(ParkedProcess& parked) {
+  SyscallProgram program;
+  const Result id = program.call("asking for the thread's id", SYS_gettid, {});
+  std::vector<ProgramRun> runs = parked.guests().run(program);
+  std::size_t next = 0;
+  for (const TracedThread& thread : parked.frozen().threads()) {
+    if (thread.tid() == parked.caller()) continue;
+    EXPECT_EQ(runs.at(next++).result(id), thread.tid());
+  }
+}
+
 void park_and_roll_back(pid_t pid, pid_t caller) {
   ParkedProcess parked(FrozenProcess::freeze(pid, 0), options_for(caller));
   parked.stub().allocate(kTooLarge);
+  ask_the_others(parked);
   parked.hold_for(1ms);
   parked.begin_waiting();
   EXPECT_FALSE(parked.end_waiting());
@@ -182,16 +197,37 @@ void park_and_roll_back(pid_t pid, pid_t caller) {
   parked.roll_back({});
 }
 
+// How far a tracer has come, which may have died since.
+enum class Commit : int { kNotBegun, kBegun, kDone };
+Commit& commit() {
+  static auto* shared = static_cast<Commit*>(
+      ::mmap(nullptr, sizeof(Commit), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  return *shared;
+}
+
 void park_and_commit(pid_t pid, pid_t caller) {
   ParkedProcess parked(FrozenProcess::freeze(pid, 0), options_for(caller));
+  ask_the_others(parked);
   parked.hold_for(1ms);
   parked.stub().allocate(kTooLarge);
+  commit() = Commit::kBegun;
   commit_new_state(parked);
+  commit() = Commit::kDone;
 }
 
 TEST(ParkedProcess, GoesOnAsItWasWhenItIsRolledBack) {
   Park park;
   park_and_roll_back(park.victim->pid(), park.caller);
+  park.ours.reset();
+  EXPECT_EQ(WEXITSTATUS(park.victim->reap()), kAllOld);
+}
+
+TEST(ParkedProcess, GoesOnAsItWasWhenItWasOnlyAsked) {
+  Park park;
+  {
+    ParkedProcess parked(FrozenProcess::freeze(park.victim->pid(), 0), options_for(park.caller));
+    ask_the_others(parked);
+  }
   park.ours.reset();
   EXPECT_EQ(WEXITSTATUS(park.victim->reap()), kAllOld);
 }
@@ -288,7 +324,8 @@ TEST(HeldProcess, IsLeftAloneWhileItIsTraced) {
 }
 
 // Dies before each of its calls; what the victim said each time.
-std::vector<int> die_at_every_call(void (*work)(pid_t, pid_t)) {
+std::vector<int> die_at_every_call(
+    void (*work)(pid_t, pid_t), const std::function<void()>& on_death = [] {}) {
   std::vector<int> results;
   for (long die_at = 0;; ++die_at) {
     Park park;
@@ -300,6 +337,7 @@ std::vector<int> die_at_every_call(void (*work)(pid_t, pid_t)) {
     }
     int status = 0;
     EXPECT_EQ(::waitpid(tracer, &status, 0), tracer);
+    on_death();
     park.ours.reset();
     int end = park.victim->reap();
     EXPECT_TRUE(WIFEXITED(end)) << "the tracer died before its call " << die_at << ": " << end;
@@ -314,13 +352,24 @@ TEST(ParkedProcess, IsAsItWasAtWhateverCallItsTracerDies) {
   EXPECT_EQ(std::count(results.begin(), results.end(), kAllOld), std::ssize(results));
 }
 
+// How many calls it has made by then is not the same each time.
 TEST(ParkedProcess, IsInOneOfTwoStatesAtWhateverCallItsTracerDies) {
-  std::vector<int> results = die_at_every_call(&park_and_commit);
-  auto first_new = std::find(results.begin(), results.end(), kAllNew);
-  EXPECT_EQ(std::count(results.begin(), first_new, kAllOld), first_new - results.begin());
-  EXPECT_EQ(std::count(first_new, results.end(), kAllNew), results.end() - first_new);
-  EXPECT_GT(first_new - results.begin(), 40);
-  EXPECT_GT(results.end() - first_new, 20);
+  commit() = Commit::kNotBegun;  // before it is forked
+  std::vector<Commit> commits;
+  std::vector<int> results = die_at_every_call(&park_and_commit, [&commits] {
+    commits.push_back(std::exchange(commit(), Commit::kNotBegun));
+  });
+  ASSERT_EQ(commits.size(), results.size());
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    if (commits[i] == Commit::kNotBegun) {
+      EXPECT_EQ(results[i], kAllOld) << i;
+    } else if (commits[i] == Commit::kDone) {
+      EXPECT_EQ(results[i], kAllNew) << i;
+    }
+    EXPECT_TRUE(results[i] == kAllOld || results[i] == kAllNew) << results[i];
+  }
+  EXPECT_GT(std::count(commits.begin(), commits.end(), Commit::kNotBegun), 40);
+  EXPECT_GT(std::count(results.begin(), results.end(), kAllNew), 20);
 }
 
 // In a tracer of its own, which is not the process's parent too. What it exits with.

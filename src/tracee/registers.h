@@ -3,7 +3,9 @@
 // in one file an architecture.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include <sys/user.h>
@@ -25,6 +27,7 @@ void set_stack_pointer(Registers& registers, std::uint64_t address);
 std::uint64_t thread_pointer(const Registers& registers);
 // What the stub expects in its program register (rbx).
 void set_stub_program(Registers& registers, std::uint64_t address);
+std::uint64_t stub_program(const Registers& registers);
 
 // Of a thread at the entry to, inside or at the exit from a system call.
 void set_system_call(Registers& registers, long number, const std::uint64_t (&arguments)[6]);
@@ -40,9 +43,28 @@ void forget_system_call(Registers& registers);
 // mean that the call is made again. -ERESTART_RESTARTBLOCK cannot be continued once the registers
 // leave the kernel's hands (rt_sigreturn and another machine alike forget the restart block): that
 // call is made again too, a nap from what is left of it where the kernel writes that over the
-// request, all else from its beginning. A poll() or futex wait with a timeout may last longer than
-// asked, but is never interrupted for no reason that the program knows.
+// request, or nap_from_rest() has seen to it, all else from its beginning. A poll() or futex wait
+// with a timeout may last longer than asked, but is never interrupted for no reason that the
+// program knows. A restart_syscall(2) that name_restarted_call() has not named ends as interrupted
+// (EINTR).
 Registers settle_system_call(const Registers& registers);
+
+// A call with -ERESTART_RESTARTBLOCK goes on, when the thread does, as restart_syscall(2), which
+// makes another process continue what the kernel keeps of that one's last call. If it is
+// interrupted again only the program's code tells which call it was: `code` is the last of it up to
+// where the thread is, of that size.
+constexpr std::size_t kSystemCallCode = 11;
+bool is_restarted_call(const Registers& registers);
+// One that would go on so, and is known: it is not yet, or was named.
+bool will_restart(const Registers& registers);
+void name_restarted_call(std::span<const std::byte, kSystemCallCode> code, Registers& registers);
+
+// A clock_nanosleep(2) that a stop has interrupted and that has its rest written elsewhere than
+// over its request: nap_from_rest() lets it be made again from there, by its argument, where
+// `code`, what is behind the call, is the C library's and known not to look at that argument again.
+constexpr std::size_t kCodeBehindNap = 8;
+bool is_nap_with_rest(const Registers& registers);
+void nap_from_rest(std::span<const std::byte, kCodeBehindNap> code, Registers& registers);
 
 // False for a thread in 32-bit code, which telefork refuses.
 bool is_native_code(const Registers& registers);
@@ -61,5 +83,7 @@ std::vector<std::uint8_t> build_signal_frame(const Registers& registers,
                                              const std::vector<std::uint8_t>& xstate,
                                              std::uint64_t signal_mask, std::uint64_t address);
 extern const std::uint64_t kSignalFrameStackOffset;
+// How many bytes it has.
+std::size_t signal_frame_size(const std::vector<std::uint8_t>& xstate);
 
 }  // namespace telefork::tracee

@@ -6,6 +6,9 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
+
+#include <sys/syscall.h>
 
 #include "base/error.h"
 
@@ -84,6 +87,7 @@ std::uint64_t thread_pointer(const Registers& registers) { return registers.gene
 void set_stub_program(Registers& registers, std::uint64_t address) {
   registers.general.rbx = address;
 }
+std::uint64_t stub_program(const Registers& registers) { return registers.general.rbx; }
 
 void set_system_call(Registers& registers, long number, const std::uint64_t (&arguments)[6]) {
   user_regs_struct& r = registers.general;
@@ -110,10 +114,60 @@ void forget_system_call(Registers& registers) {
   registers.general.orig_rax = static_cast<std::uint64_t>(-1);
 }
 
+bool is_restarted_call(const Registers& registers) {
+  return interrupted_system_call(registers) == SYS_restart_syscall &&
+         system_call_result(registers) == -kErestartRestartblock;
+}
+
+bool will_restart(const Registers& registers) {
+  return system_call_result(registers) == -kErestartRestartblock &&
+         interrupted_system_call(registers) >= 0 && !is_restarted_call(registers);
+}
+
+// mov $number, %eax; system call, in between mostly nothing, else one instruction of four bytes.
+void name_restarted_call(std::span<const std::byte, kSystemCallCode> code, Registers& registers) {
+  constexpr std::byte kMoveToEax{0xb8};
+  constexpr std::size_t kMove = 5;
+  for (const std::size_t between : {0, 4}) {
+    const std::size_t at = code.size() - kSyscallInstructionSize - between - kMove;
+    std::int32_t number;
+    std::memcpy(&number, &code[at + 1], sizeof(number));
+    const bool restarts = number == SYS_nanosleep || number == SYS_clock_nanosleep ||
+                          number == SYS_poll || number == SYS_futex;
+    if (code[at] != kMoveToEax || !restarts) continue;
+    registers.general.orig_rax = static_cast<std::uint64_t>(number);
+    return;
+  }
+}
+
+bool is_nap_with_rest(const Registers& registers) {
+  const user_regs_struct& r = registers.general;
+  return interrupted_system_call(registers) == SYS_clock_nanosleep &&
+         system_call_result(registers) == -kErestartRestartblock && (r.rsi & TIMER_ABSTIME) == 0 &&
+         r.r10 != 0 && r.r10 != r.rdx;
+}
+
+void nap_from_rest(std::span<const std::byte, kCodeBehindNap> code, Registers& registers) {
+  // neg %eax; ret
+  static constexpr std::array<std::uint8_t, 3> kOfOneThread = {0xf7, 0xd8, 0xc3};
+  // mov %r8d, %edi; mov %rax, (%rsp); call: the end of a cancellation point.
+  static constexpr std::array<std::uint8_t, 8> kOfSeveral = {0x44, 0x89, 0xc7, 0x48,
+                                                             0x89, 0x04, 0x24, 0xe8};
+  if (std::memcmp(code.data(), kOfOneThread.data(), kOfOneThread.size()) == 0 ||
+      std::memcmp(code.data(), kOfSeveral.data(), kOfSeveral.size()) == 0) {
+    registers.general.rdx = registers.general.r10;
+  }
+}
+
 Registers settle_system_call(const Registers& registers) {
   Registers settled = registers;
   user_regs_struct& r = settled.general;
   if (interrupted_system_call(registers) < 0) return settled;
+  if (is_restarted_call(registers)) {
+    set_system_call_result(settled, -EINTR);
+    forget_system_call(settled);
+    return settled;
+  }
   switch (-system_call_result(registers)) {
     case kErestartsys:
     case kErestartnointr:
@@ -165,15 +219,22 @@ std::size_t size_in_frame(const std::vector<std::uint8_t>& xstate) {
   return (in_use & kTileBit) != 0 ? xstate.size() : tiles;
 }
 
+constexpr std::size_t kXstateOffset =
+    (sizeof(KernelSignalFrame) + kXstateAlignment - 1) / kXstateAlignment * kXstateAlignment;
+
 }  // namespace
+
+std::size_t signal_frame_size(const std::vector<std::uint8_t>& xstate) {
+  if (xstate.empty()) return sizeof(KernelSignalFrame);
+  return kXstateOffset + size_in_frame(xstate) + sizeof(kXstateMagic2);
+}
 
 std::vector<std::uint8_t> build_signal_frame(const Registers& registers,
                                              const std::vector<std::uint8_t>& xstate,
                                              std::uint64_t signal_mask, std::uint64_t address) {
   TELEFORK_ASSERT(address % kXstateAlignment == 0);
   const user_regs_struct& r = registers.general;
-  std::size_t xstate_offset =
-      (sizeof(KernelSignalFrame) + kXstateAlignment - 1) / kXstateAlignment * kXstateAlignment;
+  constexpr std::size_t xstate_offset = kXstateOffset;
 
   KernelSignalFrame frame{};
   frame.uc_flags = kUcSigcontextSs | kUcStrictRestoreSs | (xstate.empty() ? 0 : kUcFpXstate);

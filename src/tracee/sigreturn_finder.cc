@@ -1,12 +1,12 @@
 #include "tracee/sigreturn_finder.h"
 
 #include <algorithm>
+#include <iterator>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "kernel/procfs_maps.h"
 #include "tracee/memory.h"
 #include "tracee/registers.h"
 
@@ -30,18 +30,20 @@ RemotePtr find_in(pid_t pid, const kernel::Vma& vma, std::vector<std::byte>& buf
 
 }  // namespace
 
-RemotePtr find_sigreturn_in(pid_t pid) {
-  std::vector<kernel::Vma> maps = kernel::read_maps(pid);
+RemotePtr find_sigreturn_in(pid_t pid) { return find_sigreturn_in(pid, kernel::read_maps(pid)); }
+
+RemotePtr find_sigreturn_in(pid_t pid, const std::vector<kernel::Vma>& maps) {
   if (maps.empty()) throw Error(Code::kGone, fmt::format("process {} has ended", pid));
-  std::erase_if(maps, [](const kernel::Vma& vma) {
-    return !vma.execute || !vma.read || vma.is_vdso_or_vvar() || vma.is_vsyscall();
+  std::vector<kernel::Vma> code;
+  std::copy_if(maps.begin(), maps.end(), std::back_inserter(code), [](const kernel::Vma& vma) {
+    return vma.execute && vma.read && !vma.is_vdso_or_vvar() && !vma.is_vsyscall();
   });
-  std::stable_partition(maps.begin(), maps.end(), [](const kernel::Vma& vma) {
+  std::stable_partition(code.begin(), code.end(), [](const kernel::Vma& vma) {
     return vma.path.find("/libc.") != std::string::npos ||
            vma.path.find("/libc-") != std::string::npos;
   });
   std::vector<std::byte> buffer(kChunk + kOverlap);
-  for (const kernel::Vma& vma : maps) {
+  for (const kernel::Vma& vma : code) {
     if (RemotePtr found = find_in(pid, vma, buffer)) return found;
   }
   throw Error(Code::kRefused,

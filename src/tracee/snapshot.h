@@ -18,6 +18,15 @@
 // children (__WALL, __WCLONE) does not see it. If the tracer dies it ends at once; when the stub
 // was gone by then its zombie stays until somebody calls reap_snapshot().
 //
+// One with the very memory of the process (Memory::kShared) can lend its pages, untraced. Who holds
+// the other ends writes an iovec of its memory to `control`, and finds these pages in `pages`: they
+// are not copied, and not made its own where it shares them with another process, as who reads them
+// from outside does or pays for (docs/benchmarks.md).
+//
+//   it           read(control) | vmsplice(pages) | again ...      (until either is closed)
+//
+// No more may be asked for than there is room in the pipe: it ends when it cannot lend all of it.
+//
 // Owned by the thread that traces the process.
 #pragma once
 
@@ -26,6 +35,7 @@
 
 #include <sys/types.h>
 
+#include "base/unique_fd.h"
 #include "tracee/stub.h"
 #include "tracee/thread.h"
 
@@ -38,17 +48,37 @@ struct SnapshotId {
   std::uint64_t start = 0;  // its start time: the number alone may be another's
 };
 
+// Our ends, and the numbers in the process of those that are to be the snapshot's.
+struct Lending {
+  UniqueFd control;  // a socket
+  UniqueFd pages;    // a pipe
+  int their_control = -1;
+  int their_pages = -1;
+};
+// Made in the process; empty where it can have no more descriptors. It is to close what it has of
+// them when there is a snapshot.
+std::optional<Lending> try_open_lending(Stub& stub);
+
 class Snapshot {
  public:
+  enum class Memory {
+    kCopied,  // copy-on-write
+    // The very same: it keeps the memory when the process executes another program. The process is
+    // to ignore SIGCHLD by then, so that of its end nothing is left (wait(2)).
+    kShared,
+  };
   // All of the process is frozen.
-  explicit Snapshot(Stub& stub);
+  // `farewell`: what else the process is to do before it goes on, if its tracer dies
+  // (Stub::set_farewell).
+  explicit Snapshot(Stub& stub, Memory memory = Memory::kCopied, const Lending* lending = nullptr,
+                    const SyscallProgram* farewell = nullptr);
   Snapshot(const Snapshot&) = delete;
   Snapshot& operator=(const Snapshot&) = delete;
   ~Snapshot();
 
   pid_t pid() const { return id_.pid; }
   const SnapshotId& id() const { return id_; }
-  // Kills it and waits for that, as its tracer.
+  // Kills it and waits for that.
   void end();
 
  private:
@@ -56,7 +86,11 @@ class Snapshot {
 
   SnapshotId id_;
   std::optional<TracedThread> thread_;
+  UniqueFd lender_;  // its pidfd, untraced
 };
+
+// Of a child of some process: a copy of that, which is no part of what the process does.
+bool is_snapshot(pid_t pid);
 
 // What has ended. By the process itself, which is stopped for it. No effect where it was reaped, or
 // the process is gone.

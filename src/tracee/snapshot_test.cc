@@ -1,14 +1,21 @@
 #include "tracee/snapshot.h"
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <filesystem>
+#include <optional>
 #include <thread>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -115,6 +122,48 @@ TEST(Snapshot, IsNothingToAProcessThatHasEnded) {
     EXPECT_EQ(victim.finish(), 0);
   }
   reap_snapshot(::getpid(), id);
+}
+
+int ignore_ends_of_children(int stop_fd, int ready_fd) {
+  std::signal(SIGCHLD, SIG_IGN);
+  if (::write(ready_fd, "", 1) != 1) return 9;
+  pollfd stop = {stop_fd, POLLIN, 0};
+  while (::poll(&stop, 1, -1) != 1) {
+  }
+  return 0;
+}
+
+TEST(Snapshot, LendsPagesOfTheMemoryThatItShares) {
+  constexpr std::size_t kSize = 3 * kPageSize;
+  alignas(kPageSize) static std::array<std::byte, kSize> area;
+  for (std::size_t i = 0; i < kSize; i += kPageSize) area[i] = static_cast<std::byte>(i >> 12);
+  Victim victim(ignore_ends_of_children);
+  FrozenProcess frozen = FrozenProcess::freeze(victim.pid(), 0);
+  Stub stub(frozen.leader(), victim.pid(), {});
+  std::optional<Lending> lending = try_open_lending(stub);
+  ASSERT_TRUE(lending);
+  Snapshot snapshot(stub, Snapshot::Memory::kShared, &*lending);
+  EXPECT_EQ(kernel::read_status(snapshot.pid()).tracer_pid, 0);
+  for (int round = 0; round < 3; ++round) {
+    const iovec wanted{area.data(), kSize};
+    ASSERT_EQ(::send(lending->control.get(), &wanted, sizeof(wanted), 0), ssize_t{sizeof(wanted)});
+    std::vector<std::byte> got(kSize);
+    for (std::size_t have = 0; have < kSize;) {
+      const ssize_t more = ::read(lending->pages.get(), got.data() + have, kSize - have);
+      ASSERT_GT(more, 0);
+      have += static_cast<std::size_t>(more);
+    }
+    EXPECT_TRUE(std::equal(got.begin(), got.end(), area.begin()));
+  }
+  EXPECT_EQ(count_descriptors(snapshot.pid()), 2u);
+  // What is not there ends it.
+  const iovec nothing{nullptr, kPageSize};
+  ASSERT_EQ(::send(lending->control.get(), &nothing, sizeof(nothing), 0), ssize_t{sizeof(nothing)});
+  snapshot.end();
+  EXPECT_TRUE(kernel::list_children(victim.pid()).empty());
+  stub.remove();
+  frozen.thaw();
+  EXPECT_EQ(victim.finish(), 0);
 }
 
 // Children of the kind that a snapshot is: one has ended, the other lives until it is killed.

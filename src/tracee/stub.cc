@@ -1,6 +1,7 @@
 #include "tracee/stub.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <csignal>
 
@@ -19,7 +20,11 @@ namespace telefork::tracee {
 namespace {
 
 constexpr std::uint64_t kFrameAlignment = 64;
+constexpr std::uint64_t kFrameOffset = 128;  // of the frame behind the idle program
 constexpr std::uint64_t kStackSize = 4096;
+// A handler may run on it, if the tracer dies while the thread is given its own mask back. Its top
+// is on the page of the idle program.
+constexpr std::uint64_t kGuestStack = 2 * kPageSize + 512;
 constexpr std::uint64_t kLeastRoom = 1024 * 1024;  // untouched pages cost nothing
 constexpr std::uint64_t kAllSignals = ~std::uint64_t{0};
 
@@ -31,7 +36,7 @@ std::span<const std::byte> as_bytes(const std::vector<std::uint8_t>& bytes) {
 
 // The idle program and the frame, in whole pages, and the stack.
 std::uint64_t exit_size(std::size_t frame_size) {
-  return round_up(frame_size + kFrameAlignment, kPageSize) + kStackSize;
+  return round_up(frame_size + kFrameOffset, kPageSize) + kStackSize;
 }
 
 // Until its next stop; `look` is called before each look at the thread.
@@ -62,7 +67,21 @@ void check_can_be_entered(const TracedThread& thread, const ThreadState& state) 
 }  // namespace
 
 ThreadState read_thread_state(const TracedThread& thread) {
-  return {thread.registers(), thread.xstate(), thread.signal_mask()};
+  ThreadState state{thread.registers(), thread.xstate(), thread.signal_mask()};
+  const std::uint64_t at = instruction_pointer(state.registers);
+  if (is_restarted_call(state.registers)) {
+    std::array<std::byte, kSystemCallCode> code{};
+    if (try_read_memory(thread.tid(), RemotePtr(at - code.size()), code) == code.size()) {
+      name_restarted_call(code, state.registers);
+    }
+  }
+  if (is_nap_with_rest(state.registers)) {
+    std::array<std::byte, kCodeBehindNap> code{};
+    if (try_read_memory(thread.tid(), RemotePtr(at), code) == code.size()) {
+      nap_from_rest(code, state.registers);
+    }
+  }
+  return state;
 }
 
 // It leaves by rt_sigreturn, which no other code of the stub makes.
@@ -83,14 +102,21 @@ Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
     : thread_(thread), pid_(pid), original_(read_thread_state(thread)), place_(options.place) {
   check_can_be_entered(thread, original_);
   choose_stop_signal(options.awaited_signals.value_or(original_.signal_mask));
-  sigreturn_ = find_sigreturn_in(pid);
+  sigreturn_ =
+      options.map != nullptr ? find_sigreturn_in(pid, *options.map) : find_sigreturn_in(pid);
   enter_safe_state();
   install(options);
 }
 
+std::uint32_t Stub::own_tid_of(pid_t tid) const {
+  if (!has_other_ids_) return static_cast<std::uint32_t>(tid);
+  return static_cast<std::uint32_t>(kernel::read_status(tid).ns_pids.back());
+}
+
 std::uint64_t Stub::guest_size(const ThreadState& state) {
-  return exit_size(build_signal_frame(state.registers, state.xstate, 0, 0).size()) +
-         kGuestProgramSize;
+  return round_up(kGuestStack + kFrameOffset + signal_frame_size(state.xstate) + kFrameAlignment +
+                      kGuestProgramSize,
+                  kPageSize);
 }
 
 Stub::Stub(TracedThread& thread, Stub& host)
@@ -100,28 +126,36 @@ Stub::Stub(TracedThread& thread, Stub& host)
       area_(host.area_),
       area_size_(host.area_size_),
       lender_(&host) {
-  RemotePtr at = host.next_program(guest_size(original_) + kPageSize);
+  const std::size_t frame_size = signal_frame_size(original_.xstate);
+  RemotePtr at = host.next_program(exit_size(frame_size) + kGuestProgramSize + kPageSize);
   programs_end_ = host.programs_end_;
-  enter_as_guest(RemotePtr(round_up(at.value(), kPageSize)));
-}
-
-Stub::Stub(TracedThread& thread, ThreadState state, Stub& host, Room room)
-    : thread_(thread),
-      pid_(host.pid_),
-      original_(std::move(state)),
-      area_(host.area_),
-      area_size_(host.area_size_),
-      programs_end_(room.address + room.size),
-      lender_(&host) {
-  enter_as_guest(room.address);
-}
-
-void Stub::enter_as_guest(RemotePtr at) {
   check_can_be_entered(thread_, original_);
   choose_stop_signal(original_.signal_mask);
-  write_exit(at, build_signal_frame(original_.registers, original_.xstate, 0, 0).size());
+  lay_exit(RemotePtr(round_up(at.value(), kPageSize)), frame_size);
+  ScatteredMemory memory;
+  add_exit(memory);
+  memory.write(pid_);
   set_idle();
   installed_ = true;
+}
+
+Stub::Stub(TracedThread& thread, Guest guest, Stub& host, ScatteredMemory& memory)
+    : thread_(thread),
+      pid_(host.pid_),
+      original_(std::move(guest.state)),
+      area_(host.area_),
+      area_size_(host.area_size_),
+      hold_(guest.hold),
+      own_pid_(host.own_pid_),
+      own_tid_(guest.own_tid),
+      has_other_ids_(host.has_other_ids_),
+      group_signals_(host.group_signals_),
+      lender_(&host) {
+  check_can_be_entered(thread_, original_);
+  // One that waits for it alone, and is not blocked, would be ignored by what it does by default.
+  take_stop_signal(group_signals_ | original_.signal_mask);
+  lay_guest_exit(guest.room);
+  add_exit(memory);
 }
 
 Stub::~Stub() {
@@ -134,15 +168,18 @@ Stub::~Stub() {
   }
 }
 
-// A signal that nobody listens to: ignored by default, not caught, not awaited and not pending. To
-// a process without a tracer it never happens.
 void Stub::choose_stop_signal(std::uint64_t awaited_signals) {
   kernel::Status status = kernel::read_status(thread_.tid());
   own_pid_ = static_cast<std::uint32_t>(status.ns_tgids.back());
   own_tid_ = static_cast<std::uint32_t>(status.ns_pids.back());
-  seccomp_ = status.seccomp;
-  std::uint64_t taken =
-      status.caught | status.thread_pending | status.shared_pending | awaited_signals;
+  has_other_ids_ = status.ns_pids.size() > 1;
+  group_signals_ = status.caught | status.shared_pending;
+  take_stop_signal(group_signals_ | status.thread_pending | awaited_signals);
+}
+
+// A signal that nobody listens to: ignored by default, not caught, not awaited and not pending. To
+// a process without a tracer it never happens.
+void Stub::take_stop_signal(std::uint64_t taken) {
   for (int signal : {SIGURG, SIGWINCH}) {
     if ((taken & bit_of(signal)) == 0) {
       stop_signal_ = signal;
@@ -154,7 +191,7 @@ void Stub::choose_stop_signal(std::uint64_t awaited_signals) {
 void Stub::enter_safe_state() {
   Registers settled = settle_system_call(original_.registers);
   std::uint64_t top = stack_pointer(original_.registers) - kRedZone;
-  std::size_t size = build_signal_frame(settled, original_.xstate, 0, 0).size();
+  std::size_t size = signal_frame_size(original_.xstate);
   stack_frame_ = RemotePtr(round_down(top - size, kFrameAlignment));
   std::vector<std::uint8_t> frame =
       build_signal_frame(settled, original_.xstate, original_.signal_mask, stack_frame_.value());
@@ -224,7 +261,7 @@ std::int64_t Stub::borrow_system_call(long number, const std::uint64_t (&argumen
 }
 
 void Stub::install(const Options& options) {
-  std::size_t frame_size = build_signal_frame(original_.registers, original_.xstate, 0, 0).size();
+  std::size_t frame_size = signal_frame_size(original_.xstate);
   std::uint64_t code_size =
       round_up(static_cast<std::uint64_t>(telefork_stub_end - telefork_stub_begin), kPageSize);
   area_size_ = round_up(code_size + exit_size(frame_size) + options.data_size, kPageSize);
@@ -241,7 +278,10 @@ void Stub::install(const Options& options) {
   installed_ = true;
 
   write_memory(pid_, area_, std::as_bytes(std::span(telefork_stub_begin, telefork_stub_end)));
-  write_exit(area_ + code_size, frame_size);
+  lay_exit(area_ + code_size, frame_size);
+  ScatteredMemory memory;
+  add_exit(memory);
+  memory.write(pid_);
   std::int64_t protect =
       borrow_system_call(SYS_mprotect, {area_.value(), code_size, PROT_READ | PROT_EXEC, 0, 0, 0});
   if (protect == -EACCES) protect = map_code(code_size);
@@ -277,18 +317,31 @@ std::int64_t Stub::map_code(std::uint64_t size) {
 }
 
 // The idle program and the frame that it leaves through, then the stack, then room for programs.
-void Stub::write_exit(RemotePtr at, std::size_t frame_size) {
-  static_assert(sizeof(StubProgram) <= kFrameAlignment);
-  idle_program_ = at;
-  frame_ = at + kFrameAlignment;
+void Stub::lay_exit(RemotePtr at, std::size_t frame_size) {
+  idle_program_ = own_idle_program_ = at;
+  frame_ = at + kFrameOffset;
   stack_top_ = at + exit_size(frame_size);
   programs_ = stack_top_;
   TELEFORK_ASSERT(programs_ < programs_end_);
-  Registers settled = settle_system_call(original_.registers);
-  write_memory(pid_, frame_,
-               as_bytes(build_signal_frame(settled, original_.xstate, original_.signal_mask,
-                                           frame_.value())));
-  write_object(pid_, idle_program_, header());
+}
+
+// The stack first, so that what is written and what is used of it are few pages.
+void Stub::lay_guest_exit(Room room) {
+  stack_top_ = room.address + kGuestStack;
+  idle_program_ = own_idle_program_ = stack_top_;
+  frame_ = idle_program_ + kFrameOffset;
+  const std::uint64_t end = frame_.value() + signal_frame_size(original_.xstate);
+  programs_ = RemotePtr(round_up(end, kFrameAlignment));
+  programs_end_ = room.address + room.size;
+}
+
+void Stub::add_exit(ScatteredMemory& memory) const {
+  static_assert(sizeof(StubProgram) <= kFrameOffset && kFrameOffset % kFrameAlignment == 0);
+  memory.add_object(idle_program_, header());
+  const std::vector<std::uint8_t> frame =
+      build_signal_frame(settle_system_call(original_.registers), original_.xstate,
+                         original_.signal_mask, frame_.value());
+  memory.add(frame_, as_bytes(frame));
 }
 
 StubProgram Stub::header() const {
@@ -298,6 +351,7 @@ StubProgram Stub::header() const {
   program.pid = own_pid_;
   program.tid = own_tid_;
   program.frame = (frame_ + kSignalFrameStackOffset).value();
+  program.hold = hold_.value();
   return program;
 }
 
@@ -382,7 +436,7 @@ void Stub::set_farewell(const SyscallProgram& undo_steps) {
   idle.append_undo(farewell_);
   RemotePtr at = allocate(idle.loaded_size());
   write_memory(pid_, at, idle.encode(at, header()));
-  idle_program_ = at;
+  idle_program_ = own_idle_program_ = at;
   set_idle();
 }
 
@@ -472,9 +526,25 @@ ProgramRun Stub::try_run(const SyscallProgram& program) {
   return run;
 }
 
-void Stub::begin(const SyscallProgram& program) {
-  load(program);
+void Stub::add_program(const SyscallProgram& program, ScatteredMemory& memory) {
+  TELEFORK_ASSERT(program.loaded_size() <= programs_end_ - programs_);
+  if (idle_program_ == programs_) {
+    idle_program_ = own_idle_program_;
+    set_idle();
+  }
+  memory.add(programs_, program.encode(programs_, header()));
+}
+
+void Stub::enter() {
+  if (installed_) return;
+  installed_ = true;
+  set_idle();
+}
+
+void Stub::begin() {
   set_to_start(programs_);
+  if (!installed_) block_signals();
+  installed_ = true;
   thread_.resume(request_to_end(), std::exchange(stop_to_deliver_, 0));
   running_ = true;
 }
@@ -482,14 +552,7 @@ void Stub::begin(const SyscallProgram& program) {
 void Stub::await_begun() {
   running_ = false;
   await_program_end(note(thread_.wait()));
-}
-
-ProgramRun Stub::finish(const SyscallProgram& program) {
-  await_begun();
-  ProgramRun run = take_results(program, programs_);
-  set_idle();
-  run.check(program);
-  return run;
+  idle_program_ = programs_;
 }
 
 ProgramRun Stub::try_run_last(const SyscallProgram& program) { return run_loaded(program); }
@@ -615,7 +678,8 @@ void Stub::restore_state() {
 }
 
 void Stub::begin_to_remove() {
-  TELEFORK_ASSERT(lender_ && installed_);
+  TELEFORK_ASSERT(lender_);
+  if (!installed_) return;
   thread_.request_stop();
   thread_.resume(PTRACE_CONT, std::exchange(stop_to_deliver_, 0));
   removing_ = true;

@@ -39,6 +39,7 @@
 #include <vector>
 
 #include "kernel/procfs_maps.h"
+#include "tracee/memory.h"
 #include "tracee/registers.h"
 #include "tracee/syscall_program.h"
 #include "tracee/thread.h"
@@ -72,6 +73,8 @@ class Stub {
     // What of its signals the thread may be waiting for, by sigwait or signalfd: none of them is
     // taken for the stop signal, and without one a program is slow. By default what it has blocked.
     std::optional<std::uint64_t> awaited_signals;
+    // Of the process, where it is known; null: it is read. Looked at by the constructor alone.
+    const std::vector<kernel::Vma>* map = nullptr;
   };
 
   // `thread` must be stopped by interrupt(). Throws kRefused for what cannot be entered (32-bit
@@ -86,7 +89,17 @@ class Stub {
     RemotePtr address;
     std::uint64_t size;
   };
-  Stub(TracedThread& thread, ThreadState state, Stub& host, Room room);
+  // What is to lie there is added to `memory`; when that has been written enter() or begin() may
+  // follow, and until then the thread is as it was.
+  // On its way out it waits until the u32 at `hold` is not 0.
+  struct Guest {
+    ThreadState state;
+    std::uint32_t own_tid;  // as the process sees it
+    Room room;
+    RemotePtr hold;
+  };
+  Stub(TracedThread& thread, Guest guest, Stub& host, ScatteredMemory& memory);
+  void enter();
   // How many such a one needs for itself, with a program of at most kGuestProgramSize beside.
   static std::uint64_t guest_size(const ThreadState& state);
   Stub(const Stub&) = delete;
@@ -126,10 +139,16 @@ class Stub {
   void interrupt_program() { await_end(true); }
   ProgramRun results() const { return take_results(*started_, started_at_); }
 
-  // run() in two halves, so that other threads can run theirs meanwhile. In between, and after a
-  // finish() that threw, it may only be removed.
-  void begin(const SyscallProgram& program);
-  ProgramRun finish(const SyscallProgram& program);
+  // run() in parts, so that other threads can run theirs meanwhile: the program is added to
+  // `memory`, which the caller writes before begin(). From there on, and after an await_begun()
+  // that threw, it may only be removed. Its results lie at program_address(). Where the program
+  // has ended the thread stays; it would leave from there as it does when nothing runs.
+  void add_program(const SyscallProgram& program, ScatteredMemory& memory);
+  void begin();
+  void await_begun();
+  RemotePtr program_address() const { return programs_; }
+  // The StubProgram that it leaves by when nothing runs.
+  RemotePtr idle_program() const { return idle_program_; }
   // The first half of remove(), of one with a host.
   void begin_to_remove();
 
@@ -165,8 +184,8 @@ class Stub {
   // As the process sees itself.
   std::uint32_t own_pid() const { return own_pid_; }
   std::uint32_t own_tid() const { return own_tid_; }
-  // As kernel::Status has it, of when the stub came.
-  int seccomp() const { return seccomp_; }
+  // Of another thread of it.
+  std::uint32_t own_tid_of(pid_t tid) const;
   TracedThread& thread() { return thread_; }
   int stop_signal() const { return stop_signal_; }
 
@@ -179,20 +198,20 @@ class Stub {
   void abandon() { installed_ = false; }
 
  private:
-  void enter_as_guest(RemotePtr at);
   void enter_safe_state();
   void leave_stack();
   void restore_state();
   void install(const Options& options);
   std::int64_t map_code(std::uint64_t size);
   std::int64_t borrow_system_call(long number, const std::uint64_t (&arguments)[6]);
-  void write_exit(RemotePtr at, std::size_t frame_size);
+  void lay_exit(RemotePtr at, std::size_t frame_size);
+  void lay_guest_exit(Room room);
+  void add_exit(ScatteredMemory& memory) const;
   void set_idle();
   void block_signals();
   WaitStatus resume_until_stop(int request);
   WaitStatus resume_until_stop(int request, const std::function<void()>& meanwhile);
   WaitStatus note(WaitStatus status);
-  void await_begun();
   int request_to_end() const;
   WaitStatus await_program_end(WaitStatus status, const std::function<void()>& meanwhile = {});
   WaitStatus resume_to_end(const std::function<void()>& meanwhile = {});
@@ -212,6 +231,7 @@ class Stub {
   ProgramRun run_loaded(const SyscallProgram& program);
   ProgramRun take_results(const SyscallProgram& program, RemotePtr address) const;
   void choose_stop_signal(std::uint64_t awaited_signals);
+  void take_stop_signal(std::uint64_t taken);
   void await_system_call_stop(bool entry);
 
   TracedThread& thread_;
@@ -225,7 +245,9 @@ class Stub {
   RemotePtr frame_;  // the frame in the stub's pages
   RemotePtr stack_top_;
   RemotePtr idle_program_;
-  RemotePtr programs_;  // where the next program is loaded
+  RemotePtr own_idle_program_;  // before any other one's end was it
+  RemotePtr hold_;              // of a guest
+  RemotePtr programs_;          // where the next program is loaded
   RemotePtr programs_end_;
   std::vector<Room> more_rooms_;  // the lender's
   Place place_;
@@ -236,7 +258,8 @@ class Stub {
   int stop_signal_ = 0;
   std::uint32_t own_pid_ = 0;  // as the process itself sees them
   std::uint32_t own_tid_ = 0;
-  int seccomp_ = 0;
+  bool has_other_ids_ = false;       // than here
+  std::uint64_t group_signals_ = 0;  // caught, or pending for the process, when it came
   bool installed_ = false;
   Stub* lender_ = nullptr;   // whose pages these are
   bool running_ = false;     // between begin() and finish()

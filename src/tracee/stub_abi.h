@@ -32,6 +32,9 @@ constexpr std::uint32_t kOpAdd = 0x10000;   // *(u32*)args[0] += args[1], then w
 constexpr std::uint32_t kOpWait = 0x10001;  // sleep until *(u32*)args[0] == args[1]
 constexpr std::uint32_t kOpLoad = 0x10002;  // the result is *(i32*)args[0]
 constexpr std::uint32_t kOpCopy = 0x10003;  // args[2] bytes from args[1] to args[0]
+// Where args[1] == args[2] goes on with the step that is args[0] behind this one (before it, where
+// that is negative).
+constexpr std::uint32_t kOpJump = 0x10005;
 // x86-64 with AMX, asked for: uses a tile as args[0] configures it, and gives it up.
 constexpr std::uint32_t kOpUseTile = 0x10004;
 
@@ -62,8 +65,9 @@ struct StubProgram {
   std::uint64_t done_counter;  // not 0: += 1 at the end, whether all steps worked or not
   std::uint64_t gate;          // not 0: then sleeps until this u32 is not 0
   std::uint64_t frame;         // what rsp is when rt_sigreturn is made
+  std::uint64_t hold;          // as gate, but behind the end's signal
 };
-static_assert(sizeof(StubProgram) == 64);
+static_assert(sizeof(StubProgram) == 72);
 
 // Position-independent code, to be copied to the start of a page.
 extern "C" const std::uint8_t telefork_stub_begin[];

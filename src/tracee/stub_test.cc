@@ -75,6 +75,26 @@ int sleep_half_a_second(int stop_fd, int ready_fd) {
   return ::read(stop_fd, &byte, 1) == 1 && elapsed_ms >= 499 ? 0 : 2;
 }
 
+constexpr std::uint64_t bit_of(int signal) { return std::uint64_t{1} << (signal - 1); }
+constexpr std::uint64_t kMaskOfWaiter = bit_of(SIGTERM) | bit_of(SIGUSR2);
+
+// Sleeps in rt_sigtimedwait(2), for which the kernel takes what it waits for out of its mask.
+int wait_for_a_signal(int stop_fd, int ready_fd) {
+  std::uint64_t mask = kMaskOfWaiter;
+  const std::uint64_t awaited = bit_of(SIGTERM);
+  const timespec a_while{0, 20'000'000};
+  ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, nullptr, sizeof(mask));
+  if (::write(ready_fd, "", 1) != 1) return 9;
+  while (!can_read(stop_fd)) {
+    const long result =
+        ::syscall(SYS_rt_sigtimedwait, &awaited, nullptr, &a_while, sizeof(awaited));
+    if (result != -1 || (errno != EINTR && errno != EAGAIN)) return 1;
+    ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, nullptr, &mask, sizeof(mask));
+    if (mask != kMaskOfWaiter) return 2;
+  }
+  return 0;
+}
+
 struct Work {
   const char* name;
   int (*run)(int, int);
@@ -82,6 +102,7 @@ struct Work {
 constexpr Work kCompute{"Compute", compute};
 constexpr Work kBlockInRead{"BlockInRead", block_in_read};
 constexpr Work kSleep{"Sleep", sleep_half_a_second};
+constexpr Work kWaitForASignal{"WaitForASignal", wait_for_a_signal};
 
 SyscallProgram thousand_mmaps() {
   SyscallProgram program;
@@ -242,6 +263,17 @@ TEST_P(StubInEveryWork, GivesEverythingBack) {
   EXPECT_EQ(victim.finish(), 0);
 }
 
+// The mask that it has inside the call is the kernel's, and nobody's when it has been stopped.
+TEST(Stub, FindsTheOwnMaskOfAThreadThatWaitsForASignal) {
+  Victim victim(wait_for_a_signal);
+  while (kernel::read_status(victim.pid()).blocked != bit_of(SIGUSR2)) std::this_thread::yield();
+  TracedThread thread = TracedThread::seize(victim.pid(), 0);
+  thread.interrupt();
+  EXPECT_EQ(read_thread_state(thread).signal_mask, kMaskOfWaiter);
+  thread.detach();
+  EXPECT_EQ(victim.finish(), 0);
+}
+
 // What a tracer does from the first call to the last. Returns in the tracer's process.
 void trace_once(pid_t pid) {
   TracedThread thread = TracedThread::seize(pid, 0);
@@ -320,7 +352,8 @@ TEST_P(StubInSomeWork, SaysThatTheTargetHasDiedAtEveryStep) {
 
 std::string name_of_work(const ::testing::TestParamInfo<Work>& info) { return info.param.name; }
 
-INSTANTIATE_TEST_SUITE_P(, StubInEveryWork, ::testing::Values(kCompute, kBlockInRead, kSleep),
+INSTANTIATE_TEST_SUITE_P(, StubInEveryWork,
+                         ::testing::Values(kCompute, kBlockInRead, kSleep, kWaitForASignal),
                          name_of_work);
 INSTANTIATE_TEST_SUITE_P(, StubInSomeWork, ::testing::Values(kCompute, kBlockInRead), name_of_work);
 

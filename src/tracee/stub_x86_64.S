@@ -17,6 +17,7 @@
 #define PROGRAM_DONE_COUNTER 40
 #define PROGRAM_GATE 48
 #define PROGRAM_FRAME 56
+#define PROGRAM_HOLD 64
 
 #define STEP_NUMBER 0
 #define STEP_SUCCESS 4
@@ -31,6 +32,7 @@
 #define OP_LOAD 0x10002
 #define OP_COPY 0x10003
 #define OP_USE_TILE 0x10004
+#define OP_JUMP 0x10005
 
 #define SYS_rt_sigreturn 15
 #define SYS_clone 56
@@ -69,6 +71,8 @@ telefork_stub_begin:
     je .Lcopy
     cmp $OP_USE_TILE, %eax
     je .Luse_tile
+    cmp $OP_JUMP, %eax
+    je .Ljump
     syscall
     test %rax, %rax
     jnz .Lstore
@@ -103,6 +107,15 @@ telefork_stub_begin:
     tilerelease
     xor %eax, %eax
     jmp .Lstore
+
+.Ljump:
+    xor %eax, %eax
+    cmp %rdx, %rsi
+    jne .Lstore
+    sub %edi, %r13d
+    imul $STEP_SIZE, %rdi, %rdi
+    add %rdi, %r12
+    jmp .Lnext
 
 .Lload:
     movslq (%rdi), %rax
@@ -160,17 +173,7 @@ telefork_stub_begin:
     syscall
 .Lgate:
     mov PROGRAM_GATE(%rbx), %rdi
-    test %rdi, %rdi
-    jz .Lstop
-    cmpl $0, (%rdi)
-    jne .Lstop
-    mov $FUTEX_WAIT, %esi
-    xor %edx, %edx
-    xor %r10d, %r10d
-    mov $SYS_futex, %eax
-    syscall
-    jmp .Lgate
-.Lstop:
+    call .Lpass
     // No signal to use: system call -1, which is nothing, but an entry stop for a tracer that
     // watches system calls.
     mov $-1, %rax
@@ -185,6 +188,8 @@ telefork_stub_begin:
 telefork_stub_stop:
     // A tracer sets other registers here. Going on means that there is none any more.
     nop
+    mov PROGRAM_HOLD(%rbx), %rdi
+    call .Lpass
     mov PROGRAM_UNDO_STEPS(%rbx), %r14
     mov PROGRAM_UNDO_COUNT(%rbx), %r13d
     mov $1, %r15d
@@ -194,6 +199,21 @@ telefork_stub_stop:
     mov $SYS_rt_sigreturn, %eax
     syscall
     hlt
+
+// Sleeps until the u32 at rdi is not 0; rdi 0: does not.
+.Lpass:
+    test %rdi, %rdi
+    jz .Lpassed
+    cmpl $0, (%rdi)
+    jne .Lpassed
+    mov $FUTEX_WAIT, %esi
+    xor %edx, %edx
+    xor %r10d, %r10d
+    mov $SYS_futex, %eax
+    syscall
+    jmp .Lpass
+.Lpassed:
+    ret
 
 // Loads args[0..5] of the step at r12 into the registers of the system call. An argument whose bit
 // is set in from_result is an index (low 16 bits) and an addend (the rest). Undo steps name results

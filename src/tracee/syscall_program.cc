@@ -39,7 +39,7 @@ static_assert(offsetof(StubProgram, count) == 16 && offsetof(StubProgram, undo_c
 static_assert(offsetof(StubProgram, failed) == 24 && offsetof(StubProgram, stop_signal) == 28);
 static_assert(offsetof(StubProgram, pid) == 32 && offsetof(StubProgram, tid) == 36);
 static_assert(offsetof(StubProgram, done_counter) == 40 && offsetof(StubProgram, gate) == 48);
-static_assert(offsetof(StubProgram, frame) == 56);
+static_assert(offsetof(StubProgram, frame) == 56 && offsetof(StubProgram, hold) == 64);
 
 }  // namespace
 

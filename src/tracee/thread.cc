@@ -2,6 +2,7 @@
 
 #include <elf.h>
 #include <cerrno>
+#include <memory>
 #include <utility>
 
 #include <fmt/format.h>
@@ -125,8 +126,10 @@ WaitStatus TracedThread::note(int status) {
   return result;
 }
 
+bool TracedThread::may_end_unseen() const { return leads_ && (options_ & PTRACE_O_TRACEEXIT) == 0; }
+
 WaitStatus TracedThread::wait() {
-  if (leads_) {
+  if (may_end_unseen()) {
     ChangeWait changes;
     for (;;) {
       if (std::optional<WaitStatus> status = try_wait()) return *status;
@@ -152,7 +155,7 @@ std::optional<WaitStatus> TracedThread::ask_kernel() {
 
 std::optional<WaitStatus> TracedThread::try_wait() {
   std::optional<WaitStatus> status = ask_kernel();
-  if (status || !leads_ || kernel::read_stat(tid_).state != 'Z') return status;
+  if (status || !may_end_unseen() || kernel::read_stat(tid_).state != 'Z') return status;
   // As of one that stops for its end.
   return WaitStatus(PTRACE_EVENT_EXIT << 16 | SIGTRAP << 8 | 0x7f);
 }
@@ -265,12 +268,12 @@ void TracedThread::set_registers(const Registers& registers) {
 }
 
 std::vector<std::uint8_t> TracedThread::xstate() const {
-  std::vector<std::uint8_t> bytes(kMaxXstate);
-  iovec io = {bytes.data(), bytes.size()};
+  // Not touched beyond what there is: a fault costs more than the call.
+  auto buffer = std::make_unique_for_overwrite<std::uint8_t[]>(kMaxXstate);
+  iovec io = {buffer.get(), kMaxXstate};
   call_ptrace(PTRACE_GETREGSET, tid_, static_cast<std::uint64_t>(kXstateNote), &io,
               "reading the xstate of");
-  bytes.resize(io.iov_len);
-  return bytes;
+  return {buffer.get(), buffer.get() + io.iov_len};
 }
 
 void TracedThread::set_xstate(const std::vector<std::uint8_t>& xstate) {

@@ -131,11 +131,13 @@ class TracedThread {
   // Whether it is a leader and others of its group may be traced too. Of such a one the kernel
   // tells the end only when theirs were seen (kernel/exit.c, delay_group_leader): what waits for it
   // alone would wait for ever. With this it has ended as soon as it is a zombie, and is reaped by
-  // detach(), if those of the others were by then.
+  // detach(), if those of the others were by then. With PTRACE_O_TRACEEXIT among its options it
+  // says itself that it ends, and need not be looked at.
   void set_leads(bool leads) { leads_ = leads; }
 
  private:
   explicit TracedThread(pid_t tid) : tid_(tid) {}
+  bool may_end_unseen() const;
   WaitStatus note(int status);
   bool is_at_stop(pid_t tid, const WaitStatus& status);
   std::optional<WaitStatus> ask_kernel();

@@ -8,8 +8,13 @@ import subprocess
 import sys
 
 import cli
+from cable import Cable
 from cli import call
 
+# Of the session process that something is called home to, in their order.
+STEPS_BEFORE = ("checked", "return_seen", "taken_home")
+STEPS_WHOLE = ("whole", "ready_sent")
+STEPS_AFTER = ("go_seen",)
 STEPS_HERE = ("checked", "announced", "frozen", "described", "sent")
 SHORT_LEASE = {"TELEFORK_LEASE_STOP_MS": "500", "TELEFORK_LEASE_KILL_MS": "2000",
                "TELEFORK_LEASE_HOME_MS": "4000"}
@@ -180,6 +185,19 @@ class DepartureTest(cli.NodeTest):
             kill(pid)
             os.waitpid(pid, 0)
 
+    def home_when_ids_are_free(self, pid):
+        """Of one that cannot choose ids: whoever begins a process in the very instant gets the one
+        that was to be given out next, and it stays there until that is free again."""
+        def comes():
+            done = call("home", pid)
+            if done.returncode == 0:
+                return True
+            texts = {75: b"another process has come to have its id at this instant",
+                     3: b"is taken here"}
+            self.assertIn(texts.get(done.returncode, b"no such end"), done.stderr)
+            return False
+        cli.wait_until(comes)
+
     def guests(self):
         return [entry for entry in sessions() if entry["role"] == "guest" and
                 self.is_of_this_telepad(entry["pid"])]
@@ -220,7 +238,7 @@ class DepartureTest(cli.NodeTest):
 
     def kill_keepers(self):
         for pid in cli.processes():
-            if arguments_of(pid)[0].endswith(b"telefork-keeper") and self.is_of_this_telepad(pid):
+            if b"/telefork-keeper" in arguments_of(pid)[0] and self.is_of_this_telepad(pid):
                 kill(pid)
 
     def is_of_this_telepad(self, pid):
@@ -233,6 +251,37 @@ class DepartureTest(cli.NodeTest):
                 return False
             pid = int(text[text.rindex(")") + 2:].split()[1])
         return False
+
+
+class ByNarrowCable:
+    """Of a DepartureTest: to a telepad by TLS, by a cable through which that takes its time."""
+
+    def setUp(self):
+        self.environment = {**os.environ, **SHORT_LEASE}
+        super().setUp()
+        self.addCleanup(self.cable.cut)
+
+    def call(self, *command):
+        return call(*command, env=self.environment)
+
+    def done(self, *command):
+        done = self.call(*command)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout.decode().strip()
+
+    def start_telepad(self):
+        self.environment["XDG_CONFIG_HOME"] = str(self.folder / "config")
+        served, log = self.folder / "served", self.folder / "telepad.log"
+        key = self.done("keygen", "--keys", served)
+        self.done("trust", self.done("keygen"), "--as", "root", "--keys", served)
+        with open(log, "wb") as output:
+            self.telepad = subprocess.Popen(
+                [cli.BIN / "telepad", "--socket", self.folder / "telepad.sock",
+                 "--listen", "127.0.0.1:0", "--keys", served], stderr=output)
+        cli.wait_until(lambda: call("check", self.node).returncode == 0)
+        self.cable = Cable(re.search(r"listening on (\S+)\n", log.read_text())[1], narrow=True)
+        self.node = self.cable.node
+        self.done("trust", self.node, key)
 
 
 COPY_STEPS = (*STEPS_HERE[:-1], "forked", "sent")
@@ -258,3 +307,38 @@ class CopyTest(DepartureTest):
         told = json.loads(done.stdout)
         self.homes.append(told["home_pid"])
         return told
+
+
+class HomeTreeTest(DepartureTest):
+    """Of a pair that is moved and called home."""
+    command = "move"
+    passed = Pair.passed
+
+    def move(self, pid, environment=None):
+        done = call("move", pid, self.node, env={**os.environ, **(environment or {})})
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def home(self, pid, *flags):
+        done = call("home", pid, *flags)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done
+
+    def away(self, environment=None, **options):
+        pair = Pair(self, **options)
+        self.move(pair.pid, environment)
+        self.are_away(pair)
+        return pair
+
+    def are_away(self, pair):
+        self.assertEqual([is_deputy(pid) for pid in pair.pids], [True, True])
+
+    def are_home(self, pair):
+        self.assertEqual([is_deputy(pid) for pid in pair.pids], [False, False])
+
+    def guests_of(self, pair):
+        first = self.guest_of(pair.pid)
+        return [first, *cli.children(first)]
+
+    def done(self, command):
+        _, self.err = command.communicate(timeout=cli.PATIENCE)
+        return command.returncode

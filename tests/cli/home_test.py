@@ -11,14 +11,8 @@ import unittest
 
 import cli
 from cli import call
-from departure import (LISTENER, SHORT_LEASE, DepartureTest, arguments_of, is_deputy,
-                       kill, sessions)
-
-# Of the session process, in their order.
-STEPS_BEFORE = ("checked", "return_seen", "taken_home")
-STEPS_WHOLE = ("whole", "ready_sent")
-STEPS_AFTER = ("go_seen",)
-STEPS_OF_NODE = ("called_home", "held", "sent_home")
+from departure import (LISTENER, SHORT_LEASE, STEPS_AFTER, STEPS_BEFORE, STEPS_WHOLE,
+                       DepartureTest, arguments_of, is_deputy, kill, sessions)
 
 # Echoes lines until one says end; then it says how many there were.
 ECHO = """
@@ -208,6 +202,29 @@ class Home(DepartureTest):
         self.assertEqual(out, text)
         self.assertEqual(process.returncode, 0)
 
+    def test_a_call_that_was_stopped_before_goes_on(self):
+        """The kernel continues it as restart_syscall(2), by what it keeps of it itself."""
+        poll = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n" \
+            "entry = (ctypes.c_short * 4)(0, 0, 1, 0)\nprint('ready', flush=True)\n" \
+            "print(libc.poll(entry, 1, 10**8), ctypes.get_errno(), flush=True)\n"
+        process = self.start(sys.executable, "-c", poll)
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        cli.wait_until(lambda: cli.processes()[process.pid] == "S")
+        for _ in range(2):
+            self.move(process.pid)
+            for _ in range(2):
+                os.kill(process.pid, signal.SIGSTOP)
+                os.waitpid(process.pid, os.WUNTRACED)
+                os.kill(process.pid, signal.SIGCONT)
+                os.waitpid(process.pid, os.WCONTINUED)
+            guest = self.guest_of(process.pid)
+            cli.wait_until(lambda: cli.processes()[guest] == "S")
+            command, session = self.stopped_home("taken_home", process.pid)
+            self.interrupt(command, session)
+            self.home(process.pid)
+        out, _ = process.communicate(b"x", timeout=cli.PATIENCE)
+        self.assertEqual(out, b"1 0\n")
+
     def test_output_is_in_order(self):
         count = "import sys\nprint('ready', flush=True)\n" \
             "for i in range(200000): print(i, flush=i % 100 == 0)\n"
@@ -307,6 +324,43 @@ class Home(DepartureTest):
             self.home(process.pid)
         process.communicate(b"\n", timeout=cli.PATIENCE)
         self.assertEqual(process.returncode, 4)
+
+    def threads_of_another_user_come_home_as_root(self):
+        """One of root's that has become a user who may not choose ids, with threads of here and of
+        there."""
+        script = "import os, sys, threading\n" \
+            "event = threading.Event()\n" \
+            "def begin(count):\n" \
+            "    return [threading.Thread(target=event.wait) for _ in range(count)]\n" \
+            "threads = begin(3)\n" \
+            "for thread in threads: thread.start()\n" \
+            "os.setgroups([]); os.setresgid(*[65534] * 3); os.setresuid(*[65534] * 3)\n" \
+            "print('ready', flush=True); sys.stdin.readline()\n" \
+            "threads += begin(2)\n" \
+            "for thread in threads[3:]: thread.start()\n" \
+            "print(*(thread.native_id for thread in threads[3:]), flush=True)\n" \
+            "while sys.stdin.readline() != 'end\\n': pass\n" \
+            "event.set()\n" \
+            "for thread in threads: thread.join()\n" \
+            "print(set(os.getresuid() + os.getresgid())); sys.exit(4)\n"
+        process = self.start(sys.executable, "-c", script)
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        threads = set(os.listdir(f"/proc/{process.pid}/task"))
+        for _ in range(2):
+            self.move(process.pid)
+            self.home_when_ids_are_free(process.pid)
+            self.assertEqual(set(os.listdir(f"/proc/{process.pid}/task")), threads)
+        self.move(process.pid)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        threads.update(process.stdout.readline().decode().split())
+        self.home_when_ids_are_free(process.pid)
+        self.assertEqual(set(os.listdir(f"/proc/{process.pid}/task")), threads)
+        out, err = process.communicate(b"end\n", timeout=cli.PATIENCE)
+        self.assertEqual((process.returncode, out), (4, b"{65534}\n"), err)
+
+    if IS_ROOT:
+        test_threads_of_another_user_come_home = threads_of_another_user_come_home_as_root
 
     def test_a_wish_not_to_have_it_is_heard(self):
         for step in STEPS_BEFORE:

@@ -9,12 +9,8 @@ import sys
 
 import cli
 from cli import call
-from departure import SHORT_LEASE, DepartureTest, Pair, arguments_of, is_deputy, kill, sessions
-
-STEPS_BEFORE = ("checked", "return_seen", "taken_home")
-STEPS_WHOLE = ("whole", "ready_sent")
-STEPS_AFTER = ("go_seen",)
-STEPS_OF_NODE = ("called_home", "held", "sent_home")
+from departure import (SHORT_LEASE, STEPS_AFTER, STEPS_BEFORE, STEPS_WHOLE, HomeTreeTest, Pair,
+                       is_deputy, kill, sessions)
 
 IS_ROOT = os.geteuid() == 0
 
@@ -25,35 +21,7 @@ def place_of(pid):
     return text[text.rindex(")") + 4:].split()[:4]
 
 
-class HomeTree(DepartureTest):
-    command = "move"
-    passed = Pair.passed
-
-    def move(self, pid, environment=None):
-        done = call("move", pid, self.node, env={**os.environ, **(environment or {})})
-        self.assertEqual(done.returncode, 0, done.stderr)
-
-    def home(self, pid, *flags):
-        done = call("home", pid, *flags)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        return done
-
-    def away(self, environment=None, **options):
-        pair = Pair(self, **options)
-        self.move(pair.pid, environment)
-        self.are_away(pair)
-        return pair
-
-    def are_away(self, pair):
-        self.assertEqual([is_deputy(pid) for pid in pair.pids], [True, True])
-
-    def are_home(self, pair):
-        self.assertEqual([is_deputy(pid) for pid in pair.pids], [False, False])
-
-    def guests_of(self, pair):
-        first = self.guest_of(pair.pid)
-        return [first, *cli.children(first)]
-
+class HomeTree(HomeTreeTest):
     def test_both_come_home_five_times(self):
         pair = Pair(self)
         before = [place_of(pid) for pid in pair.pids]
@@ -69,7 +37,6 @@ class HomeTree(DepartureTest):
             self.assertEqual(pair.ask("word"), ((0, 0), (0, 0)))
         self.assertNotIn(pair.pid, [entry["pid"] for entry in sessions()])
         self.assertEqual(pair.finish(), self.passed)
-
 
     def test_tells_json(self):
         pair = self.away()
@@ -201,7 +168,7 @@ class HomeTree(DepartureTest):
         self.move(process.pid)
         self.say(process, b"first\n")
         begun = [int(pid) for pid in process.stdout.readline().split()]
-        self.home(process.pid)
+        self.home_when_ids_are_free(process.pid)
         self.assertEqual(sorted(cli.children(process.pid)), sorted(begun))
         out, _ = process.communicate(b"end\n", timeout=cli.PATIENCE)
         self.assertEqual((process.returncode, out), (0, b"[7, 7]\n"))
@@ -227,6 +194,27 @@ class HomeTree(DepartureTest):
 
     # Only root can choose the ids of processes, and open the memory of others by its name.
     if IS_ROOT:
+        def test_while_children_come_and_go(self):
+            """Who has ended since all were looked at, or has just begun, is in nobody's way."""
+            process = self.program("""if True:
+                import os, signal, sys
+                done = False
+                def end(*_): global done; done = True
+                signal.signal(signal.SIGTERM, end)
+                os.write(1, b"ready\\n")
+                while not done:
+                    for _ in range(3):
+                        if os.fork() == 0: os._exit(7)
+                    for _ in range(3):
+                        if os.waitstatus_to_exitcode(os.wait()[1]) != 7: sys.exit(1)
+                sys.exit(9)
+                """)
+            for _ in range(12):
+                self.move(process.pid)
+                self.home(process.pid)
+            process.terminate()
+            self.assertEqual(process.wait(timeout=cli.PATIENCE), 9)
+
         test_what_was_begun_there_comes_too = what_was_begun_there_comes_too_as_root
         test_what_another_user_began_comes_too = what_another_user_began_there_comes_too_as_root
     else:
@@ -304,10 +292,6 @@ class HomeTree(DepartureTest):
                 self.assertEqual(said[-1], ((1, 0), (1, 0)))
                 self.assertEqual(pair.finish(), self.passed)
 
-    def done(self, command):
-        _, self.err = command.communicate(timeout=cli.PATIENCE)
-        return command.returncode
-
     def test_a_wish_not_to_have_them_is_heard(self):
         for step in STEPS_BEFORE:
             with self.subTest(step):
@@ -378,7 +362,8 @@ class HomeTree(DepartureTest):
                 self.kill_keepers()
                 os.kill(session, signal.SIGCONT)
                 self.assertEqual(self.done(command), 0, self.err)
-                self.assertFalse(set(guests) & set(cli.processes()))
+                # They end with their keeper, which takes them a moment.
+                cli.wait_until(lambda: not set(guests) & set(cli.processes()))
                 self.assertEqual(pair.ask("word"), ((0, 0), (0, 0)))
                 self.assertEqual(pair.finish(), self.passed)
 

@@ -218,7 +218,9 @@ class Check(cli.Test):
             """
         library = str(cli.BIN.parent / "lib" / "libtelefork.so")
         caller = subprocess.Popen([sys.executable, "-c", program, library], stdin=subprocess.PIPE,
-                                  stdout=subprocess.PIPE, env={**os.environ, "TELEFORK_SOCKET": ""})
+                                  stdout=subprocess.PIPE, env={**os.environ, "TELEFORK_SOCKET": "",
+                                       # Its user, seen from in there, is nobody.
+                                       "XDG_RUNTIME_DIR": str(self.folder)})
         self.addCleanup(caller.communicate)
         told = caller.stdout.readline()
         if not told and caller.wait(timeout=cli.PATIENCE) == 77:
@@ -226,6 +228,7 @@ class Check(cli.Test):
         self.assertTrue(told.startswith(b"refused: process "), told)
         done = subprocess.run(["nsenter", "--user", "--preserve-credentials", "-t", str(caller.pid),
                                cli.TELEFORK, "check", "--for", "fork", str(caller.pid)],
+                              env={**os.environ, "XDG_RUNTIME_DIR": str(self.folder)},
                               capture_output=True, timeout=cli.PATIENCE)
         self.assertEqual(done.returncode, 3, done.stderr)
         self.assertIn(told, done.stdout)

@@ -50,6 +50,20 @@ class Move(DepartureTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(victim.finish(), (42, b"pass\n"))
 
+    def test_what_is_away_goes_nowhere_else(self):
+        victim = self.victim(1)
+        self.move(victim.pid)
+        remedy = f"it is on {self.node}: `telefork home {victim.pid}` brings it back"
+        for command in (["move", victim.pid, "local"], ["fork", victim.pid, self.node],
+                        ["save", victim.pid, self.folder / "image"]):
+            self.refuses(call(*command), 3, f"process {victim.pid}: {remedy}")
+        code, told = cli.call_json("check", victim.pid, self.node)
+        self.assertEqual(code, 3)
+        self.assertIn(remedy, told["refused"][0])
+        # Its parent would take it along.
+        self.assertIn(remedy.encode(), call("check", os.getpid()).stdout)
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
     def test_check_says_the_same(self):
         victim = self.victim(1)
         self.assertEqual(call("check", victim.pid, self.node).returncode, 0)

@@ -67,6 +67,7 @@ class ResumeTest(DepartureTest):
         """`first` runs on then, and so many are there."""
         first = pid if first is None else first
         code, told = cli.call_json("resume", pid)
+        self.assertGreater(told.pop("lost_s"), 0)
         self.assertEqual((code, told), (0, {"pid": first, "guest_pid": first, "processes": processes,
                                             "node": self.node, "known_by": known_by}))
         self.assertIsNone(self.entry(pid))
@@ -91,7 +92,8 @@ class Resume(ResumeTest):
         self.left_at("go_sent", victim.pid)
         done = call("resume", victim.pid)
         self.assertEqual((done.returncode, done.stdout), (0, b""))
-        self.assertIn(b"process %d runs on here: " % victim.pid, done.stderr)
+        self.assertRegex(done.stderr, rb"process %d runs on here, as it was [0-9.e+]+ s ago: " %
+                         victim.pid)
         self.refuses(call("resume", victim.pid), 3, "it is not away")
         self.assertEqual(victim.finish(), (42, b"pass\n"))
 
@@ -270,7 +272,7 @@ class Tree(ResumeTest):
         pair = self.left()
         done = call("resume", pair.child)
         self.assertEqual((done.returncode, done.stdout), (0, b""))
-        self.assertIn(b"process %d and 1 more run on here: " % pair.pid, done.stderr)
+        self.assertIn(b"process %d and 1 more run on here, as they were " % pair.pid, done.stderr)
         self.goes_on(pair)
 
     def test_what_is_held_goes_nowhere_else(self):

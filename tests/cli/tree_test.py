@@ -149,6 +149,41 @@ class Tree(cli.Test):
         self.assertEqual(len(done.stdout.splitlines()), 1, done.stdout)
         self.refuses(call("save", first.pid, self.folder / "refused.tfi"), 3, done.stdout)
 
+    def test_children_may_come_and_go_meanwhile(self):
+        """What is said then is of one of them, that has just begun, or ends."""
+        loop = subprocess.Popen(["bash", "-c", "while :; do /bin/true; done"],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+        self.addCleanup(loop.wait)
+        self.addCleanup(loop.kill)
+        movable = 0
+        for _ in range(100):
+            done = call("check", loop.pid)
+            self.assertIn(done.returncode, (0, 3), (done.stdout, done.stderr))
+            self.assertNotIn(f"refused: process {loop.pid}".encode(), done.stdout)
+            movable += done.returncode == 0
+        self.assertGreater(movable, 50)
+
+    def test_a_member_may_be_ending(self):
+        # So much memory takes the kernel a while; what the two share is the last that it lets go of.
+        program = (
+            "import ctypes, mmap, os, sys\n"
+            "libc = ctypes.CDLL(None)\n"
+            "libc.shmat.restype = ctypes.c_void_p\n"
+            "segment = libc.shmget(0, 4096, 0o600)\n"
+            "address = libc.shmat(segment, None, 0)\n"
+            "libc.shmctl(segment, 0, None)\n"
+            "if os.fork() == 0: memory = b'x' * (1 << 29); print(os.getpid(), flush=True)\n"
+            "sys.stdin.readline()\n")
+        for _ in range(3):
+            first = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE,
+                                     stdout=subprocess.PIPE, text=True)
+            self.addCleanup(first.communicate)
+            self.addCleanup(first.kill)
+            os.kill(int(first.stdout.readline()), signal.SIGKILL)
+            done = call("check", first.pid)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
     def test_refuses_who_has_begun_it(self):
         shell = subprocess.run(["sh", "-c", f'"{cli.TELEFORK}" save $$ "{self.folder}/own.tfi"; exit $?'],
                                capture_output=True, timeout=cli.PATIENCE)

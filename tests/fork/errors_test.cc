@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "lazy_pages.h"
 #include "scene.h"
 
 namespace fork_test {
@@ -157,8 +158,6 @@ TEST_P(AFork, FailsWithoutItsHelperProgram) {
 TEST_P(AFork, FailsForAModeThatCannotBeHad) {
   Outcome outcome = run([this] {
     telefork_options options = TELEFORK_OPTIONS_INIT;
-    options.mode = TELEFORK_MODE_LAZY;
-    require_failure(node(), &options, {TELEFORK_UNSUPPORTED, -1, "lazy"});
     options.mode = TELEFORK_MODE_LIVE;
     require_failure(node(), &options, {TELEFORK_USAGE, -1, "live"});
     options.mode = 77;
@@ -168,6 +167,21 @@ TEST_P(AFork, FailsForAModeThatCannotBeHad) {
     require_equal(end_of(fork_child(
                       node(), [] { return 4; }, eager)),
                   exited(4));
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(AFork, LetsMemoryFollowOrSaysThatItCannot) {
+  Outcome outcome = run([this] {
+    telefork_options options = TELEFORK_OPTIONS_INIT;
+    options.mode = TELEFORK_MODE_LAZY;
+    if (memory_can_follow(node())) {
+      require_equal(end_of(fork_child(
+                        node(), [] { return 4; }, lazy())),
+                    exited(4));
+    } else {
+      require_failure(node(), &options, {TELEFORK_REFUSED, -1, "use mode eager"});
+    }
   });
   EXPECT_TRUE(went_well(outcome));
 }

@@ -10,6 +10,7 @@ set -euo pipefail
 how=$1 build=$2 test=$3
 user=nobody  # a telepad looks its users up
 source "$(dirname "$0")/../../tools/machines.sh"
+source "$(dirname "$0")/near.sh"
 machines_for_test
 
 # The checkout may lie where only root may look; a bind mount is seen through its own path alone.
@@ -33,7 +34,7 @@ run_with_groups() {
 run_as_user() { run_with_groups "$(id -g "$user")" --clear-groups "$@"; }
 # Without those that look for the child among the processes of the parent's machine.
 run_far_as_user() {
-  run_as_user --gtest_filter="-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*${1-}"
+  run_as_user --gtest_filter="-$fork_tests_near${1-}"
 }
 start() {
   machine_start "$1" bash -c 'mount --bind "$1" "$2" && exec "$2/bin/telepad" --quiet' - \

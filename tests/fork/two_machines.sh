@@ -3,10 +3,11 @@
 # Usage: two_machines.sh TEST TELEPAD
 set -euo pipefail
 source "$(dirname "$0")/../../tools/machines.sh"
+source "$(dirname "$0")/near.sh"
 machines_for_test
 machine_start alpha "$2" --quiet
 machine_start beta "$2" --quiet
 
 # Without those that look for the child among the processes of the parent's machine.
 TELEFORK_TEST_NODE=$(machine_node beta) TELEFORK_TEST_HOST=beta machine_run alpha "$1" \
-  --gtest_filter='-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*' --gtest_brief=1
+  --gtest_filter="-$fork_tests_near" --gtest_brief=1

@@ -14,6 +14,7 @@ fi
 here=$(dirname "$0")
 source "$here/../../tools/machines.sh"
 source "$here/meet.sh"
+source "$here/../fork/near.sh"
 agent=""
 end() {
   [[ -z $agent ]] || kill "$agent"
@@ -202,5 +203,5 @@ ends_with_125 ".*"
 # The contract once more, but for 256 logins in a row.
 TELEFORK_TEST_NODE=ssh://beta TELEFORK_TEST_HOST=beta on_alpha \
   "$build/tests/fork/fork_test" --gtest_brief=1 \
-  --gtest_filter='-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*:*GivesWaitTheExitCode*'
+  --gtest_filter="-$fork_tests_near:*GivesWaitTheExitCode*"
 await_rest

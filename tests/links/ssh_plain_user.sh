@@ -6,6 +6,7 @@ if [[ ! -x /usr/sbin/sshd ]]; then
   exit 77
 fi
 source "$(dirname "$0")/../plain/plain.sh"
+source "$(dirname "$0")/../fork/near.sh"
 # An account that may log in, and one more with other ids; known on these machines alone.
 plain_uid=12345 plain_gid=12345 plain_groups=--groups=12345
 test=$2
@@ -78,4 +79,4 @@ done
 plain_settings+=(TMPDIR="$plain_home" TELEFORK_TEST_NODE=ssh://beta TELEFORK_TEST_HOST=beta
   TELEFORK_TEST_SOCKET= TELEFORK_TEST_TELEPAD="$plain_build/bin/telepad")
 plain_run alpha "@/$test" --gtest_brief=1 \
-  --gtest_filter='-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*:*KeepsItsPidWhereThatIsFree*:*GivesWaitTheExitCode*:*RunsAHundredAtOnce*'
+  --gtest_filter="-$fork_tests_near:*KeepsItsPidWhereThatIsFree*:*GivesWaitTheExitCode*:*RunsAHundredAtOnce*"

@@ -10,6 +10,7 @@ fi
 here=$(dirname "$0")
 source "$here/../../tools/machines.sh"
 source "$here/meet.sh"
+source "$here/../fork/near.sh"
 trap machines_end EXIT
 machines_begin
 telefork=$build/bin/telefork
@@ -92,7 +93,7 @@ said=$(fork_as_eve) || fail "eve cannot fork:" "$said"
 # Without those that look for the child among the processes of the parent's machine.
 TELEFORK_TEST_NODE=$node TELEFORK_TEST_HOST=beta machine_run alpha \
   "$build/tests/fork/fork_test" --gtest_brief=1 \
-  --gtest_filter='-*KillsTheChildWithItsPid*:*StopsAndContinues*:*ReadsItsLastOutputLate*'
+  --gtest_filter="-$fork_tests_near"
 
 # A program that runs goes there in the middle of it, and is waited for here.
 mkfifo "$machines_folder/in" "$machines_folder/out" "$machines_folder/begun"

@@ -16,7 +16,7 @@ chmod 711 "$folder"
 mkdir -m 700 "$folder/home"
 chown nobody "$folder/home"
 plain=(setpriv --reuid "$(id -u nobody)" --regid "$(id -g nobody)" --clear-groups --reset-env
-  env HOME="$folder/home" TMPDIR="$folder/home"
+  env HOME="$folder/home" TMPDIR="$folder/home" XDG_RUNTIME_DIR="$folder/home"
   ASAN_OPTIONS="${ASAN_OPTIONS:-}" GTEST_TOTAL_SHARDS="${GTEST_TOTAL_SHARDS:-10}"
   GTEST_SHARD_INDEX="${GTEST_SHARD_INDEX:-0}")
 (($#)) || set -- --gtest_brief=1 '--gtest_filter=Victims/*'

@@ -30,23 +30,32 @@ move() {
     fail "moving a server failed"
 }
 
-# Five times; what is to be true of it at each end is asked with the name of the machine.
-there_and_back() {
-  for _ in {1..5}; do
+# So often; what is to be true of it at each end is asked with the name of the machine.
+times_there_and_back() {
+  for ((i = 0; i < $1; ++i)); do
     move
     forget alpha
-    "$1" beta
+    "$2" beta
     machine_run alpha "$telefork" home "$(<"$folder/pid")" || fail "a server did not come home"
     forget beta
-    "$1" alpha
+    "$2" alpha
   done
 }
+there_and_back() { times_there_and_back 5 "$1"; }
 # The names of shared memory, which stay where a process has left.
 forget() { machine_run "$1" bash -c 'rm -f /dev/shm/*; ipcrm --all=shm'; }
 
-# Its package with a service has the same program by another name.
-start redis-server redis-check-rdb --port 4321 --save '' --dir "$folder" --daemonize no \
-  --unixsocket /run/redis.sock --unixsocketperm 700 \
+# As its service has it: of a user who may choose no ids for its threads at home. The package with
+# that service has the same program by another name.
+mkdir "$folder/redis"
+chown nobody "$folder/redis"
+chmod 755 "$folder"  # for the users that servers are
+for name in alpha beta; do machine_run "$name" install -d -o nobody /run/redis; done
+# shellcheck disable=SC2016  # for the inner shell
+start setpriv setpriv --reuid=nobody --regid=nogroup --clear-groups \
+  bash -c 'exec -a redis-server redis-check-rdb "$@"' redis \
+  --port 4321 --save '' --dir "$folder/redis" --daemonize no \
+  --unixsocket /run/redis/socket --unixsocketperm 700 \
   >"$folder/redis.log"
 server=$!
 redis() { machine_run "$1" redis-cli -p 4321 "${@:2}"; }
@@ -54,24 +63,25 @@ await redis alpha ping
 for i in {1..2000}; do echo "set key$i value$i ex 1000"; done | redis alpha --pipe >"$folder/said"
 redis alpha eval 'return redis.call("rpush", "list", unpack(redis.call("keys", "key*")))' 0 \
   >>"$folder/said"
+has_keys() { [[ $(redis "$1" get key1998) == value1998 ]] || fail "redis has lost a key on $1"; }
+there_and_back has_keys
 move
 [[ $(redis beta get key1999) == value1999 ]] || fail "redis has lost a key"
 [[ $(redis beta llen list) == 2000 ]] || fail "redis has lost a list"
 (($(redis beta ttl key7) > 900)) || fail "redis has lost a time"
-[[ $(machine_run beta redis-cli -s /run/redis.sock get key5) == value5 ]] ||
+[[ $(machine_run beta redis-cli -s /run/redis/socket get key5) == value5 ]] ||
   fail "redis is not there by its name"
-[[ $(machine_run beta stat -c %a /run/redis.sock) == 700 ]] || fail "its name is another's"
+[[ $(machine_run beta stat -c %a /run/redis/socket) == 700 ]] || fail "its name is another's"
 # It forks for this, and has the child say how it went.
 [[ $(redis beta config set save "100 1" && redis beta bgsave) == *"saving started"* ]] ||
   fail "redis saves nothing"
 until [[ $(redis beta info persistence) == *rdb_bgsave_in_progress:0* ]]; do kill -0 "$server"; done
-[[ $(redis beta info persistence) == *rdb_last_bgsave_status:ok* && -s $folder/dump.rdb ]] ||
+[[ $(redis beta info persistence) == *rdb_last_bgsave_status:ok* && -s $folder/redis/dump.rdb ]] ||
   fail "redis has saved nothing:" "$(<"$folder/redis.log")"
 redis beta shutdown nosave || true
 wait "$server" || fail "redis ended with $?:" "$(<"$folder/redis.log")"
 
 mkdir "$folder/site"
-chmod 755 "$folder"  # for the users that servers become
 echo "a page" >"$folder/site/page"
 # Its master, who is root, and workers of another user.
 cat >"$folder/nginx.conf" <<END
@@ -125,6 +135,7 @@ initdb -A trust -U me --no-sync -D data >initdb.log
 postgres -D data -c unix_socket_directories="$PGHOST" -c listen_addresses= -c fsync=off 2>log &
 server=$!
 until psql -qc 'select' 2>/dev/null; do kill -0 $server; done
+psql -qc 'create role asker superuser login'
 pgbench -iq 2>>clients.log
 pgbench -n -c 2 -t 1500 2>>clients.log || exit 3
 until [ -e ../home ]; do kill -0 $server; done
@@ -138,16 +149,19 @@ END
 start bash setpriv --reuid=nobody --regid=nogroup --clear-groups \
   bash -eu "$folder/database.sh" "$folder" >"$folder/transactions"
 server=$!
+# Returns when what has answered has ended too: with a socket to a client that stays it cannot move.
 query() {
-  machine_run "$1" /usr/lib/postgresql/15/bin/psql -h /run/postgres -U me -d postgres -Atc "$2"
+  machine_run "$1" /usr/lib/postgresql/15/bin/psql -h /run/postgres -U asker -d postgres -Atc "$2"
+  while machine_run "$1" pgrep -f '^postgres: asker ' >/dev/null; do kill -0 "$server"; done
 }
 under_way() { [[ $(query alpha "select count(*) > $1 from pgbench_history") == t ]]; }
 await under_way 100
 answers() { [[ $(query "$1" 'select count(*) from pgbench_accounts') == 100000 ]] || fail "on $1"; }
 there_and_back answers
-# With a client of two threads, whose ids its user could not choose at home.
+# With a client of two threads, in the middle of its work.
 touch "$folder/home"
 await under_way 3100
+times_there_and_back 1 true
 move
 # A background process that is begun there, and what it shares with who asks.
 [[ $(query beta "set force_parallel_mode = on; select count(*) from pgbench_accounts") == *100000 ]] ||

@@ -103,10 +103,23 @@ class AMoveAtAStep : public AStep {
       return;
     }
     EXPECT_TRUE(outcome.out.starts_with("here: ")) << outcome.out;
-    // From go on it may have run there until the link was lost, and was ended with it.
-    if (!may_run()) {
+    EXPECT_FALSE(is_decided()) << outcome.out;
+    if (!may_be_taken_back(victim)) {
       EXPECT_EQ(times_run(), 0) << "it ran there, and yet: " << outcome.out;
     }
+  }
+
+ private:
+  // From then on it does not run here any more.
+  bool is_decided() const {
+    return step() == Step::kDecided || step() == Step::kOneHollow || step() == Step::kHollowed;
+  }
+
+  // Whether it may have run there, and goes on here from where it left: between go and the decision
+  // it runs there until the link is lost, is ended with that, and here nobody has heard of it.
+  bool may_be_taken_back(Victim victim) const {
+    const bool had_not_begun = victim == Victim::kKeepers && of_keeper() && step() <= Step::kGoSeen;
+    return may_run() && !had_not_begun;
   }
 };
 

@@ -6,7 +6,7 @@
 int main() {
   const int fd = open("file", O_RDWR | O_CREAT, 0600);
   VICTIM_CHECK(flock(fd, LOCK_EX) == 0);
-  VICTIM_CLASHES("lock");
+  VICTIM_CLASHES_IN_FILES("lock");
   VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();

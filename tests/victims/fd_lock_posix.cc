@@ -8,7 +8,7 @@ int main() {
   lock.l_start = 10;
   lock.l_len = 5;
   VICTIM_CHECK(fcntl(fd, F_SETLK, &lock) == 0);
-  VICTIM_CLASHES("lock");
+  VICTIM_CLASHES_IN_FILES("lock");
   VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();

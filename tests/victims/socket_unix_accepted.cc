@@ -35,7 +35,7 @@ int main() {
   const int accepted = accept(listener, nullptr, nullptr);
   VICTIM_CHECK(accepted >= 0 && write(client, "to", 2) == 2 && write(accepted, "fro", 3) == 3);
   check_names(client, accepted);
-  VICTIM_CLASHES("Address already in use");
+  VICTIM_CLASHES_IN_FILES("Address already in use");
   VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   VICTIM_NOT_COPIED("a socket cannot move yet");
   victim_ready();

@@ -25,7 +25,7 @@ int main() {
   VICTIM_NOT_COPIED("it has what was not accepted or read yet");
   VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   VICTIM_NOT_COPIED("a socket cannot move yet");
-  VICTIM_CLASHES("listener cannot be had here");
+  VICTIM_CLASHES_IN_FILES("listener cannot be had here");
   victim_ready();
   victim_wait();
   char text[8];

@@ -54,7 +54,7 @@ int main() {
   const int packets = make("packets", SOCK_SEQPACKET, 0777);
   const int bound = make("bound", SOCK_STREAM, 0600);
   VICTIM_CHECK(listen(streams, 5) == 0 && listen(packets, 3) == 0);
-  VICTIM_CLASHES("Address already in use");
+  VICTIM_CLASHES_IN_FILES("Address already in use");
   VICTIM_NOT_COPIED("the original keeps it, and only one can have it");
   victim_ready();
   victim_wait();

@@ -11,6 +11,7 @@ int main() {
     _exit(0);
   }
   VICTIM_NOT_COPIED("memory that others may share stays at home");
+  VICTIM_CLASHES_AT_HOME("its name is taken");
   victim_ready();
   victim_wait();
   VICTIM_CHECK(kill(child, SIGTERM) == 0);

@@ -66,6 +66,14 @@
 // What the process that has gone still holds while it may go on here, so that another one on the
 // same machine cannot have it: TEXT is in what is said. Between two machines it travels.
 #define VICTIM_CLASHES(text) victim_say("clashes: " text "\n")
+// The same of what it holds in a file: on another machine too where that has the same files.
+#define VICTIM_CLASHES_IN_FILES(text) victim_say("clashes in files: " text "\n")
+// What stays at home when it goes to another machine, and is in its way when it comes back: TEXT is
+// in what is said.
+#define VICTIM_CLASHES_AT_HOME(text) victim_say("clashes at home: " text "\n")
+// What it uses stays without a word: to another machine it is not taken. TEXT stands in
+// docs/limits.md.
+#define VICTIM_STAYS_NEAR(text) victim_say("stays near: " text "\n")
 
 // What is said of it on stderr where it runs beside itself on one machine: TEXT is in it, and
 // nothing else is said.

@@ -78,7 +78,9 @@ class AForkInNeed : public AFork {
   Outcome run_attempt(const Body& attempt = {}) {
     return run([&] {
       if (attempt) attempt();
-      const pid_t pid = telefork_fork(there_.c_str());
+      telefork_options options = TELEFORK_OPTIONS_INIT;
+      options.mode = TELEFORK_MODE_EAGER;  // who lacks the memory for it takes it
+      const pid_t pid = telefork_fork_with(there_.c_str(), &options);
       if (pid == 0) {
         make_file(path("ran"));
         _exit(7);

@@ -52,6 +52,12 @@ std::vector<Step> steps_of_move() {
           Step::kReadySent, Step::kGoSeen,    Step::kReleased, Step::kStarted};
 }
 
+std::vector<Step> steps_of_lazy_move() {
+  std::vector<Step> steps = steps_of_move();
+  steps.insert(std::find(steps.begin(), steps.end(), Step::kHollowed), Step::kAllThere);
+  return steps;
+}
+
 bool is_given_up(Step step) {
   return step >= (is_of_keeper(step) ? Step::kGoSeen : Step::kGivenUp);
 }
@@ -61,7 +67,8 @@ bool may_be_lost(const FaultCase& fault) {
   if (fault.step == Step::kHollowed) return true;
   // It may have said that it runs, before it was killed.
   return fault.killed == Killed::kKeeper &&
-         (fault.step == Step::kGoSent || fault.step == Step::kStartSeen);
+         (fault.step == Step::kGoSent || fault.step == Step::kStartSeen ||
+          fault.step == Step::kAllThere);
 }
 
 void let_keepers_go() {

@@ -18,8 +18,10 @@ struct FaultCase {
 };
 
 bool is_of_keeper(telefork::session::Step step);
-// Those that a move reaches at either end, up to when the process is there.
+// Those that a move reaches at either end, up to when the process is there; one whose memory
+// follows it reaches the same, and that this is all there.
 std::vector<telefork::session::Step> steps_of_move();
+std::vector<telefork::session::Step> steps_of_lazy_move();
 // Whether it is given up by then for certain.
 bool is_given_up(telefork::session::Step step);
 // Where it may end only there, or, with its node lost, nowhere: from when it was told to run there.

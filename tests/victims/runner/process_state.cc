@@ -215,4 +215,18 @@ std::string ProcessState::differences_from(const ProcessState& before) const {
   return text;
 }
 
+std::string describe_threads(pid_t pid) {
+  std::string text;
+  std::error_code gone;
+  for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/task", gone)) {
+    const std::string status = slurp(entry.path() / "status");
+    static const std::regex mask("SigBlk:\\s+([0-9a-f]+)");
+    std::smatch match;
+    text += "thread " + entry.path().filename().string() + ": mask " +
+            (std::regex_search(status, match, mask) ? match[1].str() : "?") + ", waits in " +
+            slurp(entry.path() / "wchan") + ", system call " + slurp(entry.path() / "syscall");
+  }
+  return text;
+}
+
 }  // namespace victims

@@ -34,4 +34,7 @@ class ProcessState {
   std::map<std::string, std::string> values_;
 };
 
+// Of each thread its mask and where it waits, a line each.
+std::string describe_threads(pid_t pid);
+
 }  // namespace victims

@@ -225,13 +225,23 @@ bool VictimProcess::await_ready() {
       declared_.ends_with_session = text;
     } else if (name == "noted beside") {
       declared_.noted_beside = text;
-    } else if (name == "clashes") {
+    } else if (name == "clashes" || name == "clashes in files") {
       declared_.clashes = text;
+      declared_.clashes_in_files = name != "clashes";
+    } else if (name == "clashes at home") {
+      declared_.clashes_at_home = text;
+    } else if (name == "stays near") {
+      declared_.stays_near = text;
     } else {
       ADD_FAILURE() << "it says: " << *line;
     }
   }
   return false;
+}
+
+void VictimProcess::ignore_what_is_near() {
+  if (!declared_.clashes_in_files) declared_.clashes.clear();
+  declared_.loses_in_namespace.clear();
 }
 
 // Of another one's child nobody here hears the status: what it has said is all there is.

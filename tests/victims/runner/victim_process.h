@@ -23,6 +23,9 @@ struct Declared {
   std::string loses_in_namespace;  // the same, of who is in a pid namespace of its own
   std::string loses_at_home;       // the same, of who comes home
   std::string clashes;             // in these words, or nothing
+  bool clashes_in_files = false;   // which other machines may have too
+  std::string clashes_at_home;     // the same, of who comes home from another machine
+  std::string stays_near;          // a sentence of docs/limits.md, or nothing
   std::string noted_beside;        // on stderr, of who runs beside itself; or nothing
   std::string ends_with_session;   // a sentence of docs/limits.md, or nothing
 };
@@ -82,6 +85,9 @@ class VictimProcess {
   // Reads until it is ready. False: it ended before, which is well where it says what is missing.
   bool await_ready();
   const Declared& declared() const { return declared_; }
+  // It goes to another machine, which has the same files and terminals: so it has the pids that it
+  // had, and nothing else is in its way.
+  void ignore_what_is_near();
   // Its own process, as it was started.
   pid_t pid() const { return pid_; }
 

@@ -22,6 +22,7 @@
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
+#include "destination.h"
 #include "fault.h"
 #include "process_state.h"
 #include "scene.h"
@@ -47,6 +48,11 @@ std::vector<std::string> names() {
   };
 }
 
+void expect_in_limits(const std::string& sentence) {
+  EXPECT_NE(fork_test::slurp(LIMITS_PAGE).find(sentence), std::string::npos)
+      << "not in docs/limits.md: " << sentence;
+}
+
 class Mode : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override;
@@ -66,10 +72,14 @@ class Mode : public testing::TestWithParam<std::string> {
   virtual std::vector<std::string> refused(const Declared& declared) const {
     return declared.refused;
   }
+  // Whether telefork may say that on its stderr.
+  virtual bool may_say(const std::string& /*line*/) const { return false; }
   // Whether it goes on in a process that was restored.
   virtual bool restores() const { return false; }
   // The sentence about what it loses, or nothing.
   virtual std::string lost(const Declared& declared) const { return declared.loses; }
+  // To another machine.
+  virtual bool goes_far() const { return false; }
   // The kernel may keep it for the deputy.
   virtual bool loses_for_certain() const { return true; }
   virtual std::string victim_name() const { return GetParam(); }
@@ -130,10 +140,13 @@ void Mode::run() {
   if (!ready) {
     FAIL() << "it was never ready: " << victim.finish().err;
   }
+  if (goes_far()) victim.ignore_what_is_near();
   const ProcessState before(victim.pid());
   if (saves() && !refused(victim.declared()).empty()) {
     expect_refused(victim);
     on_refused();
+  } else if (goes_far() && !victim.declared().stays_near.empty()) {
+    expect_in_limits(victim.declared().stays_near);
   } else {
     take(victim);
   }
@@ -152,7 +165,8 @@ void Mode::expect_end(VictimProcess& victim) const {
     const std::string& note = victim.declared().noted_beside;
     std::istringstream lines(end.err);
     for (std::string line; std::getline(lines, line);) {
-      EXPECT_TRUE(!note.empty() && line.find(note) != std::string::npos) << line;
+      const bool is_noted = !note.empty() && line.find(note) != std::string::npos;
+      EXPECT_TRUE(is_noted || may_say(line)) << line;
     }
     EXPECT_EQ(end.out, "pass\n");
     EXPECT_EQ(end.code, 0);
@@ -161,8 +175,7 @@ void Mode::expect_end(VictimProcess& victim) const {
   if (loses_for_certain()) {
     EXPECT_EQ(end.code, 1) << "it says that it is lost, and it is there: " << end.err;
   }
-  EXPECT_NE(fork_test::slurp(LIMITS_PAGE).find(lost_here), std::string::npos)
-      << "not in docs/limits.md: " << lost_here;
+  expect_in_limits(lost_here);
 }
 
 // Every refusal is one that the victim names, and all of those are there.
@@ -268,36 +281,24 @@ class File : public Mode {
   bool is_over_ = false;
 };
 
-// With a telepad of the same machine.
+// With a telepad.
 class ToNode : public Mode {
  protected:
   void SetUp() override {
     ASSERT_NO_FATAL_FAILURE(Mode::SetUp());
-    node_ = fs::temp_directory_path() / ("telefork-victim." + std::to_string(getpid()) + ".sock");
-    telepad_ = launch({{telepad_program(), "--quiet", "--socket", node_}, "/"});
+    there_.emplace(telepad_program());
     while (telefork({"check", node()}).code != 0) {
-      ASSERT_EQ(waitpid(telepad_, nullptr, WNOHANG), 0) << "telepad has ended";
+      ASSERT_FALSE(there_->has_ended()) << "telepad has ended";
     }
   }
   void TearDown() override {
-    // Where there is none, its number would be everybody.
-    if (telepad_ > 0) {
-      kill(telepad_, SIGTERM);
-      waitpid(telepad_, nullptr, 0);
-    }
+    there_.reset();
     Mode::TearDown();
   }
-  std::string node() const { return "unix:" + node_; }
+  std::string node() const { return there_->node(); }
+  const Destination& there() const { return *there_; }
   virtual std::string telepad_program() const { return TELEPAD_PROGRAM; }
-  // What has come there and is there still, but for telefork's own.
-  std::vector<pid_t> guests() const {
-    std::vector<pid_t> found;
-    for (pid_t pid : fork_test::list_descendants(telepad_)) {
-      const auto process = fork_test::look_at(pid);
-      if (process && !process->name.starts_with("telefork-")) found.push_back(pid);
-    }
-    return found;
-  }
+  bool goes_far() const override { return Destination::is_another_machine(); }
   // What is refused there, `more` beside what always is.
   static std::vector<std::string> refused_with(const Declared& declared,
                                                std::vector<std::string> more) {
@@ -312,8 +313,7 @@ class ToNode : public Mode {
   bool loses_for_certain() const override { return false; }
 
  private:
-  std::string node_;
-  pid_t telepad_ = -1;
+  std::optional<Destination> there_;
 };
 
 // It goes there, and its deputy stays.
@@ -333,7 +333,7 @@ class Move : public ToNode {
       return;
     }
     ASSERT_EQ(move.code, 0) << move.err;
-    victim.continue_elsewhere(nlohmann::json::parse(move.out).at("pid"));
+    victim.continue_elsewhere(there().seen_from_here(nlohmann::json::parse(move.out).at("pid")));
   }
   std::vector<std::string> refused(const Declared& declared) const override {
     return refused_with(declared, declared.refused_by_move);
@@ -353,7 +353,7 @@ class Fork : public ToNode {
     const Finished fork = telefork(command(victim.pid()));
     ASSERT_EQ(fork.code, 0) << fork.err;
     const auto told = nlohmann::json::parse(fork.out);
-    go_on(victim, told.at("home_pid"), told.at("pid"));
+    go_on(victim, told.at("home_pid"), there().seen_from_here(told.at("pid")));
   }
   std::vector<std::string> refused(const Declared& declared) const override {
     std::vector<std::string> more = declared.refused_by_move;
@@ -378,11 +378,12 @@ class Original : public Fork {
 
 // And comes back to its own pid: what it is then is what it was.
 class ThereAndBack : public Move {
+ protected:
   void take(VictimProcess& victim) override {
     Move::take(victim);
     if (HasFatalFailure() || !victim.declared().clashes.empty()) return;
     std::vector<std::string> refused = victim.declared().refused_by_home;
-    if (geteuid() != 0 && refused.empty() && has_threads(victim.visible_pid())) {
+    if (geteuid() != 0 && refused.empty() && needs_ids(victim.visible_pid())) {
       refused.emplace_back("may not be chosen here by this user");
     }
     const Finished home = telefork({"home", std::to_string(victim.pid())});
@@ -393,14 +394,29 @@ class ThereAndBack : public Move {
       }
       return;
     }
+    if (const std::string& clash = victim.declared().clashes_at_home;
+        goes_far() && !clash.empty()) {
+      EXPECT_EQ(home.code, kUndone) << home.err;
+      EXPECT_NE(home.err.find(clash), std::string::npos) << home.err;
+      return;
+    }
     ASSERT_EQ(home.code, 0) << home.err;
     victim.continue_at_home();
   }
   // A plain user may not say which file a process runs (docs/limits.md).
   std::string differences(pid_t pid, const ProcessState& before) const override {
     const std::string all = Move::differences(pid, before);
-    const std::regex blank("exe was [^\n]*, is [^\n]*/telefork-blank\n");
+    const std::regex blank("(process [0-9]+: )*exe was [^\n]*, is [^\n]*/telefork-blank\n");
     return geteuid() == 0 ? all : std::regex_replace(all, blank, "");
+  }
+  // Which nothing stands for at home: those of threads, and of zombies (docs/limits.md).
+  static bool needs_ids(pid_t pid) {
+    if (has_threads(pid)) return true;
+    const std::vector<pid_t> children = fork_test::list_descendants(pid);
+    return std::any_of(children.begin(), children.end(), [](pid_t child) {
+      const auto seen = fork_test::look_at(child);
+      return seen && (seen->state == 'Z' || has_threads(child));
+    });
   }
   static bool has_threads(pid_t pid) {
     const fs::directory_iterator tasks("/proc/" + std::to_string(pid) + "/task");
@@ -417,7 +433,7 @@ class Fault : public Move {
  protected:
   void SetUp() override {
     const std::string step = GetParam().substr(victim_name().size() + kBetween.size());
-    for (Step one : steps_of_move()) {
+    for (Step one : steps_of_lazy_move()) {
       if (step_name(one) == step) fault_.step = one;
     }
     programs_.emplace();
@@ -436,6 +452,7 @@ class Fault : public Move {
                                                          : "its keeper was killed");
       fault_.killed = killed;
       is_over_ = false;
+      was_resumed_ = false;
       run();
       if (HasFailure() || IsSkipped()) return;
     }
@@ -450,6 +467,14 @@ class Fault : public Move {
   void on_refused() const override { let_keepers_go(); }
   std::string differences(pid_t pid, const ProcessState& before) const override;
   void take(VictimProcess& victim) override;
+  // The command has said that it is there. Whether it is held here all the same, when that is
+  // settled.
+  virtual bool is_held_at_last(const VictimProcess& /*victim*/) const { return false; }
+  // Of a command whose keeper was killed.
+  virtual int code_without_keeper() const { return kUndone; }
+  const FaultCase& fault() const { return fault_; }
+  bool was_resumed() const { return was_resumed_; }
+  bool is_held(pid_t pid) const;
 
  private:
   static constexpr std::string_view kBetween = "_at_";
@@ -457,25 +482,30 @@ class Fault : public Move {
   bool ends_with_session(const VictimProcess& victim) const;
   void expect_killed(VictimProcess& victim);
   void expect_lost(VictimProcess& victim);
-  bool is_held(pid_t pid) const;
+  void expect_resumed(pid_t pid);
 
   FaultCase fault_{};
   bool is_over_ = false;
+  bool was_resumed_ = false;
   std::optional<SteppingPrograms> programs_;
 };
 
-// Whose session was killed at work in it may keep that one's pages, where programs map nothing by
-// themselves (docs/limits.md).
+// Whose session was killed at work in it, or has left it to be taken up, may keep that one's pages,
+// where programs map nothing by themselves (docs/limits.md).
 std::string Fault::differences(pid_t pid, const ProcessState& before) const {
   std::string all = Mode::differences(pid, before);
-  if (fault_.killed != FaultCase::Killed::kSession) return all;
-  // Threads leave the stub in any order, and nobody is told when. There all signals are blocked.
-  const std::regex leaving("thread [0-9]+ SigBlk was [0-9a-f]+, is fffffffffff[0-9a-f]{5}\n");
+  if (fault_.killed != FaultCase::Killed::kSession && !was_resumed_) return all;
+  // Threads leave the stub in any order, and nobody is told when. There all signals are blocked, or
+  // all but the one that it makes itself known by: SIGURG or SIGWINCH.
+  const std::regex leaving(
+      "thread [0-9]+ SigBlk was [0-9a-f]+, is "
+      "f{8}(fff[0-9a-f]{5}|ffb[0-9a-f]{5}|f7f[0-9a-f]{5})\n");
   const auto patience = std::chrono::steady_clock::now() + std::chrono::minutes(1);
   while (std::regex_search(all, leaving) && std::chrono::steady_clock::now() < patience) {
     std::this_thread::yield();
     all = Mode::differences(pid, before);
   }
+  if (std::regex_search(all, leaving)) ADD_FAILURE() << describe_threads(pid);
   const std::regex left("(process [0-9]+: )?mapping 00[0-3][0-9a-f]{5}-[^\n]* is new: [^\n]*\n");
   return std::regex_replace(all, left, "");
 }
@@ -492,7 +522,7 @@ void Fault::take(VictimProcess& victim) {
   break_move(victim);
   // It may have run there, and now it is to run here.
   if (!is_over_ && is_given_up(fault_.step)) {
-    EXPECT_TRUE(guests().empty()) << fork_test::describe_descendants();
+    EXPECT_TRUE(there().guests().empty()) << fork_test::describe_descendants();
   }
 }
 
@@ -506,20 +536,27 @@ void Fault::break_move(VictimProcess& victim) {
   }
   ASSERT_TRUE(move.held) << "nobody came to the step: " << move.end.err;
   if (ends_with_session(victim)) return expect_killed(victim);
-  if (move.end.code == 0) return expect_lost(victim);
+  if (move.end.code == 0) {
+    return is_held_at_last(victim) ? expect_resumed(victim.pid()) : expect_lost(victim);
+  }
   if (fault_.killed == FaultCase::Killed::kKeeper) {
-    EXPECT_EQ(move.end.code, kUndone) << move.end.err;
+    EXPECT_EQ(move.end.code, code_without_keeper()) << move.end.err;
     return;
   }
   EXPECT_EQ(move.end.code, 1) << move.end.err;
   if (is_held(victim.pid())) {
-    const Finished resume = telefork({"resume", std::to_string(victim.pid())});
-    EXPECT_EQ(resume.code, 0) << resume.err;
+    expect_resumed(victim.pid());
   } else if (fault_.step == Step::kHollowed) {
     expect_lost(victim);
   } else {
     EXPECT_FALSE(is_given_up(fault_.step)) << "it was not held";
   }
+}
+
+void Fault::expect_resumed(pid_t pid) {
+  was_resumed_ = true;
+  const Finished resume = telefork({"resume", std::to_string(pid)});
+  EXPECT_EQ(resume.code, 0) << resume.err;
 }
 
 bool Fault::ends_with_session(const VictimProcess& victim) const {
@@ -530,8 +567,7 @@ bool Fault::ends_with_session(const VictimProcess& victim) const {
 
 void Fault::expect_killed(VictimProcess& victim) {
   EXPECT_EQ(victim.await_end(), 128 + SIGKILL);
-  EXPECT_NE(fork_test::slurp(LIMITS_PAGE).find(victim.declared().ends_with_session),
-            std::string::npos);
+  expect_in_limits(victim.declared().ends_with_session);
   is_over_ = true;
   empty_folder();
 }
@@ -543,11 +579,11 @@ void Fault::expect_lost(VictimProcess& victim) {
   empty_folder();
 }
 
-std::vector<std::string> at_all_steps(const std::vector<std::string>& victims) {
+std::vector<std::string> at_all_steps(const std::vector<std::string>& victims,
+                                      const std::vector<Step>& steps = steps_of_move()) {
   std::vector<std::string> cases;
   for (const std::string& victim : victims) {
-    for (Step step : steps_of_move())
-      cases.push_back(victim + "_at_" + std::string(step_name(step)));
+    for (Step step : steps) cases.push_back(victim + "_at_" + std::string(step_name(step)));
   }
   return cases;
 }
@@ -564,6 +600,83 @@ std::vector<std::string> names_of_the_unstopped() {
 // `make soak` has the others too, of which each of its rounds takes some.
 class AnyFault : public Fault {};
 
+// Its memory follows it, however small that is. What is not alone takes its along.
+template <class ModeOf>
+class Lazily : public ModeOf {
+  void SetUp() override {
+    setenv("TELEFORK_LAZY_PROCESS_KB", "0", 1);
+    setenv("TELEFORK_LAZY_MAPPING_KB", "0", 1);
+    ASSERT_NO_FATAL_FAILURE(ModeOf::SetUp());
+    if (geteuid() != 0) GTEST_SKIP() << "needs: root";
+  }
+  void TearDown() override {
+    ModeOf::TearDown();
+    unsetenv("TELEFORK_LAZY_PROCESS_KB");
+    unsetenv("TELEFORK_LAZY_MAPPING_KB");
+  }
+  // As long as anything is missing that can be seen (VmFlags: um).
+  std::string differences(pid_t pid, const ProcessState& before) const override {
+    for (;;) {
+      const std::string all = ModeOf::differences(pid, before);
+      if (all.find(" um ") == std::string::npos || !fork_test::look_at(pid)) return all;
+    }
+  }
+};
+using Lazy = Lazily<Move>;
+using LazyThereAndBack = Lazily<ThereAndBack>;
+
+// Until all has come there it is held here when either end is lost, and its parent sees nothing.
+class LazyFault : public Lazily<Fault> {
+  bool is_held_at_last(const VictimProcess& victim) const override {
+    const auto patience = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (std::chrono::steady_clock::now() < patience) {
+      if (is_held(victim.pid())) return true;
+      const auto seen = fork_test::look_at(victim.pid());
+      if (!seen || seen->state == 'Z') return false;
+    }
+    ADD_FAILURE() << "it is neither held nor has it ended";
+    return false;
+  }
+  // Before anything stands still the connection for its pages is opened.
+  int code_without_keeper() const override { return fault().step == Step::kChecked ? 1 : kUndone; }
+  bool may_say(const std::string& line) const override {
+    return was_resumed() && line.find("its memory had not all come there") != std::string::npos;
+  }
+};
+
+// The original will be killed with all its children, and with what keeps the copy's memory.
+class LazyFork : public Lazily<Fork> {
+  static std::size_t watched_mappings(pid_t pid) {
+    const std::string smaps = fork_test::slurp("/proc/" + std::to_string(pid) + "/smaps");
+    std::size_t count = 0;
+    for (auto at = smaps.find(" um "); at != std::string::npos; at = smaps.find(" um ", at + 1)) {
+      ++count;
+    }
+    return count;
+  }
+  void go_on(VictimProcess& victim, pid_t home, pid_t guest) const override {
+    while (watched_mappings(guest) > watched_mappings(victim.pid())) {
+    }
+    Fork::go_on(victim, home, guest);
+  }
+};
+
+// Its memory goes ahead of it. What is not alone goes as ever.
+class Live : public Move {
+  static bool has_children(pid_t pid) {
+    const std::string tasks = "/proc/" + std::to_string(pid) + "/task";
+    for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+      if (!fork_test::slurp(task.path() / "children").empty()) return true;
+    }
+    return false;
+  }
+  std::vector<std::string> command(pid_t pid) const override {
+    std::vector<std::string> all = Move::command(pid);
+    if (!has_children(pid)) all.insert(all.end(), {"--mode", "live"});
+    return all;
+  }
+};
+
 std::string name_of(const testing::TestParamInfo<std::string>& info) { return info.param; }
 
 #define VICTIMS_MODE(mode)        \
@@ -578,11 +691,20 @@ VICTIMS_MODE(Move);
 VICTIMS_MODE(Fork);
 VICTIMS_MODE(Original);
 VICTIMS_MODE(ThereAndBack);
+VICTIMS_MODE(Lazy);
+VICTIMS_MODE(Live);
+VICTIMS_MODE(LazyFork);
+VICTIMS_MODE(LazyThereAndBack);
 
 TEST_P(Fault, LeavesItHereOrLost) { run_all(); }
 INSTANTIATE_TEST_SUITE_P(Victims, Fault,
                          testing::ValuesIn(at_all_steps({"thread_hundred", "memory_shared",
                                                          "fd_epoll", "tree_pipes"})),
+                         name_of);
+TEST_P(LazyFault, LeavesItHereOrLost) { run_all(); }
+INSTANTIATE_TEST_SUITE_P(Victims, LazyFault,
+                         testing::ValuesIn(at_all_steps({"memory_private", "fd_epoll"},
+                                                        steps_of_lazy_move())),
                          name_of);
 TEST_P(AnyFault, LeavesItHereOrLost) { run_all(); }
 INSTANTIATE_TEST_SUITE_P(Soak, AnyFault, testing::ValuesIn(at_all_steps(names_of_the_unstopped())),

@@ -1,0 +1,120 @@
+// The source's end of lazy migration: the memory of a process that runs elsewhere already. What it
+// waits for there goes first, then the rest, in the order in which it comes to need it.
+//
+//     PageServer server(std::move(stream), memory);  // a thread serves from now on
+//     ...
+//     server.progress()
+//
+// The process stands still, or is a copy of the one that left; it is only read. The destructor ends
+// the thread. A connection that is lost ends it too, which progress() tells: whoever is at the
+// other end says on the control connection what that means. How much may be under way is bounded
+// (send_window.h), so that what is waited for is not behind more than that.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "base/mapped_region.h"
+#include "base/unique_fd.h"
+#include "kernel/pagemap.h"
+#include "migrate/page_stream.h"
+#include "migrate/send_window.h"
+#include "migrate/served_pages.h"
+
+namespace telefork::migrate {
+
+struct ServedMemory {
+  pid_t pid = 0;
+  // A copy of another process, with which it has its pages in common: reading them is not to copy
+  // them (docs/benchmarks.md).
+  bool shares_pages = false;
+  kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  std::vector<kernel::Vma> mappings;   // private, anonymous and readable; rising
+  std::vector<kernel::PageRun> ahead;  // of these: what of it holds anything went ahead
+};
+
+class PageServer {
+ public:
+  struct Progress {
+    std::uint64_t pages = 0;   // sent
+    std::uint64_t wanted = 0;  // times that somebody waited there
+    bool all_sent = false;
+    bool complete = false;  // nobody there needs it: it is all in its place, or was given up
+    bool closed = false;    // the other end has closed without a word
+    // It serves no more, and not because the connection was lost.
+    std::optional<Error> failure;
+  };
+
+  PageServer(std::unique_ptr<net::Stream> stream, ServedMemory memory);
+  ~PageServer();
+  PageServer(const PageServer&) = delete;
+  PageServer& operator=(const PageServer&) = delete;
+
+  // Readable when it is complete, or serves no more.
+  int fd() const { return news_.get(); }
+  // From now on the process, or one with its memory, lends its pages (tracee/snapshot.h): what is
+  // pushed is copied by nobody but who receives it, where the connection can do that. Both stay
+  // open as long as this serves.
+  void borrow(UniqueFd control, UniqueFd pages);
+
+  Progress progress() const;
+  // Throws why it cannot serve.
+  void check() const;
+
+ private:
+  void run();
+  void serve();
+  void take(const protocol::PageMessage& message);
+  void answer(RemotePtr address);
+  void take_offer();
+  void push();
+  void push_from_buffer();
+  void ask_lender();
+  void send_lent();
+  void end_push();
+  void note_completion();
+  void set_complete();
+  void send_behind();
+  void send_pages(const kernel::PageRun& run);
+  std::span<std::byte> read(const kernel::PageRun& run);
+  bool may_push() const { return (pushing_ || lent_) && window_.has_room(); }
+
+  PageStream stream_;
+  ServedMemory memory_;
+  kernel::PageMap map_;
+  ServedPages pages_;
+  UniqueFd content_;  // /proc/PID/mem
+  MappedRegion buffer_;
+  UniqueFd wake_;  // an eventfd: end
+  UniqueFd news_;  // another
+  bool enough_ = false;
+  bool pushing_ = false;
+  bool all_told_ = false;
+  RemotePtr next_push_;
+  RemotePtr expected_want_;  // of who reads on from page to page
+  std::uint64_t read_ahead_;
+  kernel::PageRun behind_;  // what was asked for last, and may be wanted next
+  bool behind_is_due_ = false;
+  std::deque<RemotePtr> wanted_;
+  SendWindow window_;
+  std::uint64_t most_lent_ = 0;          // pages at once; 0: they are not borrowed
+  UniqueFd lender_;                      // asks for pages
+  UniqueFd lent_pages_;                  // a pipe, where they come
+  std::optional<kernel::PageRun> lent_;  // was asked for, and is to be sent next
+
+  mutable std::mutex mutex_;
+  Progress progress_;
+  std::optional<std::pair<UniqueFd, UniqueFd>> offered_;  // by borrow()
+  std::thread thread_;                                    // last: it uses all of these
+};
+
+}  // namespace telefork::migrate

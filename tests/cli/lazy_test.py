@@ -1,0 +1,390 @@
+#!/usr/bin/env python3
+"""telefork move and fork of a process whose memory follows it (--mode lazy), by a cable through which
+that takes its time."""
+import ctypes
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+
+import cli
+from cable import Cable
+from cli import call
+from departure import ByNarrowCable, DepartureTest, arguments_of, is_deputy, sessions
+
+MEGABYTES = 24
+LIBC = ctypes.CDLL(None)
+
+# Memory of which every page is another one, and what its parent has to know of it. It says which
+# signals it gets, and ends at SIGTERM.
+PROGRAM = f"""
+import array, os, signal, sys
+signals = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+memory = array.array("Q", range({MEGABYTES} << 17))
+def say(*words): os.write(1, " ".join(map(str, words)).encode() + b"\\n")
+say("ready", os.getpid())
+while True:
+    number = signal.sigwaitinfo(signals).si_signo
+    if number == signal.SIGTERM: sys.exit(9)
+    if number == signal.SIGUSR2:
+        say("all", memory == array.array("Q", range({MEGABYTES} << 17)))
+    else:
+        say(number)
+"""
+
+
+class Narrow(ByNarrowCable, DepartureTest):
+    def program(self, **options):
+        process = self.start(sys.executable, "-c", PROGRAM, **options)
+        self.assertEqual(process.stdout.readline(), b"ready %d\n" % process.pid)
+        return process
+
+    def go(self, pid, *flags):
+        """-> what the command says, as JSON."""
+        done = self.call(self.command, pid, self.node, "--mode", "lazy", "--json", *flags)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        told = json.loads(done.stdout)
+        self.assertEqual((told["mode"], told["mode_reason"]), ("lazy", ""))
+        self.assertLess(told["bytes_sent"], MEGABYTES << 19)
+        return told
+
+    def expect(self, process, *words):
+        for word in words:
+            self.assertEqual(process.stdout.readline().strip(), str(word).encode())
+
+    def is_whole(self, process):
+        os.kill(process.pid, signal.SIGUSR2)
+        self.expect(process, "all True")
+
+    def ends(self, process):
+        os.kill(process.pid, signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 9)
+
+    def entry(self, pid, role="away"):
+        found = [entry for entry in sessions() if (entry["pid"], entry["role"]) == (pid, role)]
+        return found[0] if found else None
+
+
+class Terminal(Narrow):
+    def test_shows_how_far_it_has_come(self):
+        process = self.program()
+        terminal, theirs = pty.openpty()
+        self.addCleanup(os.close, terminal)
+        command = subprocess.Popen(
+            [cli.TELEFORK, "move", str(process.pid), self.node, "--mode", "eager"],
+            env=self.environment, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        said = b""
+        while b" of about " not in said:
+            said += os.read(terminal, 4096)
+        self.assertIn(f"process {process.pid} to {self.node}: ".encode(), said)
+        self.cable.widen()
+        self.assertEqual(command.wait(timeout=cli.PATIENCE), 0)
+        while b" sent, " not in said:
+            said += os.read(terminal, 4096)
+        # What stood there is away.
+        self.assertRegex(said.split(b"\r\x1b[K")[-1], b"^telefork: process %d runs on " % process.pid)
+        self.is_whole(process)
+        self.ends(process)
+
+
+SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
+
+
+def tcp_sockets(pid):
+    """Of another process, pidfd_getfd(2)."""
+    process = os.pidfd_open(pid)
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            fd = LIBC.syscall(438, process, int(number), 0)
+            if fd < 0:
+                continue
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.close(fd)
+                continue
+            with socket.socket(fileno=fd) as its:
+                if its.family == socket.AF_INET:
+                    yield its
+    finally:
+        os.close(process)
+
+
+class Move(Narrow):
+    command = "move"
+
+    def away(self):
+        process = self.program()
+        self.go(process.pid)
+        self.follows(process.pid)
+        return process
+
+    def follows(self, pid):
+        """It is elsewhere, and whole here."""
+        self.assertFalse(is_deputy(pid))
+        entry = self.entry(pid)
+        self.assertEqual((entry["mode"], entry["state"], entry["remedy"], entry["memory_follows"]),
+                         ("lazy", "away", "", True))
+        self.assertIn(b" away, memory follows ", call("ps").stdout)
+        self.assertGreater(self.entry(entry["guest_pid"], "guest")["pages_missing"], 0)
+
+    def test_sends_no_more_than_it_may(self):
+        process = self.program()
+        self.go(process.pid, "--bwlimit", "100000K")
+        session = self.session_of(process.pid)
+        rates = [struct.unpack("Q", its.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 8))[0]
+                 for its in tcp_sockets(session)]
+        self.assertEqual(rates, [102_400_000] * 3)  # of control, bulk and pages
+        self.all_comes(process)
+        self.ends(process)
+
+    def test_is_refused_a_limit_that_nobody_keeps(self):
+        process = self.program()
+        for node in ("local", f"unix:{self.folder}/telepad.sock", "ssh://nowhere.invalid"):
+            done = self.call("move", process.pid, node, "--bwlimit", "20M")
+            self.assertEqual(done.returncode, 3)
+            self.assertIn(b"only of what goes by TCP and TLS can the bandwidth be limited",
+                          done.stderr)
+        self.is_whole(process)
+
+    def session_of(self, pid):
+        found, = [other for other in cli.processes()
+                  if arguments_of(other)[1:3] == [b"move", b"%d" % pid]]
+        return found
+
+    def all_comes(self, process):
+        self.cable.widen()
+        # It becomes a deputy first.
+        cli.wait_until(lambda: not self.entry(process.pid)["memory_follows"])
+        self.assertTrue(is_deputy(process.pid))
+        self.is_whole(process)
+        guest = self.entry(self.guest_of(process.pid), "guest")
+        self.assertEqual(guest["pages_missing"], 0)
+
+    def goes_on_here(self, process):
+        done = self.call("resume", process.pid)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIsNone(self.entry(process.pid))
+        self.is_whole(process)
+        self.ends(process)
+
+    def is_held(self, process):
+        cli.wait_until(lambda: (self.entry(process.pid) or {"remedy": ""})["remedy"] ==
+                       f"telefork resume {process.pid}")
+        self.refuses(self.call("move", process.pid, self.node), 3, "it is held here")
+
+    def test_runs_there_before_its_memory_has_come(self):
+        process = self.away()
+        os.kill(process.pid, signal.SIGUSR1)
+        self.expect(process, int(signal.SIGUSR1))
+        self.follows(process.pid)
+        self.refuses(self.call("move", process.pid, self.node), 3, "its memory still follows it")
+        self.all_comes(process)
+        self.ends(process)
+
+    def test_what_was_sent_to_it_before_it_gets_once(self):
+        process = self.program()
+        os.kill(process.pid, signal.SIGSTOP)
+        cli.wait_until(lambda: cli.processes()[process.pid] == "T")
+        os.kill(process.pid, signal.SIGUSR1)
+        os.kill(process.pid, signal.SIGCONT)
+        self.go(process.pid)
+        told = [process.stdout.readline().strip() for _ in range(2)]
+        self.assertEqual(sorted(told), sorted(b"%d" % number for number in
+                                              (signal.SIGUSR1, signal.SIGCONT)))
+        self.all_comes(process)
+        self.ends(process)
+
+    def test_stops_and_continues(self):
+        process = self.away()
+        os.kill(process.pid, signal.SIGSTOP)
+        self.assertTrue(os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1]))
+        guest = self.guest_of(process.pid)
+        cli.wait_until(lambda: cli.processes()[guest] == "T")
+        os.kill(process.pid, signal.SIGCONT)
+        self.assertTrue(os.WIFCONTINUED(os.waitpid(process.pid, os.WCONTINUED)[1]))
+        self.expect(process, int(signal.SIGCONT))
+        # And as it is done there.
+        os.kill(guest, signal.SIGSTOP)
+        self.assertTrue(os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1]))
+        os.kill(guest, signal.SIGCONT)
+        self.assertTrue(os.WIFCONTINUED(os.waitpid(process.pid, os.WCONTINUED)[1]))
+        self.expect(process, int(signal.SIGCONT))
+        # While it stands still all may come.
+        os.kill(process.pid, signal.SIGSTOP)
+        self.assertTrue(os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1]))
+        self.cable.widen()
+        cli.wait_until(lambda: self.entry(guest, "guest")["pages_missing"] == 0)
+        os.kill(process.pid, signal.SIGCONT)
+        self.expect(process, int(signal.SIGCONT))
+        self.all_comes(process)
+        self.ends(process)
+
+    def test_its_end_there_is_its_end_here(self):
+        process = self.away()
+        self.ends(process)
+
+    def test_its_death_there_is_its_death_here(self):
+        process = self.away()
+        guest = self.guest_of(process.pid)
+        os.kill(guest, signal.SIGSTOP)
+        self.assertTrue(os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1]))
+        os.kill(guest, signal.SIGKILL)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), -signal.SIGKILL)
+
+    def test_is_killed_here(self):
+        process = self.away()
+        guest = self.guest_of(process.pid)
+        process.kill()
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), -signal.SIGKILL)
+        cli.wait_until(lambda: guest not in cli.processes())
+        cli.wait_until(lambda: not self.guests())
+
+    def test_comes_home_when_all_has_gone(self):
+        process = self.away()
+        command = self.start(cli.TELEFORK, "home", str(process.pid))
+        # Whoever does not want it at home need not wait.
+        self.assertIn(b"waiting for its memory", command.stderr.readline())
+        command.send_signal(signal.SIGINT)
+        _, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 1, err)
+        self.follows(process.pid)
+        command = self.start(cli.TELEFORK, "home", str(process.pid))
+        self.assertIn(b"waiting for its memory", command.stderr.readline())
+        self.cable.widen()
+        _, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 0, err)
+        self.assertFalse(is_deputy(process.pid))
+        self.assertIsNone(self.entry(process.pid))
+        self.is_whole(process)
+        self.ends(process)
+
+    def test_is_held_when_its_node_is_lost(self):
+        process = self.away()
+        self.kill_keepers()
+        self.is_held(process)
+        self.goes_on_here(process)
+        said = process.stderr.read().decode()
+        self.assertIn(f"`telefork resume {process.pid}` takes it up", said)
+        self.assertIn("as it was", said)
+
+    def test_is_held_when_the_cable_is_cut(self):
+        process = self.away()
+        self.cable.cut()
+        self.is_held(process)
+        cli.wait_until(lambda: not self.guests())
+        self.cable = Cable(re.search(r"listening on (\S+)\n",
+                                     (self.folder / "telepad.log").read_text())[1])
+        self.addCleanup(self.cable.cut)
+        # Nobody answers at the address that it went to.
+        self.refuses(self.call("resume", process.pid), 4, "held here still")
+        process.kill()
+
+    def test_is_held_when_nobody_is_left_here(self):
+        process = self.away()
+        os.kill(self.session_of(process.pid), signal.SIGKILL)
+        self.is_held(process)
+        self.goes_on_here(process)
+
+    def test_may_become_another_program_before_all_has_come(self):
+        code = "import array, os, signal\n" \
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n" \
+            f"memory = array.array('Q', range({MEGABYTES} << 17))\n" \
+            "os.write(1, b'ready\\n')\n" \
+            "signal.sigwaitinfo([signal.SIGUSR1])\n" \
+            "os.execlp('sh', 'sh', '-c', 'echo another; read line; exit 6')\n"
+        process = self.start(sys.executable, "-c", code)
+        self.expect(process, "ready")
+        self.go(process.pid)
+        self.follows(process.pid)
+        os.kill(process.pid, signal.SIGUSR1)
+        self.expect(process, "another")
+        cli.wait_until(lambda: is_deputy(process.pid))
+        process.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual(process.returncode, 6)
+
+    def test_goes_for_good_when_all_has_gone(self):
+        output = self.folder / "output"
+        with open(output, "wb") as file:
+            process = self.start(sys.executable, "-c", PROGRAM, stdin=subprocess.DEVNULL, stdout=file,
+                                 stderr=file)
+        cli.wait_until(lambda: output.read_bytes().startswith(b"ready"))
+        command = self.start(cli.TELEFORK, "move", "--detach", "--mode", "lazy", str(process.pid),
+                             self.node, env=self.environment)
+        cli.wait_until(lambda: self.entry(process.pid) and self.entry(process.pid)["state"] == "away")
+        self.follows(process.pid)
+        guest = self.guest_of(process.pid)
+        self.cable.widen()
+        _, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 0, err)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 0)
+        self.addCleanup(os.kill, guest, signal.SIGKILL)
+        os.kill(guest, signal.SIGUSR2)
+        cli.wait_until(lambda: output.read_bytes().endswith(b"all True\n"))
+
+
+class Refused(DepartureTest):
+    command = "move"
+
+    def test_of_what_cannot_be_it_says_why(self):
+        victim = self.victim(0)
+        self.refuses(call("fork", victim.pid, self.node, "--mode", "live"), 3, "mode live")
+        self.assertEqual(call("move", victim.pid, self.node, "--mode", "other").returncode, 2)
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
+    def test_a_tree_goes_eagerly_or_says_why(self):
+        pair = self.start("sh", "-c", "read line; sleep 60 & read line; exit 3")
+        self.refuses_after_child(pair)
+
+    def refuses_after_child(self, process):
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        cli.wait_until(lambda: cli.children(process.pid))
+        self.refuses(call("move", process.pid, self.node, "--mode", "lazy"), 3, "use mode eager")
+
+
+class Fork(Narrow):
+    command = "fork"
+
+    def test_a_copy_finds_what_was(self):
+        process = self.program()
+        told = self.go(process.pid)
+        home, guest = told["home_pid"], told["pid"]
+        self.addCleanup(lambda: home in cli.processes() and os.kill(home, signal.SIGKILL))
+        self.assertGreater(self.entry(guest, "guest")["pages_missing"], 0)
+        self.assertTrue(self.entry(home)["memory_follows"])
+        snapshots = cli.children(process.pid)
+        self.assertEqual(len(snapshots), 1)
+        # The original runs on, and both write to one place.
+        self.is_whole(process)
+        self.cable.widen()
+        cli.wait_until(lambda: self.entry(guest, "guest")["pages_missing"] == 0)
+        os.kill(home, signal.SIGUSR2)
+        self.expect(process, "all True")
+        # Nothing of the copy is left in it.
+        cli.wait_until(lambda: not cli.children(process.pid))
+        cli.wait_until(lambda: not self.entry(home)["memory_follows"])
+        os.kill(home, signal.SIGTERM)
+        cli.wait_until(lambda: home not in cli.processes())
+        self.is_whole(process)
+        self.ends(process)
+
+    def test_a_copy_that_is_lost_leaves_nothing(self):
+        process = self.program()
+        told = self.go(process.pid)
+        self.kill_keepers()
+        cli.wait_until(lambda: told["home_pid"] not in cli.processes())
+        cli.wait_until(lambda: not cli.children(process.pid))
+        self.is_whole(process)
+        self.ends(process)
+
+
+if __name__ == "__main__":
+    cli.need("uffd_kernel_faults")
+    cli.main()

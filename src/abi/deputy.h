@@ -5,8 +5,10 @@
 //   event READY -------------------------------->
 //   event SIGNAL (signalfd_siginfo) ------------>  for the guest
 //   event PARENT_DIED -------------------------->
-//                            <-------------------  command EXIT, DIE, STOP, CONTINUE
+//                            <-------------------  command EXIT, DIE, STOP, CONTINUE, ECHO
 //   event OBEYED ------------------------------->  once for each STOP and CONTINUE, before it stops
+//   event ECHOED ------------------------------->  once for each ECHO, behind all signals that were
+//                                                  pending when it was read
 //
 // The lifeline is a pipe on which the deputy asks for SIGCONT on events (F_SETSIG). The session
 // process holds the other end and writes nothing to it: the only event is its own death, so that a
@@ -40,6 +42,7 @@ enum telefork_deputy_event_kind {
   TELEFORK_DEPUTY_SIGNAL = 2,
   TELEFORK_DEPUTY_PARENT_DIED = 3,
   TELEFORK_DEPUTY_OBEYED = 4,
+  TELEFORK_DEPUTY_ECHOED = 5,
 };
 
 struct telefork_deputy_event {
@@ -56,6 +59,7 @@ enum telefork_deputy_command_kind {
   TELEFORK_DEPUTY_STOP = 4,   // value: the signal to stop by
   // Takes back a STOP that is not obeyed yet; SIGCONT is sent beside it for one that is.
   TELEFORK_DEPUTY_CONTINUE = 5,
+  TELEFORK_DEPUTY_ECHO = 6,
 };
 
 struct telefork_deputy_command {

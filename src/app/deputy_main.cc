@@ -235,6 +235,9 @@ void obey(const Deputy& deputy, const telefork_deputy_command& command, bool sup
       return;
     case TELEFORK_DEPUTY_CONTINUE:  // a SIGCONT beside it does that
       return send_event(deputy, TELEFORK_DEPUTY_OBEYED);
+    case TELEFORK_DEPUTY_ECHO:
+      forward_signals(deputy);
+      return send_event(deputy, TELEFORK_DEPUTY_ECHOED);
     default:
       give_up(deputy);
   }

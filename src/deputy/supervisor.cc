@@ -80,6 +80,9 @@ void Supervisor::on_event(const telefork_deputy_event& event) {
     case TELEFORK_DEPUTY_OBEYED:
       --unacknowledged_;
       return;
+    case TELEFORK_DEPUTY_ECHOED:
+      --unanswered_;
+      return;
     case TELEFORK_DEPUTY_PARENT_DIED:
       events_.push_back({.kind = Event::Kind::kParentDied});
       return;
@@ -156,6 +159,12 @@ void Supervisor::send(telefork_deputy_command_kind kind, int value, int fd) {
   } while (n < 0 && errno == EINTR);
   if (n < 0 && errno != EPIPE && errno != ECONNRESET) throw_errno("writing to the deputy");
   if (kind == TELEFORK_DEPUTY_STOP || kind == TELEFORK_DEPUTY_CONTINUE) ++unacknowledged_;
+}
+
+void Supervisor::ask_for_signals() {
+  if (watch_.pid() == 0 || ending_) return;
+  send(TELEFORK_DEPUTY_ECHO, 0);
+  ++unanswered_;
 }
 
 // The deputy knows this SIGCONT by its value and does not send it on.

@@ -78,8 +78,14 @@ class Supervisor {
   // when this process dies, and stops again. Its parent may hear of it, which is a deputy too.
   void begin_stopped(int signal);
   void resume();
+  // What is pending at the deputy now comes as events before is_asked() is false again.
+  void ask_for_signals();
+  // Not of one that is stopped: it does not read, and its signals wait as well.
+  bool is_asked() const { return unanswered_ > 0 && socket_ && watch_.pid() != 0 && !stopped(); }
   // Both ends are stopped, or will be when they have heard of it.
   bool held() const { return held_; }
+  // 0: its end was seen, or somebody else traces it.
+  pid_t pid() const { return watch_.pid(); }
   // Its end was not seen yet.
   bool is_watching() const { return watch_.pid() != 0; }
   // It was seen to be stopped, and not to go on since.
@@ -111,6 +117,7 @@ class Supervisor {
   std::vector<std::byte> received_;  // the beginning of an event
   std::deque<Event> events_;
   int unacknowledged_ = 0;  // STOPs and CONTINUEs
+  int unanswered_ = 0;      // ECHOs
   bool held_ = false;       // both ends are stopped, or will be when they have heard of it
   bool ending_ = false;     // exit_with() or die() was called
 };

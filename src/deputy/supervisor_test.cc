@@ -337,6 +337,35 @@ TEST_F(SupervisorTest, SignalsToAStoppedDeputyWaitUntilItGoesOn) {
   EXPECT_EQ(next().info.ssi_signo, unsigned{SIGTERM});
 }
 
+TEST_F(SupervisorTest, WhatIsPendingHasComeWhenTheDeputyHasAnswered) {
+  start();
+  for (const int signal : {SIGTERM, SIGINT, SIGRTMIN}) {
+    kill(deputy(), signal);
+    supervisor_->ask_for_signals();
+    EXPECT_TRUE(supervisor_->is_asked());
+    while (supervisor_->is_asked() && !HasFatalFailure()) turn(kPatienceMs);
+    const auto event = supervisor_->next_event();
+    ASSERT_TRUE(event && event->kind == Kind::kSignal);
+    EXPECT_EQ(event->info.ssi_signo, static_cast<std::uint32_t>(signal));
+    EXPECT_FALSE(supervisor_->next_event());
+  }
+}
+
+TEST_F(SupervisorTest, AStoppedOrEndedDeputyIsNotWaitedFor) {
+  start();
+  kill(deputy(), SIGSTOP);
+  EXPECT_EQ(next().kind, Kind::kStopped);
+  supervisor_->ask_for_signals();
+  EXPECT_FALSE(supervisor_->is_asked());
+  kill(deputy(), SIGCONT);
+  EXPECT_EQ(next().kind, Kind::kSignal);
+  while (supervisor_->is_asked() && !HasFatalFailure()) turn(kPatienceMs);
+  kill(deputy(), SIGKILL);
+  EXPECT_EQ(next().kind, Kind::kKilled);
+  supervisor_->ask_for_signals();
+  EXPECT_FALSE(supervisor_->is_asked());
+}
+
 TEST_F(SupervisorTest, QuickStopsAndContinuesLeaveItAsTheLastOneSays) {
   start();
   for (int i = 0; i < 50; ++i) {

@@ -216,6 +216,7 @@ struct Signal {
   fromTerminal @1 :Bool;      # for the whole foreground group
   siginfo @2 :Data;           # siginfo_t, 128 bytes; empty: as kill(2) sends it
   pid @3 :UInt32;             # as Status.pid
+  others @4 :List(UInt32);    # to whom it was sent at once with that one, as Status.pid
 }
 
 struct StdioData {

@@ -1,5 +1,6 @@
 #include "session/guest_members.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -130,13 +131,25 @@ pid_t GuestMembers::find(pid_t guest_pid) const {
   return 0;
 }
 
-pid_t GuestMembers::group_of_its_own(pid_t pid) const {
-  const pid_t group = ::getpgid(pid);
+pid_t GuestMembers::group_of(const std::vector<pid_t>& pids) const {
+  const pid_t group = ::getpgid(pids.front());
   if (group <= 1 || group == ::getpgrp()) return 0;
+  for (const pid_t pid : pids) {
+    if (::getpgid(pid) != group) return 0;
+  }
   for (const auto& [other, place] : pids_) {
-    if (other != pid && ::getpgid(other) == group) return 0;
+    const bool is_named = std::find(pids.begin(), pids.end(), other) != pids.end();
+    if (!is_named && ::getpgid(other) == group) return 0;
   }
   return group;
+}
+
+std::vector<pid_t> GuestMembers::list_new_of_group(pid_t group) const {
+  std::vector<pid_t> found;
+  for (const pid_t other : list_guests()) {
+    if (pids_.count(other) == 0 && ::getpgid(other) == group) found.push_back(other);
+  }
+  return found;
 }
 
 std::vector<pid_t> GuestMembers::list_others_of_group(pid_t pid) const {
@@ -147,11 +160,7 @@ std::vector<pid_t> GuestMembers::list_others_of_group(pid_t pid) const {
     if (other == pid) break;
     if (place.group_before == before && ::getpgid(other) == group) return {};
   }
-  std::vector<pid_t> others;
-  for (const pid_t other : list_guests()) {
-    if (pids_.count(other) == 0 && ::getpgid(other) == group) others.push_back(other);
-  }
-  return others;
+  return list_new_of_group(group);
 }
 
 }  // namespace telefork::session

@@ -58,8 +58,11 @@ class GuestMembers {
 
   // As it is known here; 0: it has ended. `guest_pid` 0 is the first.
   pid_t find(pid_t guest_pid) const;
-  // Its process group, where no other one of them is in that, and none of ours; else 0.
-  pid_t group_of_its_own(pid_t pid) const;
+  // The process group of all of these, where no other one of them is in that, and none of ours;
+  // else 0.
+  pid_t group_of(const std::vector<pid_t>& pids) const;
+  // Who is in it and has begun since.
+  std::vector<pid_t> list_new_of_group(pid_t group) const;
   // A signal of the terminal's to `pid`, which is sent it besides: who else is to have it.
   std::vector<pid_t> list_others_of_group(pid_t pid) const;
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "base/error.h"
 
@@ -169,10 +170,13 @@ void Home::poll_once() {
   note_loss();
   deliver_end();
   if (finished_) return;
-  if (!is_hushed()) send_held_signals();
+  if (!is_hushed() && are_signals_complete()) send_signals();
   lease_.take_turn();
   if (options_.on_turn) options_.on_turn();
-  if (entries[call_entry].revents != 0 && may_be_called()) bring_home();
+  if (entries[call_entry].revents != 0 && may_be_called()) {
+    send_signals();
+    bring_home();
+  }
 }
 
 // What happened meanwhile is taken up where it does not come.
@@ -183,7 +187,7 @@ void Home::bring_home() {
   if (is_home_) return;
   if (outcome.where == Where::kGone) {
     first_.gone = true;
-    send_signal(first_, SIGKILL, false, nullptr);
+    owe_signal(first_, SIGKILL);
   }
   for (const deputy::Event& event : outcome.events) {
     if (event.kind != deputy::Event::Kind::kKilled) on_deputy_event(event);
@@ -298,40 +302,58 @@ void Home::deliver_end() {
   if (options_.on_ended) options_.on_ended();
 }
 
-void Home::send_held_signals() {
-  for (const HeldSignal& held : std::exchange(held_signals_, {})) {
-    send_signal(*held.seat, held.number, held.from_terminal, held.info ? &*held.info : nullptr);
-  }
+void Home::owe_signal(const Seat& seat, int number) {
+  owed_signals_.add({seat.guest_pid, 0, number, false, std::nullopt});
 }
 
-void Home::send_signal(const Seat& seat, int number, bool from_terminal,
-                       const signalfd_siginfo* info) {
-  if (is_hushed()) {
-    held_signals_.push_back({&seat, number, from_terminal, std::nullopt});
-    if (info != nullptr) held_signals_.back().info = *info;
-    return;
-  }
-  link_.send([&](Message::Builder message) {
-    auto signal = message.initSignal();
-    signal.setNumber(static_cast<std::uint32_t>(number));
-    signal.setFromTerminal(from_terminal);
-    signal.setPid(static_cast<std::uint32_t>(seat.guest_pid));
-    if (info == nullptr || info->ssi_code != SI_QUEUE) return;
-    siginfo_t raw{};
-    raw.si_signo = number;
-    raw.si_code = SI_QUEUE;
-    raw.si_pid = static_cast<pid_t>(info->ssi_pid);
-    raw.si_uid = info->ssi_uid;
-    raw.si_value.sival_ptr = reinterpret_cast<void*>(info->ssi_ptr);
-    signal.setSiginfo(::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(&raw), sizeof(raw)));
+void Home::ask_others_of_group(const Seat& seat, pid_t group) {
+  for_each_seat([&](Seat& other, deputy::Supervisor& supervisor) {
+    if (&other != &seat && ::getpgid(supervisor.pid()) == group) supervisor.ask_for_signals();
   });
+}
+
+bool Home::are_signals_complete() {
+  bool complete = true;
+  if (owed_signals_.empty()) return complete;
+  for_each_seat([&](Seat&, deputy::Supervisor& supervisor) {
+    if (supervisor.is_asked()) complete = false;
+  });
+  return complete;
+}
+
+void Home::send_signals() {
+  for (const OwedSignals::Batch& batch : owed_signals_.take()) {
+    link_.send([&](Message::Builder message) {
+      auto signal = message.initSignal();
+      signal.setNumber(static_cast<std::uint32_t>(batch.signal.number));
+      signal.setFromTerminal(batch.signal.to_group);
+      signal.setPid(static_cast<std::uint32_t>(batch.signal.guest_pid));
+      auto others = signal.initOthers(static_cast<unsigned>(batch.others.size()));
+      for (unsigned i = 0; i < others.size(); ++i) {
+        others.set(i, static_cast<std::uint32_t>(batch.others[i]));
+      }
+      const std::optional<signalfd_siginfo>& info = batch.signal.info;
+      if (!info || info->ssi_code != SI_QUEUE) return;
+      siginfo_t raw{};
+      raw.si_signo = batch.signal.number;
+      raw.si_code = SI_QUEUE;
+      raw.si_pid = static_cast<pid_t>(info->ssi_pid);
+      raw.si_uid = info->ssi_uid;
+      raw.si_value.sival_ptr = reinterpret_cast<void*>(info->ssi_ptr);
+      signal.setSiginfo(
+          ::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(&raw), sizeof(raw)));
+    });
+  }
 }
 
 void Home::on_home_signal(Seat& seat, const deputy::Event& event) {
   auto number = static_cast<int>(event.info.ssi_signo);
   if ((options_.ignored_signals >> (number - 1) & 1) != 0) return;
   const bool to_group = seat.group_signals.is_to_group(number, event.from_terminal);
-  send_signal(seat, number, to_group, &event.info);
+  const pid_t pid = (&seat == &first_ ? supervisor_ : *seat.supervisor).pid();
+  const pid_t group = others_.empty() || pid == 0 ? 0 : ::getpgid(pid);
+  const bool is_first = owed_signals_.add({seat.guest_pid, group, number, to_group, event.info});
+  if (is_first && group > 0) ask_others_of_group(seat, group);
 }
 
 void Home::on_event(Seat& seat, const deputy::Event& event) {
@@ -342,14 +364,14 @@ void Home::on_event(Seat& seat, const deputy::Event& event) {
       on_home_signal(seat, event);
       break;
     case deputy::Event::Kind::kStopped:
-      send_signal(seat, SIGSTOP, false, nullptr);
+      owe_signal(seat, SIGSTOP);
       break;
     case deputy::Event::Kind::kParentDied:
-      send_signal(seat, SIGKILL, false, nullptr);
+      owe_signal(seat, SIGKILL);
       break;
     case deputy::Event::Kind::kKilled:
       on_gone(seat);
-      if (&seat != &first_ || !delivered_) send_signal(seat, SIGKILL, false, nullptr);
+      if (&seat != &first_ || !delivered_) owe_signal(seat, SIGKILL);
       break;
     case deputy::Event::Kind::kEnded:
       on_gone(seat);

@@ -22,6 +22,7 @@
 #include "session/handover.h"
 #include "session/home_lease.h"
 #include "session/lease.h"
+#include "session/owed_signals.h"
 #include "session/registry.h"
 #include "session/return_session.h"
 #include "session/sent_signal.h"
@@ -109,8 +110,12 @@ class Home {
   void on_event(Seat& seat, const deputy::Event& event);
   void on_deputy_event(const deputy::Event& event) { on_event(first_, event); }
   void on_home_signal(Seat& seat, const deputy::Event& event);
-  void send_signal(const Seat& seat, int number, bool from_terminal, const signalfd_siginfo* info);
-  void send_held_signals();
+  void owe_signal(const Seat& seat, int number);
+  // One that was sent to a whole group goes there as one: who gets it last would else see what the
+  // others do when they have it.
+  void ask_others_of_group(const Seat& seat, pid_t group);
+  bool are_signals_complete();
+  void send_signals();
   bool is_hushed() const { return !finished_ && lease_.is_hushed(); }
   void deliver_end();
   bool may_be_called() const {
@@ -139,13 +144,7 @@ class Home {
   DeputyEnds ends_;  // of others, told by the keeper
   bool finished_ = false;
   bool is_home_ = false;
-  struct HeldSignal {
-    const Seat* seat;
-    int number;
-    bool from_terminal;
-    std::optional<signalfd_siginfo> info;
-  };
-  std::vector<HeldSignal> held_signals_;  // they came while home is hushed
+  OwedSignals owed_signals_;
 };
 
 }  // namespace telefork::session

@@ -676,18 +676,30 @@ void Keeper::on_message(const ReceivedMessage& message) {
 }
 
 void Keeper::on_signal_message(protocol::schema::Signal::Reader signal) {
-  const pid_t pid = members_.find(static_cast<pid_t>(signal.getPid()));
-  if (pid == 0) return;
-  auto number = static_cast<int>(signal.getNumber());
-  if (signal.getFromTerminal()) {
-    // The terminal's signals go to the whole group; who of it has no deputy gets it from here.
-    if (const pid_t group = members_.group_of_its_own(pid); group != 0) {
-      ::kill(-group, number);
-      return;
-    }
-    for (const pid_t other : members_.list_others_of_group(pid)) ::kill(other, number);
+  std::vector<pid_t> pids;
+  auto add = [&](std::uint32_t guest_pid) {
+    const pid_t pid = members_.find(static_cast<pid_t>(guest_pid));
+    if (pid != 0) pids.push_back(pid);
+  };
+  add(signal.getPid());
+  for (const std::uint32_t other : signal.getOthers()) add(other);
+  if (pids.empty()) return;
+  // To all of a group by one call: no one of it runs on before the last one has it.
+  const pid_t group = members_.group_of(pids);
+  const bool to_group =
+      signal.getFromTerminal() || (pids.size() > 1 && members_.list_new_of_group(group).empty());
+  if (group != 0 && to_group) {
+    ::kill(-group, static_cast<int>(signal.getNumber()));
+    return;
   }
-  deliver_signal(pid, signal);
+  if (signal.getFromTerminal()) {
+    // Who of the group has no deputy gets it from here.
+    const std::vector<pid_t> with_deputy = pids;
+    for (const pid_t pid : with_deputy) {
+      for (const pid_t other : members_.list_others_of_group(pid)) pids.push_back(other);
+    }
+  }
+  for (const pid_t pid : pids) deliver_signal(pid, signal);
 }
 
 // Of others than the guest a continuation is not asked for: of who is traced from here it is its

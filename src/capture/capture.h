@@ -74,6 +74,8 @@ struct CaptureSettings {
   bool common_part = true;
   // Of a tree: whose pages need not come, since another process has brought them.
   std::function<bool(const Mapping&)> is_written;
+  // By a signal; of several processes the Tree record says it.
+  bool stopped = false;
   // Told after every piece of pages: bytes read so far, for progress.
   std::function<void(std::uint64_t)> on_progress;
 };

@@ -231,6 +231,7 @@ void Capture::write_process(image::RecordSink& sink) {
   process.setMembarrier(own.membarrier);
   process.setMemoryMerge(own.memory_merge);
   process.setMdwe(own.mdwe);
+  process.setStopped(settings_.stopped);
   process.setLockFuture(read_lock_of_the_future(stub_));
   fill_seccomp(process);
   fill_credentials(status, own.securebits, process.initCredentials());

@@ -256,10 +256,6 @@ constexpr std::array kRules = {
     Rule{Reason::kProgramFile, Part::kProcess, "a program file that cannot be opened",
          "its program file: {}", ""},
     Rule{Reason::kForeignProgram, Part::kProcess, "a 32-bit program", "it is a 32-bit program", ""},
-    Rule{Reason::kStopped, Part::kProcess,
-         "a process that a signal has stopped, for `telefork save` and `move`; not a child that "
-         "goes along",
-         "it is stopped, and would run where it goes", "continue it first (kill -CONT)"},
     Rule{Reason::kChildrenThere, Part::kProcess, "children begun in a `run_on`, when it returns",
          "it has children there, which would stay behind",
          "have whoever began them wait for them before f returns"},

@@ -93,7 +93,6 @@ enum class Reason {
   kLongDirectory,
   kProgramFile,
   kForeignProgram,
-  kStopped,
   kChildrenThere,
   kUnmakeable,
   kOwnAncestor,

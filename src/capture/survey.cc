@@ -160,11 +160,6 @@ bool may_move_seccomp(const SurveyOptions& options, const Survey& survey) {
   return moves_whole(options.purpose) && may_have && alone && kernel::may_suspend_seccomp();
 }
 
-// It can be stopped again there, which its parent sees.
-bool is_child_in_tree(const SurveyOptions& options, const Survey& survey) {
-  return options.tree.contains(survey.stat.ppid);
-}
-
 }  // namespace
 
 unsigned Survey::carried_streams() const {
@@ -194,13 +189,8 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
     survey.refusals.push_back(refuse(process, Reason::kChroot));
   }
   survey_directory(survey.thread, options, survey);
-  if (moves_whole(options.purpose)) {
-    if (survey.stat.state == 'T' && !is_child_in_tree(options, survey)) {
-      survey.refusals.push_back(refuse(process, Reason::kStopped));
-    }
-    // It reads memory.
-    if (!forbidden) survey_signal_return(survey);
-  }
+  // It reads memory.
+  if (moves_whole(options.purpose) && !forbidden) survey_signal_return(survey);
   if (options.purpose == Purpose::kReturn && !kernel::list_children(survey.pid).empty()) {
     survey.refusals.push_back(refuse(process, Reason::kChildrenThere));
   }

@@ -324,7 +324,10 @@ void write_tree(const TreeSurvey& tree, image::RecordSink& sink) {
 
 // Shared memory comes once: with the first process that has mapped all that this one has.
 CaptureSettings settings_of(const TreeSurvey& tree, std::size_t member, CaptureSettings settings) {
-  if (tree.alone()) return settings;
+  if (tree.alone()) {
+    settings.stopped = !tree.stopped.empty();
+    return settings;
+  }
   settings.common_part = member == 0;
   settings.is_written = [&tree, member](const Mapping& mine) {
     if (mine.kind != Vma::Kind::SHARED_ANONYMOUS) return false;

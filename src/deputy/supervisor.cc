@@ -49,6 +49,20 @@ Supervisor::Supervisor(tracee::StopWatch watch, UniqueFd socket, UniqueFd standa
   lifeline_ = std::move(write_end);
 }
 
+// The kernel lets a traced process run in the middle of a stop. A SIGCONT that ends it meanwhile is
+// read by the deputy, as any other.
+void Supervisor::begin(tracee::TracedThread& leader) {
+  try {
+    tracee::StopWatch::settle(leader);
+    held_ = leader.in_group_stop();
+    if (held_) leader.run_into_system_call(SYS_poll);
+    tracee::StopWatch::begin(leader);
+  } catch (const Error&) {
+    watch_.release();
+    throw;
+  }
+}
+
 void Supervisor::on_readable() {
   while (socket_) {
     std::byte bytes[8 * sizeof(telefork_deputy_event)];
@@ -198,11 +212,6 @@ void Supervisor::stop(int signal) {
   if (watch_.pid() == 0 || ending_ || held_) return;
   held_ = true;
   send(TELEFORK_DEPUTY_STOP, signal);
-}
-
-void Supervisor::begin_stopped(int signal) {
-  stop(signal);
-  wake();
 }
 
 // The command takes back a stop that the deputy has not read yet; the signal ends one that it has,

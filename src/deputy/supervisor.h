@@ -62,6 +62,12 @@ class Supervisor {
   // program's; empty where it has none.
   Supervisor(tracee::StopWatch watch, UniqueFd socket, UniqueFd standard_error);
 
+  // Lets it begin, which stands at its exec; `watch` adopts it. Where a signal had stopped it
+  // before it was the deputy it first comes so far that it ends when this process dies. Then it is
+  // stopped as it was: its parent hears nothing of that. kGone: it was killed, and nothing is
+  // watched.
+  void begin(tracee::TracedThread& leader);
+
   // -1 once the deputy has closed its end.
   int socket_fd() const { return socket_.get(); }
   // Throws kCorrupt when what it reads is no event.
@@ -74,9 +80,6 @@ class Supervisor {
   void die(int signal);
   // By this very signal where the kernel lets a process be stopped by it, else by SIGSTOP.
   void stop(int signal);
-  // The same of one that was stopped before it was the deputy: it goes on until it has what ends it
-  // when this process dies, and stops again. Its parent may hear of it, which is a deputy too.
-  void begin_stopped(int signal);
   void resume();
   // What is pending at the deputy now comes as events before is_asked() is false again.
   void ask_for_signals();

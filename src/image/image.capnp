@@ -238,6 +238,7 @@ struct Process {
   lockFuture @30 :UInt32;     # of mlockall(2): MCL_FUTURE, and MCL_ONFAULT with it
   seccompFilters @31 :List(SeccompFilter);  # of each of its threads, the oldest first
   mdwe @32 :UInt32;           # the result of PR_GET_MDWE
+  stopped @33 :Bool;          # by a signal. Of several processes their members say it
 }
 
 struct SeccompFilter {

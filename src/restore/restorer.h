@@ -141,6 +141,8 @@ class Restorer {
   // Who takes which description, of all together: before anything of them is opened.
   static void share_descriptors(std::span<Restorer* const> all);
   static void count_sent_along(TreeParts& parts, Restorer* first);
+  // Of one alone: by a signal.
+  bool was_stopped() const { return process().getStopped(); }
   // Stops it for good, in the eyes of its parent too.
   void stop();
   // The last thing that can fail: it has the state that it runs from.

@@ -27,6 +27,11 @@ bool has_pending(image::schema::Signals::Reader signals, int signal) {
   return false;
 }
 
+// One that was continued when it stood still already has that before it.
+void stop(Restorer& member) {
+  if (!has_pending(member.signals(), SIGCONT)) member.stop();
+}
+
 // What its parent was told already it is not told again: neither by a signal nor by wait(2).
 void hide_stop(Restorer& parent, pid_t child, bool untold) {
   SyscallProgram program;
@@ -168,7 +173,11 @@ void TreeRestorer::make_skeleton() {
 
 void TreeRestorer::finish() {
   if (members_.empty()) throw Error(Code::kCorrupt, "the image has no process");
-  if (!parts_->is_tree) return members_.front()->finish();
+  if (!parts_->is_tree) {
+    first().finish();
+    if (first().was_stopped()) with_context("stopping the process", [&] { stop(first()); });
+    return;
+  }
   std::vector<Restorer*> all;
   for (const auto& member : members_) all.push_back(member.get());
   Restorer::share_descriptors(all);
@@ -189,7 +198,7 @@ void TreeRestorer::stop_those_that_were() {
   };
   for (Member::Reader member : tree().getMembers()) {
     if (member.getState() != Member::State::STOPPED) continue;
-    find(member.getPid()).stop();
+    stop(find(member.getPid()));
     if (member.getPid() == tree().getMembers()[0].getPid()) continue;
     hide_stop(find(member.getPpid()), static_cast<pid_t>(member.getPid()), member.getStopUntold());
   }

@@ -33,10 +33,8 @@ std::vector<int> lowest_free_numbers(pid_t pid) {
 }  // namespace
 
 DepartingProcess::DepartingProcess(tracee::FrozenProcess frozen,
-                                   const tracee::ParkedProcess::Options& options, bool stopped)
-    : pid_(frozen.pid()),
-      own_pid_(kernel::read_status(frozen.pid()).ns_pids.back()),
-      stopped_(stopped) {
+                                   const tracee::ParkedProcess::Options& options)
+    : pid_(frozen.pid()), own_pid_(kernel::read_status(frozen.pid()).ns_pids.back()) {
   tracee::ParkedProcess::Options own = options;
   own.caller = pid_;  // who becomes the deputy
   parked_ = std::make_unique<tracee::ParkedProcess>(std::move(frozen), own);
@@ -131,15 +129,20 @@ void DepartingProcess::leave_held() {
   parked_->leave_held();
 }
 
-// What was stopped is stopped there too: neither end need tell the other.
 void DepartingProcess::hollow_out(const std::string& deputy_program, bool speaks,
                                   UniqueFd complaints) {
-  hollow(*parked_, {deputy_program, their_fds_.front(), session_socket_.get(), 0, speaks});
+  tracee::TracedThread leader =
+      hollow(*parked_, {deputy_program, their_fds_.front(), session_socket_.get(), 0, speaks});
   parked_.reset();
   their_fds_.clear();
   supervisor_.emplace(tracee::StopWatch::adopt(pid_), std::move(session_socket_),
                       std::move(complaints));
-  if (stopped_) supervisor_->begin_stopped(SIGSTOP);
+  try {
+    supervisor_->begin(leader);
+  } catch (const Error&) {
+    supervisor_.reset();
+    throw;
+  }
 }
 
 bool DepartingProcess::roll_back() noexcept {

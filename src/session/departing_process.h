@@ -30,9 +30,7 @@ namespace telefork::session {
 
 class DepartingProcess {
  public:
-  // `stopped`: by a signal, when it was frozen.
-  DepartingProcess(tracee::FrozenProcess frozen, const tracee::ParkedProcess::Options& options,
-                   bool stopped);
+  DepartingProcess(tracee::FrozenProcess frozen, const tracee::ParkedProcess::Options& options);
   DepartingProcess(const DepartingProcess&) = delete;
   DepartingProcess& operator=(const DepartingProcess&) = delete;
   ~DepartingProcess();
@@ -71,7 +69,6 @@ class DepartingProcess {
 
   pid_t pid_;
   pid_t own_pid_;
-  bool stopped_;
   std::unique_ptr<tracee::ParkedProcess> parked_;
   std::vector<siginfo_t> captured_signals_;  // pending ones that have gone with it
   std::vector<siginfo_t> taken_signals_;     // of them, to be given back if it goes on here

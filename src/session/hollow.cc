@@ -121,8 +121,8 @@ KeptMemory hollow(pid_t pid, const HollowSettings& settings) {
   return kept;
 }
 
-void hollow(tracee::ParkedProcess& parked, const HollowSettings& settings) {
-  tracee::StopWatch::begin(parked.become(program_of(parked.pid(), parked.stub(), settings)));
+tracee::TracedThread hollow(tracee::ParkedProcess& parked, const HollowSettings& settings) {
+  return std::move(parked.become(program_of(parked.pid(), parked.stub(), settings)));
 }
 
 }  // namespace telefork::session

@@ -48,7 +48,8 @@ struct KeptMemory {
 // cannot be; the process then waits as before, or has ended. Gives who keeps its memory, if
 // anybody.
 KeptMemory hollow(pid_t pid, const HollowSettings& settings);
-// The same of one that is held, of however many threads: its caller is its first thread.
-void hollow(tracee::ParkedProcess& parked, const HollowSettings& settings);
+// The same of one that is held, of however many threads: its caller is its first thread. It stands
+// at its exec: Supervisor::begin lets it run.
+tracee::TracedThread hollow(tracee::ParkedProcess& parked, const HollowSettings& settings);
 
 }  // namespace telefork::session

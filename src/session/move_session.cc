@@ -50,8 +50,8 @@ void MoveSession::park(tracee::FrozenTree frozen, const capture::TreeSurvey& tre
   tracee::ParkedProcess::Options options;
   options.wait = std::min<std::chrono::nanoseconds>(options.wait, settings_.lease.stop);
   for (const capture::Survey& member : tree.members) {
-    processes_.push_back(std::make_unique<DepartingProcess>(
-        std::move(frozen.of(member.pid)), options, tree.stopped.contains(member.pid)));
+    processes_.push_back(
+        std::make_unique<DepartingProcess>(std::move(frozen.of(member.pid)), options));
   }
   going_.clear();
   for (const auto& process : processes_) going_.push_back(process->pid());

@@ -126,12 +126,6 @@ ReturnSession::Outcome ReturnSession::run() {
 }
 
 void ReturnSession::refuse_what_stands() {
-  // Of others a stopped one has not read yet that it is to be.
-  while (!(*parts_.deputies.front().supervisor)->settled()) await_deputies();
-  if ((*parts_.deputies.front().supervisor)->held()) {
-    throw Error(Code::kRefused,
-                fmt::format("refused: process {}: it is stopped; continue it first", pid_));
-  }
   // Those of several are in one.
   if (kernel::read_status(pid_).ns_pids.size() == kernel::read_status(::getpid()).ns_pids.size()) {
     return;

@@ -31,10 +31,14 @@ StopWatch StopWatch::seize(pid_t pid) {
   return StopWatch(pid);
 }
 
-void StopWatch::begin(TracedThread& leader) {
+void StopWatch::settle(TracedThread& leader) {
   leader.request_stop();
   leader.resume(PTRACE_CONT);
   leader.await_stop();
+}
+
+void StopWatch::begin(TracedThread& leader) {
+  settle(leader);
   if (leader.in_group_stop()) leader.request_stop();
   leader.resume(PTRACE_CONT);
   leader.forget();

@@ -52,6 +52,8 @@ class StopWatch {
   // once more before it does anything: that stop says whether a SIGSTOP to it is still in force,
   // and whoever watches it is to see that too.
   static void begin(TracedThread& leader);
+  // The same without letting it run: whether a stop is in force its in_group_stop() says.
+  static void settle(TracedThread& leader);
 
   StopWatch(StopWatch&& other) noexcept;
   StopWatch& operator=(StopWatch&&) = delete;

@@ -2,6 +2,7 @@
 """telefork move: a running process that knows nothing of it, to a telepad of the same machine."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,11 +85,10 @@ class Move(DepartureTest):
         # Not taken yet when it stops: they go with it.
         os.kill(process.pid, signal.SIGSTOP)
         cli.wait_until(lambda: cli.processes()[process.pid] == "T")
-        self.refuses(call("move", process.pid, self.node), 3, "it is stopped")
-        os.kill(process.pid, signal.SIGCONT)
         for _ in range(20):
             os.kill(process.pid, realtime)
         self.move(process.pid)
+        os.kill(process.pid, signal.SIGCONT)
         os.kill(process.pid, signal.SIGUSR1)
         told = [process.stdout.readline() for _ in range(21)]
         self.assertEqual(sorted(told), sorted([b"%d\n" % realtime] * 20 +
@@ -111,6 +111,60 @@ class Move(DepartureTest):
         out, err = process.communicate(b"\n", timeout=cli.PATIENCE)
         self.assertEqual(out.split(), [b"%d" % signal.SIGUSR1] + [b"%d" % (signal.SIGRTMIN + 1)] * 2)
         self.assertEqual((err, process.returncode), (b"", 0))
+
+    def stopped(self, options=os.WSTOPPED):
+        process = self.listener()
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, options)
+        return process
+
+    def test_what_is_stopped_is_stopped_there_until_it_is_continued_here(self):
+        process = self.stopped()
+        self.move(process.pid)
+        guest = self.guest_of(process.pid)
+        cli.wait_until(lambda: cli.processes()[guest] == "T")
+        self.assertEqual(os.waitpid(process.pid, os.WUNTRACED | os.WCONTINUED | os.WNOHANG), (0, 0))
+        os.kill(process.pid, signal.SIGUSR1)
+        os.kill(process.pid, signal.SIGCONT)
+        _, status = os.waitpid(process.pid, os.WCONTINUED)
+        self.assertTrue(os.WIFCONTINUED(status))
+        self.assertEqual(process.stdout.readline(), b"%d\n" % signal.SIGUSR1)
+        os.kill(process.pid, signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 9)
+
+    def test_its_parent_is_told_of_a_stop_once(self):
+        process = self.stopped(os.WSTOPPED | os.WNOWAIT)
+        self.move(process.pid)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        self.assertTrue(os.WIFSTOPPED(status))
+        guest = self.guest_of(process.pid)
+        cli.wait_until(lambda: cli.processes()[guest] == "T")
+        self.assertEqual(os.waitpid(process.pid, os.WUNTRACED | os.WCONTINUED | os.WNOHANG), (0, 0))
+        os.kill(process.pid, signal.SIGKILL)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), -signal.SIGKILL)
+        cli.wait_until(lambda: guest not in cli.processes())
+
+    def test_what_is_stopped_ends_with_its_session_or_by_a_signal_there(self):
+        for ends_there in (False, True):
+            with self.subTest(ends_there):
+                process = self.stopped()
+                self.move(process.pid)
+                guest = self.guest_of(process.pid)
+                status = cli.pathlib.Path(f"/proc/{process.pid}/status").read_text()
+                session = int(re.search(r"^TracerPid:\t(\d+)$", status, re.M).group(1))
+                os.kill(guest if ends_there else session, signal.SIGKILL)
+                self.assertEqual(process.wait(timeout=cli.PATIENCE),
+                                 -signal.SIGKILL if ends_there else 125)
+
+    def test_what_is_stopped_goes_on_there_when_it_is_continued_there(self):
+        process = self.stopped()
+        self.move(process.pid)
+        guest = self.guest_of(process.pid)
+        os.kill(guest, signal.SIGCONT)
+        _, status = os.waitpid(process.pid, os.WCONTINUED)
+        self.assertTrue(os.WIFCONTINUED(status))
+        os.kill(process.pid, signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=cli.PATIENCE), 9)
 
     def test_its_parent_sees_it_stop_continue_and_die(self):
         process = self.listener()

@@ -494,11 +494,13 @@ class SaveAndLoad(cli.Test):
             finally:
                 own.kill()
 
-    def test_refuses_a_stopped_process(self):
+    def test_a_stopped_process_is_saved_and_stays_stopped(self):
         victim = self.victim(1)
         os.kill(victim.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, victim.pid, os.WSTOPPED)
-        self.refuses(call("save", victim.pid, self.folder / "image"), 3, "it is stopped")
+        done = call("save", "--keep", victim.pid, self.folder / "image")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(cli.processes()[victim.pid], "T")
         os.kill(victim.pid, signal.SIGCONT)
         self.assertEqual(victim.finish(), (42, b"pass\n"))
 

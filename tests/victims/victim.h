@@ -83,6 +83,10 @@
 // TEXT stands in docs/limits.md.
 #define VICTIM_ENDS_WITH_SESSION(text) victim_say("ends with its session: " text "\n")
 
+// Once it is ready it stops itself: the runner waits for that, and sends SIGCONT before the first
+// SIGTERM, when it is stopped where it came to.
+#define VICTIM_STOPS() victim_say("stops\n")
+
 // What has to be true, or the victim has failed; shown with errno.
 #define VICTIM_CHECK(condition)                                                         \
   ((condition) ? void(0)                                                                \

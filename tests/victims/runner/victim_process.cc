@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "scene.h"
+#include "seen_process.h"
 
 namespace victims {
 namespace {
@@ -61,6 +62,17 @@ int wait_for(pid_t pid) {
   int status = 0;
   EXPECT_EQ(waitpid(pid, &status, 0), pid);
   return exit_code(status);
+}
+
+// By a signal, whoever traces it.
+void await_stopped(pid_t pid) {
+  const auto patience = std::chrono::steady_clock::now() + std::chrono::milliseconds(kPatienceMs);
+  while (std::chrono::steady_clock::now() < patience) {
+    const auto seen = fork_test::look_at(pid);
+    if (seen && (seen->state == 'T' || seen->state == 't')) return;
+    sched_yield();
+  }
+  ADD_FAILURE() << "process " << pid << " is not stopped\n" << fork_test::describe_descendants();
 }
 
 void become(const Launch& launch) {
@@ -201,8 +213,13 @@ bool VictimProcess::await_ready() {
   while (auto line = read_line()) {
     const std::string name = line->substr(0, line->find(": "));
     const std::string text = line->substr(std::min(line->size(), name.size() + 2));
-    if (*line == "ready") return true;
-    if (name == "skip") {
+    if (*line == "ready") {
+      if (declared_.stops) await_stopped(pid_);
+      return true;
+    }
+    if (name == "stops") {
+      declared_.stops = true;
+    } else if (name == "skip") {
       declared_.skip = text;
     } else if (name == "refused" || name == "refused once stopped") {
       declared_.refused.push_back(text);
@@ -274,8 +291,16 @@ void VictimProcess::signal_it() const {
   kill(stands_for_it_, SIGTERM);
 }
 
+// What stands for it stops when it hears of it.
+void VictimProcess::continue_it() const {
+  await_stopped(stands_for_it_);
+  await_stopped(visible_pid());
+  kill(stands_for_it_, SIGCONT);
+}
+
 bool VictimProcess::wake() {
   asleep_ = false;
+  if (declared_.stops) continue_it();
   signal_it();
   auto line = read_line();
   if (line == "awake") return true;

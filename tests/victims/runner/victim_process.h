@@ -28,6 +28,7 @@ struct Declared {
   std::string stays_near;          // a sentence of docs/limits.md, or nothing
   std::string noted_beside;        // on stderr, of who runs beside itself; or nothing
   std::string ends_with_session;   // a sentence of docs/limits.md, or nothing
+  bool stops = false;              // by a signal, when it is ready
 };
 
 // A command that has ended.
@@ -104,7 +105,8 @@ class VictimProcess {
   // `guest` where it went.
   void continue_as_copy(pid_t home, pid_t guest);
 
-  // The first signal. True when it says `awake`; false: it has said something else.
+  // The first signal, behind the one that continues what is stopped. True when it says `awake`;
+  // false: it has said something else.
   bool wake();
   // Where the victim itself is to be seen in /proc: below what stands for it, by the number that it
   // has in its own pid namespace.
@@ -115,6 +117,7 @@ class VictimProcess {
  private:
   std::optional<std::string> read_line();
   void signal_it() const;
+  void continue_it() const;
 
   std::string folder_;
   pid_t pid_ = -1;

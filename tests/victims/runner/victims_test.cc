@@ -319,6 +319,7 @@ class ToNode : public Mode {
 // It goes there, and its deputy stays.
 class Move : public ToNode {
  protected:
+  virtual bool may_come_home(const Declared& /*declared*/) const { return true; }
   std::vector<std::string> command(pid_t pid) const override {
     return {"move", std::to_string(pid), node(), "--json"};
   }
@@ -382,6 +383,7 @@ class ThereAndBack : public Move {
   void take(VictimProcess& victim) override {
     Move::take(victim);
     if (HasFatalFailure() || !victim.declared().clashes.empty()) return;
+    if (!may_come_home(victim.declared())) return;
     std::vector<std::string> refused = victim.declared().refused_by_home;
     if (geteuid() != 0 && refused.empty() && needs_ids(victim.visible_pid())) {
       refused.emplace_back("may not be chosen here by this user");
@@ -592,7 +594,8 @@ std::vector<std::string> at_all_steps(const std::vector<std::string>& victims,
 std::vector<std::string> names_of_the_unstopped() {
   std::vector<std::string> all = names();
   std::erase_if(all, [](const std::string& name) {
-    return name == "process_stopped_child" || name == "tree_stopped";
+    return name == "process_stopped" || name == "process_stopped_child" || name == "tree_stopped" ||
+           name == "tree_stopped_first";
   });
   return all;
 }
@@ -623,7 +626,10 @@ class Lazily : public ModeOf {
   }
 };
 using Lazy = Lazily<Move>;
-using LazyThereAndBack = Lazily<ThereAndBack>;
+// What is stopped waits for that until it is continued (docs/limits.md).
+class LazyThereAndBack : public Lazily<ThereAndBack> {
+  bool may_come_home(const Declared& declared) const override { return !declared.stops; }
+};
 
 // Until all has come there it is held here when either end is lost, and its parent sees nothing.
 class LazyFault : public Lazily<Fault> {

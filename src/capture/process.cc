@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "capture/capture.h"
 #include "capture/libc_identity.h"
+#include "capture/removed_directory.h"
 #include "kernel/abi.h"
 #include "tracee/machine_state.h"
 #include "tracee/memory.h"
@@ -216,6 +217,7 @@ void Capture::write_process(image::RecordSink& sink) {
   process.setComm(kernel::read_comm(pid, pid));
   if (survey_.executable) survey_.files.fill(*survey_.executable, process.initExe());
   process.setCwd(kernel::read_cwd_link(pid));
+  process.setCwdMode(find_mode_of_removed_directory(kernel::read_cwd_link(pid), pid));
   process.setRoot(kernel::read_root_link(pid));
   process.setUmask(status.umask);
   fill_limits(stub_, process);

@@ -10,6 +10,7 @@
 
 #include "base/beside.h"
 #include "base/error.h"
+#include "capture/removed_directory.h"
 #include "tracee/sigreturn_finder.h"
 
 namespace telefork::capture {
@@ -112,13 +113,8 @@ pid_t find_thread(const SurveyOptions& options, pid_t pid) {
   return pid;
 }
 
-// Where there is a directory of that very name, the end of the link is a part of it.
-bool is_removed(const std::string& link, pid_t thread) {
-  struct stat open, named;
-  if (!link.ends_with(" (deleted)")) return false;
-  return ::stat(kernel::cwd_path(thread).c_str(), &open) != 0 ||
-         ::stat(link.c_str(), &named) != 0 || open.st_dev != named.st_dev ||
-         open.st_ino != named.st_ino;
+bool is_for_a_call(Purpose purpose) {
+  return purpose == Purpose::kRunOn || purpose == Purpose::kReturn;
 }
 
 void survey_directory(pid_t thread, const SurveyOptions& options, Survey& survey) {
@@ -130,7 +126,9 @@ void survey_directory(pid_t thread, const SurveyOptions& options, Survey& survey
     survey.refusals.push_back(refuse(name_of(survey), Reason::kLongDirectory));
     return;
   }
-  if (is_removed(cwd, thread)) {
+  if (find_mode_of_removed_directory(cwd, thread) != 0) {
+    // At home the one that it has is another one than that which it has had there.
+    if (thread == survey.thread && !is_for_a_call(options.purpose)) return;
     survey.refusals.push_back(refuse(name_of(survey), Reason::kDirectoryRemoved, cwd));
   } else if (options.purpose != Purpose::kReturn) {
     survey.files.add_directory(cwd);

@@ -239,6 +239,7 @@ struct Process {
   seccompFilters @31 :List(SeccompFilter);  # of each of its threads, the oldest first
   mdwe @32 :UInt32;           # the result of PR_GET_MDWE
   stopped @33 :Bool;          # by a signal. Of several processes their members say it
+  cwdMode @34 :UInt32;        # of a working directory that was removed: its st_mode
 }
 
 struct SeccompFilter {

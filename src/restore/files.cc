@@ -13,6 +13,7 @@
 #include "image/hash.h"
 #include "kernel/procfs_file.h"
 #include "kernel/procfs_system.h"
+#include "restore/removed_directory.h"
 
 namespace telefork::restore {
 namespace {
@@ -291,6 +292,12 @@ UniqueFd OpenFiles::open_description(FileDescription::Reader description,
       }
       break;
     case FileDescription::Kind::DIRECTORY:
+      if (ref.getDeleted()) {
+        file = make_removed_directory(std::string(ref.getPath()), ref.getMode());
+        arrived_.note(file, ref);
+        return open_file(kernel::self_fd_path(file.get()), static_cast<int>(flags));
+      }
+      [[fallthrough]];
     case FileDescription::Kind::DEVICE:
       file = open_here(ref, static_cast<int>(flags));
       verify(ref, file, Use::kRead);

@@ -18,6 +18,7 @@
 #include "kernel/abi.h"
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
+#include "restore/removed_directory.h"
 #include "restore/restorer.h"
 #include "restore/steps.h"
 
@@ -119,11 +120,24 @@ void add_ids(SyscallProgram& program, image::schema::Credentials::Reader wanted,
   program.call("restoring keepcaps", SYS_prctl, {PR_SET_KEEPCAPS, keep_caps ? 1 : 0, 0, 0, 0});
 }
 
+// It has no path to go by; and when descriptors are in their places none can be given any more.
+void enter_removed_directory(Blank& blank, image::schema::Process::Reader process) {
+  const std::string link = process.getCwd();
+  const UniqueFd directory = make_removed_directory(name_of_removed(link), process.getCwdMode());
+  const int given[] = {directory.get()};
+  const int number = blank.give_fds(given).front();
+  SyscallProgram program;
+  program.call("changing to directory " + link, SYS_fchdir, {number});
+  program.call("closing directory " + link, SYS_close, {number});
+  blank.stub().run(program);
+}
+
 }  // namespace
 
 // PR_SET_MM_MAP: the only form of PR_SET_MM that a plain user may use. The link to the program file
 // is set by the same call, but that is for root and CAP_CHECKPOINT_RESTORE only.
 void Restorer::restore_layout() {
+  if (process().getCwdMode() != 0) enter_removed_directory(*blank_, process());
   if (try_set_layout(-1) < 0) {
     throw_errno("setting the memory layout (PR_SET_MM_MAP)", EINVAL);
   }
@@ -176,8 +190,10 @@ std::int64_t Restorer::try_set_layout(int exe_fd) {
 void Restorer::restore_settings() {
   auto p = process();
   SyscallProgram program;
-  program.call("changing to directory " + std::string(p.getCwd()), SYS_chdir,
-               {program.text(std::string(p.getCwd()))});
+  if (p.getCwdMode() == 0) {
+    program.call("changing to directory " + std::string(p.getCwd()), SYS_chdir,
+                 {program.text(std::string(p.getCwd()))});
+  }
   add_process_settings(p, program);
   add_permissions(p, program);
   blank_->stub().run(program);

@@ -21,6 +21,8 @@ FileNegotiation::Answer FileNegotiation::judge(capture::FileTable& files, std::s
   using Verdict = protocol::schema::FileVerdict::Verdict;
   capture::FileEntry& entry = files.entries()[index];
   if (verdict.getVerdict() == Verdict::SAME) return Answer::kThere;
+  // It is made there, and removed.
+  if (entry.deleted && S_ISDIR(entry.stat.st_mode)) return Answer::kThere;
   std::string why(verdict.getWhy());
   const bool can_travel = entry.readable && !kernel::is_made_up(entry.identity.fs_type);
   if (verdict.getDenied() && (entry.must_be_same || !can_travel)) {

@@ -197,9 +197,9 @@ class Check(cli.Test):
         victim = self.victim(1, cwd=gone)
         gone.rmdir()
         (self.folder / "gone (deleted)").mkdir()
-        done = call("check", victim.pid)
-        self.assertEqual(done.returncode, 3)
-        self.assertIn(b"its working directory was removed: ", done.stdout)
+        self.assertEqual(call("save", victim.pid, image).returncode, 0)
+        self.assertIn(f'cwd: "{gone} (deleted)"'.encode(), call("show", image).stdout)
+        self.assertIn(b"cwd_mode: 16", call("show", image).stdout)
 
     def test_in_a_user_namespace_says_what_a_call_from_there_is_told(self):
         """By an agent of its own, which has lost the capabilities that the program has in there."""

@@ -72,8 +72,7 @@ class OfOneOffence(Refusal):
 @unittest.skipIf(OFFENCE, "told of one")
 class OfSeveral(Refusal):
     def test_is_told_of_all_at_once(self):
-        offences = ["namespace", "folder_of_the_dead", "descriptors_of_a_thread",
-                    "removed_directory"]
+        offences = ["namespace", "folder_of_the_dead", "descriptors_of_a_thread", "long_directory"]
         offender = self.offender(*offences)
         self.assertEqual(len(self.refusals(offender)), len(offences))
         self.assertTrue(offender.is_undisturbed())

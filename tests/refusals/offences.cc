@@ -309,11 +309,6 @@ bool enter_pid_namespace() {
 
 bool put_children_elsewhere() { return unshare(CLONE_NEWPID) == 0; }
 
-bool remove_directory() {
-  char path[] = "/tmp/telefork-offence.XXXXXX";
-  return mkdtemp(path) != nullptr && chdir(path) == 0 && rmdir(path) == 0;
-}
-
 // Where nobody can name it. All of it is removed again: what the kernel would tell is as long.
 bool descend_beyond_path_max() {
   const std::string name(255, 'd');
@@ -449,7 +444,6 @@ const Offence kAll[] = {
      make_segment, "modify_ldt", false},
     {"dispatch", "", "has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)",
      dispatch_system_calls, "syscall_user_dispatch", false},
-    {"removed_directory", "process ", "its working directory was removed: ", remove_directory},
     {"long_directory", "process ",
      "the path of its working directory is too long: the kernel does not tell it; have it change "
      "to another one",

@@ -1,0 +1,14 @@
+// Whether the working directory of a thread has been removed: as a place to be it is as good as
+// any other that was removed (restore/removed_directory.h).
+#pragma once
+
+#include <string>
+
+#include <sys/types.h>
+
+namespace telefork::capture {
+
+// `link`: what /proc says of it. Its st_mode; 0: it is there. A running process changes it.
+mode_t find_mode_of_removed_directory(const std::string& link, pid_t thread);
+
+}  // namespace telefork::capture

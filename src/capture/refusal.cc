@@ -277,7 +277,8 @@ constexpr std::array kRules = {
     Rule{Reason::kLeaderEnded, Part::kProcess, "a thread group whose leader has ended",
          "its first thread has ended, and the others live on", ""},
     Rule{Reason::kNoSignalReturn, Part::kProcess,
-         "a program without a libc that can return from a signal handler",
+         "a program without a libc that can return from a signal handler, whose code fills all of "
+         "its pages",
          "process {} has no code that returns from a signal handler", "",
          "src/tracee/sigreturn_finder.cc"},
     Rule{Reason::kSegments, Part::kProcess, "segments of its own (modify_ldt), once it is stopped",

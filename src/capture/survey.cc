@@ -57,7 +57,7 @@ bool has_children_elsewhere(const Survey& survey) {
 // The stub needs it (tracee/stub.h). A program that calls fork has it by then: of its libc.
 void survey_signal_return(Survey& survey) {
   try {
-    tracee::find_sigreturn_in(survey.pid);
+    tracee::check_sigreturn_in(survey.pid);
   } catch (const Error& error) {
     if (error.code() != Code::kRefused) throw;
     survey.refusals.push_back(

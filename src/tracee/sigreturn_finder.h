@@ -1,4 +1,7 @@
-// Where in a process the instructions lie that return from a signal handler.
+// Where in a process the instructions lie that return from a signal handler. Every libc has them;
+// as long as the dynamic linker has not mapped one, and in a program without one, there may be
+// none. Then they can lie where a page of code has more than belongs to its file's segment: nobody
+// uses that. They stay there.
 #pragma once
 
 #include <vector>
@@ -10,10 +13,12 @@
 
 namespace telefork::tracee {
 
-// In its libc first, then in everything else that is executable. Throws kRefused where there are
-// none: a program that could not return from a signal handler either.
-RemotePtr find_sigreturn_in(pid_t pid);
+// Of a process that runs: throws kRefused where they neither are nor could be.
+void check_sigreturn_in(pid_t pid);
+// In its libc first, then in everything else that is executable, else made by its tracer, which
+// this thread is. Throws kRefused where that cannot be.
+RemotePtr make_sigreturn_in(pid_t pid);
 // The same where its map is known.
-RemotePtr find_sigreturn_in(pid_t pid, const std::vector<kernel::Vma>& maps);
+RemotePtr make_sigreturn_in(pid_t pid, const std::vector<kernel::Vma>& maps);
 
 }  // namespace telefork::tracee

@@ -103,7 +103,7 @@ Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
   check_can_be_entered(thread, original_);
   choose_stop_signal(options.awaited_signals.value_or(original_.signal_mask));
   sigreturn_ =
-      options.map != nullptr ? find_sigreturn_in(pid, *options.map) : find_sigreturn_in(pid);
+      options.map != nullptr ? make_sigreturn_in(pid, *options.map) : make_sigreturn_in(pid);
   enter_safe_state();
   install(options);
 }
@@ -625,7 +625,7 @@ void Stub::leave() {
     throw Error(Code::kGone, fmt::format("process {} has ended", pid_));
   }
   original_ = read_thread_state(thread_);
-  sigreturn_ = find_sigreturn_in(pid_);  // what is mapped may be another libc
+  sigreturn_ = make_sigreturn_in(pid_);  // what is mapped may be another libc
 }
 
 ProgramRun Stub::run(const SyscallProgram& program) {

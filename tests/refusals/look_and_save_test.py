@@ -186,8 +186,9 @@ def elf64(code):
             struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code)
 
 
-PAUSING_ELF64 = elf64(b"\xb8\x01\0\0\0\xbf\x01\0\0\0\xbe\0\0\x40\0\xba\x01\0\0\0\x0f\x05"
-                      b"\xb8\x22\0\0\0\x0f\x05\xeb\xf7")
+# Behind it no room is left in its page.
+PAUSING_ELF64 = elf64((b"\xb8\x01\0\0\0\xbf\x01\0\0\0\xbe\0\0\x40\0\xba\x01\0\0\0\x0f\x05"
+                       b"\xb8\x22\0\0\0\x0f\x05\xeb\xf7").ljust(4096 - 64 - 56, b"\x90"))
 
 if __name__ == "__main__":
     cli.need("ptrace")

@@ -98,6 +98,14 @@ std::string without_sigterm(const std::string& value) {
   return text.str();
 }
 
+// What telefork has written to code that nobody may write to is committed memory there
+// (docs/limits.md, "A program without a libc").
+std::string without_accounting(const std::string& range, const std::string& flags) {
+  if (!range.ends_with(" r-xp")) return flags;
+  static const std::regex accounted(" ac( |$)");
+  return std::regex_replace(flags, accounted, "$1");
+}
+
 std::string scheduling_of(const std::string& stat) {
   std::istringstream fields(stat.substr(stat.rfind(')') + 1));
   std::array<std::string, 40> field;  // from 3, the state, on; see proc(5)
@@ -156,7 +164,7 @@ void ProcessState::add_map(const std::string& folder) {
   std::string range;
   for (std::string line; std::getline(lines, line);) {
     if (line.starts_with("VmFlags:")) {
-      values_[range] += " flags" + line.substr(8);
+      values_[range] += " flags" + without_accounting(range, line.substr(8));
       continue;
     }
     // Cheap before it is exact: there may be very many.

@@ -200,10 +200,20 @@ void fill_credentials(const kernel::Status& status, unsigned securebits,
   credentials.setSecurebits(securebits);
 }
 
+namespace {
+
+void fill_segments(tracee::Stub& stub, image::schema::Process::Builder process) {
+  const std::vector<std::byte> table = tracee::read_segments(stub);
+  process.setSegments(
+      ::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(table.data()), table.size()));
+}
+
+}  // namespace
+
 void Capture::write_process(image::RecordSink& sink) {
   OwnAnswers own = ask(stub_);
   pid_t pid = survey_.pid;
-  if (own.machine.has_segments) {
+  if (own.machine.has_segments && !survey_.whole) {
     std::string process = fmt::format("process {} ({})", pid, survey_.status.name);
     throw Error(Code::kRefused, refuse(process, Reason::kSegments).text());
   }
@@ -234,6 +244,7 @@ void Capture::write_process(image::RecordSink& sink) {
   process.setMemoryMerge(own.memory_merge);
   process.setMdwe(own.mdwe);
   process.setStopped(settings_.stopped);
+  if (own.machine.has_segments) fill_segments(stub_, process);
   process.setLockFuture(read_lock_of_the_future(stub_));
   fill_seccomp(process);
   fill_credentials(status, own.securebits, process.initCredentials());

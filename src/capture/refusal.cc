@@ -203,8 +203,9 @@ constexpr std::array kRules = {
          "start it without that filter"},
     Rule{
         Reason::kThreadDiffers, Part::kProcess,
-        "a thread with a personality, descriptors, namespaces or seccomp filters of its own, other "
-        "than for a fork; with directories and a umask of its own for a call, or where it shares "
+        "a thread with descriptors, namespaces or seccomp filters of its own, other than for a "
+        "fork; with a personality of its own for a call; with directories and a umask of its own "
+        "for a call, or where it shares "
         "them with another one, or they are in another root or mount namespace; with ids or "
         "capabilities of its own for a call, or where the first thread may not take those on (that "
         "needs CAP_SETUID, CAP_SETGID and CAP_SETPCAP)",
@@ -281,7 +282,8 @@ constexpr std::array kRules = {
          "its pages",
          "process {} has no code that returns from a signal handler", "",
          "src/tracee/sigreturn_finder.cc"},
-    Rule{Reason::kSegments, Part::kProcess, "segments of its own (modify_ldt), once it is stopped",
+    Rule{Reason::kSegments, Part::kProcess,
+         "segments of its own (modify_ldt), but for `telefork save` and `move`, once it is stopped",
          "it has made segments by modify_ldt(2), which cannot be restored yet", ""},
 
     Rule{Reason::kForeignCode, Part::kThreads, "32-bit code in a 64-bit program",

@@ -143,7 +143,8 @@ class Comparison {
   }
 
   void note_what_is_alike(pid_t tid, std::string& list) const {
-    note(!personality_ || kernel::read_personality(tid) == *personality_, "personality", list);
+    note(whole_ || !personality_ || kernel::read_personality(tid) == *personality_, "personality",
+         list);
     for (std::size_t i = 0; i < namespaces_.size(); ++i) {
       note(try_read_ns_link(tid, kNamespaces[i]) == namespaces_[i],
            fmt::format("{} namespace", kNamespaces[i]), list);

@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <algorithm>
 #include <csignal>
+#include <optional>
 
 #include <fmt/format.h>
 #include <sys/prctl.h>
@@ -62,12 +63,14 @@ struct Capture::ThreadAnswers {
   unsigned securebits;
   std::uint64_t timer_slack;
   int seccomp;  // as kernel::Status has it
+  std::optional<std::uint32_t> own_personality;
 };
 
 // What only a thread itself can ask, or cheaper than another one.
 class Capture::ThreadQuestions {
  public:
-  ThreadQuestions() {
+  explicit ThreadQuestions(unsigned personality_of_first)
+      : personality_of_first_(personality_of_first) {
     name_ = program_.buffer(kNameSize);
     program_.call("asking for the name", SYS_prctl, {PR_GET_NAME, name_, 0, 0, 0});
     alternate_ = program_.buffer(sizeof(stack_t));
@@ -85,10 +88,12 @@ class Capture::ThreadQuestions {
     seccomp_ = program_.call_any("asking for seccomp", SYS_prctl, {PR_GET_SECCOMP, 0, 0, 0, 0});
     securebits_ =
         program_.call("asking for securebits", SYS_prctl, {PR_GET_SECUREBITS, 0, 0, 0, 0});
+    personality_ = program_.call("asking for the personality", SYS_personality, {kOnlyAsk});
   }
 
   const tracee::SyscallProgram& program() const { return program_; }
   ThreadAnswers answers(const tracee::ProgramRun& run) const {
+    const auto personality = static_cast<std::uint32_t>(run.result(personality_));
     const auto name = run.data(name_);
     return {reinterpret_cast<const char*>(name.data()),  // the kernel ends it by a zero
             run.object<stack_t>(alternate_),
@@ -96,17 +101,21 @@ class Capture::ThreadQuestions {
             run.object<int>(death_),
             static_cast<unsigned>(run.result(securebits_)),
             static_cast<std::uint64_t>(run.result(slack_)),
-            static_cast<int>(std::max<std::int64_t>(0, run.result(seccomp_)))};
+            static_cast<int>(std::max<std::int64_t>(0, run.result(seccomp_))),
+            personality == personality_of_first_ ? std::nullopt : std::optional(personality)};
   }
 
  private:
   static constexpr std::size_t kNameSize = 16;
+  static constexpr std::uint32_t kOnlyAsk = 0xffffffff;
 
+  unsigned personality_of_first_;
   tracee::SyscallProgram program_;
   tracee::Data name_, alternate_, clear_tid_, death_;
   tracee::Result slack_;
   tracee::Result seccomp_;
   tracee::Result securebits_;
+  tracee::Result personality_;
 };
 
 void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stub,
@@ -143,6 +152,10 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
   record.setTimerSlack(own.timer_slack);
   record.setParentDeathSignal(static_cast<std::uint32_t>(own.parent_death_signal));
   record.setSeccompMode(static_cast<std::uint32_t>(own.seccomp));
+  if (own.own_personality) {
+    record.setOwnPersonality(true);
+    record.setPersonality(*own.own_personality);
+  }
   if (survey_.own_credentials.contains(tid)) {
     fill_credentials(kernel::read_status(tid), own.securebits, record.initCredentials());
   }
@@ -161,7 +174,7 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
 
 // The leader first, whether or not it is the one that the stub is in.
 void Capture::write_threads(image::RecordSink& sink) {
-  const ThreadQuestions questions;
+  const ThreadQuestions questions(kernel::read_personality(survey_.pid));
   if (settings_.guests) return write_with_guests(settings_.guests(), questions, sink);
   if (settings_.before_threads) settings_.before_threads();
   std::vector<tracee::TracedThread*> others;

@@ -240,6 +240,7 @@ struct Process {
   mdwe @32 :UInt32;           # the result of PR_GET_MDWE
   stopped @33 :Bool;          # by a signal. Of several processes their members say it
   cwdMode @34 :UInt32;        # of a working directory that was removed: its st_mode
+  segments @35 :Data;         # as modify_ldt(2) reads them
 }
 
 struct SeccompFilter {
@@ -549,6 +550,8 @@ struct Thread {
   cwd @24 :Text;
   umask @25 :UInt32;
   credentials @26 :Credentials;  # where they are others than the first thread's
+  ownPersonality @27 :Bool;   # the next is another one than the first thread's
+  personality @28 :UInt32;
 }
 
 struct Command {

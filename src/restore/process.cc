@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <span>
 #include <string>
 
 #include <fcntl.h>
@@ -21,6 +22,7 @@
 #include "restore/removed_directory.h"
 #include "restore/restorer.h"
 #include "restore/steps.h"
+#include "tracee/machine_state.h"
 
 namespace telefork::restore {
 namespace {
@@ -196,6 +198,8 @@ void Restorer::restore_settings() {
   }
   add_process_settings(p, program);
   add_permissions(p, program);
+  tracee::add_segments(std::as_bytes(std::span(p.getSegments().begin(), p.getSegments().size())),
+                       program);
   blank_->stub().run(program);
 
   kernel::write_coredump_filter(blank_->pid(), p.getCoredumpFilter());

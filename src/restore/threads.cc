@@ -48,6 +48,10 @@ SyscallProgram Restorer::thread_program(Thread::Reader thread, bool main) {
   tracee::add_xstate_room(decode_thread_state(thread).xstate, program);
   add_registrations(thread, program);
   if (thread.getOwnDirectory()) add_own_directory(thread, program);
+  if (thread.getOwnPersonality()) {
+    program.call("restoring the personality of a thread", SYS_personality,
+                 {thread.getPersonality()});
+  }
   // The parent death signal, among what follows, is forgotten by it.
   if (thread.hasCredentials()) add_thread_credentials(thread.getCredentials(), program);
   add_thread_settings(thread, program);

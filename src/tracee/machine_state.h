@@ -10,9 +10,12 @@
 // first use, and until then neither ptrace(2) nor rt_sigreturn(2) can give it any.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
+#include "tracee/stub.h"
 #include "tracee/syscall_program.h"
 
 namespace telefork::tracee {
@@ -27,6 +30,10 @@ struct MachineState {
   std::uint64_t xstate_permissions = 0;  // components that were asked for, as bits of XCR0
   bool has_segments = false;             // modify_ldt(2)
 };
+
+// The table of modify_ldt(2), as that reads it; empty: there is none.
+std::vector<std::byte> read_segments(Stub& stub);
+void add_segments(std::span<const std::byte> table, SyscallProgram& program);
 
 MachineQuestion ask_machine_state(SyscallProgram& program);
 MachineState machine_state(const ProgramRun& run, const MachineQuestion& question);

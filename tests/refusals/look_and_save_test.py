@@ -125,11 +125,6 @@ class OfAStoppedProcess(Refusal):
         self.assertFalse(image.exists())
         self.assertTrue(offender.is_undisturbed())
 
-    def test_with_segments_of_its_own(self):
-        self.refuses_to_save("segments", "refused: capturing the process: process {pid} (offender): it "
-                                         "has made segments by modify_ldt(2), which cannot be "
-                                         "restored yet")
-
     def test_with_dispatched_system_calls(self):
         self.refuses_to_save("dispatch", "refused: thread {pid} has its system calls dispatched "
                                          "(PR_SET_SYSCALL_USER_DISPATCH)")

@@ -1,6 +1,5 @@
 #include "offences.h"
 
-#include <asm/ldt.h>
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -25,7 +24,6 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
@@ -269,24 +267,11 @@ bool narrow_bounding_set() { return geteuid() == 0 && prctl(PR_CAPBSET_DROP, CAP
 
 bool give_up_new_privileges() { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0; }
 
-bool change_personality() {
-  return personality(static_cast<unsigned long>(personality(0xffffffff)) | ADDR_NO_RANDOMIZE) >= 0;
-}
-
 bool leave_root() { return unshare(CLONE_FS) == 0 && chroot("/usr") == 0; }
 
 bool leave_descriptors() { return unshare(CLONE_FILES) == 0; }
 
 bool leave_network() { return unshare(CLONE_NEWNET) == 0; }
-
-// One code segment of no use.
-bool make_segment() {
-  user_desc segment{};
-  segment.entry_number = 0;
-  segment.limit = 1;
-  segment.seg_32bit = 1;
-  return syscall(SYS_modify_ldt, 1, &segment, sizeof segment) == 0;
-}
 
 bool dispatch_system_calls() {
   constexpr int kPrSetSyscallUserDispatch = 59;
@@ -431,8 +416,6 @@ const Offence kAll[] = {
     {"no_new_privs_of_a_thread", "thread ",
      "it does not have the first thread's no_new_privs, which", in_a_thread<give_up_new_privileges>,
      "", false},
-    {"personality_of_a_thread", "thread ", "it does not have the first thread's personality, which",
-     in_a_thread<change_personality>, "", false},
     {"directories_of_a_thread", "thread ",
      "it does not have the first thread's directories and umask, which", in_a_thread<leave_root>,
      "root", false},
@@ -440,8 +423,6 @@ const Offence kAll[] = {
      in_a_thread<leave_descriptors>, "", false},
     {"namespace_of_a_thread", "thread ", "it does not have the first thread's net namespace, which",
      in_a_thread<leave_network>, "root", false},
-    {"segments", "process ", "it has made segments by modify_ldt(2), which cannot be restored yet",
-     make_segment, "modify_ldt", false},
     {"dispatch", "", "has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)",
      dispatch_system_calls, "syscall_user_dispatch", false},
     {"long_directory", "process ",

@@ -70,7 +70,12 @@ void FileSink::open_nameless_or_temporary() {
   if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL) throw_errno("creating " + path_);
   temporary_ = temporary_pattern(target_);
   fd_.reset(::mkostemp(temporary_.data(), O_CLOEXEC));
-  if (!fd_) throw_errno("creating " + path_);
+  const int error = errno;
+  // As of /proc, which has names of its own alone.
+  if (!fd_ && error == ENOENT && std::filesystem::is_directory(directory_)) {
+    throw Error(Code::kUsage, fmt::format("{}: no file can be made in {}", path_, directory_));
+  }
+  if (!fd_) throw_errno("creating " + path_, error);
   state_ = State::kTemporary;
 }
 

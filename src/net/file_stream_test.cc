@@ -119,6 +119,16 @@ TEST_F(FileStream, NamesTheDirectoryThatIsMissing) {
   }
 }
 
+TEST_F(FileStream, NamesTheFolderThatTakesNoFile) {
+  try {
+    FileSink sink("/proc/version");
+    FAIL() << "it was opened";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kUsage);
+    EXPECT_EQ(error.text(), "/proc/version: no file can be made in /proc");
+  }
+}
+
 TEST_F(FileStream, ReadsBackAndKnowsTheEnd) {
   {
     FileSink sink(path_);

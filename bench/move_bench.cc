@@ -4,6 +4,7 @@
 //     move_bench --telefork PROGRAM --subject PROGRAM --node NODE --transport NAME --size 1M
 //                [--threads N] [--mappings N] [--children N] [--trials N]
 //                [--mode MODE] [--writes PAGES_PER_SECOND]
+//                [--compress CODEC] [--bwlimit RATE]
 //
 // Each trial has a process of its own, which is looked at by `check`, moved, and told to end. With
 // threads the floor is measured on it too, before it is moved: to stop them and read the registers,
@@ -167,6 +168,8 @@ class MoveBench {
       : telefork_(arguments.text("telefork")),
         node_(arguments.text("node")),
         mode_(arguments.text("mode", "eager")),
+        compress_(arguments.text("compress", "")),
+        bwlimit_(arguments.text("bwlimit", "")),
         threads_(arguments.number("threads", 0)),
         writes_(arguments.number("writes", 0)),
         subject_{arguments.text("subject"),
@@ -190,10 +193,16 @@ class MoveBench {
     }
     if (writes_ > 0 && write(child.input, "x", 1) != 1) fail_errno("write");
     const double begun = now();
-    const auto told = nlohmann::ordered_json::parse(
-        output_of({telefork_, "move", pid, node_, "--mode", mode_, "--json"}));
+    std::vector<std::string> command = {telefork_, "move", pid, node_, "--mode", mode_, "--json"};
+    if (!compress_.empty()) command.insert(command.end(), {"--compress", compress_});
+    if (!bwlimit_.empty()) command.insert(command.end(), {"--bwlimit", bwlimit_});
+    const auto told = nlohmann::ordered_json::parse(output_of(command));
     series.add("command", now() - begun);
     series.add("freeze", told["freeze_ms"].get<double>() / 1e3);
+    if (!compress_.empty()) {
+      const auto sent = told["bytes_sent"].get<double>();
+      percent_sent_ = 100 * (sent - told["bytes_saved"].get<double>()) / sent;
+    }
     for (const auto& [step, ms] : told["steps_ms"].items()) {
       series.add("step " + step, ms.get<double>() / 1e3);
     }
@@ -202,6 +211,9 @@ class MoveBench {
     await_end(child, "the moved process");
     return series;
   }
+
+  // Of the bytes of the last one, by compression.
+  double percent_sent() const { return percent_sent_; }
 
  private:
   // Its input ends, and it says so.
@@ -216,6 +228,9 @@ class MoveBench {
   std::string telefork_;
   std::string node_;
   std::string mode_;
+  std::string compress_;
+  std::string bwlimit_;
+  double percent_sent_ = 100;
   long threads_;
   long writes_;
   std::vector<std::string> subject_;
@@ -226,10 +241,16 @@ void run(const Arguments& arguments) {
   bench.trial({});
   Series series;
   for (long i = 0; i < arguments.number("trials", 5); ++i) series = bench.trial(std::move(series));
-  Record record("move");
+  const std::string compress = arguments.text("compress", "");
+  Record record(compress.empty() ? "move" : "compressed move");
   record.text("node", arguments.text("transport"));
   record.text("mode", arguments.text("mode", "eager"));
   record.number("writes", static_cast<double>(arguments.number("writes", 0)));
+  if (!compress.empty()) {
+    record.text("compress", compress);
+    record.text("bwlimit", arguments.text("bwlimit", ""));
+    record.number("percent_sent", bench.percent_sent());
+  }
   record.number("size", static_cast<double>(arguments.size("size")));
   record.number("threads", static_cast<double>(arguments.number("threads", 0)) + 1);
   record.number("more_mappings", static_cast<double>(arguments.number("mappings", 0)));
@@ -247,6 +268,6 @@ int main(int argc, char** argv) {
   telefork::bench::run({argc,
                         argv,
                         {"telefork", "subject", "node", "transport", "size", "threads", "mappings",
-                         "children", "trials", "mode", "writes"}});
+                         "children", "trials", "mode", "writes", "compress", "bwlimit"}});
   return 0;
 }

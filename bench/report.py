@@ -368,6 +368,22 @@ class Report:
             self.section("live: a program that writes 20,000 pages a second moves while it runs, and as a whole",
                          ["process", "it did not run for", "frozen for", "command", "target", "met"], rows)
 
+    def add_compressed(self):
+        """A heap over a slow link, by codec."""
+        moves = {r["compress"]: r for r in self.find("compressed move")}
+        if "none" not in moves:
+            return
+        plain = summary(moves["none"]["command_ms"])["median"]
+        rows = []
+        for codec, r in moves.items():
+            command, sent = summary(r["command_ms"]), r["percent_sent"]
+            rows.append([f"{size_text(r['size'])}, {codec}", time_text(command["median"]),
+                         f"{command['median'] / plain:.2f}", f"{sent:.0f} %"])
+            self.result("compress", r, compress=codec, bwlimit=r["bwlimit"], command_ms=command,
+                        sent_percent=sent, ratio=command["median"] / plain)
+        self.section("compress: a heap that moves by a link of 117 MB/s (--bwlimit)",
+                     ["process", "command", "of none", "bytes"], rows)
+
     def make(self):
         self.add_held()
         self.add_first_instruction()
@@ -376,6 +392,7 @@ class Report:
         self.add_lazy()
         self.add_faults()
         self.add_live()
+        self.add_compressed()
         self.add_moves()
         self.add_memory()
         self.add_startup()

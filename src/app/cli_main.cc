@@ -142,6 +142,7 @@ class CommandLine {
   TrustCommand trust_;
   std::string trust_what_, trust_key_;
   double bandwidth_ = 0;
+  std::string compress_;
   std::string pid_;
   std::string cpu_;
   std::string mode_;
@@ -184,6 +185,9 @@ void CommandLine::add_departure(CLI::App& sub, DepartCommand& command) {
           std::map<std::string, double>{{"K", 0x1p10}, {"M", 0x1p20}, {"G", 0x1p30}}))
       ->check(CLI::Range(0x1p10, 0x1p60, "not less than 1K"))
       ->option_text("RATE");
+  sub.add_option("--compress", compress_,
+                 "of what goes by TCP: auto takes whichever is the fastest on this link")
+      ->check(CLI::IsMember({"auto", "none", "lz4", "zstd"}));
   sub.add_option("--stop-at", command.stop_at, "a step of the hand-over to stop at, for tests")
       ->group("");
 }
@@ -193,6 +197,7 @@ void CommandLine::take_departure(DepartCommand& command) const {
   command.mode = mode_of(mode_);
   command.copy_shared = shared_ == "copy";
   command.bandwidth = static_cast<std::uint64_t>(bandwidth_);
+  if (!compress_.empty()) command.compression = telefork::net::find_compression(compress_);
   command.cpu_force = cpu_ == "force";
   command.libc_force = libc_ == "force";
 }

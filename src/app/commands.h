@@ -4,11 +4,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <sys/types.h>
 
+#include "net/compression.h"
 #include "session/laziness.h"
 
 namespace telefork::app {
@@ -35,8 +37,9 @@ struct DepartCommand {
   bool cpu_force = false;
   bool libc_force = false;
   bool json = false;
-  std::uint64_t bandwidth = 0;  // bytes a second; 0: what there is
-  std::string stop_at;          // a step; empty: none
+  std::uint64_t bandwidth = 0;                  // bytes a second; 0: what there is
+  std::optional<net::Compression> compression;  // nothing: as the settings say
+  std::string stop_at;                          // a step; empty: none
 };
 
 struct MoveCommand : DepartCommand {

@@ -85,6 +85,10 @@ session::DepartureSettings make_settings(const DepartCommand& command, int talk)
   settings.programs = session::find_programs();
   settings.access = told.access;
   settings.access.bandwidth = command.bandwidth;
+  if (command.compression) {
+    settings.access.compression = *command.compression;
+    settings.access.compression_required = true;
+  }
   settings.registry = registry_folder();
   settings.lease = told.lease;
   settings.laziness = told.laziness;
@@ -127,6 +131,7 @@ void tell(const DepartureReport& report, const DepartCommand& command, const Dep
   told["mode_reason"] = report.mode_reason;
   told["processes"] = report.processes;
   told["bytes_sent"] = report.bytes_sent;
+  told["bytes_saved"] = report.bytes_saved;
   told["pages_sent"] = report.pages_sent;
   told["freeze_ms"] = report.freeze_ms;
   told["total_ms"] = report.total_ms;

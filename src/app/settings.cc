@@ -20,6 +20,8 @@ namespace {
 
 using session::Lease;
 
+constexpr const char* kCompressVariable = "TELEFORK_COMPRESS";
+constexpr const char* kNoCompression = "not one of auto, none, lz4, zstd";
 constexpr const char* kMachineFile = "/etc/telefork/telepad.toml";
 
 struct NumberKey {
@@ -96,6 +98,17 @@ void take_ssh(const std::string& path, const toml::node& node, session::NodeAcce
   }
 }
 
+void take_link(const std::string& path, const toml::node& node, session::NodeAccess& access) {
+  if (!node.is_table()) refuse(path, node, "link is a table");
+  for (const auto& [key, value] : *node.as_table()) {
+    if (key != "compress") refuse(path, value, fmt::format("unknown key link.{}", key.str()));
+    std::optional<net::Compression> word =
+        net::find_compression(value.value_exact<std::string>().value_or(""));
+    if (!word) refuse(path, value, kNoCompression);
+    access.compression = *word;
+  }
+}
+
 std::string listen_address(const std::string& path, const toml::node& node) {
   std::optional<std::string> text = node.value_exact<std::string>();
   if (!text || text->empty()) refuse(path, node, "listen is an address, or a list of them");
@@ -131,6 +144,8 @@ void take_file(const std::string& path, Settings& settings) {
       take_listen(path, value, settings.listen);
     } else if (key == "lease" || key == "lazy") {
       take_numbers(path, key.str(), value, settings);
+    } else if (key == "link") {
+      take_link(path, value, settings.access);
     } else if (key == "ssh") {
       take_ssh(path, value, settings.access);
     } else {
@@ -151,6 +166,13 @@ void take_environment(Settings& settings) {
                   fmt::format("{}={}: not a number of {}", one.variable, text, one.unit));
     }
     one.set(settings, number);
+  }
+  if (const char* text = ::secure_getenv(kCompressVariable); text != nullptr && *text != '\0') {
+    std::optional<net::Compression> word = net::find_compression(text);
+    if (!word) {
+      throw Error(Code::kUsage, fmt::format("{}={}: {}", kCompressVariable, text, kNoCompression));
+    }
+    settings.access.compression = *word;
   }
   for (const SshKey& one : kSshKeys) {
     const char* text = ::secure_getenv(one.variable);

@@ -3,6 +3,7 @@
 //
 //   TELEFORK_LEASE_STOP_MS, _KILL_MS, _HOME_MS,
 //   TELEFORK_LAZY_PROCESS_KB, _MAPPING_KB,
+//   TELEFORK_COMPRESS,
 //   TELEFORK_SSH, TELEFORK_SSH_TELEPAD              the environment
 //   ~/.config/telefork/config.toml                  the user ($XDG_CONFIG_HOME where it is set)
 //   /etc/telefork/telepad.toml                      the machine
@@ -15,6 +16,8 @@
 //   [lazy]                                          # session/laziness.h
 //   process_kb = 16384                              # where it is said, of a move too
 //   mapping_kb = 1024
+//   [link]                                          # net/compression.h
+//   compress = "auto"                               # or none, lz4, zstd: of what goes by TCP
 //   [ssh]                                           # session/node_connector.h
 //   program = "ssh"
 //   telepad = "telepad"

@@ -48,6 +48,8 @@ inline constexpr std::string_view kFeatureDetach = "detach";
 inline constexpr std::string_view kFeatureLazy = "lazy";
 // It takes pages of a process in rounds, while that runs (Prepare.live).
 inline constexpr std::string_view kFeatureLive = "live";
+// The bulk and the page connection may be compressed (Prepare.compression).
+inline constexpr std::string_view kFeatureCompress = "compress";
 // Several processes that belong together can come to it.
 inline constexpr std::string_view kFeatureTrees = "trees";
 inline constexpr std::string_view kJoinPreamble = "TFBULK01";

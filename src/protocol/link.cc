@@ -105,12 +105,21 @@ void Link::set_bulk(std::unique_ptr<net::Stream> bulk) {
   if (bulk_fd() >= 0) net::widen_send_buffer(bulk_fd());
 }
 
+void Link::compress_bulk(net::Compression compression) {
+  TELEFORK_ASSERT(bulk_ && compressed_ == nullptr);
+  auto compressed = std::make_unique<net::CompressedStream>(std::move(bulk_), compression);
+  compressed_ = compressed.get();
+  bulk_ = std::move(compressed);
+}
+
 void Link::close_bulk() {
+  compressed_ = nullptr;
   bulk_.reset();
   bulk_elsewhere_ = true;
 }
 
 void Link::do_without_bulk() {
+  compressed_ = nullptr;
   bulk_.reset();
   bulk_elsewhere_ = false;
 }

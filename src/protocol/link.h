@@ -36,6 +36,7 @@
 #include <vector>
 
 #include "image/byte_stream.h"
+#include "net/compressed_stream.h"
 #include "net/stream.h"
 #include "protocol/frame.h"
 #include "protocol/message.h"
@@ -118,6 +119,13 @@ class Link {
   int bulk_fd() const;
   // The bulk connection came later than the control connection (a join).
   void set_bulk(std::unique_ptr<net::Stream> bulk);
+  // To be called at both ends of a bulk stream ahead of its first byte. Each end chooses how what
+  // it sends is compressed.
+  void compress_bulk(net::Compression compression);
+  // Bytes that did not have to go since, of those that went this way; negative: more went.
+  std::int64_t bulk_bytes_saved() const {
+    return compressed_ == nullptr ? 0 : compressed_->saved();
+  }
   // Another process has its own copy of bulk_fd() and does the rest, so that its end is the end of
   // the stream. bulk_sink() and bulk_source() may not be used after it.
   void close_bulk();
@@ -173,6 +181,7 @@ class Link {
   std::string node_;
   std::unique_ptr<net::Stream> control_;
   std::unique_ptr<net::Stream> bulk_;
+  const net::CompressedStream* compressed_ = nullptr;  // bulk_, where it is one
   bool bulk_elsewhere_ = false;
   FrameDecoder decoder_;
   struct Queued {

@@ -150,6 +150,14 @@ struct Prepare {
   lazy @14 :Bool;             # memory follows on a page connection: one more join by TLS; else its
                               # descriptor is the first thing on the bulk connection
   live @15 :Bool;             # rounds of pages come first, ahead of the streams
+  compression @16 :Compression; # of the bulk connection and the page connection, both ways
+}
+
+enum Compression {
+  none @0;                    # the bytes as they are
+  automatic @1;               # blocks (net/compressed_stream.h), each as it goes soonest
+  lz4 @2;
+  zstd @3;
 }
 
 struct Streams {

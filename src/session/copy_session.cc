@@ -58,6 +58,7 @@ void CopySession::send_image() {
   if (!pages_) processes_.clear();
   report_.processes = tree.members.size();
   report_.bytes_sent = writer.totals().bytes;
+  report_.bytes_saved = link().bulk_bytes_saved();
   report_.pages_sent = writer.totals().pages;
   reach(Step::kSent);
 }

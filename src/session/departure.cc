@@ -153,11 +153,13 @@ void Departure::announce(bool only_first) {
     prepare.setDetached(request_.detach);
     prepare.setLazy(memory_.is_lazy());
     prepare.setLive(memory_.is_live());
+    say_compression(*opened_, prepare);
     prepare.setOnlyFirst(only_first);
     say_new_ids(request_.pid, prepare);
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
   });
+  begin_compression(*opened_);
 }
 
 tracee::FrozenTree Departure::freeze() {

@@ -95,6 +95,7 @@ struct DepartureReport {
   std::string mode, mode_reason;  // as SessionInfo has them
   std::size_t processes = 1;
   std::uint64_t bytes_sent = 0;
+  std::int64_t bytes_saved = 0;  // of those: they did not go over the link, by compression
   std::uint64_t pages_sent = 0;
   double freeze_ms = 0;                    // that nothing of it ran
   std::optional<LiveRounds::Report> live;  // what went before

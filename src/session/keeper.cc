@@ -45,6 +45,7 @@
 #include "session/homeward.h"
 #include "session/leaderless_group.h"
 #include "session/node_lease.h"
+#include "session/node_link.h"
 #include "session/registry.h"
 #include "session/sent_signal.h"
 #include "session/signal_fd.h"
@@ -326,6 +327,7 @@ void Keeper::prepare() {
                    Lease::Duration(task().getLeaseKillMs()));
   link_.set_patience(lease_.kill_after());
   attach_bulk();
+  take_compression(task(), link_, page_connection_);
   if (task().getPurpose() == Purpose::EXEC) return;
   restore::RestoreSettings settings;
   auto want_pid = static_cast<pid_t>(task().getWantPid());

@@ -144,6 +144,7 @@ void MoveSession::depart() {
   }
   report_.processes = processes_.size();
   report_.bytes_sent = writer.totals().bytes;
+  report_.bytes_saved = link().bulk_bytes_saved();
   report_.pages_sent = writer.totals().pages;
   take_streams(tree.first());
   reach(Step::kSent);

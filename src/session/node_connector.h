@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "net/address.h"
+#include "net/compression.h"
 #include "net/public_key.h"
 #include "net/stream.h"
 #include "net/tcp_stream.h"
@@ -28,6 +29,8 @@ struct NodeAccess {
   std::string ssh = "ssh";              // the program; without a slash from PATH
   std::string ssh_telepad = "telepad";  // what the node's shell is to start
   std::uint64_t bandwidth = 0;          // of each connection: bytes a second that go there; 0: all
+  net::Compression compression = net::Compression::kAutomatic;
+  bool compression_required = false;  // where it cannot be had the node is refused
 };
 
 // Throws kRefused where it has one that nobody can keep.

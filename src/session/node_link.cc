@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "kernel/procfs_task.h"
+#include "net/compressed_stream.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
 #include "session/hosting.h"
@@ -64,6 +65,30 @@ protocol::OpenedLink open_by(NodeConnector& connector, const protocol::OwnMachin
 
 }  // namespace
 
+namespace {
+
+// Only what goes by TCP: nothing is slow enough elsewhere, but for ssh, whose one connection is
+// another program's.
+net::Compression choose_compression(const net::NodeAddress& node, const NodeAccess& access,
+                                    const protocol::schema::HelloReply::Reader& reply) {
+  std::string why_not;
+  if (node.kind == net::NodeAddress::Kind::kSsh) {
+    why_not = "ssh compresses by itself: say Compression yes in your ssh_config";
+  } else if (node.kind != net::NodeAddress::Kind::kTcp) {
+    why_not = "on one machine compressing takes longer than sending";
+  } else if (!protocol::offers(reply, protocol::kFeatureCompress)) {
+    why_not = "the telefork there is older, and knows of no compression; update it";
+  }
+  const bool wanted =
+      access.compression == net::Compression::kLz4 || access.compression == net::Compression::kZstd;
+  if (!why_not.empty() && wanted && access.compression_required) {
+    throw Error(Code::kRefused, fmt::format("{}: {}", node.text(), why_not));
+  }
+  return why_not.empty() ? access.compression : net::Compression::kNone;
+}
+
+}  // namespace
+
 OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
                      const Programs& programs, const NodeAccess& access, bool cpu_force) {
   std::shared_ptr<NodeConnector> connector;
@@ -74,7 +99,53 @@ OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& h
   protocol::OpenedLink opened =
       connector ? open_by(*connector, here) : open_private(here, programs);
   protocol::check_compatible(here.reader(), opened.reply->getMachine(), cpu_force);
-  return {std::move(opened.link), std::move(opened.reply), std::move(connector)};
+  const net::Compression compression = choose_compression(node, access, *opened.reply);
+  return {std::move(opened.link), std::move(opened.reply), std::move(connector), compression};
+}
+
+void say_compression(const OpenedNode& node, protocol::schema::Prepare::Builder prepare) {
+  using Word = protocol::schema::Compression;
+  switch (node.compression) {
+    case net::Compression::kNone:
+      return prepare.setCompression(Word::NONE);
+    case net::Compression::kAutomatic:
+      return prepare.setCompression(Word::AUTOMATIC);
+    case net::Compression::kLz4:
+      return prepare.setCompression(Word::LZ4);
+    case net::Compression::kZstd:
+      return prepare.setCompression(Word::ZSTD);
+  }
+}
+
+void begin_compression(const OpenedNode& node) {
+  if (node.compression != net::Compression::kNone) node.link->compress_bulk(node.compression);
+}
+
+namespace {
+
+net::Compression told_compression(protocol::schema::Prepare::Reader prepare) {
+  switch (prepare.getCompression()) {
+    case protocol::schema::Compression::NONE:
+      return net::Compression::kNone;
+    case protocol::schema::Compression::AUTOMATIC:
+      return net::Compression::kAutomatic;
+    case protocol::schema::Compression::LZ4:
+      return net::Compression::kLz4;
+    case protocol::schema::Compression::ZSTD:
+      return net::Compression::kZstd;
+  }
+  throw Error(Code::kCorrupt, "it is to be compressed in a way that is not known here");
+}
+
+}  // namespace
+
+void take_compression(protocol::schema::Prepare::Reader prepare, protocol::Link& link,
+                      std::unique_ptr<net::Stream>& pages) {
+  const net::Compression compression = told_compression(prepare);
+  if (compression == net::Compression::kNone) return;
+  if (!link.has_bulk_stream()) throw Error(Code::kCorrupt, "nothing is there to be compressed");
+  link.compress_bulk(compression);
+  if (pages) pages = std::make_unique<net::CompressedStream>(std::move(pages), compression);
 }
 
 std::string why_not_lazy(const OpenedNode& node) {
@@ -89,9 +160,11 @@ namespace {
 
 std::unique_ptr<net::Stream> connect_pages(const OpenedNode& node) {
   if (node.link->bulk_fd() < 0) {
-    return node.connector->connect_bulk(as_bytes(node.reply->getJoinId()),
-                                        as_bytes(node.reply->getJoinSecret()),
-                                        net::Deadline::in(protocol::kHandshakePatience));
+    auto stream = node.connector->connect_bulk(as_bytes(node.reply->getJoinId()),
+                                               as_bytes(node.reply->getJoinSecret()),
+                                               net::Deadline::in(protocol::kHandshakePatience));
+    if (node.compression == net::Compression::kNone) return stream;
+    return std::make_unique<net::CompressedStream>(std::move(stream), node.compression);
   }
   auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
   net::widen_send_buffer(ours.get());

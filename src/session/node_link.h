@@ -17,6 +17,9 @@ struct OpenedNode {
   std::unique_ptr<protocol::Link> link;
   protocol::ReceivedHelloReply reply;
   std::shared_ptr<NodeConnector> connector;  // null for `local`
+  // Of the connections that pages go on; kNone where there is nothing to gain, or none is known
+  // there.
+  net::Compression compression = net::Compression::kNone;
 };
 
 // Connects, greets, and checks that a process from here can run there. For `local` a private
@@ -24,6 +27,13 @@ struct OpenedNode {
 // subreaper of all that descends from it.
 OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& here,
                      const Programs& programs, const NodeAccess& access, bool cpu_force);
+
+// For the Prepare, and at once behind it: what goes on the bulk connection is compressed.
+void say_compression(const OpenedNode& node, protocol::schema::Prepare::Builder prepare);
+void begin_compression(const OpenedNode& node);
+// The other end of it; `pages` may be null.
+void take_compression(protocol::schema::Prepare::Reader prepare, protocol::Link& link,
+                      std::unique_ptr<net::Stream>& pages);
 
 // Why the memory of a process cannot follow it there; empty: it can.
 std::string why_not_lazy(const OpenedNode& node);

@@ -172,6 +172,7 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
     prepare.setWantPid(static_cast<std::uint32_t>(caller.pid));
     prepare.setDescription(description);
     prepare.setLazy(is_lazy());
+    say_compression(*opened_, prepare);
     prepare.setLeaseStopMs(static_cast<std::uint32_t>(settings_.lease.stop.count()));
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
     if (purpose != image::schema::Header::Purpose::RUN_ON) return;
@@ -180,6 +181,7 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
     prepare.setCaller(static_cast<std::uint32_t>(caller.tid));
     say_new_ids(program_, prepare);
   });
+  begin_compression(*opened_);
 }
 
 void ProgramCall::tell_streams() {

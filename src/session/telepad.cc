@@ -458,9 +458,9 @@ void Telepad::fill_welcome(const Session& session,
   user.setGid(session.user.gid);
   user.setChoosesIds(session.user.uid == 0 && may_set_ids());
   say_hosting(find_hosting(session.user.uid != ::geteuid()), reply.initHosting());
-  std::vector<std::string> features = {std::string(protocol::kFeatureTrees),
-                                       std::string(protocol::kFeatureLazy),
-                                       std::string(protocol::kFeatureLive)};
+  std::vector<std::string> features = {
+      std::string(protocol::kFeatureTrees), std::string(protocol::kFeatureLazy),
+      std::string(protocol::kFeatureLive), std::string(protocol::kFeatureCompress)};
   // Else it ends with its last session, which who has no home does not end.
   if (listens()) features.emplace_back(protocol::kFeatureDetach);
   if (session.channel && session.join_id.empty()) features.emplace_back(protocol::kFeatureJoin);

@@ -68,6 +68,10 @@ class Settings(cli.Test):
                 ("ssh = 'x'\n", 1, "ssh is a table"),
                 ("[ssh]\nport = 22\n", 2, "unknown key ssh.port"),
                 ("[ssh]\nprogram = 22\n", 2, "not a program"),
+                ("link = 'x'\n", 1, "link is a table"),
+                ("[link]\nspeed = 22\n", 2, "unknown key link.speed"),
+                ("[link]\ncompress = 'gzip'\n", 2, "not one of auto, none, lz4, zstd"),
+                ("[link]\ncompress = 1\n", 2, "not one of auto, none, lz4, zstd"),
                 ("[lease]\nstop_ms = -1\n", 2, "not a number of ms"),
                 ("[lease]\nstop_ms = 'x'\n", 2, "not a number of ms"),
                 ("[lease]\nstop_ms = 99999999999\n", 2, "not a number of ms")):

@@ -91,7 +91,7 @@ said=$(fork_as_eve) || fail "eve cannot fork:" "$said"
 [[ $said == *"forked on alpha, running on beta"* ]] || fail "eve's child ran elsewhere:" "$said"
 
 # Without those that look for the child among the processes of the parent's machine.
-TELEFORK_TEST_NODE=$node TELEFORK_TEST_HOST=beta machine_run alpha \
+TELEFORK_COMPRESS=lz4 TELEFORK_TEST_NODE=$node TELEFORK_TEST_HOST=beta machine_run alpha \
   "$build/tests/fork/fork_test" --gtest_brief=1 \
   --gtest_filter="-$fork_tests_near"
 

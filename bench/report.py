@@ -308,6 +308,21 @@ class Report:
         self.section("run_on: to the function's first instruction, from its end, both",
                      ["process", "f writes", "there", "back", "whole", "target", "met"], rows)
 
+    def add_again(self):
+        """A call whose memory the node has kept, beside one pass over that memory, and beside a node that keeps nothing."""
+        rows = []
+        for r in self.find("again"):
+            call, hashed = summary(r["call_ms"]), summary(r["hash_ms"])
+            limit, target, met = 1.3 * hashed["median"] + 15, "", None
+            if r["keeps"] == "yes" and r["size"] == GB:
+                target, met = f"<= {time_text(limit)}", call["median"] <= limit
+            rows.append([f"{process_text(r)}, {r['node']}, {r['mode']}", r["keeps"], time_text(call["median"]),
+                         time_text(hashed["median"]), target, met])
+            self.result("again", r, mode=r["mode"], keeps=r["keeps"], measured_ms=call, floor_ms=hashed,
+                        target="<= 1.3 x floor + 15 ms" if target else None, limit_ms=limit, met=met)
+        self.section("run_on called again, beyond f, which writes to 1000 pages (floor: the memory read and hashed)",
+                     ["process", "kept", "call", "floor", "target", "met"], rows)
+
     def add_moves(self):
         """A program of 1 MB and one thread; then what 1000 mappings, or 63 threads, take more; a tree."""
         moves = {(r["threads"], r["more_mappings"], r["processes"]): r for r in self.find("move") if not r["writes"]}
@@ -389,6 +404,7 @@ class Report:
         self.add_first_instruction()
         self.add_bulk()
         self.add_calls()
+        self.add_again()
         self.add_lazy()
         self.add_faults()
         self.add_live()

@@ -69,6 +69,8 @@ int ps_command(const PsCommand& command) {
                       {"faults", info.faults},
                       {"blocked_ms", static_cast<double>(info.blocked_us) / 1000},
                       {"bytes", info.bytes},
+                      {"pages_sent", info.pages_sent},
+                      {"pages_kept", info.pages_kept},
                       {"command", info.command},
                       {"remedy", remedy_of(info)},
                       {"warnings", info.warnings}});

@@ -42,6 +42,7 @@ int main(int argc, char** argv) {
   app.add_option("--control-out", control_out);
   app.add_option("--telepad", telepad);
   app.add_option("--guard", guard);
+  app.add_option("--keep-kb", settings.keep_kb);
   app.add_flag("--bulk-first", settings.bulk_first);
   app.add_option("--registry", settings.registry);
   std::string stop;

@@ -42,13 +42,22 @@ void set_laziness(Settings& settings, std::uint32_t kb) {
   settings.laziness.*value = kb;
 }
 
+template <auto value>
+void set_keep(Settings& settings, std::uint32_t number) {
+  settings.keep.*value = number;
+}
+
+using session::KeepLimits;
 using session::Laziness;
 constexpr NumberKey kNumberKeys[] = {
     {"lease", "stop_ms", "TELEFORK_LEASE_STOP_MS", "ms", set_lease<&Lease::stop>},
     {"lease", "kill_ms", "TELEFORK_LEASE_KILL_MS", "ms", set_lease<&Lease::kill>},
     {"lease", "home_ms", "TELEFORK_LEASE_HOME_MS", "ms", set_lease<&Lease::home>},
     {"lazy", "process_kb", "TELEFORK_LAZY_PROCESS_KB", "KB", set_laziness<&Laziness::process_kb>},
-    {"lazy", "mapping_kb", "TELEFORK_LAZY_MAPPING_KB", "KB", set_laziness<&Laziness::mapping_kb>}};
+    {"lazy", "mapping_kb", "TELEFORK_LAZY_MAPPING_KB", "KB", set_laziness<&Laziness::mapping_kb>},
+    {"keep", "memory_kb", "TELEFORK_KEEP_MEMORY_KB", "KB", set_keep<&KeepLimits::memory_kb>},
+    {"keep", "images", "TELEFORK_KEEP_IMAGES", "images", set_keep<&KeepLimits::images>},
+    {"keep", "seconds", "TELEFORK_KEEP_SECONDS", "s", set_keep<&KeepLimits::seconds>}};
 
 struct SshKey {
   const char* key;
@@ -142,7 +151,7 @@ void take_file(const std::string& path, Settings& settings) {
   for (const auto& [key, value] : table) {
     if (key == "listen") {
       take_listen(path, value, settings.listen);
-    } else if (key == "lease" || key == "lazy") {
+    } else if (key == "lease" || key == "lazy" || key == "keep") {
       take_numbers(path, key.str(), value, settings);
     } else if (key == "link") {
       take_link(path, value, settings.access);

@@ -4,6 +4,7 @@
 //   TELEFORK_LEASE_STOP_MS, _KILL_MS, _HOME_MS,
 //   TELEFORK_LAZY_PROCESS_KB, _MAPPING_KB,
 //   TELEFORK_COMPRESS,
+//   TELEFORK_KEEP_MEMORY_KB, _IMAGES, _SECONDS,
 //   TELEFORK_SSH, TELEFORK_SSH_TELEPAD              the environment
 //   ~/.config/telefork/config.toml                  the user ($XDG_CONFIG_HOME where it is set)
 //   /etc/telefork/telepad.toml                      the machine
@@ -18,6 +19,10 @@
 //   mapping_kb = 1024
 //   [link]                                          # net/compression.h
 //   compress = "auto"                               # or none, lz4, zstd: of what goes by TCP
+//   [keep]                                          # session/kept_images.h: of a telepad
+//   memory_kb = 1048576                             # 0: nothing is kept
+//   images = 8
+//   seconds = 300
 //   [ssh]                                           # session/node_connector.h
 //   program = "ssh"
 //   telepad = "telepad"
@@ -26,6 +31,7 @@
 #include <string>
 #include <vector>
 
+#include "session/kept_images.h"
 #include "session/laziness.h"
 #include "session/lease.h"
 #include "session/node_connector.h"
@@ -38,6 +44,7 @@ struct Settings {
   std::vector<std::string> listen;
   session::Lease lease;  // not checked: flags come over it
   session::Laziness laziness;
+  session::KeepLimits keep;
   session::NodeAccess access;
 };
 

@@ -70,6 +70,7 @@ int run(int argc, char** argv) {
   telefork::app::Settings said = telefork::app::read_settings();
   telefork::session::check_lease(said.lease);  // its agents will need it
   telefork::session::TelepadSettings settings;
+  settings.keep = said.keep;
   settings.programs = telefork::session::find_programs();
   settings.user_registries = telefork::app::user_registries();
   for (int connection : connections) settings.connections.emplace_back(connection);

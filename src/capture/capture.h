@@ -18,6 +18,7 @@
 #include <optional>
 #include <span>
 
+#include "capture/kept_there.h"
 #include "capture/lazy_plan.h"
 #include "capture/live_plan.h"
 #include "capture/page_gatherer.h"
@@ -59,6 +60,8 @@ struct CaptureSettings {
   const LazyPlan* lazy = nullptr;
   // What of it lies there already; null: nothing.
   LivePlan* live = nullptr;
+  // Pages that whoever restores it has; null: none.
+  const KeptThere* kept = nullptr;
   // Of guard pages, which has begun; null: they are looked for when they are to be told.
   GuardScan* guard_scan = nullptr;
   // There are so few that a thread to read them is not worth it, and buffers that are used again
@@ -82,7 +85,8 @@ struct CaptureSettings {
 
 struct MemoryTotals {
   std::uint64_t pages_read = 0;
-  std::uint64_t pages_sent = 0;  // the others were zero
+  std::uint64_t pages_sent = 0;  // the others were zero, or
+  std::uint64_t pages_kept = 0;  // are there already
 };
 
 class Capture {

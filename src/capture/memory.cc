@@ -65,6 +65,7 @@ void write_record(PageBatch& batch, image::RecordSink& sink) {
   std::sort(batch.dropped.begin(), batch.dropped.end(),
             [](const PageRun& a, const PageRun& b) { return a.start < b.start; });
   fill_runs(batch.dropped, pages.initDropped(static_cast<unsigned>(batch.dropped.size())));
+  fill_runs(batch.kept, pages.initKept(static_cast<unsigned>(batch.kept.size())));
   sink.begin_payload_record(image::RecordType::kPages, message, batch.used);
   sink.payload(batch.bytes());
 }
@@ -221,7 +222,7 @@ void Capture::add_ahead(const Mapping& mapping, const kernel::PageMap& map,
 
 void Capture::gather_pages(const PageSource& source, const PageGatherer::Exchange& exchange) {
   kernel::PageMap map(source.pid, settings_.pagemap);
-  PageGatherer gatherer(source.pid, source.shares_pages, exchange);
+  PageGatherer gatherer(source.pid, source.shares_pages, exchange, settings_.kept);
   PrivatePages private_pages(map, survey_.mappings);
   for (std::size_t i = 0; i < survey_.mappings.size(); ++i) {
     const Mapping& mapping = survey_.mappings[i];
@@ -258,8 +259,9 @@ void Capture::gather_pages(const PageSource& source, const PageGatherer::Exchang
 MemoryTotals Capture::write_pages_of(const PageSource& source, image::RecordSink& sink) {
   MemoryTotals totals;
   auto write = [&](PageBatch& batch) {
-    if (batch.used > 0 || !batch.dropped.empty()) write_record(batch, sink);
+    if (batch.used > 0 || !batch.dropped.empty() || !batch.kept.empty()) write_record(batch, sink);
     totals.pages_read += batch.pages_read;
+    totals.pages_kept += batch.kept_pages;
     totals.pages_sent += batch.used / kPageSize;
     if (settings_.on_progress) settings_.on_progress(totals.pages_read * kPageSize);
   };

@@ -26,6 +26,7 @@ static_assert(PageBatch::kSize % kHugePageSize == 0);
 constexpr std::uint64_t kPopulate = 256 * 1024;  // of the buffer at a time
 constexpr std::size_t kMaxVectors = 1024;        // IOV_MAX
 constexpr std::size_t kMaxDropped = 64 * 1024;   // runs of a Pages record
+constexpr std::uint64_t kMaxKept = 1024;         // pages of a batch: others look after them then
 
 // Runs of the pages in [start, start + bytes.size()) that are not all zero.
 std::vector<PageRun> non_zero_runs(RemotePtr start, std::span<const std::byte> bytes) {
@@ -155,13 +156,17 @@ std::span<std::byte> PageBatch::room_for(std::size_t size) {
 void PageBatch::clear() {
   runs.clear();
   dropped.clear();
+  kept.clear();
+  kept_pages = 0;
   used = 0;
   pages_read = 0;
 }
 
-PageGatherer::PageGatherer(pid_t pid, bool shares_pages, const Exchange& exchange)
+PageGatherer::PageGatherer(pid_t pid, bool shares_pages, const Exchange& exchange,
+                           const KeptThere* there)
     : reader_(std::make_unique<MemoryReader>(pid, shares_pages)),
       exchange_(exchange),
+      there_(there),
       batch_(exchange(nullptr)) {}
 
 PageGatherer::~PageGatherer() = default;
@@ -187,7 +192,7 @@ void PageGatherer::add(const Mapping& mapping, bool guarded, const std::vector<P
       at = at + size;
       if (batch_->used + wanted_bytes_ < batch_->size()) continue;
       read_wanted();
-      if (batch_->used > batch_->size() / 2) hand_over();
+      if (batch_->used > batch_->size() / 2 || batch_->kept_pages >= kMaxKept) hand_over();
     }
   }
 }
@@ -207,6 +212,7 @@ void PageGatherer::finish() {
 void PageGatherer::hand_over() {
   batch_ = exchange_(std::move(batch_));
   own_runs_ = 0;
+  own_kept_ = 0;
 }
 
 // How much from `at` on is to be read next; 0: what there is has to go first.
@@ -232,18 +238,42 @@ void PageGatherer::read_wanted() {
   wanted_bytes_ = 0;
 }
 
+// What of `runs`, which lie in `bytes` of `wanted`, has to be sent.
+std::vector<PageRun> PageGatherer::leave_out_kept(const Wanted& wanted,
+                                                  const std::vector<PageRun>& runs,
+                                                  std::span<const std::byte> bytes) {
+  if (wanted.begins_mapping) own_kept_ = batch_->kept.size();
+  std::vector<PageRun> sent;
+  for (const PageRun& run : runs) {
+    for (RemotePtr at = run.start; at < run.end(); at = at + kPageSize) {
+      if (!there_->has(at, bytes.subspan(at - wanted.run.start, kPageSize))) {
+        kernel::append_run(sent, {at, 1});
+        continue;
+      }
+      ++batch_->kept_pages;
+      if (batch_->kept.size() == own_kept_) {
+        batch_->kept.push_back({at, 1});
+      } else {
+        kernel::append_run(batch_->kept, {at, 1});
+      }
+    }
+  }
+  return sent;
+}
+
 // Moves what travels of `bytes`, which lie behind what is used, down to it.
 void PageGatherer::take(const Wanted& wanted, std::span<std::byte> bytes) {
   const PageRun& all = wanted.run;
-  const std::vector<PageRun> kept =
+  std::vector<PageRun> sent =
       wanted.keep_zeros ? std::vector<PageRun>{all} : non_zero_runs(all.start, bytes);
   if (wanted.tells_zeros) {
-    std::vector<PageRun> zeros = gaps_between(all.start, all.end(), kept);
+    std::vector<PageRun> zeros = gaps_between(all.start, all.end(), sent);
     batch_->dropped.insert(batch_->dropped.end(), zeros.begin(), zeros.end());
   }
+  if (there_ != nullptr) sent = leave_out_kept(wanted, sent, bytes);
   // A run is of one VMA only.
   if (wanted.begins_mapping) own_runs_ = batch_->runs.size();
-  for (const PageRun& run : kept) {
+  for (const PageRun& run : sent) {
     std::size_t size = run.pages * kPageSize;
     std::byte* to = batch_->end();
     const std::byte* from = bytes.data() + (run.start - all.start);

@@ -17,6 +17,7 @@
 #include <sys/types.h>
 
 #include "base/mapped_region.h"
+#include "capture/kept_there.h"
 #include "capture/survey.h"
 #include "kernel/pagemap.h"
 
@@ -40,8 +41,10 @@ class PageBatch {
 
   std::vector<kernel::PageRun> runs;
   std::vector<kernel::PageRun> dropped;  // in no order
-  std::size_t used = 0;                  // bytes: of the runs
-  std::uint64_t pages_read = 0;          // the others were zero
+  std::vector<kernel::PageRun> kept;     // they are there already
+  std::uint64_t kept_pages = 0;
+  std::size_t used = 0;          // bytes: of the runs
+  std::uint64_t pages_read = 0;  // the others were zero
 
  private:
   MappedRegion buffer_;
@@ -53,7 +56,9 @@ class PageGatherer {
   // Takes a full batch, or at first none, and gives an empty one.
   using Exchange = std::function<std::unique_ptr<PageBatch>(std::unique_ptr<PageBatch>)>;
 
-  PageGatherer(pid_t pid, bool shares_pages, const Exchange& exchange);
+  // `there`: what need not be sent; null: nothing is.
+  PageGatherer(pid_t pid, bool shares_pages, const Exchange& exchange,
+               const KeptThere* there = nullptr);
   ~PageGatherer();
   PageGatherer(const PageGatherer&) = delete;
   PageGatherer& operator=(const PageGatherer&) = delete;
@@ -79,12 +84,17 @@ class PageGatherer {
   std::uint64_t size_of_next(RemotePtr at, RemotePtr end) const;
   void read_wanted();
   void take(const Wanted& wanted, std::span<std::byte> bytes);
+  std::vector<kernel::PageRun> leave_out_kept(const Wanted& wanted,
+                                              const std::vector<kernel::PageRun>& runs,
+                                              std::span<const std::byte> bytes);
   void hand_over();
 
   std::unique_ptr<MemoryReader> reader_;
   const Exchange& exchange_;
+  const KeptThere* there_;
   std::unique_ptr<PageBatch> batch_;
   std::size_t own_runs_ = 0;    // of the batch's, those before are of earlier mappings
+  std::size_t own_kept_ = 0;    // likewise
   std::vector<Wanted> wanted_;  // to be read behind what is used
   std::uint64_t wanted_bytes_ = 0;
 };

@@ -1,8 +1,13 @@
 #include "image/hash.h"
 
+#include <cerrno>
 #include <new>
 
+#include <sys/random.h>
+
 #include <xxhash.h>
+
+#include "base/error.h"
 
 namespace telefork::image {
 
@@ -48,6 +53,20 @@ std::array<std::byte, 16> Hash128::value() const {
 
 std::array<std::byte, 16> hash128(std::span<const std::byte> bytes) {
   return to_bytes(XXH3_128bits(bytes.data(), bytes.size()));
+}
+
+SecretHash::Secret SecretHash::make_secret() {
+  Secret secret;
+  // So few bytes come whole (random(4)).
+  if (::getrandom(secret.data(), secret.size(), 0) != static_cast<ssize_t>(secret.size())) {
+    throw_errno("asking for random bytes", errno);
+  }
+  return secret;
+}
+
+std::array<std::byte, 16> SecretHash::of(std::span<const std::byte> bytes) const {
+  return to_bytes(
+      XXH3_128bits_withSecret(bytes.data(), bytes.size(), secret_.data(), secret_.size()));
 }
 
 }  // namespace telefork::image

@@ -45,4 +45,19 @@ class Hash128 {
 // Of bytes that are all there.
 std::array<std::byte, 16> hash128(std::span<const std::byte> bytes);
 
+// XXH3-128 under a secret of random bytes: who does not know it cannot make two contents that have
+// the same hash.
+class SecretHash {
+ public:
+  static constexpr std::size_t kSecretSize = 192;
+  using Secret = std::array<std::byte, kSecretSize>;
+
+  static Secret make_secret();
+  explicit SecretHash(const Secret& secret) : secret_(secret) {}
+  std::array<std::byte, 16> of(std::span<const std::byte> bytes) const;
+
+ private:
+  Secret secret_;
+};
+
 }  // namespace telefork::image

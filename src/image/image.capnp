@@ -294,6 +294,8 @@ struct Pages {
   # were here, but for those that lost what they held and are zero, or the file's, again.
   runs @0 :List(PageRun);
   dropped @1 :List(PageRun);
+  kept @2 :List(PageRun);     # over a link, of a run_on: they are as in the image that the other end
+                              # has kept of it (wire-protocol.md), and have no bytes here
 }
 
 struct Round {

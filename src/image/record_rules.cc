@@ -141,7 +141,9 @@ void RecordRules::check_order(const Record& record) {
   }
   if (in_rounds_ && subject) end_rounds(type);
   if (type == RecordType::kHeader) {
-    goes_home_ = record.get<schema::Header>().getPurpose() == schema::Header::Purpose::RETURN;
+    const auto purpose = record.get<schema::Header>().getPurpose();
+    goes_home_ = purpose == schema::Header::Purpose::RETURN;
+    runs_on_ = purpose == schema::Header::Purpose::RUN_ON;
   }
   seen_ |= mine;
   ++count_;
@@ -284,7 +286,11 @@ void RecordRules::check_pages(const Record& record) {
   if (pages.getDropped().size() > 0 && !goes_home_ && !came_in_rounds_) {
     refuse("it drops pages, which only an image of the way home does, or one that came in rounds");
   }
+  if (pages.getKept().size() > 0 && !runs_on_) {
+    refuse("it has pages that are kept elsewhere, which only one of a run_on has");
+  }
   check_runs(pages.getDropped());
+  check_runs(pages.getKept());
   const std::uint64_t bytes = check_runs(pages.getRuns()) * kPageSize;
   if (bytes != record.payload_bytes()) {
     refuse("its runs are {} bytes of pages, its payload {}", bytes, record.payload_bytes());

@@ -53,6 +53,7 @@ class RecordRules {
   std::uint64_t count_ = 0;
   std::uint32_t seen_ = 0;                           // one bit a RecordType
   bool goes_home_ = false;                           // purpose return
+  bool runs_on_ = false;                             // purpose runOn
   bool in_rounds_ = false;                           // of pages, which come first
   bool came_in_rounds_ = false;                      // and are over
   std::uint32_t rounds_ = 0;                         // that have begun

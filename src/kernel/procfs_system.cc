@@ -110,6 +110,24 @@ std::uint64_t read_out_of_memory_kills() {
   return 0;
 }
 
+MemoryInfo parse_memory_info(std::string_view text) {
+  MemoryInfo info;
+  TextScanner scanner(text, "meminfo");
+  while (!scanner.at_end()) {
+    std::uint64_t* value = scanner.try_skip("MemTotal:")       ? &info.total_kb
+                           : scanner.try_skip("MemAvailable:") ? &info.available_kb
+                                                               : nullptr;
+    if (value != nullptr) {
+      scanner.skip_blanks();
+      *value = scanner.decimal();
+    }
+    scanner.rest_of_line();
+  }
+  return info;
+}
+
+MemoryInfo read_memory_info() { return parse_memory_info(read_system_file("/proc/meminfo")); }
+
 Overcommit read_overcommit() {
   std::uint64_t value = read_setting("/proc/sys/vm/overcommit_memory", 0);
   if (value > 2) throw Error(Code::kUnsupported, fmt::format("vm.overcommit_memory={}", value));

@@ -56,6 +56,14 @@ std::uint64_t read_mmap_min_addr();
 // machine (proc(5), /proc/vmstat); 0 before Linux 4.13.
 std::uint64_t read_out_of_memory_kills();
 
+// Of the machine (proc(5), /proc/meminfo).
+struct MemoryInfo {
+  std::uint64_t total_kb = 0;
+  std::uint64_t available_kb = 0;  // MemAvailable: without swapping
+};
+MemoryInfo parse_memory_info(std::string_view text);
+MemoryInfo read_memory_info();
+
 enum class Overcommit { kHeuristic = 0, kAlways = 1, kNever = 2 };
 Overcommit read_overcommit();
 

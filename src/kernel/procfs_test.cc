@@ -50,6 +50,15 @@ constexpr std::string_view kStat =
     "18446744073709551615 4096 8192 140731507365072 0 0 0 0 0 0 0 0 0 17 0 9 1 0 0 0 12288 16384 "
     "20480 24576 28672 32768 36864 256\n";
 
+TEST(ParseMemoryInfo, FindsWhatThereIsAndWhatIsLeft) {
+  const MemoryInfo info = parse_memory_info(
+      "MemTotal:       16384256 kB\nMemFree:          120000 kB\nMemAvailable:    8000123 kB\n"
+      "HugePages_Total:       0\n");
+  EXPECT_EQ(info.total_kb, 16384256U);
+  EXPECT_EQ(info.available_kb, 8000123U);
+  EXPECT_GT(read_memory_info().total_kb, read_memory_info().available_kb);
+}
+
 TEST(ParseStat, TakesANameWithParenthesesAndSpaces) {
   Stat stat = parse_stat(kStat);
   EXPECT_EQ(stat.pid, 4711);

@@ -50,6 +50,8 @@ inline constexpr std::string_view kFeatureLazy = "lazy";
 inline constexpr std::string_view kFeatureLive = "live";
 // The bulk and the page connection may be compressed (Prepare.compression).
 inline constexpr std::string_view kFeatureCompress = "compress";
+// It keeps what a run_on leaves (Prepare.keep).
+inline constexpr std::string_view kFeatureKeep = "keep";
 // Several processes that belong together can come to it.
 inline constexpr std::string_view kFeatureTrees = "trees";
 inline constexpr std::string_view kJoinPreamble = "TFBULK01";

@@ -99,6 +99,7 @@ struct Message {
     sentHome @26 :Void;       # from the keeper: that was all of the image
     # Pages that come while the process runs at home.
     staged @27 :UInt32;       # from the keeper: those of all rounds before this one are here
+    kept @28 :KeptPages;      # from the keeper: what it has of the memory that was kept
     # Destination to source.
     checkFilesReply @2 :CheckFilesReply;
   }
@@ -151,6 +152,8 @@ struct Prepare {
                               # descriptor is the first thing on the bulk connection
   live @15 :Bool;             # rounds of pages come first, ahead of the streams
   compression @16 :Compression; # of the bulk connection and the page connection, both ways
+  keep @17 :Data;             # of a run_on: the memory that it has when it goes home is to be kept
+                              # under this name, 16 random bytes, and what was kept is to be told; none: not
 }
 
 enum Compression {
@@ -158,6 +161,14 @@ enum Compression {
   automatic @1;               # blocks (net/compressed_stream.h), each as it goes soonest
   lz4 @2;
   zstd @3;
+}
+
+struct KeptPages {
+  # After the streams, as many as it takes.
+  secret @0 :Data;            # that the hashes are made with, of all of them the same
+  runs @1 :List(Image.PageRun);  # rising, as those of the ones before
+  hashes @2 :Data;            # 16 bytes for each page: XXH3-128
+  last @3 :Bool;              # there are no more
 }
 
 struct Streams {

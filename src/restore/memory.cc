@@ -42,7 +42,7 @@ void Restorer::take_pages(const image::Record& record, image::RecordSource& sour
   with_context("receiving memory", [&] {
     SyscallProgram program;
     drop_pages(pages.getDropped(), program);
-    std::vector<PagePiece> pieces = place(pages, program);
+    std::vector<PagePiece> pieces = place(pages.getRuns(), program);
     if (bulk_in_blank_ >= 0) {
       std::uint64_t received =
           receive_pages(blank_->stub(), std::move(program), bulk_in_blank_, pieces, *huge_);
@@ -54,13 +54,40 @@ void Restorer::take_pages(const image::Record& record, image::RecordSource& sour
     }
     if (!buffer_) buffer_ = std::make_unique<MappedRegion>(kBuffer);
     write_pages(blank_->pid(), pieces, source, buffer_->bytes());
+    if (pages.getKept().size() > 0) take_kept_pages(pages.getKept());
   });
 }
 
+// All of one run, then of the next, in pieces as large as they are asked for.
+void Restorer::take_kept_pages(RunList runs) {
+  if (!settings_.read_kept) {
+    throw Error(Code::kCorrupt, "it has pages that were kept, and none were");
+  }
+  SyscallProgram program;
+  const std::vector<PagePiece> pieces = place(runs, program);
+  add_population(pieces, *huge_, true, program);
+  run_if_large(program, true);
+  unsigned index = 0;
+  std::uint64_t done = 0;  // bytes of that run
+  auto read = [&](std::span<std::byte> to) {
+    while (!to.empty()) {
+      const std::uint64_t left = runs[index].getPages() * kPageSize - done;
+      const std::span<std::byte> part = to.first(std::min<std::uint64_t>(to.size(), left));
+      settings_.read_kept(RemotePtr(runs[index].getStart()) + done, part);
+      to = to.subspan(part.size());
+      done += part.size();
+      if (part.size() < left) continue;
+      ++index;
+      done = 0;
+    }
+  };
+  write_pages(blank_->pid(), pieces, read, buffer_->bytes());
+}
+
 // Where the runs lie now, cut where huge pages begin so that no piece is larger than a chunk.
-std::vector<PagePiece> Restorer::place(Pages::Reader pages, SyscallProgram& program) {
+std::vector<PagePiece> Restorer::place(RunList runs, SyscallProgram& program) {
   std::vector<PagePiece> pieces;
-  for (image::schema::PageRun::Reader run : pages.getRuns()) {
+  for (image::schema::PageRun::Reader run : runs) {
     RemotePtr start(run.getStart());
     Mapping& mapping = mapping_of(start);
     open_for_pages(mapping, program);

@@ -108,7 +108,8 @@ std::vector<PagePiece> drop_first(std::vector<PagePiece> pieces, std::uint64_t b
 }
 
 // In pieces of the buffer, each written by one call to all runs that it covers.
-void write_pages(pid_t pid, std::span<const PagePiece> pieces, image::RecordSource& source,
+void write_pages(pid_t pid, std::span<const PagePiece> pieces,
+                 const std::function<void(std::span<std::byte>)>& read,
                  std::span<std::byte> buffer) {
   std::uint64_t done = 0;  // of the first of them
   while (!pieces.empty()) {
@@ -125,9 +126,15 @@ void write_pages(pid_t pid, std::span<const PagePiece> pieces, image::RecordSour
       done = 0;
     }
     std::span<std::byte> bytes = buffer.first(filled);
-    source.read_payload(bytes);
+    read(bytes);
     tracee::write_scattered(pid, vectors, bytes);
   }
+}
+
+void write_pages(pid_t pid, std::span<const PagePiece> pieces, image::RecordSource& source,
+                 std::span<std::byte> buffer) {
+  write_pages(
+      pid, pieces, [&source](std::span<std::byte> bytes) { source.read_payload(bytes); }, buffer);
 }
 
 }  // namespace telefork::restore

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -50,7 +51,11 @@ std::uint64_t receive_pages(tracee::Stub& stub, tracee::SyscallProgram program, 
 // What is left of them.
 std::vector<PagePiece> drop_first(std::vector<PagePiece> pieces, std::uint64_t bytes);
 
-// The next bytes of the payload, through `buffer`.
+// What `read` gives, one buffer after the other, through `buffer`.
+void write_pages(pid_t pid, std::span<const PagePiece> pieces,
+                 const std::function<void(std::span<std::byte>)>& read,
+                 std::span<std::byte> buffer);
+// The next bytes of the payload.
 void write_pages(pid_t pid, std::span<const PagePiece> pieces, image::RecordSource& source,
                  std::span<std::byte> buffer);
 

@@ -109,6 +109,9 @@ struct RestoreSettings {
   // Called when what came in rounds of pages ahead of that one is here; `last`: they are over.
   // Empty: an image that begins with such is refused.
   std::function<void(std::uint32_t round, bool last)> on_round;
+  // Gives whole pages that were kept of the guest's last life here (KeptImage). Empty: there are
+  // none, and an image that needs some is refused.
+  std::function<void(RemotePtr, std::span<std::byte>)> read_kept;
   // Of the first process of a tree: all ids that its processes and threads are to have.
   std::vector<pid_t> tree_ids;
 };
@@ -253,7 +256,9 @@ class Restorer {
   // memory.cc
   void take_pages(const image::Record& record, image::RecordSource& source);
   Mapping& mapping_of(RemotePtr address);
-  std::vector<PagePiece> place(image::schema::Pages::Reader pages, tracee::SyscallProgram& program);
+  using RunList = ::capnp::List<image::schema::PageRun>::Reader;
+  std::vector<PagePiece> place(RunList runs, tracee::SyscallProgram& program);
+  void take_kept_pages(RunList runs);
   void get_ready_for_huge_pages(Mapping& mapping, tracee::SyscallProgram& program);
   void open_for_pages(Mapping& mapping, tracee::SyscallProgram& program);
   void begin_to_follow();

@@ -20,8 +20,10 @@
 #include "kernel/procfs.h"
 #include "net/stream.h"
 #include "net/unix_stream.h"
+#include "protocol/handshake.h"
 #include "session/agent_socket.h"
 #include "session/fork_session.h"
+#include "session/guard_channel.h"
 #include "session/move_call.h"
 #include "session/registry.h"
 #include "session/run_on_session.h"
@@ -136,6 +138,12 @@ std::string resolve_node(const std::string& node, pid_t program) {
   return fmt::format("{}{}/{}", kUnix, kernel::read_cwd_link(program), node.substr(kUnix.size()));
 }
 
+// One for all calls of the program, to whichever node: each has what it keeps by itself.
+AgentSettings with_keep_name(AgentSettings settings) {
+  settings.keep_name = protocol::make_token(kKeptNameSize);
+  return settings;
+}
+
 // One session process is kept ready for the next request. It is made when the last request's child
 // runs, so as not to take the processors from it.
 class Agent {
@@ -143,7 +151,7 @@ class Agent {
   Agent(UniqueFd program_socket, const AgentSettings& settings)
       : signals_({SIGCHLD}),
         program_socket_(std::move(program_socket)),
-        settings_(settings),
+        settings_(with_keep_name(settings)),
         program_(net::peer_credentials(program_socket_.get()).pid) {
     // What a session leaves, a private telepad that is about to end, is reaped here.
     ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
@@ -230,7 +238,7 @@ class Agent {
 
   SignalFd signals_;  // a session process has ended
   UniqueFd program_socket_;
-  const AgentSettings& settings_;
+  const AgentSettings settings_;
   pid_t program_;
   std::unique_ptr<Worker> ready_;
   std::unique_ptr<Worker> starting_;  // the child of the last request

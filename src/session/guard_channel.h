@@ -3,6 +3,8 @@
 //
 //   keeper: GuardChannel::hold(fd), release()  --SCM_RIGHTS-->  telepad: GuardedFds
 //
+// And what is kept of a guest (kept_guest.h): a word with a name, which may be answered.
+//
 // Both ends of one SOCK_SEQPACKET pair.
 #pragma once
 
@@ -12,6 +14,12 @@
 #include "base/unique_fd.h"
 
 namespace telefork::session {
+
+// Words about what is kept; the name follows.
+inline constexpr std::byte kTakeKept{'t'};  // the answer is one byte, and the file if there is one
+inline constexpr std::byte kKeepSoon{'s'};
+inline constexpr std::byte kKeep{'k'};  // with the file
+inline constexpr std::size_t kKeptNameSize = 16;
 
 // The keeper's end. May be used by any thread.
 class GuardChannel {
@@ -40,9 +48,20 @@ class GuardedFds {
   void take();
   bool empty() const { return fds_.empty(); }
 
+  struct KeepWord {
+    std::byte word;
+    std::vector<std::byte> name;
+    UniqueFd file;
+  };
+  // Those that have come. For each kTakeKept one answer is given in time.
+  std::vector<KeepWord> take_keep_words() { return std::exchange(keep_words_, {}); }
+  // Never waits; a keeper that has asked once has room for it.
+  void answer(const UniqueFd& file) const;
+
  private:
   UniqueFd channel_;
   std::vector<UniqueFd> fds_;
+  std::vector<KeepWord> keep_words_;
 };
 
 }  // namespace telefork::session

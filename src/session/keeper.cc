@@ -43,6 +43,7 @@
 #include "session/handover.h"
 #include "session/homebound.h"
 #include "session/homeward.h"
+#include "session/kept_guest.h"
 #include "session/leaderless_group.h"
 #include "session/node_lease.h"
 #include "session/node_link.h"
@@ -170,6 +171,7 @@ class Keeper {
   std::unique_ptr<net::Stream> page_connection_;
   std::unique_ptr<Following> following_;  // its memory, where that comes later
   std::optional<Homebound> homebound_;
+  std::optional<KeptGuest> kept_;              // of a run_on that is to be kept
   std::map<unsigned, std::uint64_t> streams_;  // of one that was moved: inodes of its pipes
   restore::ArrivedFiles arrived_;              // and what came for it
   pid_t guest_ = 0;
@@ -337,6 +339,10 @@ void Keeper::prepare() {
   settings.first_new_id = first_of(task().getNewIds());
   settings.bulk_fd = link_.bulk_fd();
   if (returns()) make_session(settings);
+  kept_ = begin_to_keep(task(), settings_.guard, settings_.keep_kb);
+  if (kept_) {
+    settings.read_kept = [this](RemotePtr at, std::span<std::byte> to) { kept_->read(at, to); };
+  }
   if (task().getLazy()) {
     if (!page_connection_) page_connection_ = receive_page_connection(link_);
     following_ = std::make_unique<Following>(std::move(page_connection_), settings_.node,
@@ -463,6 +469,7 @@ void Keeper::host() {
   info.command = std::string(task().getDescription());
   info.state = std::string(state_name(state_));
 
+  if (kept_) kept_->offer(link_);
   if (!reader_) reader_.emplace(link_.record_source(), &link_.bulk_source());
   if (restorer_) {
     receive_process(*reader_);
@@ -641,6 +648,7 @@ void Keeper::send_home(const ReceivedSnapshot& caller) {
                     others.front()));
   }
   drain_output();
+  if (kept_) kept_->announce();
   link_.send([](Message::Builder message) { message.setReturning(); });
   protocol::OwnMachine here;
   homebound_->send(link_, here.reader());
@@ -651,6 +659,7 @@ void Keeper::send_home(const ReceivedSnapshot& caller) {
     if (message->which() == Message::DISMISS) break;
     if (!pump_->on_message(message)) on_late_message(message);
   }
+  if (kept_) kept_->keep(guest_, settings_.pagemap);
   kill_descendants();
   guest_ = 0;
   finished_ = true;

@@ -8,6 +8,7 @@
 // that nobody at home knows of.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "base/unique_fd.h"
@@ -23,9 +24,10 @@ struct KeeperSettings {
   UniqueFd control_out;  // its way out, where that is another descriptor
   UniqueFd telepad;      // from which the bulk connection comes (SCM_RIGHTS); empty: there is none
   UniqueFd guard;        // to the telepad: see guard_channel.h
-  bool bulk_first = false;  // the bulk connection comes before anything else, and shakes hands
-  std::string node;         // how to call the other end in messages
-  std::string registry;     // see registry.h; empty: none
+  std::uint64_t keep_kb = 0;  // what it may keep of a guest; 0: nothing
+  bool bulk_first = false;    // the bulk connection comes before anything else, and shakes hands
+  std::string node;           // how to call the other end in messages
+  std::string registry;       // see registry.h; empty: none
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   Programs programs;
   Steps steps;

@@ -1,6 +1,8 @@
 #include "session/program_call.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <span>
 
 #include <fmt/format.h>
 #include <sys/syscall.h>
@@ -27,6 +29,19 @@ void check_mode(Mode mode) {
   if (mode == Mode::kLive) {
     throw Error(Code::kUsage, "mode live is for moving a running program, not for a fork");
   }
+}
+
+constexpr std::uint64_t kWorthKeepingKb = 16 * 1024;
+
+std::span<const std::byte> as_bytes(::capnp::Data::Reader data) {
+  return {reinterpret_cast<const std::byte*>(data.begin()), data.size()};
+}
+
+std::unique_ptr<capture::KeptThere> make_kept_there(::capnp::Data::Reader from) {
+  image::SecretHash::Secret secret;
+  if (from.size() != secret.size()) throw Error(Code::kCorrupt, "a secret of a wrong length");
+  std::copy_n(as_bytes(from).begin(), secret.size(), secret.begin());
+  return std::make_unique<capture::KeptThere>(secret);
 }
 
 }  // namespace
@@ -106,6 +121,7 @@ void ProgramCall::check(const telefork_agent_request& request, pid_t pid) {
   if (!lets_keep_ids(*opened_->reply) && !capture::identify_libc(survey).is_glibc) {
     check_hosting(*opened_->reply, node_, true);
   }
+  resident_kb_ = survey.status.resident_kb;
   memory_.choose(settings_.laziness, mode_of(request), survey.status.resident_kb, *opened_, node_);
   last_survey_ = std::move(survey);
 }
@@ -180,8 +196,35 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
     prepare.setSessionFd(static_cast<std::uint32_t>(caller.session_fd));
     prepare.setCaller(static_cast<std::uint32_t>(caller.tid));
     say_new_ids(program_, prepare);
+    if (is_kept())
+      prepare.setKeep({reinterpret_cast<const kj::byte*>(settings_.keep_name.data()),
+                       settings_.keep_name.size()});
   });
   begin_compression(*opened_);
+}
+
+// What is small has come sooner than it is known what of it need not.
+bool ProgramCall::is_kept() const {
+  return request_.op == TELEFORK_OP_RUN_ON && !settings_.keep_name.empty() && !is_lazy() &&
+         resident_kb_ >= kWorthKeepingKb &&
+         protocol::offers(*opened_->reply, protocol::kFeatureKeep);
+}
+
+std::unique_ptr<capture::KeptThere> ProgramCall::receive_kept() {
+  if (!is_kept()) return nullptr;
+  std::unique_ptr<capture::KeptThere> there;
+  for (bool last = false; !last;) {
+    const protocol::ReceivedMessage message = link().expect_while_heard(Message::KEPT);
+    const auto kept = message->getKept();
+    if (!there) there = make_kept_there(kept.getSecret());
+    std::vector<kernel::PageRun> runs;
+    for (image::schema::PageRun::Reader run : kept.getRuns()) {
+      runs.push_back({RemotePtr(run.getStart()), run.getPages()});
+    }
+    there->add(runs, as_bytes(kept.getHashes()));
+    last = kept.getLast();
+  }
+  return there->empty() ? nullptr : std::move(there);
 }
 
 void ProgramCall::tell_streams() {

@@ -16,6 +16,7 @@
 
 #include "abi/agent.h"
 #include "base/unique_fd.h"
+#include "capture/kept_there.h"
 #include "capture/lazy_plan.h"
 #include "capture/survey.h"
 #include "kernel/probe.h"
@@ -45,6 +46,9 @@ struct AgentSettings {
   kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
   Lease lease;
   Laziness laziness;
+  // What the memory that a run_on of this program leaves is kept under (Prepare.keep); empty: none
+  // is to be. See run_agent().
+  std::vector<std::byte> keep_name;
   // Of the standard input of a process that has moved: as HomeOptions::may_read_input.
   std::function<std::function<bool()>(const std::vector<pid_t>& homes, int input)> watch_input;
   Steps steps;
@@ -93,10 +97,14 @@ class ProgramCall {
                 const std::string& description);
   // After the survey, ahead of the records.
   void tell_streams();
+  // After the streams: what need not be sent, of what the last call left there; null: nothing is
+  // known of any.
+  std::unique_ptr<capture::KeptThere> receive_kept();
 
  private:
   // Where it is not open, or not any more. Throws what is in the way.
   bool is_open() const;
+  bool is_kept() const;
   void open();
   void check(const telefork_agent_request& request, pid_t pid);
 
@@ -110,7 +118,8 @@ class ProgramCall {
   telefork_agent_request request_{};
   pid_t program_ = 0;
   OutgoingMemory memory_;
-  unsigned streams_ = 0;  // as Survey::carried_streams() has them
+  std::uint64_t resident_kb_ = 0;  // of the program
+  unsigned streams_ = 0;           // as Survey::carried_streams() has them
   UniqueFd session_socket_;
 };
 

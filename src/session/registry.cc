@@ -43,9 +43,9 @@ std::string encode(const SessionInfo& info) {
       without_newlines(info.command));
   text += fmt::format(
       "mode {}\nmode_reason {}\nfollows {}\npages_missing {}\npages_came {}\nfaults {}\n"
-      "blocked_us {}\n",
+      "blocked_us {}\npages_sent {}\npages_kept {}\n",
       info.mode, without_newlines(info.mode_reason), info.follows ? 1 : 0, info.pages_missing,
-      info.pages_came, info.faults, info.blocked_us);
+      info.pages_came, info.faults, info.blocked_us, info.pages_sent, info.pages_kept);
   if (const auto& hold = info.hold) {
     text += fmt::format("hold {} {}\n", hold->without_end ? 1 : 0, hold->fence_key);
     text += fmt::format("frozen_at {}\n", hold->frozen_at.count());
@@ -132,6 +132,8 @@ SessionInfo decode(const std::string& content) {
   info.pages_came = number<std::uint64_t>(fields, "pages_came");
   info.faults = number<std::uint64_t>(fields, "faults");
   info.blocked_us = number<std::uint64_t>(fields, "blocked_us");
+  info.pages_sent = number<std::uint64_t>(fields, "pages_sent");
+  info.pages_kept = number<std::uint64_t>(fields, "pages_kept");
   info.bytes = number<std::uint64_t>(fields, "bytes");
   info.command = text(fields, "command");
   info.hold =

@@ -68,6 +68,9 @@ struct SessionInfo {
   std::uint64_t faults = 0;
   std::uint64_t blocked_us = 0;
   std::uint64_t bytes = 0;
+  // Of a run_on: what went with its image, and what of it the node had kept.
+  std::uint64_t pages_sent = 0;
+  std::uint64_t pages_kept = 0;
   std::vector<std::string> warnings;  // what is not as it was before
   std::optional<Hold> hold;
   // Only listed:

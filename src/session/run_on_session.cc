@@ -89,7 +89,7 @@ void RunOnSession::throw_if_killed() {
 
 // To the whole image there. The caller sits in its read; anywhere else the result that it is given
 // would be another call's.
-void RunOnSession::depart(const SessionInfo& info) {
+void RunOnSession::depart(SessionInfo& info) {
   const AgentSettings& settings = call_.settings();
   protocol::Link& link = call_.link();
   call_.ask_ahead_about_files();
@@ -109,6 +109,7 @@ void RunOnSession::depart(const SessionInfo& info) {
     sent_fds_.emplace(descriptor.fd, static_cast<std::uint32_t>(descriptor.description));
   }
   call_.tell_streams();
+  const std::unique_ptr<capture::KeptThere> kept = call_.receive_kept();
   // The node has something to do now, and need not wait for this.
   registry_->update(info);
   ParkedProcess::Options options;
@@ -130,6 +131,7 @@ void RunOnSession::depart(const SessionInfo& info) {
   capture_settings.system_call_result = TELEFORK_RESUMED;
   capture_settings.pending_signals = false;
   capture_settings.lazy = &plan;
+  capture_settings.kept = kept.get();
   capture_settings.guests = [this]() -> tracee::GuestStubs& { return parked_->guests(); };
   capture::Capture capture(survey, parked_->frozen(), parked_->stub(), capture_settings);
   image::Writer writer(link.record_sink(), link.bulk_sink());
@@ -137,7 +139,9 @@ void RunOnSession::depart(const SessionInfo& info) {
   capture.write_metadata(writer, [&link] { link.flush_some(); });
   link.flush_some();
   settings.steps.reach(Step::kDescribed);
-  capture.write_pages(writer);
+  const capture::MemoryTotals totals = capture.write_pages(writer);
+  info.pages_sent = totals.pages_sent;
+  info.pages_kept = totals.pages_kept;
   pages_ = call_.memory().serve(std::move(plan), program(), false, settings.pagemap);
   writer.end();
   link.flush();

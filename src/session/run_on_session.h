@@ -43,7 +43,7 @@ class RunOnSession {
   pid_t program() const { return call_.program(); }
   void step(SourceEvent event);
   void throw_if_killed();
-  void depart(const SessionInfo& info);
+  void depart(SessionInfo& info);
   void hand_over(SessionInfo& info);
   void await_end();
   void poll_once();

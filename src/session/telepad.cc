@@ -31,6 +31,7 @@
 #include "session/greeting.h"
 #include "session/guard_channel.h"
 #include "session/hosting.h"
+#include "session/kept_images.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
 #include "session/spawn.h"
@@ -60,6 +61,10 @@ struct Session {
   std::vector<std::byte> join_id;  // of kTls
   std::vector<std::byte> join_secret;
   unsigned joins = 0;  // of kTls
+  // Names (Prepare.keep): of what it is about to bring, and of what it waits for.
+  std::vector<std::byte> keeps_soon = {};
+  std::vector<std::byte> wants_kept = {};
+  bool has_asked = false;  // for the only time
 };
 
 // Somebody waits to hear that nothing is left of a session.
@@ -90,7 +95,8 @@ class Telepad {
       : settings_(std::move(settings)),
         signals_({SIGCHLD, SIGTERM, SIGINT}),
         entrance_({settings_.listen, settings_.keys, settings_.keys_are_default,
-                   settings_.programs.greeter}) {
+                   settings_.programs.greeter}),
+        kept_(settings_.keep) {
     // Ahead of whoever waits for it to listen.
     if (!settings_.listen.empty()) watch_keys();
     if (!settings_.socket.empty()) {
@@ -138,6 +144,13 @@ class Telepad {
   static User user_of(const Greeting& greeting, int connection);
   std::string make_registry_of(const User& user) const;
   void reap();
+  bool keeps() const { return listens() && kept_.keeps(); }
+  void serve_keeper(Session& session);
+  void on_keep_word(Session& session, GuardedFds::KeepWord word);
+  void answer_about_kept(Session& session);
+  static KeptImages::Owner owner_of(const Session& session, std::vector<std::byte> name) {
+    return {session.user.uid, session.key, std::move(name)};
+  }
 
   TelepadSettings settings_;
   SignalFd signals_;
@@ -146,6 +159,7 @@ class Telepad {
   std::optional<net::UnixListener> listener_;
   TlsEntrance entrance_;
   std::list<Greeting> greetings_;
+  KeptImages kept_;
   UniqueFd keys_watch_;  // an inotify, readable when trusted_keys may have changed
   const std::size_t max_greetings_ = std::min(kMaxGreeting, half_of_the_descriptors());
   std::list<Session> sessions_;
@@ -285,6 +299,7 @@ net::Deadline Telepad::next_turn() const {
   std::optional<Clock::time_point> next = accept_again_;
   if (auto turn = entrance_.next_turn()) next = next ? std::min(*next, *turn) : turn;
   if (children_.has_orphans()) next = Clock::now() + kRetryAfter;
+  if (auto turn = kept_.next_turn()) next = next ? std::min(*next, *turn) : turn;
   for (const Greeting& greeting : greetings_) {
     next = next ? std::min(*next, greeting.deadline()) : greeting.deadline();
   }
@@ -305,8 +320,9 @@ void Telepad::poll_once() {
   while (auto signal = signals_.try_read()) {
     if (signal->ssi_signo != SIGCHLD) ended_ = true;
   }
-  for (Session& session : sessions_) session.guarded.take();
+  for (Session& session : sessions_) serve_keeper(session);
   reap();
+  kept_.tidy();
   on_keys_changed();
   answer_about_keys();
   if (listener_) accept_all();
@@ -322,6 +338,39 @@ void Telepad::poll_once() {
   }
   // Last: there may be nothing left to wait for when one asks.
   answer_fences();
+}
+
+void Telepad::serve_keeper(Session& session) {
+  session.guarded.take();
+  for (GuardedFds::KeepWord& word : session.guarded.take_keep_words()) {
+    on_keep_word(session, std::move(word));
+  }
+}
+
+void Telepad::on_keep_word(Session& session, GuardedFds::KeepWord word) {
+  if (word.word == kKeepSoon) {
+    session.keeps_soon = std::move(word.name);
+  } else if (word.word == kTakeKept && !std::exchange(session.has_asked, true)) {
+    session.wants_kept = std::move(word.name);
+    answer_about_kept(session);
+  } else if (word.word == kKeep && word.file && keeps()) {
+    session.keeps_soon.clear();
+    kept_.put(owner_of(session, std::move(word.name)), std::move(word.file));
+    for (Session& other : sessions_) answer_about_kept(other);
+  }
+}
+
+// What is about to come is waited for.
+void Telepad::answer_about_kept(Session& session) {
+  if (session.wants_kept.empty()) return;
+  const KeptImages::Owner owner = owner_of(session, session.wants_kept);
+  UniqueFd file = kept_.take(owner);
+  const bool comes = std::any_of(sessions_.begin(), sessions_.end(), [&](const Session& other) {
+    return !other.keeps_soon.empty() && owner_of(other, other.keeps_soon) == owner;
+  });
+  if (!file && comes) return;
+  session.wants_kept.clear();
+  session.guarded.answer(file);
 }
 
 bool Telepad::advance(Greeting& greeting) {
@@ -434,6 +483,10 @@ void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, Uniqu
   session.guarded = GuardedFds(std::move(guard));
   what.arguments.insert(what.arguments.end(), {"--guard", "5"});
   what.fds.push_back(guard_there.get());
+  if (keeps()) {
+    const std::uint64_t kb = kept_.most_bytes() / 1024;
+    what.arguments.insert(what.arguments.end(), {"--keep-kb", std::to_string(kb)});
+  }
   if (greeting.via == Via::kTls) {
     session.join_id = protocol::make_token(protocol::kJoinIdSize);
     session.join_secret = protocol::make_token(protocol::kJoinSecretSize);
@@ -463,6 +516,7 @@ void Telepad::fill_welcome(const Session& session,
       std::string(protocol::kFeatureLive), std::string(protocol::kFeatureCompress)};
   // Else it ends with its last session, which who has no home does not end.
   if (listens()) features.emplace_back(protocol::kFeatureDetach);
+  if (keeps()) features.emplace_back(protocol::kFeatureKeep);
   if (session.channel && session.join_id.empty()) features.emplace_back(protocol::kFeatureJoin);
   if (session.channel && !session.join_id.empty()) {
     features.emplace_back(protocol::kFeatureTlsJoin);
@@ -546,8 +600,10 @@ void Telepad::reap() {
     auto session = std::find_if(sessions_.begin(), sessions_.end(),
                                 [pid](const Session& s) { return s.keeper == pid; });
     if (session == sessions_.end()) return;
+    serve_keeper(*session);
     guarded_.push_back(std::move(session->guarded));
     sessions_.erase(session);
+    for (Session& other : sessions_) answer_about_kept(other);
   });
   children_.kill_orphans([this](pid_t child) { return entrance_.is_greeter(child); });
   if (!children_.has_orphans()) guarded_.clear();

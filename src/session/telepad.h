@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "session/kept_images.h"
 #include "session/programs.h"
 
 namespace telefork::session {
@@ -32,6 +33,7 @@ struct TelepadSettings {
   bool keys_are_default = true;       // where `telefork trust` looks by itself
   std::string registry;               // given to keepers; empty: none
   std::string user_registries;        // where a telepad of root makes one for each other user
+  KeepLimits keep;                    // of one that listens: of guests that have gone home
   Programs programs;
 };
 

@@ -72,6 +72,8 @@ class Settings(cli.Test):
                 ("[link]\nspeed = 22\n", 2, "unknown key link.speed"),
                 ("[link]\ncompress = 'gzip'\n", 2, "not one of auto, none, lz4, zstd"),
                 ("[link]\ncompress = 1\n", 2, "not one of auto, none, lz4, zstd"),
+                ("[keep]\nimages = 'x'\n", 2, "not a number of images"),
+                ("[keep]\nmb = 1\n", 2, "unknown key keep.mb"),
                 ("[lease]\nstop_ms = -1\n", 2, "not a number of ms"),
                 ("[lease]\nstop_ms = 'x'\n", 2, "not a number of ms"),
                 ("[lease]\nstop_ms = 99999999999\n", 2, "not a number of ms")):

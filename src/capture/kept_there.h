@@ -1,0 +1,46 @@
+// What the other end has kept of a process that was there before: the hashes of its pages as they
+// were when it went home.
+//
+//     KeptThere there(secret);
+//     there.add(runs, hashes); ...            // as they come, rising
+//     there.has(address, page)                // it need not be sent
+//
+// Hashes under a secret that only the two ends know (image::SecretHash): no content that somebody
+// else has made passes for another one. Read by several threads at once, once all has come.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "image/hash.h"
+#include "kernel/pagemap.h"
+
+namespace telefork::capture {
+
+class KeptThere {
+ public:
+  using Hash = std::array<std::byte, 16>;
+
+  explicit KeptThere(const image::SecretHash::Secret& secret) : hash_(secret) {}
+
+  // Behind all that came before. `hashes`: one after the other. Throws kCorrupt where they are
+  // other than their runs need.
+  void add(std::span<const kernel::PageRun> runs, std::span<const std::byte> hashes);
+  bool empty() const { return hashes_.empty(); }
+  bool has(RemotePtr at, std::span<const std::byte> page) const;
+
+ private:
+  struct Run {
+    kernel::PageRun pages;
+    std::size_t first;  // of its hashes
+  };
+
+  image::SecretHash hash_;
+  std::vector<Run> runs_;
+  std::vector<Hash> hashes_;
+};
+
+}  // namespace telefork::capture

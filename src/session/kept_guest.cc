@@ -1,0 +1,157 @@
+#include "session/kept_guest.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "kernel/procfs.h"
+#include "kernel/procfs_maps.h"
+#include "net/fd_passing.h"
+#include "session/guard_channel.h"
+
+namespace telefork::session {
+namespace {
+
+using namespace std::chrono_literals;
+using protocol::schema::Message;
+using restore::KeptImage;
+using Purpose = image::schema::Header::Purpose;
+
+constexpr auto kPatience = 10s;                 // for a telepad, and a file that is being made
+constexpr std::size_t kPagesOfMessage = 16384;  // in at most as many runs
+constexpr std::size_t kBuffer = 256 * 1024;
+
+::capnp::Data::Reader as_data(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
+}
+
+void fill_pages(std::span<const KeptImage::Entry> pages,
+                protocol::schema::KeptPages::Builder message) {
+  std::vector<kernel::PageRun> runs;
+  std::vector<KeptImage::Hash> hashes;
+  for (const KeptImage::Entry& page : pages) {
+    kernel::append_run(runs, {RemotePtr(page.address), 1});
+    hashes.push_back(page.hash);
+  }
+  auto list = message.initRuns(static_cast<unsigned>(runs.size()));
+  for (unsigned i = 0; i < list.size(); ++i) {
+    list[i].setStart(runs[i].start.value());
+    list[i].setPages(runs[i].pages);
+  }
+  message.setHashes(as_data(std::as_bytes(std::span(hashes))));
+}
+
+}  // namespace
+
+KeptGuest::KeptGuest(UniqueFd channel, std::vector<std::byte> name, std::uint64_t most)
+    : channel_(std::move(channel)), name_(std::move(name)), most_(most) {}
+
+void KeptGuest::send_word(std::byte word, int fd) const {
+  std::vector<std::byte> bytes{word};
+  bytes.insert(bytes.end(), name_.begin(), name_.end());
+  net::send_fds(channel_.get(), bytes, fd < 0 ? std::span<const int>() : std::span(&fd, 1));
+}
+
+// A telepad that has ended keeps nothing, and the guest lives on without it.
+void KeptGuest::try_send_word(std::byte word) const {
+  try {
+    send_word(word);
+  } catch (const Error& error) {
+    if (error.error() != EPIPE && error.error() != ECONNRESET) throw;
+  }
+}
+
+void KeptGuest::ask() const { try_send_word(kTakeKept); }
+
+void KeptGuest::announce() const { try_send_word(kKeepSoon); }
+
+// Whatever is in the way: all comes from home then.
+void KeptGuest::take_image() {
+  try {
+    std::array<std::byte, 1> answer{};
+    net::ReceivedFds received =
+        net::receive_fds(channel_.get(), answer, 1, net::Deadline::in(kPatience));
+    if (!received.fds.empty()) {
+      image_.emplace(KeptImage::open(std::move(received.fds[0]), most_));
+      return;
+    }
+  } catch (const Error&) {
+  }
+  image_.emplace(KeptImage::make(most_));
+}
+
+void KeptGuest::offer(protocol::Link& link) {
+  take_image();
+  std::span<const KeptImage::Entry> rest = image_->pages();
+  do {
+    const auto part = rest.first(std::min(rest.size(), kPagesOfMessage));
+    rest = rest.subspan(part.size());
+    link.send([&](Message::Builder message) {
+      auto kept = message.initKept();
+      kept.setSecret(as_data(image_->secret()));
+      fill_pages(part, kept);
+      kept.setLast(rest.empty());
+    });
+  } while (!rest.empty());
+}
+
+std::optional<KeptGuest> begin_to_keep(protocol::schema::Prepare::Reader task,
+                                       const UniqueFd& channel, std::uint64_t most_kb) {
+  const ::capnp::Data::Reader name = task.getKeep();
+  if (name.size() == 0) return std::nullopt;
+  if (name.size() != kKeptNameSize || task.getPurpose() != Purpose::RUN_ON || !channel ||
+      most_kb == 0) {
+    throw Error(Code::kCorrupt, "what it leaves is to be kept, which is not done here");
+  }
+  const auto* bytes = reinterpret_cast<const std::byte*>(name.begin());
+  KeptGuest guest(channel.duplicate(), {bytes, bytes + name.size()}, most_kb * 1024);
+  guest.ask();
+  return guest;
+}
+
+void KeptGuest::read(RemotePtr at, std::span<std::byte> to) const { image_->read(at, to); }
+
+void KeptGuest::keep(pid_t guest, kernel::PageMapAbi abi) {
+  try {
+    put_all(guest, abi);
+    const UniqueFd file = image_->close();
+    send_word(kKeep, file.get());
+  } catch (const Error&) {
+    // It is home. The next one brings all of its memory.
+  }
+}
+
+void KeptGuest::put_all(pid_t guest, kernel::PageMapAbi abi) {
+  const kernel::PageMap map(guest, abi);
+  const UniqueFd memory = open_file(kernel::mem_path(guest), O_RDONLY);
+  auto buffer = std::make_unique<std::byte[]>(kBuffer);
+  for (const kernel::Vma& vma : kernel::read_maps(guest)) {
+    if (vma.shared || vma.is_vdso_or_vvar() || vma.is_vsyscall()) continue;
+    for (const kernel::PageRun& run :
+         map.private_pages(vma.start, vma.end, kernel::PageMap::kind_of(vma))) {
+      for (RemotePtr at = run.start; at < run.end();) {
+        const std::size_t size = std::min<std::uint64_t>(kBuffer, run.end() - at);
+        const ssize_t count =
+            ::pread(memory.get(), buffer.get(), size, static_cast<off_t>(at.value()));
+        // A guard page (kernel/pagemap.h).
+        if (count < static_cast<ssize_t>(kPageSize)) {
+          at = at + kPageSize;
+          continue;
+        }
+        const std::size_t whole = round_down(static_cast<std::uint64_t>(count), kPageSize);
+        image_->put(at, std::span(buffer.get(), whole));
+        at = at + whole;
+      }
+    }
+  }
+}
+
+}  // namespace telefork::session

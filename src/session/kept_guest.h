@@ -1,0 +1,55 @@
+// The keeper's part in what is kept of a guest between two run_on of a program.
+//
+//   keeper    ask()            before the guest comes ---->  telepad (kept_images.h)
+//             offer(link)      what is there     <---------  its file, or that there is none
+//             read()           what did not come from home
+//             announce()       it is on its way home ----->  whoever asks for it waits
+//             keep(guest)      it is home, and stands still here: its file ---->
+//
+// By the socket of guard_channel.h. While a guest has the file nobody else has it: what becomes of
+// the guest becomes of the file. Without it all pages come from home, as of the first one.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/unique_fd.h"
+#include "kernel/pagemap.h"
+#include "protocol/link.h"
+#include "restore/kept_image.h"
+
+namespace telefork::session {
+
+class KeptGuest {
+ public:
+  // `name`: Prepare.keep. `most`: bytes that it may keep.
+  KeptGuest(UniqueFd channel, std::vector<std::byte> name, std::uint64_t most);
+
+  void ask() const;
+  // Waits for the file, while that of an earlier guest is being made.
+  void offer(protocol::Link& link);
+  void read(RemotePtr at, std::span<std::byte> to) const;
+  void announce() const;
+  // What `guest` has in private memory. It stands still, and never runs again.
+  void keep(pid_t guest, kernel::PageMapAbi abi);
+
+ private:
+  void send_word(std::byte word, int fd = -1) const;
+  void try_send_word(std::byte word) const;
+  void take_image();
+  void put_all(pid_t guest, kernel::PageMapAbi abi);
+
+  UniqueFd channel_;
+  std::vector<std::byte> name_;
+  std::uint64_t most_;
+  std::optional<restore::KeptImage> image_;
+};
+
+// Of a guest that is to come so. Empty: it is not to be kept, or cannot be here.
+std::optional<KeptGuest> begin_to_keep(protocol::schema::Prepare::Reader task,
+                                       const UniqueFd& channel, std::uint64_t most_kb);
+
+}  // namespace telefork::session

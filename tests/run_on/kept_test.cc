@@ -1,0 +1,213 @@
+// Calls whose memory the node has from the call before.
+#include <cstdlib>
+#include <cstring>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "calls.h"
+#include "lazy_pages.h"
+
+namespace fork_test {
+namespace {
+
+constexpr std::size_t kSize = 32 * kMegabyte;
+constexpr std::size_t kCount = kSize / kPageOfMemory;
+constexpr std::size_t kFew = 2000;  // of the program's own, whatever they are
+
+telefork::Options eager() {
+  telefork::Options options;
+  options.mode = telefork::Mode::eager;
+  return options;
+}
+
+std::size_t number_after(const std::string& text, const std::string& key) {
+  const std::size_t at = text.find("\"" + key + "\":");
+  return at == std::string::npos ? SIZE_MAX
+                                 : std::strtoull(&text[at + key.size() + 3], nullptr, 10);
+}
+
+class ACallAgain : public AFork {
+ protected:
+  // A telepad that ends with its session keeps nothing.
+  bool node_keeps() const { return GetParam() != "local" && !GetParam().starts_with("ssh:"); }
+
+  // In f: until the test has looked at the list of sessions.
+  void be_listed(int call) const {
+    make_file(path("there" + std::to_string(call)));
+    await_file(path("listed" + std::to_string(call)));
+  }
+  // In a program.
+  void call_twice(const Body& between) const {
+    const Pages pages(kSize);
+    const auto look = [&](int call) {
+      pages.expect_untouched(0, kCount);
+      be_listed(call);
+    };
+    call_on(
+        node(), [&] { look(1); }, eager());
+    between();
+    call_on(
+        node(), [&] { look(2); }, eager());
+  }
+  std::string list(int call) const {
+    if (!file_comes(path("there" + std::to_string(call)))) return "it never came there";
+    std::string listed;
+    // f may run before home has heard of it.
+    do {
+      listed = telefork("ps --json");
+    } while (listed.find("\"state\":\"away\"") == std::string::npos);
+    make_file(path("listed" + std::to_string(call)));
+    return listed;
+  }
+  static void expect_all_came(const std::string& listed) {
+    EXPECT_EQ(number_after(listed, "pages_kept"), 0U) << listed;
+    EXPECT_GE(number_after(listed, "pages_sent"), kCount) << listed;
+  }
+  static void expect_few_came(const std::string& listed) {
+    EXPECT_GE(number_after(listed, "pages_kept"), kCount - 100) << listed;
+    EXPECT_LT(number_after(listed, "pages_sent"), kFew) << listed;
+  }
+  void expect(bool kept, const std::string& listed) const {
+    if (kept) {
+      expect_few_came(listed);
+    } else {
+      expect_all_came(listed);
+    }
+  }
+};
+
+class ACallToATelepadOfItsOwn : public ACallAgain {};
+
+TEST_P(ACallAgain, SendsOnlyWhatHasChangedHere) {
+  Program program = start([this] {
+    const Pages pages(kSize);
+    call_on(
+        node(),
+        [&] {
+          for (std::size_t page = 0; page < 10; ++page) pages.word(page * 700) = page;
+          be_listed(1);
+        },
+        eager());
+    for (std::size_t page = 0; page < 10; ++page) require_equal(pages.word(page * 700), page);
+    for (std::size_t page = 0; page < 10; ++page) pages.word(page * 700 + 1) = 4711;
+    const auto expect_all = [&] {
+      for (std::size_t page = 0; page < kCount; ++page) {
+        std::size_t expected = page + 1;
+        if (page < 7000 && page % 700 == 0) expected = page / 700;
+        if (page < 7000 && page % 700 == 1) expected = 4711;
+        require_equal(pages.word(page), expected);
+      }
+    };
+    for (int call : {2, 3}) {
+      call_on(
+          node(),
+          [&] {
+            expect_all();
+            be_listed(call);
+          },
+          eager());
+      expect_all();
+    }
+  });
+  expect_all_came(list(1));
+  expect(node_keeps(), list(2));
+  expect(node_keeps(), list(3));
+  EXPECT_TRUE(went_well(finish(program)));
+}
+
+TEST_P(ACallAgain, KnowsNothingOfWhatWasDroppedMovedAndMadeMeanwhile) {
+  Outcome outcome = run([this] {
+    const Pages dropped(kSize);
+    const Pages moved(kSize);
+    const Pages unmapped(kSize);
+    call_on(
+        node(), [] {}, eager());
+    require(madvise(dropped.start, kSize / 2, MADV_DONTNEED) == 0);
+    void* room = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(mremap(moved.start, kSize, kSize, MREMAP_MAYMOVE | MREMAP_FIXED, room) == room);
+    Pages there = moved;
+    there.start = static_cast<unsigned char*>(room);
+    require(munmap(unmapped.start, kSize) == 0);
+    void* again = mmap(unmapped.start, kSize, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    require(again == unmapped.start);
+    unmapped.word(7) = 7;
+    const auto expect_all = [&] {
+      for (std::size_t page = 0; page < kCount; ++page) {
+        require_equal(dropped.word(page), page < kCount / 2 ? 0 : page + 1);
+        require_equal(unmapped.word(page), page == 7 ? page : 0);
+      }
+      there.expect_untouched(0, kCount);
+    };
+    for (int i = 0; i < 2; ++i) {
+      call_on(node(), expect_all, eager());
+      expect_all();
+    }
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACallAgain, KeepsMemoryThatTheFunctionMadeAndProtected) {
+  Outcome outcome = run([this] {
+    const Pages pages(kSize);
+    Pages* made = nullptr;
+    for (int i = 0; i < 3; ++i) {
+      call_on(
+          node(),
+          [&] {
+            if (made == nullptr) made = new Pages(kSize);
+            made->expect_untouched(0, kCount);
+            require(mprotect(pages.start, kSize / 2, i % 2 == 0 ? PROT_READ : PROT_NONE) == 0);
+          },
+          eager());
+      made->expect_untouched(0, kCount);
+      require(mprotect(pages.start, kSize / 2, i % 2 == 0 ? PROT_READ : PROT_NONE) == 0);
+      pages.expect_untouched(kCount / 2, kCount);
+    }
+    require(mprotect(pages.start, kSize, PROT_READ) == 0);
+    pages.expect_untouched(0, kCount);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+TEST_P(ACallToATelepadOfItsOwn, SendsAllToATelepadThatWasStartedAgain) {
+  Program program = start([this] {
+    call_twice([this] {
+      make_file(path("home"));
+      await_file(path("go"));
+    });
+  });
+  expect_all_came(list(1));
+  ASSERT_TRUE(file_comes(path("home")));
+  stop_telepad(SIGTERM);
+  start_telepad();
+  make_file(path("go"));
+  expect_all_came(list(2));
+  EXPECT_TRUE(went_well(finish(program)));
+}
+
+TEST_P(ACallToATelepadOfItsOwn, SendsWhatTheNodeMayNotKeep) {
+  for (const char* limit : {"0", "8192"}) {
+    stop_telepad(SIGTERM);
+    start_telepad([limit] { setenv("TELEFORK_KEEP_MEMORY_KB", limit, 1); });
+    Program program = start([this] { call_twice([] {}); });
+    list(1);
+    const std::string listed = list(2);
+    EXPECT_TRUE(went_well(finish(program)));
+    const std::size_t kept = number_after(listed, "pages_kept");
+    EXPECT_LE(kept, std::strtoull(limit, nullptr, 10) / 4) << listed;
+    EXPECT_GE(number_after(listed, "pages_sent") + kept, kCount) << listed;
+    for (const char* file : {"there1", "listed1", "there2", "listed2"}) unlink(path(file).c_str());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(There, ACallAgain,
+                         testing::ValuesIn(nodes_under_test({"local", "unix", "tls"})),
+                         name_of_node);
+
+INSTANTIATE_TEST_SUITE_P(There, ACallToATelepadOfItsOwn, testing::Values("unix", "tls"),
+                         name_of_node);
+
+}  // namespace
+}  // namespace fork_test

@@ -34,7 +34,7 @@ two_machines_start() {
   machines_begin &&
     mkdir -m 700 "$folder/beta.keys" &&
     "$build/bin/telefork" keygen --keys "$folder/beta.keys" >"$folder/beta.key" &&
-    machine_start alpha "$build/bin/telepad" &&
+    TELEFORK_KEEP_MEMORY_KB=0 machine_start alpha "$build/bin/telepad" &&
     machine_start beta "$build/bin/telepad" --listen '*' --keys "$folder/beta.keys" &&
     machine_link alpha beta &&
     two_machines_trust "$(machine_address beta alpha)" &&

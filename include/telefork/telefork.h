@@ -127,7 +127,7 @@ TELEFORK_API pid_t telefork_fork_with(const char* node, const struct telefork_op
  * - stdout and stderr go home; stdin is /dev/null there unless the options say otherwise. A
  *   descriptor that f opened and left open is opened here too, or the call fails and names it.
  * - A node may keep what the process had there, for a few minutes: the next call sends only what
- * has changed here since, where memory goes eagerly.
+ * has changed here since, where memory goes eagerly and over TLS.
  * - Calls may nest. One that another thread made there comes back before this one does.
  * - f must return: it may neither throw nor end its thread. (telefork::run_on brings exceptions
  *   home.)

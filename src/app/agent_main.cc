@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
       settings.lease = told.lease;
       settings.access = told.access;
       settings.laziness = told.laziness;
+      settings.keeps = told.keep.memory_kb != 0;
       if (lease_stop) settings.lease.stop = Ms(*lease_stop);
       if (lease_kill) settings.lease.kill = Ms(*lease_kill);
       if (lease_home) settings.lease.home = Ms(*lease_home);

@@ -167,6 +167,15 @@ void KeptImage::put_page(RemotePtr at, std::span<const std::byte> page) {
   if (gathered_.size() >= kGather) write_gathered();
 }
 
+void KeptImage::put_again(RemotePtr at, std::uint64_t pages) {
+  leave_out_until(at);
+  const std::uint64_t end = (at + pages * kPageSize).value();
+  for (; passed_ < pages_.size() && pages_[passed_].address < end; ++passed_) {
+    if (next_.size() >= most_) return;
+    next_.push_back(pages_[passed_]);
+  }
+}
+
 void KeptImage::write_gathered() {
   write_at(file_, offset_of(gathered_place_), gathered_);
   gathered_.clear();

@@ -49,6 +49,9 @@ class KeptImage {
 
   // Whole pages, behind those that were put before. What there is no room for is left out.
   void put(RemotePtr at, std::span<const std::byte> bytes);
+  // The same of so many pages from `at` on that it has, and that are as they were: nothing of them
+  // is read. What it has not is passed over.
+  void put_again(RemotePtr at, std::uint64_t pages);
   UniqueFd close();
 
  private:

@@ -70,6 +70,16 @@ TEST(KeptImage, TakesWhatHasChangedAndLeavesOutWhatIsNotPutAgain) {
   expect_corrupt([&] { values_of(image, 2, 1); }, "was not kept");
 }
 
+TEST(KeptImage, HasAgainWhatHasNotChanged) {
+  KeptImage image = KeptImage::open(make_file({1, 2, 3, 4, 5}), kMost);
+  image.put_again(page(1), 2);
+  image.put(page(3), pages_of({7}));
+  image.put_again(page(4), 9);
+  image = KeptImage::open(image.close(), kMost);
+  ASSERT_EQ(image.pages().size(), 4U);
+  EXPECT_EQ(values_of(image, 1, 4), (std::vector<int>{2, 3, 7, 5}));
+}
+
 TEST(KeptImage, FreesTheMemoryOfWhatIsLeftOut) {
   UniqueFd file = make_file({1, 2, 3, 4, 5, 6, 7, 8});
   const std::uint64_t before = memory_of(file);

@@ -140,7 +140,7 @@ std::string resolve_node(const std::string& node, pid_t program) {
 
 // One for all calls of the program, to whichever node: each has what it keeps by itself.
 AgentSettings with_keep_name(AgentSettings settings) {
-  settings.keep_name = protocol::make_token(kKeptNameSize);
+  if (settings.keeps) settings.keep_name = protocol::make_token(kKeptNameSize);
   return settings;
 }
 

@@ -157,11 +157,21 @@ Homebound::Changes Homebound::find_all_changes(const std::vector<kernel::Vma>& m
   return changes;
 }
 
-capture::ChangedPages Homebound::changes_of(const capture::Mapping& mapping) {
+capture::ChangedPages Homebound::take_changes_of(const capture::Mapping& mapping) {
   const kernel::Vma& vma = mapping.vma;
   if (auto known = changes_.extract({vma.start, vma.end})) return std::move(known.mapped());
   if (vma.shared) return shared_pages(mapping, guest_);
   return hashes_ ? hashes_->changed(vma) : find_changes(vma);
+}
+
+// They are asked for rising.
+capture::ChangedPages Homebound::changes_of(const capture::Mapping& mapping) {
+  capture::ChangedPages changes = take_changes_of(mapping);
+  if (mapping.vma.shared) return changes;
+  for (const kernel::PageRun& run : kernel::unite_runs(changes.written, changes.dropped)) {
+    kernel::append_run(changed_, run);
+  }
+  return changes;
 }
 
 // By whoever may look at it at all (ptrace_may_access in kernel/ptrace.c).

@@ -67,6 +67,8 @@ class Homebound {
   void freeze(const telefork_snapshot& caller);
   // Its image. Throws all refusals at once.
   void send(protocol::Link& link, image::schema::Machine::Reader here);
+  // When that is done: what it wrote to or lost of its private memory, rising.
+  const std::vector<kernel::PageRun>& changed() const { return changed_; }
 
  private:
   using Place = std::pair<RemotePtr, RemotePtr>;  // start and end of a VMA
@@ -79,6 +81,7 @@ class Homebound {
   capture::ChangedPages find_changes(const kernel::Vma& vma) const;
   Changes find_all_changes(const std::vector<kernel::Vma>& map) const;
   capture::ChangedPages changes_of(const capture::Mapping& mapping);
+  capture::ChangedPages take_changes_of(const capture::Mapping& mapping);
 
   pid_t guest_;
   int session_number_;
@@ -92,6 +95,7 @@ class Homebound {
   // Of a large guest they are looked for beside the rest.
   std::future<Changes> finding_changes_;
   Changes changes_;
+  std::vector<kernel::PageRun> changed_;
   std::vector<kernel::Vma> map_;                   // of a large one too
   std::map<std::string, std::string> namespaces_;  // that it began in
   std::optional<tracee::FrozenProcess> frozen_;

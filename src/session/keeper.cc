@@ -659,7 +659,7 @@ void Keeper::send_home(const ReceivedSnapshot& caller) {
     if (message->which() == Message::DISMISS) break;
     if (!pump_->on_message(message)) on_late_message(message);
   }
-  if (kept_) kept_->keep(guest_, settings_.pagemap);
+  if (kept_) kept_->keep(guest_, settings_.pagemap, homebound_->changed());
   kill_descendants();
   guest_ = 0;
   finished_ = true;

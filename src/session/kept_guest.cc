@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <memory>
 #include <span>
 #include <utility>
 
@@ -14,6 +13,7 @@
 #include "base/file_io.h"
 #include "kernel/procfs.h"
 #include "kernel/procfs_maps.h"
+#include "kernel/write_watch.h"
 #include "net/fd_passing.h"
 #include "session/guard_channel.h"
 
@@ -31,6 +31,10 @@ constexpr std::size_t kBuffer = 256 * 1024;
 
 ::capnp::Data::Reader as_data(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
+}
+
+kernel::PageRun run_between(RemotePtr start, RemotePtr end) {
+  return {start, (end - start) / kPageSize};
 }
 
 void fill_pages(std::span<const KeptImage::Entry> pages,
@@ -117,11 +121,15 @@ std::optional<KeptGuest> begin_to_keep(protocol::schema::Prepare::Reader task,
   return guest;
 }
 
-void KeptGuest::read(RemotePtr at, std::span<std::byte> to) const { image_->read(at, to); }
+void KeptGuest::read(RemotePtr at, std::span<std::byte> to) {
+  image_->read(at, to);
+  kernel::append_run(came_, {at, to.size() / kPageSize});
+}
 
-void KeptGuest::keep(pid_t guest, kernel::PageMapAbi abi) {
+void KeptGuest::keep(pid_t guest, kernel::PageMapAbi abi,
+                     const std::vector<kernel::PageRun>& changed) {
   try {
-    put_all(guest, abi);
+    put_all(guest, abi, changed);
     const UniqueFd file = image_->close();
     send_word(kKeep, file.get());
   } catch (const Error&) {
@@ -129,27 +137,43 @@ void KeptGuest::keep(pid_t guest, kernel::PageMapAbi abi) {
   }
 }
 
-void KeptGuest::put_all(pid_t guest, kernel::PageMapAbi abi) {
+void KeptGuest::put_all(pid_t guest, kernel::PageMapAbi abi,
+                        const std::vector<kernel::PageRun>& changed) {
   const kernel::PageMap map(guest, abi);
   const UniqueFd memory = open_file(kernel::mem_path(guest), O_RDONLY);
-  auto buffer = std::make_unique<std::byte[]>(kBuffer);
+  MappedRegion buffer(kBuffer);
   for (const kernel::Vma& vma : kernel::read_maps(guest)) {
     if (vma.shared || vma.is_vdso_or_vvar() || vma.is_vsyscall()) continue;
-    for (const kernel::PageRun& run :
-         map.private_pages(vma.start, vma.end, kernel::PageMap::kind_of(vma))) {
-      for (RemotePtr at = run.start; at < run.end();) {
-        const std::size_t size = std::min<std::uint64_t>(kBuffer, run.end() - at);
-        const ssize_t count =
-            ::pread(memory.get(), buffer.get(), size, static_cast<off_t>(at.value()));
-        // A guard page (kernel/pagemap.h).
-        if (count < static_cast<ssize_t>(kPageSize)) {
-          at = at + kPageSize;
-          continue;
-        }
-        const std::size_t whole = round_down(static_cast<std::uint64_t>(count), kPageSize);
-        image_->put(at, std::span(buffer.get(), whole));
-        at = at + whole;
+    const std::vector<kernel::PageRun> there =
+        map.private_pages(vma.start, vma.end, kernel::PageMap::kind_of(vma));
+    const std::vector<kernel::PageRun> same =
+        kernel::subtract_runs(kernel::intersect_runs(there, came_), vma.start, vma.end, changed);
+    RemotePtr at = vma.start;
+    for (const kernel::PageRun& run : same) {
+      put_read(memory, kernel::intersect_runs(there, {run_between(at, run.start)}), buffer);
+      image_->put_again(run.start, run.pages);
+      at = run.end();
+    }
+    put_read(memory, kernel::intersect_runs(there, {run_between(at, vma.end)}), buffer);
+  }
+}
+
+void KeptGuest::put_read(const UniqueFd& memory, const std::vector<kernel::PageRun>& runs,
+                         const MappedRegion& buffer) {
+  for (const kernel::PageRun& run : runs) {
+    for (RemotePtr at = run.start; at < run.end();) {
+      const std::span<std::byte> bytes =
+          buffer.bytes().first(std::min<std::uint64_t>(buffer.size(), run.end() - at));
+      const ssize_t count =
+          ::pread(memory.get(), bytes.data(), bytes.size(), static_cast<off_t>(at.value()));
+      // A guard page (kernel/pagemap.h).
+      if (count < static_cast<ssize_t>(kPageSize)) {
+        at = at + kPageSize;
+        continue;
       }
+      const std::size_t whole = round_down(static_cast<std::uint64_t>(count), kPageSize);
+      image_->put(at, bytes.first(whole));
+      at = at + whole;
     }
   }
 }

@@ -16,6 +16,7 @@
 
 #include <sys/types.h>
 
+#include "base/mapped_region.h"
 #include "base/unique_fd.h"
 #include "kernel/pagemap.h"
 #include "protocol/link.h"
@@ -31,21 +32,25 @@ class KeptGuest {
   void ask() const;
   // Waits for the file, while that of an earlier guest is being made.
   void offer(protocol::Link& link);
-  void read(RemotePtr at, std::span<std::byte> to) const;
+  void read(RemotePtr at, std::span<std::byte> to);
   void announce() const;
-  // What `guest` has in private memory. It stands still, and never runs again.
-  void keep(pid_t guest, kernel::PageMapAbi abi);
+  // What `guest` has in private memory. It stands still, and never runs again. `changed`: what it
+  // may have written to or lost here, rising; the rest of what was read is not read again.
+  void keep(pid_t guest, kernel::PageMapAbi abi, const std::vector<kernel::PageRun>& changed);
 
  private:
   void send_word(std::byte word, int fd = -1) const;
   void try_send_word(std::byte word) const;
   void take_image();
-  void put_all(pid_t guest, kernel::PageMapAbi abi);
+  void put_read(const UniqueFd& memory, const std::vector<kernel::PageRun>& runs,
+                const MappedRegion& buffer);
+  void put_all(pid_t guest, kernel::PageMapAbi abi, const std::vector<kernel::PageRun>& changed);
 
   UniqueFd channel_;
   std::vector<std::byte> name_;
   std::uint64_t most_;
   std::optional<restore::KeptImage> image_;
+  std::vector<kernel::PageRun> came_;  // from it, rising
 };
 
 // Of a guest that is to come so. Empty: it is not to be kept, or cannot be here.

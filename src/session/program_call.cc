@@ -203,10 +203,11 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
   begin_compression(*opened_);
 }
 
-// What is small has come sooner than it is known what of it need not.
+// What is small has come sooner than it is known what of it need not; and within one machine pages
+// are copied in less time than they are hashed at both ends.
 bool ProgramCall::is_kept() const {
   return request_.op == TELEFORK_OP_RUN_ON && !settings_.keep_name.empty() && !is_lazy() &&
-         resident_kb_ >= kWorthKeepingKb &&
+         resident_kb_ >= kWorthKeepingKb && opened_->link->bulk_fd() < 0 &&
          protocol::offers(*opened_->reply, protocol::kFeatureKeep);
 }
 

@@ -46,6 +46,8 @@ struct AgentSettings {
   kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
   Lease lease;
   Laziness laziness;
+  // Nodes may keep what a run_on leaves there.
+  bool keeps = true;
   // What the memory that a run_on of this program leaves is kept under (Prepare.keep); empty: none
   // is to be. See run_agent().
   std::vector<std::byte> keep_name;

@@ -295,6 +295,17 @@ TEST(ImageReader, RefusesDroppedPagesOfAProcessThatDoesNotGoHome) {
               HasSubstr("it drops pages, which only an image of the way home does"));
 }
 
+TEST(ImageReader, RefusesKeptPagesOfAProcessThatDoesNotComeForACall) {
+  EXPECT_THAT(error_of_image_with([](Writer& writer) {
+                ::capnp::MallocMessageBuilder message;
+                auto run = message.initRoot<schema::Pages>().initKept(1)[0];
+                run.setStart(0x10000);
+                run.setPages(1);
+                writer.begin_payload_record(RecordType::kPages, message, 0);
+              }),
+              HasSubstr("it has pages that are kept elsewhere"));
+}
+
 TEST(ImageReader, RefusesVmasThatAreNoPagesOrOverlap) {
   const auto error_with_vma = [](std::uint64_t start, std::uint64_t end) {
     return error_of_image_with([&](Writer& writer) { write_vma(writer, start, end); });

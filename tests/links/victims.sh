@@ -29,6 +29,7 @@ machine_link alpha beta
 meet_introduce alpha beta root
 
 (($#)) || set -- --gtest_brief=1 '--gtest_filter=Victims/*:-*/None.*:*/Check.*:*/Keep.*:*/File.*'
-TELEFORK_COMPRESS=zstd TELEFORK_VICTIMS_NODE=$(machine_address beta alpha) TELEFORK_VICTIMS_KEYS=$machines_folder/keys.beta \
+TELEFORK_COMPRESS=zstd TELEFORK_VICTIMS_NODE=$(machine_address beta alpha) \
+  TELEFORK_VICTIMS_KEYS=$machines_folder/keys.beta \
   TELEFORK_VICTIMS_MACHINE=${machine_pid[beta]} GTEST_TOTAL_SHARDS=${GTEST_TOTAL_SHARDS:-10} \
   GTEST_SHARD_INDEX=${GTEST_SHARD_INDEX:-0} "$build/tests/victims/victims_test" "$@"

@@ -66,6 +66,24 @@ void fill_state(const TerminalState& state, Pty::Builder record) {
   }
 }
 
+// Exclusive use (TIOCEXCL) keeps out all but who has CAP_SYS_ADMIN (drivers/tty/tty_io.c,
+// tty_reopen): it is undone meanwhile, by the slave that somebody has.
+UniqueFd open_slave(const PtyObject& pty, const UniqueFd& master) {
+  constexpr int kFlags = O_RDWR | O_NONBLOCK;
+  const UniqueFd held =
+      pty.slave_pid == 0 ? UniqueFd() : kernel::try_take_fd(pty.slave_pid, pty.slave_fd);
+  if (!held || !kernel::is_exclusive(held)) return kernel::open_slave(master, kFlags);
+  kernel::set_exclusive(held, false);
+  try {
+    UniqueFd slave = kernel::open_slave(master, kFlags);
+    kernel::set_exclusive(held, true);
+    return slave;
+  } catch (...) {
+    kernel::set_exclusive(held, true);
+    throw;
+  }
+}
+
 }  // namespace
 
 void Capture::fill_pty(const PtyObject& pty, Pty::Builder record, image::RecordSink& sink) {
@@ -75,7 +93,7 @@ void Capture::fill_pty(const PtyObject& pty, Pty::Builder record, image::RecordS
   const std::string name = fmt::format("terminal /dev/pts/{}", pty.number);
   const UniqueFd master = kernel::take_fd(pty.pid, pty.fd);
   if (!master) throw Error(Code::kGone, name + " has just been closed");
-  const UniqueFd slave = kernel::open_slave(master, O_RDWR | O_NONBLOCK);
+  const UniqueFd slave = open_slave(pty, master);
   struct stat stat;
   if (::fstat(slave.get(), &stat) != 0) throw_errno("looking at " + name);
   if (stat.st_dev != pty.device || stat.st_ino != pty.inode) {

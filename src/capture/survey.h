@@ -136,6 +136,8 @@ struct PtyObject {
   unsigned number = 0;   // of /dev/pts/N
   pid_t pid = 0;         // who has the master, and by which number
   int fd = -1;
+  pid_t slave_pid = 0;  // 0: nobody has the slave
+  int slave_fd = -1;
   dev_t device = 0;  // of the slave's name
   ino_t inode = 0;
   // Of whose session it is the controlling terminal, if it is, and its foreground group there: as

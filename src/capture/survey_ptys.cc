@@ -133,7 +133,11 @@ std::optional<Obstacle> MovingDescriptors::look_at_new_pty(PtyObject& pty) {
   UniqueFd one_slave;
   for (const OutsideHolders::Place& place : survey_.outside.places(name)) {
     one_slave = kernel::try_take_fd(place.pid, place.fd);
-    if (one_slave && (::fcntl(one_slave.get(), F_GETFL) & O_PATH) == 0) break;
+    if (one_slave && (::fcntl(one_slave.get(), F_GETFL) & O_PATH) == 0) {
+      pty.slave_pid = place.pid;
+      pty.slave_fd = place.fd;
+      break;
+    }
     one_slave.reset();
   }
   // To look into it opens it, and a master then sees the end of a slave that it waits for.

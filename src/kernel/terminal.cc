@@ -246,8 +246,8 @@ TerminalState read_modes(const UniqueFd& master, const UniqueFd& slave, const te
   control(slave, TIOCGWINSZ, &state.window, "asking for the size of a terminal");
   state.packets = flag(master, TIOCGPKT, "asking for a terminal's packet mode");
   state.locked = flag(master, TIOCGPTLCK, "asking for a terminal's lock");
-  state.master_exclusive = flag(master, TIOCGEXCL, "asking whether a terminal is exclusive");
-  state.slave_exclusive = flag(slave, TIOCGEXCL, "asking whether a terminal is exclusive");
+  state.master_exclusive = is_exclusive(master);
+  state.slave_exclusive = is_exclusive(slave);
   return state;
 }
 
@@ -302,6 +302,14 @@ UniqueFd open_slave(const UniqueFd& master, int flags) {
   if (locked) control(master, TIOCSPTLCK, &lock, "locking a terminal");
   if (!slave) throw_errno("opening the slave of a terminal", error);
   return slave;
+}
+
+bool is_exclusive(const UniqueFd& end) {
+  return flag(end, TIOCGEXCL, "asking whether a terminal is exclusive");
+}
+
+void set_exclusive(const UniqueFd& end, bool exclusive) {
+  tell(end, exclusive ? TIOCEXCL : TIOCNXCL, 0, "making a terminal exclusive");
 }
 
 TerminalTrouble terminal_trouble(const UniqueFd& master, const UniqueFd& slave) {
@@ -375,8 +383,8 @@ void write_terminal(const UniqueFd& master, const UniqueFd& slave, const Termina
 }
 
 void restrict_terminal(const UniqueFd& master, const UniqueFd& slave, const TerminalState& state) {
-  if (state.slave_exclusive) tell(slave, TIOCEXCL, 0, "making a terminal exclusive");
-  if (state.master_exclusive) tell(master, TIOCEXCL, 0, "making a terminal exclusive");
+  if (state.slave_exclusive) set_exclusive(slave, true);
+  if (state.master_exclusive) set_exclusive(master, true);
   int lock = state.locked ? 1 : 0;
   control(master, TIOCSPTLCK, &lock, "locking a terminal");
 }

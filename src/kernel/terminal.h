@@ -72,6 +72,9 @@ enum class TerminalTrouble {
 unsigned terminal_number(const UniqueFd& master);
 // Another description of the slave, never the controlling terminal. A lock is undone meanwhile.
 UniqueFd open_slave(const UniqueFd& master, int flags);
+// TIOCEXCL, of either end.
+bool is_exclusive(const UniqueFd& end);
+void set_exclusive(const UniqueFd& end, bool exclusive);
 // Changes nothing. `slave` may be empty, where nobody has one open: then less is known.
 TerminalTrouble terminal_trouble(const UniqueFd& master, const UniqueFd& slave);
 // `slave` does not wait (O_NONBLOCK), and is this process's own.

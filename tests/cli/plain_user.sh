@@ -1,7 +1,9 @@
 #!/bin/bash
-# Save, load, move, fork, home and resume once more, for a user who is not root. Usage: plain_user.sh BUILD VICTIM UNSTOPPABLE
+# Tests of this folder once more, for a user who is not root.
+# Usage: plain_user.sh BUILD VICTIM UNSTOPPABLE NAME_test...
 set -euo pipefail
 build=$1 victim=$2 unstoppable=$3
+shift 3
 here=$(dirname "$0")
 source "$here/../../tools/machines.sh"
 machines_for_test
@@ -15,7 +17,7 @@ machine_start alpha bash -c \
   'mount --bind "$1" "$2/build" && mount --bind "$3" "$2/tests" && exec "$2/build/bin/telepad" --quiet' \
   - "$build" "$machines_folder" "$(realpath "$here")"
 cd /
-for test in save_load_test tree_test terminal_test move_test fork_test fork_tree_test home_test home_tree_test resume_test; do
+for test; do
   machine_run alpha setpriv --reuid nobody --regid "$(id -g nobody)" --clear-groups \
     env HOME="$machines_folder/tmp" TMPDIR="$machines_folder/tmp" \
     XDG_RUNTIME_DIR="$machines_folder/tmp" PYTHONDONTWRITEBYTECODE=1 \

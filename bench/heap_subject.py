@@ -21,5 +21,6 @@ while resident_mb() < int(sys.argv[1]):
     for _ in range(1000):
         rows.append({"id": len(rows), "name": " ".join(chance.choices(WORDS, k=8)), "weight": chance.random(),
                      "seen": [chance.randrange(1 << 40) for _ in range(4)]})
-print("ready", flush=True)
+sys.stdout.write("ready\n")  # by one write(2)
+sys.stdout.flush()
 sys.stdin.read()

@@ -72,7 +72,7 @@ def merge(records):
     merged = {}
     for record in records:
         key = tuple(record.get(k) for k in ("bench", "node", "size", "pages", "mode", "build", "wrote", "threads",
-                                             "more_mappings", "processes")) + (
+                                             "more_mappings", "processes", "compress")) + (
             any(k.startswith("peak_bytes") for k in record),)
         if key not in merged:
             merged[key] = dict(record)

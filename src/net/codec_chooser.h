@@ -2,10 +2,9 @@
 // measured.
 //
 //     CodecChooser chooser(Compression::kAutomatic);
-//     Codec codec = chooser.next();                      // for the next block
-//     chooser.on_block(codec, raw, stored, took);        // it was encoded so
-//     chooser.on_wire(bytes, took);                      // between two times when there was no
-//     room
+//     Codec codec = chooser.next();                // for the next block
+//     chooser.on_block(codec, raw, stored, took);  // it was encoded so
+//     chooser.on_wire(bytes, took);                // between two times when there was no room
 //
 // Compression and the wire work side by side, since the kernel sends what was written before. A
 // byte therefore costs 1/wire uncompressed, and else the larger of 1/(speed of the codec) and

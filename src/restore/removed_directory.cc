@@ -21,7 +21,7 @@ std::string make_directory(const std::string& path) {
   std::string elsewhere = kElsewhere;
   if (::mkdtemp(elsewhere.data()) != nullptr) return elsewhere;
   throw Error(Code::kRefused,
-              fmt::format("refused: directory {}, which was removed there: none can be made here, "
+              fmt::format("directory {}, which was removed there: none can be made here, "
                           "nor in /tmp: {}",
                           path, std::strerror(errno)));
 }

@@ -16,6 +16,7 @@
 #include "net/compressed_stream.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
+#include "session/data_bytes.h"
 #include "session/hosting.h"
 #include "session/spawn.h"
 
@@ -46,10 +47,6 @@ protocol::OpenedLink open_private(const protocol::OwnMachine& here, const Progra
       },
       {}, here.reader(), [](protocol::schema::Hello::Builder) {},
       net::Deadline::in(protocol::kHandshakePatience));
-}
-
-std::span<const std::byte> as_bytes(::capnp::Data::Reader data) {
-  return {reinterpret_cast<const std::byte*>(data.begin()), data.size()};
 }
 
 protocol::OpenedLink open_by(NodeConnector& connector, const protocol::OwnMachine& here) {

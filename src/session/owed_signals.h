@@ -1,7 +1,7 @@
 // The signals that have come at home and are not sent yet, and which of them go as one.
 //
-//     if (owed.add({pid, group, SIGTERM, false, info})) ...   // ask the others of the group at
-//     home for (const OwedSignals::Batch& batch : owed.take()) ... // one message each
+//     if (owed.add({pid, group, SIGTERM, false, info})) ...    // ask the others of the group
+//     for (const OwedSignals::Batch& batch : owed.take()) ...  // one message each
 //
 // A signal to a process group is pending at all of it before any of it runs on (kernel/signal.c:
 // __kill_pgrp_info). Its deputies hand it on one by one; sent one by one, the first could end

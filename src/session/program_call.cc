@@ -14,6 +14,7 @@
 #include "migrate/save.h"
 #include "net/address.h"
 #include "session/agent_socket.h"
+#include "session/data_bytes.h"
 #include "session/hosting.h"
 
 namespace telefork::session {
@@ -32,10 +33,6 @@ void check_mode(Mode mode) {
 }
 
 constexpr std::uint64_t kWorthKeepingKb = 16 * 1024;
-
-std::span<const std::byte> as_bytes(::capnp::Data::Reader data) {
-  return {reinterpret_cast<const std::byte*>(data.begin()), data.size()};
-}
 
 std::unique_ptr<capture::KeptThere> make_kept_there(::capnp::Data::Reader from) {
   image::SecretHash::Secret secret;
@@ -196,9 +193,10 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
     prepare.setSessionFd(static_cast<std::uint32_t>(caller.session_fd));
     prepare.setCaller(static_cast<std::uint32_t>(caller.tid));
     say_new_ids(program_, prepare);
-    if (is_kept())
+    if (is_kept()) {
       prepare.setKeep({reinterpret_cast<const kj::byte*>(settings_.keep_name.data()),
                        settings_.keep_name.size()});
+    }
   });
   begin_compression(*opened_);
 }

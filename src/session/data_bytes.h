@@ -1,0 +1,16 @@
+// The bytes of a field of a message.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include <capnp/blob.h>
+
+namespace telefork::session {
+
+// Valid as long as the message is.
+inline std::span<const std::byte> as_bytes(::capnp::Data::Reader data) {
+  return {reinterpret_cast<const std::byte*>(data.begin()), data.size()};
+}
+
+}  // namespace telefork::session

@@ -11,10 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -39,6 +37,7 @@
 #include "session/file_negotiation.h"
 #include "session/following.h"
 #include "session/guest_members.h"
+#include "session/guest_streams.h"
 #include "session/guest_tree.h"
 #include "session/handover.h"
 #include "session/homebound.h"
@@ -117,14 +116,12 @@ class Keeper {
   void on_other_libc(const std::string& path);
   void receive_rounds();
   void receive_process(image::Reader& reader);
-  void make_streams(protocol::schema::Streams::Reader streams);
   void make_session(restore::RestoreSettings& settings);
   void get_ready_to_return();
   void on_session_message();
   void on_late_message(const ReceivedMessage& message);
   void drain_output();
   void send_home(const ReceivedSnapshot& caller);
-  std::map<unsigned, std::uint64_t> stream_inodes() const;
   void note_for_the_way_home();
   std::vector<pid_t> list_others() const;
   void let_go_home();
@@ -158,9 +155,7 @@ class Keeper {
   std::optional<ReceivedMessage> task_;   // what it was told to prepare
   std::optional<LeaderlessGroup> group_;  // until the guest is in it
 
-  // The keeper's ends of the guest's pipes, and the guest's.
-  UniqueFd guest_streams_[3];
-  UniqueFd own_streams_[3];
+  GuestStreams streams_;
   std::unique_ptr<restore::TreeRestorer> restorer_;
   std::optional<image::Reader> reader_;  // from the first record on
   bool rounds_over_ = false;
@@ -171,9 +166,9 @@ class Keeper {
   std::unique_ptr<net::Stream> page_connection_;
   std::unique_ptr<Following> following_;  // its memory, where that comes later
   std::optional<Homebound> homebound_;
-  std::optional<KeptGuest> kept_;              // of a run_on that is to be kept
-  std::map<unsigned, std::uint64_t> streams_;  // of one that was moved: inodes of its pipes
-  restore::ArrivedFiles arrived_;              // and what came for it
+  std::optional<KeptGuest> kept_;            // of a run_on that is to be kept
+  std::map<unsigned, std::uint64_t> pipes_;  // of one that was moved: inodes of its streams
+  restore::ArrivedFiles arrived_;            // and what came for it
   pid_t guest_ = 0;
   GuestMembers members_;  // the guest, and those that came with it
   NodeLease lease_{link_, members_};
@@ -206,7 +201,7 @@ void Keeper::serve() {
         break;
       case Message::STREAMS:
         if (!task_) protocol::throw_unexpected(message, "prepare");
-        make_streams(message->getStreams());
+        streams_.make(message->getStreams());
         // Or that was awaited before its memory came.
         if (!reader_) trust_.await_answer(net::Deadline::in(kBulkPatience));
         host();
@@ -272,29 +267,6 @@ void Keeper::watch_trust() {
   });
 }
 
-void Keeper::make_streams(protocol::schema::Streams::Reader streams) {
-  for (int stream = 0; stream < 3; ++stream) {
-    if ((streams.getUseless() >> stream & 1U) == 0) continue;
-    guest_streams_[stream] = open_file("/dev/null", stream == 0 ? O_WRONLY : O_RDONLY);
-  }
-  if (streams.getDirectory()) guest_streams_[0] = open_file("/", O_RDONLY | O_DIRECTORY);
-  if (streams.getTakesStdin()) {
-    auto [read_end, write_end] = make_pipe();
-    guest_streams_[0] = std::move(read_end);
-    own_streams_[0] = std::move(write_end);
-  }
-  for (unsigned stream : {1u, 2u}) {
-    if (stream == 2 && streams.getJoinedOutput() && guest_streams_[1]) {
-      guest_streams_[2] = guest_streams_[1].duplicate();
-      continue;
-    }
-    if ((streams.getOpen() & (1u << stream)) == 0) continue;
-    auto [read_end, write_end] = make_pipe();
-    guest_streams_[stream] = std::move(write_end);
-    own_streams_[stream] = std::move(read_end);
-  }
-}
-
 void Keeper::make_session(restore::RestoreSettings& settings) {
   auto [ours, theirs] = make_socket_pair(SOCK_STREAM);
   ask_for_credentials(ours.get());
@@ -304,19 +276,8 @@ void Keeper::make_session(restore::RestoreSettings& settings) {
   settings.session_number = static_cast<int>(task().getSessionFd());
 }
 
-std::map<unsigned, std::uint64_t> Keeper::stream_inodes() const {
-  std::map<unsigned, std::uint64_t> streams;
-  for (unsigned stream = 0; stream < 3; ++stream) {
-    struct stat status;
-    if (!own_streams_[stream]) continue;
-    if (::fstat(own_streams_[stream].get(), &status) != 0) throw_errno("looking at a pipe");
-    streams[stream] = status.st_ino;
-  }
-  return streams;
-}
-
 void Keeper::get_ready_to_return() {
-  homebound_.emplace(guest_, static_cast<int>(task().getSessionFd()), stream_inodes(),
+  homebound_.emplace(guest_, static_cast<int>(task().getSessionFd()), streams_.inodes(),
                      restorer_->first(), settings_.pagemap,
                      following_ && following_->has_begun() ? following_.get() : nullptr);
   homebound_->watch_writes(restorer_->first().stub());
@@ -384,7 +345,7 @@ void Keeper::on_other_libc(const std::string& path) {
 }
 
 void Keeper::receive_process(image::Reader& reader) {
-  restorer_->set_streams(std::move(guest_streams_));
+  restorer_->set_streams(std::move(streams_.of_guest));
   migrate::LibcWatch watched(reader, [this](const std::string& path) { on_other_libc(path); });
   while (restorer_->take(watched)) lease_.say_that_we_live();
   group_->kill_leader();
@@ -400,7 +361,7 @@ void Keeper::receive_process(image::Reader& reader) {
 
 // Home may call for it as long as it is here.
 void Keeper::note_for_the_way_home() {
-  streams_ = stream_inodes();
+  pipes_ = streams_.inodes();
   arrived_ = restorer_->first().arrived_files();
 }
 
@@ -441,7 +402,7 @@ void Keeper::let_go_home() {
   }
   Homeward::Settings settings;
   settings.guest = guest_;
-  settings.streams = streams_;
+  settings.streams = pipes_;
   settings.files = arrived_;
   settings.registry = settings_.registry;
   settings.pagemap = settings_.pagemap;
@@ -474,7 +435,7 @@ void Keeper::host() {
   if (restorer_) {
     receive_process(*reader_);
   } else {
-    command_ = std::make_unique<CommandGuest>(guest_streams_);
+    command_ = std::make_unique<CommandGuest>(streams_.of_guest);
     command_->receive(*reader_);
     guest_ = command_->pid();
   }
@@ -514,8 +475,9 @@ bool Keeper::await_go() {
   }
   if (message->which() != Message::GO) protocol::throw_unexpected(message, "go");
   settings_.steps.reach(Step::kGoSeen);
-  pump_.emplace(proxy::StdioPump::at_keeper(
-      link_, std::move(own_streams_[0]), std::move(own_streams_[1]), std::move(own_streams_[2])));
+  pump_.emplace(proxy::StdioPump::at_keeper(link_, std::move(streams_.of_keeper[0]),
+                                            std::move(streams_.of_keeper[1]),
+                                            std::move(streams_.of_keeper[2])));
   if (restorer_) {
     release();
     if (following_) following_->let_come();
@@ -776,10 +738,12 @@ void Keeper::send_status_when_drained() {
 // Who lists sessions sees how far it is.
 void Keeper::tell_of_memory() {
   if (!following_ || told_of_all_memory_) return;
+  // Asked first: what is told below is then its end.
+  const bool all = following_->is_complete();
   SessionInfo info = registered_.info();
   following_->report(info);
   registered_.update(info);
-  told_of_all_memory_ = following_->is_complete();
+  told_of_all_memory_ = all;
 }
 
 void Keeper::hold_lease() {

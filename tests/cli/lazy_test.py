@@ -164,8 +164,9 @@ class Move(Narrow):
         cli.wait_until(lambda: not self.entry(process.pid)["memory_follows"])
         self.assertTrue(is_deputy(process.pid))
         self.is_whole(process)
-        guest = self.entry(self.guest_of(process.pid), "guest")
-        self.assertEqual(guest["pages_missing"], 0)
+        # Home knows it first.
+        guest = self.guest_of(process.pid)
+        cli.wait_until(lambda: self.entry(guest, "guest")["pages_missing"] == 0)
 
     def goes_on_here(self, process):
         done = self.call("resume", process.pid)

@@ -75,6 +75,8 @@ elif [[ $how == own ]]; then
   until [[ $line == *listening* ]]; do IFS= read -r -t 60 -u "$said" line; done
   cat <&"$said" >/dev/null &
   settings+=(TELEFORK_TEST_NODE=unix:"$home/run/beta.sock")
+  # shellcheck disable=SC2207  # these are words
+  settings+=($(fork_tests_third 1))
   run_far_as_user ':*KeepsItsPidWhereThatIsFree*'  # which only root's telepad may choose
 else
   start beta

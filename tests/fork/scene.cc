@@ -356,7 +356,7 @@ Program AFork::start(const Body& body, const ProgramSettings& settings) const {
 
 Outcome AFork::finish(const Program& program) const {
   Outcome outcome;
-  const auto deadline = Clock::now() + kPatience;
+  const auto deadline = Clock::now() + patience_;
   read_both(program, outcome, deadline);
   close(program.out);
   close(program.err);

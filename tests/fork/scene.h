@@ -119,6 +119,8 @@ class AFork : public testing::TestWithParam<std::string> {
   Program start(const Body& body, const ProgramSettings& settings = {}) const;
   // Reads until both streams end, then waits for the program.
   Outcome finish(const Program& program) const;
+  // How long one may take before it counts as one that hangs.
+  void set_patience(std::chrono::seconds patience) { patience_ = patience; }
   Outcome run(const Body& body, const ProgramSettings& settings = {}) const;
 
   // Runs `before_exec` first: limits.
@@ -147,6 +149,7 @@ class AFork : public testing::TestWithParam<std::string> {
   std::string folder_;
   std::string mounts_;
   std::vector<std::string> telepad_descriptors_;  // when it began to listen
+  std::chrono::seconds patience_{180};
 };
 
 // `usual`, or what TELEFORK_TEST_NODE says; and what a test with such a node is called.

@@ -31,6 +31,8 @@ std::vector<SeenProcess> all_descendants() {
   return found;
 }
 
+void pause_between_looks() { usleep(1000); }
+
 void kill_and_await(pid_t pid) {
   const int process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
   if (process < 0) return;  // reaped already

@@ -20,6 +20,8 @@ struct SeenProcess {
 std::optional<SeenProcess> look_at(pid_t pid);
 // All that descend from this process.
 std::vector<SeenProcess> all_descendants();
+// Between two looks at what no event tells of: what is awaited needs the processor meanwhile.
+void pause_between_looks();
 // Returns when it is dead; its parent may not have reaped it.
 void kill_and_await(pid_t pid);
 

@@ -201,7 +201,8 @@ machine_run beta pkill -KILL -f libexec/telefork/telefork-keeper
 ends_with_125 ".*"
 
 # The contract once more, but for 256 logins in a row.
+# shellcheck disable=SC2046  # these are words
 TELEFORK_TEST_NODE=ssh://beta TELEFORK_TEST_HOST=beta on_alpha \
-  "$build/tests/fork/fork_test" --gtest_brief=1 \
+  env $(fork_tests_third 1) "$build/tests/fork/fork_test" --gtest_brief=1 \
   --gtest_filter="-$fork_tests_near:*GivesWaitTheExitCode*"
 await_rest

@@ -78,5 +78,7 @@ done
 # parent's machine, for a pid that only root's telepad may choose, and for hundreds of logins.
 plain_settings+=(TMPDIR="$plain_home" TELEFORK_TEST_NODE=ssh://beta TELEFORK_TEST_HOST=beta
   TELEFORK_TEST_SOCKET= TELEFORK_TEST_TELEPAD="$plain_build/bin/telepad")
+# shellcheck disable=SC2207  # these are words
+plain_settings+=($(fork_tests_third 2))
 plain_run alpha "@/$test" --gtest_brief=1 \
   --gtest_filter="-$fork_tests_near:*KeepsItsPidWhereThatIsFree*:*GivesWaitTheExitCode*:*RunsAHundredAtOnce*"

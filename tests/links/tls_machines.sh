@@ -91,8 +91,9 @@ said=$(fork_as_eve) || fail "eve cannot fork:" "$said"
 [[ $said == *"forked on alpha, running on beta"* ]] || fail "eve's child ran elsewhere:" "$said"
 
 # Without those that look for the child among the processes of the parent's machine.
+# shellcheck disable=SC2046  # these are words
 TELEFORK_COMPRESS=lz4 TELEFORK_TEST_NODE=$node TELEFORK_TEST_HOST=beta machine_run alpha \
-  "$build/tests/fork/fork_test" --gtest_brief=1 \
+  env $(fork_tests_third 0) "$build/tests/fork/fork_test" --gtest_brief=1 \
   --gtest_filter="-$fork_tests_near"
 
 # A program that runs goes there in the middle of it, and is waited for here.

@@ -28,7 +28,7 @@ machine_start beta "$build/bin/telepad" --quiet
 machine_link alpha beta
 meet_introduce alpha beta root
 
-(($#)) || set -- --gtest_brief=1 '--gtest_filter=Victims/*:-*/None.*:*/Check.*:*/Keep.*:*/File.*'
+(($#)) || set -- --gtest_brief=1 '--gtest_filter=Victims/*:-*/None.*:*/File.*'
 TELEFORK_COMPRESS=zstd TELEFORK_VICTIMS_NODE=$(machine_address beta alpha) \
   TELEFORK_VICTIMS_KEYS=$machines_folder/keys.beta \
   TELEFORK_VICTIMS_MACHINE=${machine_pid[beta]} GTEST_TOTAL_SHARDS=${GTEST_TOTAL_SHARDS:-10} \

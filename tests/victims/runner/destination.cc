@@ -9,7 +9,6 @@
 #include <regex>
 
 #include <gtest/gtest.h>
-#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,7 +44,7 @@ void await_nobody_but(const std::vector<pid_t>& before, const Machine& machine) 
   const auto patience = std::chrono::steady_clock::now() + std::chrono::minutes(1);
   while (all_on(machine) != before) {
     if (std::chrono::steady_clock::now() < patience) {
-      sched_yield();
+      fork_test::pause_between_looks();
       continue;
     }
     for (const pid_t pid : all_on(machine)) {
@@ -87,6 +86,8 @@ std::string Destination::node() const {
   const auto machine = other_machine();
   return machine ? machine->node : "unix:" + socket_;
 }
+
+bool Destination::may_listen() const { return is_another_machine() || fs::exists(socket_); }
 
 bool Destination::has_ended() const {
   siginfo_t info{};

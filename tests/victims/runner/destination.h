@@ -26,6 +26,8 @@ class Destination {
 
   static bool is_another_machine();
   std::string node() const;
+  // Before that nobody need ask it.
+  bool may_listen() const;
   bool has_ended() const;
   // What has come there and is there still, but for telefork's own.
   std::vector<pid_t> guests() const;

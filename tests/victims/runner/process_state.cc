@@ -9,9 +9,9 @@
 #include <sstream>
 
 #include <fcntl.h>
-#include <sched.h>
 
 #include "scene.h"
+#include "seen_process.h"
 
 namespace victims {
 namespace {
@@ -126,7 +126,7 @@ ProcessState::ProcessState(pid_t pid) {
 void ProcessState::add_child(pid_t child, const std::string& first) {
   const std::string path = "/proc/" + std::to_string(child) + "/status";
   static const std::regex quiet(R"(\nState:\s[STtZ])");
-  while (!std::regex_search(slurp(path), quiet)) sched_yield();
+  while (!std::regex_search(slurp(path), quiet)) fork_test::pause_between_looks();
   const std::string status = slurp(path);
   static const std::regex shown(R"(\nState:\s([TtZ]))");
   std::smatch match;

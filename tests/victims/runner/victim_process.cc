@@ -70,7 +70,7 @@ void await_stopped(pid_t pid) {
   while (std::chrono::steady_clock::now() < patience) {
     const auto seen = fork_test::look_at(pid);
     if (seen && (seen->state == 'T' || seen->state == 't')) return;
-    sched_yield();
+    fork_test::pause_between_looks();
   }
   ADD_FAILURE() << "process " << pid << " is not stopped\n" << fork_test::describe_descendants();
 }

@@ -383,6 +383,23 @@ class Report:
             self.section("live: a program that writes 20,000 pages a second moves while it runs, and as a whole",
                          ["process", "it did not run for", "frozen for", "command", "target", "met"], rows)
 
+    def add_clone(self):
+        """Of a server with clients: what they get meanwhile."""
+        for r in self.find("live clone"):
+            share, freeze = summary(r["percent"]), summary(r["freeze_ms"])
+            own = summary(r["bgsave_percent"])
+            command, saving, loading = (summary(r[name]) for name in ("command_ms", "bgsave_ms", "load_ms"))
+            self.result("clone", r, served_percent=share, freeze_ms=freeze, command_ms=command,
+                        bgsave_percent=own, bgsave_ms=saving, load_ms=loading, target=">= 60 %, <= 20 ms",
+                        met=share["median"] >= 60 and freeze["median"] <= 20)
+            self.section("clone: a redis-server with clients; beside it its own BGSAVE, and a server that loads that",
+                         ["what", "clone", "BGSAVE", "target", "met"],
+                         [["served meanwhile, of undisturbed", f"{share['median']:.0f} %", f"{own['median']:.0f} %",
+                           ">= 60 %", share["median"] >= 60],
+                          ["it stood still", time_text(freeze["median"]), "-", "<= 20 ms", freeze["median"] <= 20],
+                          [f"{size_text(r['size'])}, until it is there", time_text(command["median"]),
+                           f"{time_text(saving['median'])} + {time_text(loading['median'])}", "-", None]])
+
     def add_compressed(self):
         """A heap over a slow link, by codec."""
         moves = {r["compress"]: r for r in self.find("compressed move")}
@@ -408,6 +425,7 @@ class Report:
         self.add_lazy()
         self.add_faults()
         self.add_live()
+        self.add_clone()
         self.add_compressed()
         self.add_moves()
         self.add_memory()

@@ -171,7 +171,8 @@ void CommandLine::add_departure(CLI::App& sub, DepartCommand& command) {
   sub.add_option("NODE", command.node, "where to")->required();
   sub.add_option(
          "--mode", mode_,
-         "eager: all memory goes first; lazy: it runs there at once, and its memory follows")
+         "eager: all memory goes first; lazy: it runs there at once, and its memory follows; live: "
+         "its memory goes while it runs on here")
       ->check(CLI::IsMember({"automatic", "eager", "lazy", "live"}));
   sub.add_option("--shared", shared_, "copy: make a copy of shared memory")
       ->check(CLI::IsMember({"refuse", "copy"}));

@@ -18,10 +18,17 @@ void CopiedProcess::describe(capture::TreeSurvey& tree, std::size_t member,
   settings_ = capture::settings_of(tree, member, settings);
   capture_.emplace(tree.members[member], frozen_, stub_, settings_);
   capture_->write_metadata(sink, on_part);
-  capture_->write_pages_beside_snapshot(sink);
 }
 
-void CopiedProcess::make_snapshot() { snapshot_.emplace(stub_); }
+void CopiedProcess::make_snapshot(image::RecordSink& sink) {
+  capture_->write_pages_beside_snapshot(sink);
+  snapshot_.emplace(stub_);
+}
+
+void CopiedProcess::write_all_pages(image::RecordSink& sink) {
+  capture_->write_pages(sink);
+  capture_.reset();
+}
 
 void CopiedProcess::leave() {
   stub_.remove();

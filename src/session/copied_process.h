@@ -5,6 +5,8 @@
 //     process.make_snapshot();
 //     process.leave();                       // it can go on
 //     process.write_pages(sink);             // of the snapshot
+//     ... or, of one whose memory has gone ahead but for little, no snapshot, and before leave():
+//     process.write_all_pages(sink);
 //     process.end_snapshot();
 //     process.reap();
 //     ... or process.give_up() before it goes on, and reap() after
@@ -33,14 +35,16 @@ class CopiedProcess {
   CopiedProcess& operator=(const CopiedProcess&) = delete;
 
   pid_t pid() const { return pid_; }
-  // `tree` must outlive it. `on_part` as Capture has it.
+  // `tree` must outlive it. `on_part` as Capture has it. Without pages.
   void describe(capture::TreeSurvey& tree, std::size_t member,
                 const capture::CaptureSettings& settings, image::RecordSink& sink,
                 const std::function<void()>& on_part);
-  void make_snapshot();
+  // `sink`: of the pages that it has not.
+  void make_snapshot(image::RecordSink& sink);
   const tracee::SnapshotId& snapshot() const { return snapshot_->id(); }
   void leave();
   void write_pages(image::RecordSink& sink);
+  void write_all_pages(image::RecordSink& sink);
   // Nobody reads its snapshot any more.
   void end_snapshot() { snapshot_->end(); }
   // Whatever is in it: it is as it was, but for a snapshot that it could not reap by now.

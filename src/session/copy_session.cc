@@ -12,9 +12,7 @@ namespace telefork::session {
 using image::schema::Header;
 
 CopySession::CopySession(DepartureSettings settings, DepartureRequest request)
-    : Departure(std::move(settings), std::move(request), "copying") {
-  why_not_live_ = "the memory of a copy does not go ahead of it yet; use mode lazy or eager";
-}
+    : Departure(std::move(settings), std::move(request), "copying") {}
 
 capture::SurveyOptions CopySession::survey_options() const {
   capture::SurveyOptions options;
@@ -30,23 +28,39 @@ capture::SurveyOptions CopySession::survey_options() const {
 void CopySession::send_image() {
   announce(true);
   reach(Step::kAnnounced);
+  image::Writer writer(link().record_sink(), link().bulk_sink());
+  show_progress_of(writer);
+  if (memory_.is_live()) {
+    write_header(Header::Purpose::MOVE, here_.reader(), writer);
+    send_rounds(writer);
+  }
   const Clock::time_point freeze_start = Clock::now();
   tracee::FrozenTree frozen = freeze();
   for (tracee::FrozenProcess& process : frozen.processes()) process.suspend_seccomp();
   frozen_ = true;
   reach(Step::kFrozen);
-  capture::TreeSurvey tree = look_again(survey_options());
-  image::Writer writer(link().record_sink(), link().bulk_sink());
-  show_progress_of(writer);
+  capture::SurveyOptions as_frozen = survey_options();
+  std::vector<kernel::Vma> map;
+  const std::unique_ptr<capture::LivePlan> live = end_rounds(frozen, map);
+  if (live) as_frozen.map = &map;
+  capture::TreeSurvey tree = look_again(as_frozen);
   try {
-    describe(tree, frozen, writer);
+    describe(tree, frozen, live.get(), writer);
     reach(Step::kDescribed);
-    make_snapshots();
+    const bool by_snapshots = needs_snapshots();
+    if (by_snapshots) {
+      make_snapshots(writer);
+    } else {
+      processes_.front()->write_all_pages(writer);
+    }
     for (const auto& process : processes_) process->leave();
     frozen.let_go();
     report_.freeze_ms = ms_since(freeze_start);
     reach(Step::kForked);
-    send_pages(writer);
+    if (by_snapshots) send_pages(writer);
+    writer.end();
+    link().flush();
+    rounds_.reset();
   } catch (const Error&) {
     pages_.reset();
     for (const auto& process : processes_) process->give_up();
@@ -64,7 +78,7 @@ void CopySession::send_image() {
 }
 
 void CopySession::describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen,
-                           image::Writer& writer) {
+                           capture::LivePlan* live, image::Writer& writer) {
   for (tracee::FrozenProcess& process : frozen.processes()) {
     if (process.leader().in_group_stop()) tree.stopped.insert(process.pid());
   }
@@ -72,7 +86,7 @@ void CopySession::describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen
   take_streams(tree.first());
   deputy_settings_.arguments = list_arguments(request_.pid);
   deputy_settings_.name = tree.first().status.name;
-  write_header(Header::Purpose::MOVE, here_.reader(), writer);
+  if (!memory_.is_live()) write_header(Header::Purpose::MOVE, here_.reader(), writer);
   capture::write_tree(tree, writer);
   capture::CaptureSettings settings;
   settings.pagemap = settings_.pagemap;
@@ -80,6 +94,7 @@ void CopySession::describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen
   if (memory_.is_lazy()) in_use = capture::find_places_in_use(frozen.of(request_.pid));
   plan_ = memory_.plan(tree.first(), std::move(in_use));
   settings.lazy = &plan_;
+  settings.live = live;
   kept_.resize(tree.members.size() - 1);
   for (std::size_t i = 0; i < tree.members.size(); ++i) {
     auto process = std::make_unique<CopiedProcess>(frozen.of(tree.members[i].pid));
@@ -93,10 +108,15 @@ void CopySession::describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen
   }
 }
 
-void CopySession::make_snapshots() {
+void CopySession::make_snapshots(image::Writer& writer) {
   std::vector<SnapshotOf> snapshots;
-  for (const auto& process : processes_) {
-    process->make_snapshot();
+  for (std::size_t i = 0; i < processes_.size(); ++i) {
+    const auto& process = processes_[i];
+    if (i == 0) {
+      process->make_snapshot(writer);
+    } else {
+      process->make_snapshot(kept_[i - 1]);
+    }
     snapshots.push_back({process->pid(), process->snapshot()});
   }
   if (settings_.on_snapshots) settings_.on_snapshots(snapshots);
@@ -112,8 +132,6 @@ void CopySession::send_pages(image::Writer& writer) {
     }
     if (!pages_) drop_snapshot(*processes_[i]);
   }
-  writer.end();
-  link().flush();
 }
 
 // A zombie harms nobody: the copy is not to fail by it.
@@ -172,6 +190,8 @@ DepartureReport CopySession::run() {
 void CopySession::on_failure(const Error& error) {
   if (error.code() == Code::kGone && alone()) frozen_ = false;
   if (!opened_) throw error;
+  if (rounds_ && rounds_->has_stopped()) frozen_ = true;
+  rounds_.reset();
   link().set_interrupt(-1, {});
   end_pages();
   std::string text = error.text();

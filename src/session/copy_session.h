@@ -19,6 +19,8 @@
 // here until the pages of those before were sent. The first alone has a deputy.
 //
 // Where memory follows the copy (Mode::lazy) it is served from the snapshot, which stays so long.
+// Where it goes ahead (Mode::live) and little is left when the process is frozen, that is sent from
+// the process itself: nothing of it is copied on write.
 //
 // Owned as a Departure is.
 #pragma once
@@ -47,8 +49,10 @@ class CopySession : public Departure {
  private:
   capture::SurveyOptions survey_options() const;
   void send_image();
-  void describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen, image::Writer& writer);
-  void make_snapshots();
+  void describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen, capture::LivePlan* live,
+                image::Writer& writer);
+  bool needs_snapshots() const { return !rounds_ || !report_.live->converged; }
+  void make_snapshots(image::Writer& writer);
   void send_pages(image::Writer& writer);
   void drop_snapshot(CopiedProcess& process);
   void look_after_pages();

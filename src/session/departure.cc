@@ -127,7 +127,7 @@ void Departure::show_progress_of(image::Writer& writer) {
 void Departure::choose_mode() {
   if (request_.mode == Mode::kLive) {
     memory_.choose_live(*opened_, request_.node.text(), settings_.pagemap,
-                        alone_ ? why_not_live_
+                        alone_ ? ""
                                : "the memory of several processes does not go ahead of them yet; "
                                  "use mode eager");
   } else {
@@ -160,6 +160,27 @@ void Departure::announce(bool only_first) {
     prepare.setLeaseKillMs(static_cast<std::uint32_t>(settings_.lease.kill.count()));
   });
   begin_compression(*opened_);
+}
+
+void Departure::send_rounds(image::Writer& writer) {
+  rounds_ = std::make_unique<LiveRounds>(link(), writer, request_.pid, settings_.pagemap);
+  rounds_->watch(looked());
+  reach(Step::kWatched);
+  rounds_->send();
+  report_.live = rounds_->report();
+  reach(Step::kRoundsSent);
+  throw_if_ended();
+}
+
+std::unique_ptr<capture::LivePlan> Departure::end_rounds(tracee::FrozenTree& frozen,
+                                                         std::vector<kernel::Vma>& map) {
+  // What came of it meanwhile is not ahead of it there, nor can it itself be then.
+  if (rounds_ && frozen.all().size() > 1) rounds_.reset();
+  if (!rounds_) return nullptr;
+  map = rounds_->read_map(frozen.of(request_.pid));
+  std::unique_ptr<capture::LivePlan> plan = rounds_->plan();
+  plan->begin(map);
+  return plan;
 }
 
 tracee::FrozenTree Departure::freeze() {

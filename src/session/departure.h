@@ -132,8 +132,14 @@ class Departure {
   void look(const capture::SurveyOptions& options);
   // `only_first`: nobody here stands for the others.
   void announce(bool only_first = false);
+  // Mode::kLive: it runs. What goes wrong leaves it as it was.
+  void send_rounds(image::Writer& writer);
   // With all that has come of it.
   tracee::FrozenTree freeze();
+  // What lies there ahead of what is frozen; null: nothing. `map`: the first process's, as it is then
+  // to be surveyed; it outlives what is returned.
+  std::unique_ptr<capture::LivePlan> end_rounds(tracee::FrozenTree& frozen,
+                                                std::vector<kernel::Vma>& map);
   // They are frozen.
   capture::TreeSurvey look_again(const capture::SurveyOptions& options);
   void tell_streams(const capture::Survey& survey);
@@ -182,7 +188,8 @@ class Departure {
   std::optional<proxy::StdioPump> pump_;
   DepartureReport report_;
   bool frozen_ = false;
-  std::string why_not_live_;  // whatever the process and the node are
+  // Its memory goes ahead, until it stands still. It is watched here as long as it may go on here.
+  std::unique_ptr<LiveRounds> rounds_;
 
  private:
   void choose_mode();

@@ -57,17 +57,6 @@ void MoveSession::park(tracee::FrozenTree frozen, const capture::TreeSurvey& tre
   for (const auto& process : processes_) going_.push_back(process->pid());
 }
 
-// It runs. What goes wrong leaves it as it was.
-void MoveSession::send_rounds(image::Writer& writer) {
-  rounds_ = std::make_unique<LiveRounds>(link(), writer, request_.pid, settings_.pagemap);
-  rounds_->watch(looked());
-  reach(Step::kWatched);
-  rounds_->send();
-  report_.live = rounds_->report();
-  reach(Step::kRoundsSent);
-  throw_if_ended();
-}
-
 // Up to the whole image there. All stay parked.
 void MoveSession::depart() {
   announce();
@@ -102,16 +91,9 @@ void MoveSession::depart() {
   as_frozen.known_copied = &frozen.copied();
   as_frozen.settled_later = true;
   std::vector<kernel::Vma> map;
-  // What came of it meanwhile is not ahead of it there, nor can it itself be then.
-  if (rounds_ && frozen.all().size() > 1) rounds_.reset();
-  std::unique_ptr<capture::LivePlan> live;
-  if (rounds_) {
-    map = rounds_->read_map(frozen.of(request_.pid));
-    as_frozen.map = &map;
-    live = rounds_->plan();
-    live->begin(map);
-    of_first.live = live.get();
-  }
+  const std::unique_ptr<capture::LivePlan> live = end_rounds(frozen, map);
+  if (live) as_frozen.map = &map;
+  of_first.live = live.get();
   capture::TreeSurvey tree = look_again(as_frozen);
   of_first.before_threads = [&] {
     capture::settle(as_frozen, tree.first());

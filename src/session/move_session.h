@@ -62,7 +62,6 @@ class MoveSession : public Departure {
  private:
   capture::SurveyOptions survey_options() const;
   void depart();
-  void send_rounds(image::Writer& writer);
   void park(tracee::FrozenTree frozen, const capture::TreeSurvey& tree);
   void give_up();
   void hollow_out();
@@ -95,8 +94,6 @@ class MoveSession : public Departure {
   std::unique_ptr<migrate::PageServer> pages_;
   std::chrono::nanoseconds frozen_at_{0};  // by time_since_boot()
   Clock::time_point freeze_start_;
-  // Its memory goes ahead, until it stands still. It is watched here as long as it may go on here.
-  std::unique_ptr<LiveRounds> rounds_;
   std::vector<protocol::ReceivedMessage> messages_;  // that came meanwhile, for the Home
   bool may_stay_there_ = false;                      // detached: whatever becomes of the link
   std::optional<HomeCall> call_;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""telefork move of a process that runs on while its memory goes (--mode live)."""
+"""telefork move and fork of a process that runs on while its memory goes (--mode live)."""
 import json
 import os
 import pathlib
@@ -9,7 +9,7 @@ import sys
 
 import cli
 from cli import call
-from departure import ByNarrowCable, DepartureTest, arguments_of, is_deputy, kill, sessions
+from departure import ByNarrowCable, CopyTest, DepartureTest, arguments_of, is_deputy, kill, sessions
 
 # Memory of which it knows every byte. It writes to it all the time; at SIGUSR1 it changes where its
 # memory lies, at SIGUSR2 it says whether all is as it is to be, and it ends at SIGTERM.
@@ -123,7 +123,8 @@ class Live(DepartureTest):
 
     def go(self, pid, *flags):
         """-> what the command says, as JSON."""
-        done = call("move", pid, self.node, "--mode", "live", "--json", *flags, env=self.environment)
+        done = call(self.command, pid, self.node, "--mode", "live", "--json", *flags,
+                    env=self.environment)
         self.assertEqual(done.returncode, 0, done.stderr)
         return self.check(json.loads(done.stdout))
 
@@ -135,13 +136,18 @@ class Live(DepartureTest):
         self.assertGreaterEqual(told["pages_sent"], sum(one["pages_sent"] for one in told["rounds"]))
         return told
 
-    def is_whole(self, process):
-        os.kill(process.pid, signal.SIGUSR2)
+    def is_whole(self, process, pid=None):
+        """`pid`: of its copy."""
+        os.kill(pid or process.pid, signal.SIGUSR2)
         self.expect(process, "whole True")
 
     def ends(self, process):
         os.kill(process.pid, signal.SIGTERM)
         self.assertEqual(process.wait(timeout=cli.PATIENCE), 9, process.stderr.read())
+
+    def copy_ends(self, home):
+        os.kill(home, signal.SIGTERM)
+        cli.wait_until(lambda: home not in cli.processes())
 
     def is_not_watched(self, pid):
         smaps = pathlib.Path(f"/proc/{pid}/smaps").read_text()
@@ -248,15 +254,12 @@ class Move(Live):
         process.communicate(b"\n", timeout=cli.PATIENCE)
         self.assertEqual(process.returncode, 3)
 
-    def test_a_tree_and_a_copy_are_refused_by_name(self):
+    def test_a_tree_is_refused_by_name(self):
         pair = self.start("sh", "-c", "sleep 60 & echo ready; read line; kill $!; exit 3")
         self.expect(pair, "ready")
         self.refuses(call("move", pair.pid, self.node, "--mode", "live"), 3, "mode live", "several processes")
-        self.refuses(call("fork", pair.pid, self.node, "--mode", "live"), 3, "mode live")
+        self.refuses(call("fork", pair.pid, self.node, "--mode", "live"), 3, "mode live", "several processes")
         pair.communicate(b"\n", timeout=cli.PATIENCE)
-        process = self.program()
-        self.refuses(call("fork", process.pid, self.node, "--mode", "live"), 3, "mode live", "a copy")
-        self.ends(process)
 
     def test_ends_during_the_rounds(self):
         process = self.program()
@@ -270,9 +273,128 @@ class Move(Live):
         cli.wait_until(lambda: not self.guests())
 
 
+# Memory that it does not write to any more.
+QUIET = """
+import os, signal, sys, zlib
+signals = (signal.SIGUSR2, signal.SIGTERM)
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+memory = os.urandom(8 << 20)
+known = zlib.crc32(memory)
+os.write(1, b"ready\\n")
+while signal.sigwait(signals) == signal.SIGUSR2:
+    os.write(1, b"whole %r\\n" % (zlib.crc32(memory) == known))
+sys.exit(9)
+"""
+
+
+class Copy(Live, CopyTest):
+    command = "fork"
+
+    def go(self, pid, *flags):
+        told = super().go(pid, *flags)
+        self.homes.append(told["home_pid"])
+        return told
+
+    def quiet(self):
+        process = self.start(sys.executable, "-c", QUIET)
+        self.expect(process, "ready")
+        return process
+
+    def both_are_whole(self, process, home):
+        self.is_not_watched(process.pid)
+        self.is_whole(process)
+        self.is_whole(process, home)
+        self.is_not_watched(self.guest_of(home))
+
+    def test_goes_while_the_original_writes(self):
+        process = self.program()
+        home = self.go(process.pid)["home_pid"]
+        self.both_are_whole(process, home)
+        for pid in process.pid, home:
+            os.kill(pid, signal.SIGUSR1)
+            self.expect(process, "changed")
+        self.both_are_whole(process, home)
+        self.copy_ends(home)
+        self.ends(process)
+
+    def test_takes_no_snapshot_of_what_is_quiet(self):
+        process = self.quiet()
+        command, session = self.stopped_at("forked", process.pid, "--mode", "live", "--json")
+        self.assertEqual(cli.children(process.pid), [])
+        self.is_whole(process)
+        os.kill(session, signal.SIGCONT)
+        out, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 0, err)
+        told = self.check(json.loads(out))
+        self.assertTrue(told["converged"])
+        self.homes.append(told["home_pid"])
+        self.both_are_whole(process, told["home_pid"])
+        self.copy_ends(told["home_pid"])
+        self.ends(process)
+
+    def changes_at(self, step):
+        process = self.program()
+        command, session = self.stopped_at(step, process.pid, "--mode", "live", "--json")
+        os.kill(process.pid, signal.SIGUSR1)
+        self.expect(process, "changed")
+        os.kill(session, signal.SIGCONT)
+        out, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 0, err)
+        home = self.check(json.loads(out))["home_pid"]
+        self.homes.append(home)
+        self.both_are_whole(process, home)
+        self.copy_ends(home)
+        self.ends(process)
+
+    def test_changes_its_map_before_the_rounds(self):
+        self.changes_at("watched")
+
+    def test_changes_its_map_after_the_rounds(self):
+        self.changes_at("rounds_sent")
+
+    def test_has_children_after_the_rounds(self):
+        process = self.start("sh", "-c", "echo ready; read line; sleep 60 & echo begun; read line; kill $!; exit 3")
+        self.expect(process, "ready")
+        command, session = self.stopped_at("rounds_sent", process.pid, "--mode", "live", "--json")
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        self.expect(process, "begun")
+        os.kill(session, signal.SIGCONT)
+        out, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 0, err)
+        told = json.loads(out)
+        self.homes.append(told["home_pid"])
+        self.assertEqual(told["processes"], 2)
+        kill(told["home_pid"])
+        process.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual(process.returncode, 3)
+
+    def test_nothing_is_left_in_the_original_whatever_ends(self):
+        for step in (*Undone.STEPS[:-1], "forked", "sent"):
+            for ends in "wish", "session", "keeper":
+                with self.subTest(step, ends=ends):
+                    process = self.program()
+                    command, session = self.stopped_at(step, process.pid, "--mode", "live")
+                    if ends == "wish":
+                        err = self.interrupt(command, session)
+                        self.assertEqual(command.returncode, 75, err)
+                        self.assertIn("interrupted", err.decode())
+                    elif ends == "session":
+                        kill(session)
+                        command.communicate(timeout=cli.PATIENCE)
+                    else:
+                        self.kill_keepers()
+                        os.kill(session, signal.SIGCONT)
+                        _, err = command.communicate(timeout=cli.PATIENCE)
+                        self.assertEqual(command.returncode, 75, err)
+                    cli.wait_until(lambda pid=process.pid: cli.children(pid) == [])
+                    self.as_it_was(process)
+
+
 class Undone(Live):
     """It runs on as if nothing had been."""
 
+    command = "move"
     STEPS = ("announced", "watched", "rounds_sent", "frozen", "described", "sent")
 
     def test_is_not_wanted_any_more(self):
@@ -307,12 +429,13 @@ class Undone(Live):
 
 
 class Narrow(ByNarrowCable, Live):
+    command = "move"
     megabytes = 4
 
-    def begins(self, process):
+    def begins(self, process, *flags):
         """-> the command, while the first round is on its way."""
-        command = self.start(cli.TELEFORK, "move", str(process.pid), self.node, "--mode", "live",
-                             env=self.environment)
+        command = self.start(cli.TELEFORK, self.command, str(process.pid), self.node, "--mode", "live",
+                             *flags, env=self.environment)
         smaps = pathlib.Path(f"/proc/{process.pid}/smaps")
         cli.wait_until(lambda: re.search(r"^VmFlags:.* uw", smaps.read_text(), re.M))
         return command
@@ -360,10 +483,32 @@ class Narrow(ByNarrowCable, Live):
         process = self.program()
         command = self.begins(process)
         session, = [pid for pid in cli.processes()
-                    if arguments_of(pid)[1:3] == [b"move", b"%d" % process.pid] and pid != command.pid]
+                    if arguments_of(pid)[1:3] == [self.command.encode(), b"%d" % process.pid]
+                    and pid != command.pid]
         kill(session)
         command.communicate(timeout=cli.PATIENCE)
         self.as_it_was(process)
+
+
+class NarrowCopy(Narrow, CopyTest):
+    command = "fork"
+    megabytes = 2
+
+    def test_goes_and_changes_meanwhile(self):
+        process = self.program()
+        command = self.begins(process, "--json")
+        os.kill(process.pid, signal.SIGUSR1)
+        self.expect(process, "changed")
+        out, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 0, err)
+        told = self.check(json.loads(out))
+        self.homes.append(told["home_pid"])
+        self.assertFalse(told["converged"])  # so that a snapshot was taken
+        self.assertEqual(cli.children(process.pid), [])
+        self.is_whole(process)
+        self.is_whole(process, told["home_pid"])
+        self.copy_ends(told["home_pid"])
+        self.ends(process)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,11 @@ else
   settings+=(TELEFORK_TEST_NODE="$(machine_node beta)" TELEFORK_TEST_SOCKET=/run/telefork/telepad.sock)
   # Those of the process itself count, and not those that the account has.
   run_with_groups 1 --groups=4,24 --gtest_filter='*HasTheIdsOfItsParent*'
+  all=("${settings[@]}")
+  # shellcheck disable=SC2207  # these are words
+  settings+=($(fork_tests_third 0))
   run_far_as_user
+  settings=("${all[@]}")
   # One of whom the machines know no more than the number.
   user=54399
   if getent passwd "$user"; then exit 1; fi

@@ -9,5 +9,7 @@ machine_start alpha "$2" --quiet
 machine_start beta "$2" --quiet
 
 # Without those that look for the child among the processes of the parent's machine.
-TELEFORK_TEST_NODE=$(machine_node beta) TELEFORK_TEST_HOST=beta machine_run alpha "$1" \
+# shellcheck disable=SC2046  # these are words
+TELEFORK_TEST_NODE=$(machine_node beta) TELEFORK_TEST_HOST=beta machine_run alpha \
+  env $(fork_tests_third 2) "$1" \
   --gtest_filter="-$fork_tests_near" --gtest_brief=1

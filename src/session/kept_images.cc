@@ -5,7 +5,7 @@
 
 #include <sys/stat.h>
 
-#include "kernel/procfs_system.h"
+#include "kernel/memory_limit.h"
 
 namespace telefork::session {
 namespace {
@@ -19,7 +19,7 @@ constexpr auto kLookAgain = 5s;
 }  // namespace
 
 std::uint64_t KeepLimits::memory_bytes() const {
-  return 1024 * memory_kb.value_or(kernel::read_memory_info().total_kb / kShareOfMemory);
+  return 1024 * memory_kb.value_or(kernel::read_memory_for_us().total_kb / kShareOfMemory);
 }
 
 KeptImages::KeptImages(const KeepLimits& limits)
@@ -47,7 +47,7 @@ void KeptImages::tidy() {
   const Clock::time_point oldest = Clock::now() - std::chrono::seconds(limits_.seconds);
   while (!images_.empty() && images_.front().since <= oldest) images_.pop_front();
   if (images_.empty()) return;
-  const kernel::MemoryInfo memory = kernel::read_memory_info();
+  const kernel::MemoryInfo memory = kernel::read_memory_for_us();
   if (memory.available_kb < memory.total_kb / kShortOfMemory) images_.clear();
   std::uint64_t bytes = 0;
   for (const Image& image : images_) bytes += image.bytes;

@@ -6,7 +6,8 @@
 //     back images.tidy();                          // what is old, or in the way, goes
 //
 // Bounded by the settings; the one that was not used for the longest time goes first. All go when
-// this machine is short of memory. Owned by the telepad's one thread.
+// this machine, or the cgroup that we are in, is short of memory. Who has taken one has it to
+// itself, and it counts here no more. Owned by the telepad's one thread.
 #pragma once
 
 #include <chrono>
@@ -25,7 +26,7 @@ namespace telefork::session {
 
 struct KeepLimits {
   // Of all of them, in this machine's memory; 0: nothing is kept. Empty: a quarter of what there
-  // is.
+  // is, or of what a memory cgroup leaves of it.
   std::optional<std::uint64_t> memory_kb;
   std::uint64_t images = 8;
   std::uint64_t seconds = 300;  // without use

@@ -12,16 +12,18 @@ void KeptThere::add(std::span<const kernel::PageRun> runs, std::span<const std::
   constexpr std::uint64_t kMost = std::numeric_limits<std::uint64_t>::max() / kPageSize;
   for (const kernel::PageRun& run : runs) {
     const std::uint64_t first = run.start.value() / kPageSize;
-    const bool rises = runs_.empty() || runs_.back().pages.end() <= run.start;
     if (run.start.value() % kPageSize != 0 || run.pages == 0 || run.pages > kMost - first ||
-        !rises || hashes.size() / sizeof(Hash) < run.pages) {
+        run.start < end_ || hashes.size() / sizeof(Hash) < run.pages) {
       throw Error(Code::kCorrupt, "it tells of kept pages that cannot be");
     }
-    runs_.push_back({run, hashes_.size()});
-    const std::size_t bytes = run.pages * sizeof(Hash);
-    hashes_.resize(hashes_.size() + run.pages);
-    std::memcpy(hashes_.data() + runs_.back().first, hashes.data(), bytes);
-    hashes = hashes.subspan(bytes);
+    end_ = run.end();
+    const std::span<const std::byte> its = hashes.first(run.pages * sizeof(Hash));
+    hashes = hashes.subspan(its.size());
+    const kernel::PageRun known{run.start, std::min(run.pages, most_ - hashes_.size())};
+    if (known.pages == 0) continue;
+    runs_.push_back({known, hashes_.size()});
+    hashes_.resize(hashes_.size() + known.pages);
+    std::memcpy(hashes_.data() + runs_.back().first, its.data(), known.pages * sizeof(Hash));
   }
   if (!hashes.empty()) throw Error(Code::kCorrupt, "it tells of hashes of no kept page");
 }

@@ -24,7 +24,9 @@ class KeptThere {
  public:
   using Hash = std::array<std::byte, 16>;
 
-  explicit KeptThere(const image::SecretHash::Secret& secret) : hash_(secret) {}
+  // `most`: pages that are remembered; what is told beyond is not.
+  KeptThere(const image::SecretHash::Secret& secret, std::uint64_t most)
+      : hash_(secret), most_(most) {}
 
   // Behind all that came before. `hashes`: one after the other. Throws kCorrupt where they are
   // other than their runs need.
@@ -39,6 +41,8 @@ class KeptThere {
   };
 
   image::SecretHash hash_;
+  std::uint64_t most_;
+  RemotePtr end_{0};  // of what was told
   std::vector<Run> runs_;
   std::vector<Hash> hashes_;
 };

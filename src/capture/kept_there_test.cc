@@ -25,7 +25,7 @@ std::vector<std::byte> hashes_of(const image::SecretHash::Secret& secret,
 
 TEST(KeptThere, KnowsThePagesByPlaceAndContent) {
   const auto secret = image::SecretHash::make_secret();
-  KeptThere there(secret);
+  KeptThere there(secret, 100);
   EXPECT_TRUE(there.empty());
   const kernel::PageRun first[] = {{kStart, 2}, {kStart + 4 * kPageSize, 1}};
   there.add(first, hashes_of(secret, {1, 2, 3}));
@@ -42,6 +42,20 @@ TEST(KeptThere, KnowsThePagesByPlaceAndContent) {
   EXPECT_FALSE(there.has(RemotePtr(kPageSize), page_of(1)));
 }
 
+TEST(KeptThere, RemembersNoMoreThanItMay) {
+  const auto secret = image::SecretHash::make_secret();
+  KeptThere there(secret, 2);
+  const kernel::PageRun runs[] = {{kStart, 1}, {kStart + 2 * kPageSize, 2}};
+  there.add(runs, hashes_of(secret, {1, 2, 3}));
+  const kernel::PageRun more[] = {{kStart + 4 * kPageSize, 1}};
+  there.add(more, hashes_of(secret, {4}));
+  EXPECT_TRUE(there.has(kStart, page_of(1)));
+  EXPECT_TRUE(there.has(kStart + 2 * kPageSize, page_of(2)));
+  EXPECT_FALSE(there.has(kStart + 3 * kPageSize, page_of(3)));
+  EXPECT_FALSE(there.has(kStart + 4 * kPageSize, page_of(4)));
+  expect_corrupt([&] { there.add(more, hashes_of(secret, {4})); }, "it tells of");
+}
+
 TEST(KeptThere, RefusesWhatCannotBe) {
   const auto secret = image::SecretHash::make_secret();
   const std::vector<kernel::PageRun> wrong[] = {
@@ -53,7 +67,7 @@ TEST(KeptThere, RefusesWhatCannotBe) {
       {},
   };
   for (const std::vector<kernel::PageRun>& runs : wrong) {
-    KeptThere there(secret);
+    KeptThere there(secret, 100);
     expect_corrupt([&] { there.add(runs, hashes_of(secret, {1})); }, "it tells of");
   }
 }

@@ -136,8 +136,8 @@ class Departure {
   void send_rounds(image::Writer& writer);
   // With all that has come of it.
   tracee::FrozenTree freeze();
-  // What lies there ahead of what is frozen; null: nothing. `map`: the first process's, as it is then
-  // to be surveyed; it outlives what is returned.
+  // What lies there ahead of what is frozen; null: nothing. `map`: the first process's, as it is
+  // then to be surveyed; it outlives what is returned.
   std::unique_ptr<capture::LivePlan> end_rounds(tracee::FrozenTree& frozen,
                                                 std::vector<kernel::Vma>& map);
   // They are frozen.

@@ -430,7 +430,7 @@ void Keeper::host() {
   info.command = std::string(task().getDescription());
   info.state = std::string(state_name(state_));
 
-  if (kept_) kept_->offer(link_);
+  if (kept_) kept_->offer(link_, lease_.kill_after() / 4);
   if (!reader_) reader_.emplace(link_.record_source(), &link_.bulk_source());
   if (restorer_) {
     receive_process(*reader_);
@@ -614,10 +614,11 @@ void Keeper::send_home(const ReceivedSnapshot& caller) {
   link_.send([](Message::Builder message) { message.setReturning(); });
   protocol::OwnMachine here;
   homebound_->send(link_, here.reader());
-  link_.flush(net::Deadline::in(lease_.kill_after()));
+  link_.flush();
   settings_.steps.reach(Step::kSentHome);
   for (;;) {
-    ReceivedMessage message = link_.receive(net::Deadline::in(lease_.kill_after()));
+    // What is on its way still may take longer than home is silent for.
+    ReceivedMessage message = link_.receive_while_heard();
     if (message->which() == Message::DISMISS) break;
     if (!pump_->on_message(message)) on_late_message(message);
   }

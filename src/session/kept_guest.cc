@@ -25,8 +25,8 @@ using protocol::schema::Message;
 using restore::KeptImage;
 using Purpose = image::schema::Header::Purpose;
 
-constexpr auto kPatience = 10s;                 // for a telepad, and a file that is being made
-constexpr std::size_t kPagesOfMessage = 16384;  // in at most as many runs
+constexpr std::chrono::milliseconds kPatience = 2s;  // for a file that is being made
+constexpr std::size_t kPagesOfMessage = 16384;       // in at most as many runs
 constexpr std::size_t kBuffer = 256 * 1024;
 
 ::capnp::Data::Reader as_data(std::span<const std::byte> bytes) {
@@ -78,11 +78,11 @@ void KeptGuest::ask() const { try_send_word(kTakeKept); }
 void KeptGuest::announce() const { try_send_word(kKeepSoon); }
 
 // Whatever is in the way: all comes from home then.
-void KeptGuest::take_image() {
+void KeptGuest::take_image(std::chrono::milliseconds patience) {
   try {
     std::array<std::byte, 1> answer{};
     net::ReceivedFds received =
-        net::receive_fds(channel_.get(), answer, 1, net::Deadline::in(kPatience));
+        net::receive_fds(channel_.get(), answer, 1, net::Deadline::in(patience));
     if (!received.fds.empty()) {
       image_.emplace(KeptImage::open(std::move(received.fds[0]), most_));
       return;
@@ -92,8 +92,8 @@ void KeptGuest::take_image() {
   image_.emplace(KeptImage::make(most_));
 }
 
-void KeptGuest::offer(protocol::Link& link) {
-  take_image();
+void KeptGuest::offer(protocol::Link& link, std::chrono::milliseconds most) {
+  take_image(std::min(most, kPatience));
   std::span<const KeptImage::Entry> rest = image_->pages();
   do {
     const auto part = rest.first(std::min(rest.size(), kPagesOfMessage));

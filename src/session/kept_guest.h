@@ -10,6 +10,7 @@
 // the guest becomes of the file. Without it all pages come from home, as of the first one.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -30,8 +31,9 @@ class KeptGuest {
   KeptGuest(UniqueFd channel, std::vector<std::byte> name, std::uint64_t most);
 
   void ask() const;
-  // Waits for the file, while that of an earlier guest is being made.
-  void offer(protocol::Link& link);
+  // Waits for the file, while that of an earlier guest is being made; for a short while, and no
+  // longer than `most`: home hears nothing meanwhile, and its program stands still.
+  void offer(protocol::Link& link, std::chrono::milliseconds most);
   void read(RemotePtr at, std::span<std::byte> to);
   void announce() const;
   // What `guest` has in private memory. It stands still, and never runs again. `changed`: what it
@@ -41,7 +43,7 @@ class KeptGuest {
  private:
   void send_word(std::byte word, int fd = -1) const;
   void try_send_word(std::byte word) const;
-  void take_image();
+  void take_image(std::chrono::milliseconds patience);
   void put_read(const UniqueFd& memory, const std::vector<kernel::PageRun>& runs,
                 const MappedRegion& buffer);
   void put_all(pid_t guest, kernel::PageMapAbi abi, const std::vector<kernel::PageRun>& changed);

@@ -33,12 +33,14 @@ void check_mode(Mode mode) {
 }
 
 constexpr std::uint64_t kWorthKeepingKb = 16 * 1024;
+constexpr std::uint64_t kKeptPagesOfAny = 16 * 1024;
 
-std::unique_ptr<capture::KeptThere> make_kept_there(::capnp::Data::Reader from) {
+std::unique_ptr<capture::KeptThere> make_kept_there(::capnp::Data::Reader from,
+                                                    std::uint64_t most) {
   image::SecretHash::Secret secret;
   if (from.size() != secret.size()) throw Error(Code::kCorrupt, "a secret of a wrong length");
   std::copy_n(as_bytes(from).begin(), secret.size(), secret.begin());
-  return std::make_unique<capture::KeptThere>(secret);
+  return std::make_unique<capture::KeptThere>(secret, most);
 }
 
 }  // namespace
@@ -209,13 +211,15 @@ bool ProgramCall::is_kept() const {
          protocol::offers(*opened_->reply, protocol::kFeatureKeep);
 }
 
-std::unique_ptr<capture::KeptThere> ProgramCall::receive_kept() {
+std::unique_ptr<capture::KeptThere> ProgramCall::receive_kept(const capture::Survey& survey) {
   if (!is_kept()) return nullptr;
   std::unique_ptr<capture::KeptThere> there;
+  // It had more before, perhaps; but the node is not to say how much memory is taken here.
+  const std::uint64_t most = kKeptPagesOfAny + 2 * survey.status.resident_kb * 1024 / kPageSize;
   for (bool last = false; !last;) {
     const protocol::ReceivedMessage message = link().expect_while_heard(Message::KEPT);
     const auto kept = message->getKept();
-    if (!there) there = make_kept_there(kept.getSecret());
+    if (!there) there = make_kept_there(kept.getSecret(), most);
     std::vector<kernel::PageRun> runs;
     for (image::schema::PageRun::Reader run : kept.getRuns()) {
       runs.push_back({RemotePtr(run.getStart()), run.getPages()});

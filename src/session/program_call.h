@@ -101,7 +101,7 @@ class ProgramCall {
   void tell_streams();
   // After the streams: what need not be sent, of what the last call left there; null: nothing is
   // known of any.
-  std::unique_ptr<capture::KeptThere> receive_kept();
+  std::unique_ptr<capture::KeptThere> receive_kept(const capture::Survey& survey);
 
  private:
   // Where it is not open, or not any more. Throws what is in the way.

@@ -109,7 +109,7 @@ void RunOnSession::depart(SessionInfo& info) {
     sent_fds_.emplace(descriptor.fd, static_cast<std::uint32_t>(descriptor.description));
   }
   call_.tell_streams();
-  const std::unique_ptr<capture::KeptThere> kept = call_.receive_kept();
+  const std::unique_ptr<capture::KeptThere> kept = call_.receive_kept(survey);
   // The node has something to do now, and need not wait for this.
   registry_->update(info);
   ParkedProcess::Options options;
@@ -312,8 +312,7 @@ void RunOnSession::take_home() {
   coming.home = std::move(map_);
   restore::Homecoming homecoming(*parked_, std::move(coming));
   image::Reader reader(link.record_source(), &link.bulk_source());
-  while (homecoming.take(reader)) {
-  }
+  while (homecoming.take(reader)) lease_.take_turn();
   pages_.reset();
   settings.steps.reach(Step::kTakenHome);
   finish_output();

@@ -8,13 +8,15 @@
 //
 // Each trial has a process of its own, which is looked at by `check`, moved, and told to end. With
 // threads the floor is measured on it too, before it is moved: to stop them and read the registers,
-// extended state and signal mask of each, and to begin as many threads here, where nobody traces.
+// extended state and signal mask of each, and to begin as many threads here, where nobody traces,
+// each with a stack that is mapped for it, as all of them have to be there.
 // The first move is in no median. With writes the subject says itself for how long it did not run.
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/elf.h>
 #include <pthread.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -40,6 +42,7 @@ namespace telefork::bench {
 namespace {
 
 constexpr std::size_t kStackSize = 64 << 10;
+constexpr std::size_t kGuardSize = 4096;
 
 struct Child {
   pid_t pid = 0;
@@ -125,28 +128,45 @@ double time_to_freeze(pid_t pid) {
   return taken;
 }
 
+// As pthread_create(3) maps one for a process that has none to use again, behind a page of nothing.
+void* map_stack() {
+  void* stack = mmap(nullptr, kGuardSize + kStackSize, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (stack == MAP_FAILED) fail_errno("mmap");
+  void* usable = static_cast<std::byte*>(stack) + kGuardSize;
+  if (mprotect(usable, kStackSize, PROT_READ | PROT_WRITE) != 0) fail_errno("mprotect");
+  return usable;
+}
+
+void unmap_stack(void* usable) {
+  munmap(static_cast<std::byte*>(usable) - kGuardSize, kGuardSize + kStackSize);
+}
+
 double time_to_begin_threads(long count) {
   pthread_barrier_t end;
   pthread_barrier_init(&end, nullptr, static_cast<unsigned>(count) + 1);
-  pthread_attr_t small;
-  pthread_attr_init(&small);
-  pthread_attr_setstacksize(&small, kStackSize);
   std::vector<pthread_t> threads(static_cast<std::size_t>(count));
+  std::vector<void*> stacks;
   const double begun = now();
   for (pthread_t& thread : threads) {
+    stacks.push_back(map_stack());
+    pthread_attr_t own;
+    pthread_attr_init(&own);
+    pthread_attr_setstack(&own, stacks.back(), kStackSize);
     errno = pthread_create(
-        &thread, &small,
+        &thread, &own,
         [](void* barrier) -> void* {
           pthread_barrier_wait(static_cast<pthread_barrier_t*>(barrier));
           return nullptr;
         },
         &end);
     if (errno != 0) fail_errno("pthread_create");
+    pthread_attr_destroy(&own);
   }
   const double taken = now() - begun;
   pthread_barrier_wait(&end);
   for (pthread_t thread : threads) pthread_join(thread, nullptr);
-  pthread_attr_destroy(&small);
+  for (void* stack : stacks) unmap_stack(stack);
   pthread_barrier_destroy(&end);
   return taken;
 }

@@ -17,6 +17,7 @@ int main() {
     _exit(0);
   }
   while (__atomic_load_n(shared, __ATOMIC_ACQUIRE) == 0) sched_yield();
+  VICTIM_REFUSED_BY_HOME_TO_PLAIN_USERS("this user cannot have them share again here");
   victim_ready();
   victim_wait();
   shared[1] = 77;

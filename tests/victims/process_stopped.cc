@@ -11,7 +11,13 @@ void on_continued(int) { continued = continued + 1; }
 pid_t sleeper = 0;
 pthread_barrier_t begun;
 
+// Whoever is woken first goes on first: that the signal has been taken by then holds for one
+// thread.
 void* sleep_on(void*) {
+  sigset_t others;
+  sigemptyset(&others);
+  sigaddset(&others, SIGCONT);
+  VICTIM_CHECK(pthread_sigmask(SIG_BLOCK, &others, nullptr) == 0);
   sleeper = gettid();
   pthread_barrier_wait(&begun);
   for (;;) pause();

@@ -39,7 +39,11 @@ int main() {
   action.sa_handler = on_child;
   action.sa_flags = SA_RESTART;
   VICTIM_CHECK(sigaction(SIGCHLD, &action, nullptr) == 0);
-  VICTIM_REFUSED_BY_HOME("is taken here, and it must keep its ids");
+  if (geteuid() == 0) {
+    VICTIM_REFUSED_BY_HOME("is taken here, and it must keep its ids");
+  } else {
+    VICTIM_REFUSED_BY_HOME("may not be chosen here by this user");
+  }
   victim_ready();
   victim_wait();
   VICTIM_CHECK(told == 0);

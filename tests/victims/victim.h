@@ -53,6 +53,8 @@
 #define VICTIM_NOT_COPIED(text) victim_say("refused by fork: " text "\n")
 // And of `home`, when it is away.
 #define VICTIM_REFUSED_BY_HOME(text) victim_say("refused by home: " text "\n")
+#define VICTIM_REFUSED_BY_HOME_TO_PLAIN_USERS(text) \
+  (geteuid() == 0 ? void(0) : VICTIM_REFUSED_BY_HOME(text))
 // The same of what is only seen once the process is stopped: `check` does not know it.
 #define VICTIM_REFUSED_ONCE_STOPPED(text) victim_say("refused once stopped: " text "\n")
 // What is lost on the way without a refusal. TEXT stands in docs/limits.md, and the victim has to

@@ -41,11 +41,13 @@ return 0"""
 class Redis:
     """A server of this machine, and one connection to it."""
 
-    def __init__(self, folder, socket_path):
-        self.path = socket_path
+    def __init__(self, folder):
+        # A name in the file system would go with the first clone that ends.
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = str(free.getsockname()[1])
         # redis-tools has the server too, by another name.
         self.process = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", str(socket_path), "--save", "", "--dir", str(folder),
+            ["redis-server", "--port", self.port, "--save", "", "--dir", str(folder),
              "--daemonize", "no", "--enable-module-command", "no"],
             executable=shutil.which("redis-check-rdb"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         self.wire = None
@@ -61,9 +63,7 @@ class Redis:
                 time.sleep(0.01)
 
     def connect(self):
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(str(self.path))
-        return connection.makefile("rwb")
+        return socket.create_connection(("127.0.0.1", self.port)).makefile("rwb")
 
     def ask(self, *words):
         words = [str(word).encode() for word in words]
@@ -92,10 +92,10 @@ class Redis:
 
 
 @contextlib.contextmanager
-def clients(path):
+def clients(redis):
     """Some that write and read without end."""
     process = subprocess.Popen(
-        ["redis-benchmark", "-s", str(path), "-c", "20", "-t", "set,get", "-l", "-n", "1000000", "-r", "100000", "-d", "64", "-q"],
+        ["redis-benchmark", "-p", redis.port, "-c", "20", "-t", "set,get", "-l", "-n", "1000000", "-r", "100000", "-d", "64", "-q"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         yield
@@ -160,7 +160,7 @@ def own_way(redis, folder, keys):
 
 
 def check_loaded(folder, keys, whose):
-    other = Redis(folder, folder / "other.sock")
+    other = Redis(folder)
     wrong = other.for_all_keys(CHECK, keys)
     other.end()
     (folder / "dump.rdb").unlink()
@@ -178,7 +178,7 @@ def main():
     folder = pathlib.Path(arguments.folder) / "redis"
     folder.mkdir()
     keys = size // (VALUE + 96)
-    redis = Redis(folder, folder / "redis.sock")
+    redis = Redis(folder)
     record = {"bench": "live clone", "mode": "live", "transport": arguments.transport, "size": size, "keys": keys}
     samples = {}
     try:
@@ -186,19 +186,19 @@ def main():
         # Told to end, its clone saves.
         redis.ask("CONFIG", "SET", "save", "3600 1000000000")
         for _ in range(arguments.trials):
-            with clients(redis.path):
+            with clients(redis):
                 before = undisturbed(redis)
                 told, rate = clone(arguments, redis, folder)
                 after = undisturbed(redis)
                 usual = statistics.mean((before, after))
             check_loaded(folder, keys, "the clone's")
-            with clients(redis.path):
+            with clients(redis):
                 usual_then = undisturbed(redis)
                 own_rate, saving, loading = own_way(redis, folder, keys)
             for name, value in (("freeze_ms", told["freeze_ms"]), ("watch_ms", told["watch_ms"]),
                                 ("command_ms", rate.seconds * 1000),
                                 ("percent", 100 * rate.per_second / usual),
-                                ("rounds", len(told["rounds"])), ("pages", told["pages_sent"]),
+                                ("rounds", len(told["rounds"])), ("pages_sent", told["pages_sent"]),
                                 ("bgsave_percent", 100 * own_rate.per_second / usual_then),
                                 ("bgsave_ms", saving * 1000), ("load_ms", loading * 1000)):
                 samples.setdefault(name, []).append(value)

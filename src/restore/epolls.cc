@@ -93,6 +93,11 @@ class Targets {
     return descriptions_[item.getDescription()].getKind() == FileDescription::Kind::STDIO;
   }
 
+  // What stands for it here cannot be watched, and nothing ever happens to it.
+  bool is_left_home(image::schema::EpollItem::Reader item) const {
+    return descriptions_[item.getDescription()].getKind() == FileDescription::Kind::LEFT_HOME;
+  }
+
  private:
   int find(image::schema::EpollItem::Reader item) const {
     for (const auto& [number, descriptor] : numbers_) {
@@ -117,7 +122,7 @@ void Restorer::restore_disabled_targets(int epoll, FileDescription::Reader descr
   const auto numbers = descriptors_by_number();
   Targets targets(epoll, numbers, hidden_, descriptions());
   for (image::schema::EpollItem::Reader item : description.getEpoll()) {
-    if (!is_disabled(item)) continue;
+    if (!is_disabled(item) || targets.is_left_home(item)) continue;
     SyscallProgram program;
     tracee::Data event = program.buffer(sizeof(epoll_event));
     targets.add(item, item.getEvents() | kAnyEvent, program);
@@ -136,7 +141,7 @@ void Restorer::restore_targets(int epoll, FileDescription::Reader description) {
   SyscallProgram program;
   std::vector<std::pair<image::schema::EpollItem::Reader, Result>> streams;
   for (image::schema::EpollItem::Reader item : description.getEpoll()) {
-    if (is_disabled(item)) continue;
+    if (is_disabled(item) || targets.is_left_home(item)) continue;
     // Their results are looked at, and so kept in one program.
     const bool stream = targets.is_stream(item);
     Result result = targets.add(item, item.getEvents(), program);

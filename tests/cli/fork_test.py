@@ -143,6 +143,30 @@ class Fork(CopyTest):
         os.kill(told["home_pid"], signal.SIGUSR1)
         cli.wait_until(lambda: told["home_pid"] not in cli.processes())
 
+    def test_watches_nothing_of_what_it_leaves(self):
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        ours.send(b"x")
+        code = "import os, select, signal, sys\n" \
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n" \
+            "kept, event, epoll = int(sys.argv[1]), os.eventfd(1), select.epoll()\n" \
+            "epoll.register(kept, select.EPOLLIN)\n" \
+            "epoll.register(event, select.EPOLLIN)\n" \
+            "os.write(1, b'ready\\n')\n" \
+            "signal.sigwait([signal.SIGUSR1])\n" \
+            "os.write(1, b'%d ready\\n' % len(epoll.poll()))\n"
+        process = self.start(sys.executable, "-c", code, str(theirs.fileno()),
+                             pass_fds=[theirs.fileno()])
+        theirs.close()
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        self.refuses(call("fork", process.pid, self.node), 3, "-> socket:")
+        told = self.fork(process.pid, "--leave-fds")
+        os.kill(told["home_pid"], signal.SIGUSR1)
+        self.assertEqual(process.stdout.readline(), b"1 ready\n")
+        cli.wait_until(lambda: told["home_pid"] not in cli.processes())
+        os.kill(process.pid, signal.SIGUSR1)
+        self.assertEqual(process.stdout.readline(), b"2 ready\n")
+
     def test_refuses_a_lock(self):
         with open(self.folder / "file", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -40,6 +40,8 @@ void CopySession::send_image() {
   frozen_ = true;
   reach(Step::kFrozen);
   capture::SurveyOptions as_frozen = survey_options();
+  as_frozen.known_tree = &frozen.all();
+  as_frozen.known_copied = &frozen.copied();
   std::vector<kernel::Vma> map;
   const std::unique_ptr<capture::LivePlan> live = end_rounds(frozen, map);
   if (live) as_frozen.map = &map;
@@ -95,6 +97,7 @@ void CopySession::describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen
   plan_ = memory_.plan(tree.first(), std::move(in_use));
   settings.lazy = &plan_;
   settings.live = live;
+  settings.few_pages = live != nullptr && !needs_snapshots();
   kept_.resize(tree.members.size() - 1);
   for (std::size_t i = 0; i < tree.members.size(); ++i) {
     auto process = std::make_unique<CopiedProcess>(frozen.of(tree.members[i].pid));

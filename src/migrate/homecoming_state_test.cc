@@ -127,7 +127,7 @@ TEST(HomecomingMemory, BringsLargeMappingsHome) {
     char* dropped = map_large(kLarge);
     char* little = map_large(kLarge);
     char* read_only = map_large(kLarge);
-    char* sparse = map_large(64 * kLarge);
+    char* sparse = map_large(8 * kLarge);
     for (char* at : {rewritten, half, dropped, little, read_only}) std::memset(at, 'o', kLarge);
     VERIFY(::madvise(half, kLarge, MADV_DONTFORK) == 0);
     VERIFY(::mprotect(read_only, kLarge, PROT_READ) == 0);
@@ -141,7 +141,7 @@ TEST(HomecomingMemory, BringsLargeMappingsHome) {
     VERIFY(::mprotect(read_only, kLarge, PROT_READ | PROT_WRITE) == 0);
     std::memset(read_only, 'n', kHalf + kPageSize);
     VERIFY(::mprotect(read_only, kLarge, PROT_READ) == 0);
-    std::memset(sparse + 32 * kLarge, 'n', kLarge);
+    std::memset(sparse + 4 * kLarge, 'n', kLarge);
     away.come_home();
     VERIFY(all(rewritten, kLarge, 'n'));
     VERIFY(all(half, kPageSize, 'o') && all(half + kPageSize, kHalf, 'n'));
@@ -154,7 +154,7 @@ TEST(HomecomingMemory, BringsLargeMappingsHome) {
     VERIFY(all(read_only, kHalf + kPageSize, 'n'));
     VERIFY(all(read_only + kHalf + kPageSize, kHalf - kPageSize, 'o'));
     VERIFY(vma_at(read_only).protection() == PROT_READ && mappings_within(read_only, kLarge) == 1);
-    VERIFY(sparse[0] == 'o' && all(sparse + 32 * kLarge, kLarge, 'n'));
+    VERIFY(sparse[0] == 'o' && all(sparse + 4 * kLarge, kLarge, 'n'));
     // All of it was read, to be compared.
     VERIFY(!has_zero_page() || vma_at(sparse).rss_kb <= 2 * kLarge / 1024);
   });

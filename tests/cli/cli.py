@@ -222,9 +222,12 @@ def wait_readable(fd):
 def wait_until(condition):
     """For what no event tells."""
     end = time.monotonic() + PATIENCE
+    pause = 0.01
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(pause)
+        # What is awaited needs the processor too.
+        pause = min(1.5 * pause, 0.1)
 
 
 def main():

@@ -17,7 +17,7 @@ import unittest
 BIN = pathlib.Path(os.environ["TELEFORK_BIN"])
 TELEFORK = str(BIN / "telefork")
 VICTIM = os.environ["TELEFORK_VICTIM"]
-PATIENCE = 60
+PATIENCE = 180
 
 
 def call(*arguments, stdin=b"", **options):

@@ -188,7 +188,8 @@ class Move(Live):
 
     def changes_at(self, step):
         process = self.program()
-        command, session = self.stopped_at(step, process.pid, "--mode", "live", "--json")
+        # It may take its time over that.
+        command, session = self.stopped_at(step, process.pid, "--mode", "live", "--json", lease={})
         os.kill(process.pid, signal.SIGUSR1)
         self.expect(process, "changed")
         self.is_whole(process)
@@ -334,7 +335,8 @@ class Copy(Live, CopyTest):
 
     def changes_at(self, step):
         process = self.program()
-        command, session = self.stopped_at(step, process.pid, "--mode", "live", "--json")
+        # It may take its time over that.
+        command, session = self.stopped_at(step, process.pid, "--mode", "live", "--json", lease={})
         os.kill(process.pid, signal.SIGUSR1)
         self.expect(process, "changed")
         os.kill(session, signal.SIGCONT)

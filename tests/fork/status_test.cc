@@ -29,7 +29,7 @@ TEST_P(AFork, ReturnsTwice) {
 TEST_P(AFork, GivesWaitTheExitCode) {
   constexpr int kAtOnce = 8;
   Outcome outcome = run([this] {
-    for (int first = 0; first < 256; first += kAtOnce) {
+    for (int first : {0, 124, 248}) {
       pid_t pids[kAtOnce];
       for (int i = 0; i < kAtOnce; ++i) pids[i] = fork_child(node(), [&] { return first + i; });
       for (int i = 0; i < kAtOnce; ++i) require_equal(end_of(pids[i]), exited(first + i));

@@ -47,7 +47,7 @@ std::array<std::byte, 16> hash128(std::span<const std::byte> bytes);
 
 // XXH3-128 under a secret of random bytes. It is no cryptographic hash: chance, and who has made a
 // content without the secret for another purpose, does not meet another one's hash; but there are
-// pairs of contents that share theirs by some secrets in 2^33.
+// pairs of contents that share theirs by a few of all secrets.
 class SecretHash {
  public:
   static constexpr std::size_t kSecretSize = 192;

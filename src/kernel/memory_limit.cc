@@ -1,7 +1,6 @@
 #include "kernel/memory_limit.h"
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cstdint>
 #include <optional>
@@ -42,10 +41,10 @@ void limit_by(MemoryInfo& info, const std::string& folder, const Files& files) {
   const std::string text = read_file(folder, files.most);
   const std::optional<std::uint64_t> most = number_at(text);
   // Without a limit v1 has a number that no machine reaches.
-  if (!most || *most / 1024 >= info.total_kb) return;
+  if (!most) return;
   const std::uint64_t used = number_at(read_file(folder, files.used)).value_or(0);
   const std::uint64_t kept = used - std::min(used, cache_of(folder, files.cache));
-  info.total_kb = *most / 1024;
+  info.total_kb = std::min(info.total_kb, *most / 1024);
   info.available_kb = std::min(info.available_kb, (*most - std::min(*most, kept)) / 1024);
 }
 

@@ -42,6 +42,16 @@ TEST_F(MemoryLimit, IsTheLeastOfAllAbove) {
   EXPECT_EQ(info.available_kb, 50U * 1024);
 }
 
+TEST_F(MemoryLimit, IsWhatAFullerOneAboveLeaves) {
+  put("/a/memory.max", "104857600\n");
+  put("/a/memory.current", "103809024\n");
+  put("/a/b/memory.max", "52428800\n");
+  put("/a/b/memory.current", "4096\n");
+  const MemoryInfo info = limit_by_cgroup(kMachine, root_, "/a/b", 2);
+  EXPECT_EQ(info.total_kb, 50U * 1024);
+  EXPECT_EQ(info.available_kb, 1024U);
+}
+
 TEST_F(MemoryLimit, KnowsTheFirstVersionToo) {
   put("/memory.limit_in_bytes", "9223372036854771712\n");
   put("/a/memory.limit_in_bytes", "1048576\n");

@@ -155,6 +155,19 @@ class Live(DepartureTest):
         links = [os.readlink(fd) for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
         self.assertNotIn("anon_inode:[userfaultfd]", links)
 
+    def has_a_child_after_the_rounds(self):
+        """-> (the process, which ends with 3 at the next line; what the command says, as JSON)."""
+        process = self.start("sh", "-c", "echo ready; read line; sleep 60 & echo begun; read line; kill $!; exit 3")
+        self.expect(process, "ready")
+        command, session = self.stopped_at("rounds_sent", process.pid, "--mode", "live", "--json")
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        self.expect(process, "begun")
+        os.kill(session, signal.SIGCONT)
+        out, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 0, err)
+        return process, json.loads(out)
+
     def as_it_was(self, process):
         """It runs on here, and nobody has anything to do with it."""
         cli.wait_until(lambda: not self.guests())
@@ -242,15 +255,7 @@ class Move(Live):
         self.assertEqual(process.returncode, 6)
 
     def test_has_children_after_the_rounds(self):
-        process = self.start("sh", "-c", "echo ready; read line; sleep 60 & echo begun; read line; kill $!; exit 3")
-        self.expect(process, "ready")
-        command, session = self.stopped_at("rounds_sent", process.pid, "--mode", "live")
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        self.expect(process, "begun")
-        os.kill(session, signal.SIGCONT)
-        _, err = command.communicate(timeout=cli.PATIENCE)
-        self.assertEqual(command.returncode, 0, err)
+        process, _ = self.has_a_child_after_the_rounds()
         self.assertTrue(is_deputy(process.pid))
         process.communicate(b"\n", timeout=cli.PATIENCE)
         self.assertEqual(process.returncode, 3)
@@ -355,16 +360,7 @@ class Copy(Live, CopyTest):
         self.changes_at("rounds_sent")
 
     def test_has_children_after_the_rounds(self):
-        process = self.start("sh", "-c", "echo ready; read line; sleep 60 & echo begun; read line; kill $!; exit 3")
-        self.expect(process, "ready")
-        command, session = self.stopped_at("rounds_sent", process.pid, "--mode", "live", "--json")
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        self.expect(process, "begun")
-        os.kill(session, signal.SIGCONT)
-        out, err = command.communicate(timeout=cli.PATIENCE)
-        self.assertEqual(command.returncode, 0, err)
-        told = json.loads(out)
+        process, told = self.has_a_child_after_the_rounds()
         self.homes.append(told["home_pid"])
         self.assertEqual(told["processes"], 2)
         kill(told["home_pid"])

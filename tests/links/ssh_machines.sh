@@ -200,7 +200,7 @@ begin
 machine_run beta pkill -KILL -f libexec/telefork/telefork-keeper
 ends_with_125 ".*"
 
-# The contract once more, but for two dozen logins in a row.
+# The contract once more, but for up to 256 logins in a row.
 # shellcheck disable=SC2046  # these are words
 TELEFORK_TEST_NODE=ssh://beta TELEFORK_TEST_HOST=beta on_alpha \
   env $(fork_tests_third 1) "$build/tests/fork/fork_test" --gtest_brief=1 \

@@ -132,7 +132,7 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
     tracee::set_system_call_result(registers, *settings_.system_call_result);
     tracee::forget_system_call(registers);
   } else {
-    registers = tracee::settle_system_call(registers);
+    registers = tracee::keep_system_call(registers);
   }
   if (auto rseq = thread.rseq()) {
     record.setRseq(rseq->address);

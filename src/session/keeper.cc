@@ -257,8 +257,8 @@ void Keeper::attach_bulk() {
 // Until there is a task.
 void Keeper::watch_trust() {
   link_.set_interrupt(trust_.fd(), [this] {
-    // Nobody is asked without need.
-    if (!trust_.take_word()) link_.set_interrupt(-1, {});
+    // A task would have nobody to ask: the next call opens a session with whoever listens then.
+    if (!trust_.take_word()) throw Error(Code::kLost, "telepad has ended");
     if (auto join = trust_.take_join()) {
       // Home waits for that before it gives a task.
       page_connection_ = net::TlsStream::accept(std::move(join->connection), settings_.node,

@@ -5,6 +5,7 @@
 //     the list has changed: the key is not in it --why--> ends: the next call begins a session anew
 //                                     <--question--  a task has come
 //     is the key in the list?          --yes, why-->  before anything of it runs
+//     it has ended                                    ends, where it has no task yet
 //
 // Both ends of one SOCK_SEQPACKET pair, a message each. A session that works is not ended.
 // Connections that join the session come the same way, each with the secret that it is to prove.

@@ -184,7 +184,7 @@ void FrozenProcess::suspend_seccomp(std::uint64_t more) {
 void FrozenProcess::make_calls_again() {
   for (TracedThread& thread : threads_) {
     const Registers registers = read_thread_state(thread).registers;
-    if (will_restart(registers)) thread.set_registers(settle_system_call(registers));
+    if (will_restart(registers)) thread.set_registers(keep_system_call(registers));
   }
 }
 

@@ -61,7 +61,7 @@ class FrozenProcess {
   // has to have it end rather than go on when its tracer ends: PTRACE_O_EXITKILL among `more`.
   void suspend_seccomp(std::uint64_t more = 0);
   // A call that the kernel would go on with as restart_syscall(2), and not know again if it is
-  // interrupted once more, is made again instead (settle_system_call() in registers.h).
+  // interrupted once more, is made again instead (keep_system_call() in registers.h).
   void make_calls_again();
   // By its id as the process itself sees it; kGone where there is none.
   TracedThread& thread_seen_as(pid_t own_tid);

@@ -362,7 +362,7 @@ void ParkedProcess::dismiss_adopted() {
     const Parked& own = parked(tid);
     write_object<std::uint64_t>(pid(), own.program + offsetof(StubProgram, gate), 0);
     set_stub_entry(thread, own, RemotePtr(stack_pointer(own.state->registers)));
-    bool left = leave_stub(thread);
+    bool left = leave_stub(thread, parked(tid).state->registers);
     TELEFORK_ASSERT(!left);
     std::erase_if(parked_, [tid](const Parked& parked) { return parked.tid == tid; });
   }
@@ -378,6 +378,7 @@ void ParkedProcess::set_future(pid_t tid, const ThreadState& state, const Syscal
   header.gate = gate_.value();
   header.hold = gate_.value();
   header.frame = write_frame(state).value();
+  own.future_registers = state.registers;
   own.future = stub_->allocate_for(program);
   write_memory(pid(), own.future, program.encode(own.future, header));
 }
@@ -461,14 +462,15 @@ TracedThread& ParkedProcess::become(const SyscallProgram& program) {
 // The caller opens the gate. When all are out of the stub its pages go.
 void ParkedProcess::leave() {
   released_ = true;
-  parked_.clear();
   if (guests_) guests_->abandon();
-  stub_->leave();
+  stub_->leave(caller_.future_registers);
   for (std::vector<TracedThread>* list : {&frozen_.threads(), &adopted_}) {
     for (TracedThread& thread : *list) {
-      if (thread.tid() != caller_.tid) leave_stub(thread);
+      if (thread.tid() == caller_.tid) continue;
+      leave_stub(thread, parked(thread.tid()).future_registers);
     }
   }
+  parked_.clear();
   try {
     stub_->remove();
   } catch (const Error& error) {

@@ -154,6 +154,7 @@ class ParkedProcess {
     pid_t tid = 0;
     RemotePtr program;                   // its StubProgram
     RemotePtr future;                    // what that becomes; null: it goes on as it was
+    Registers future_registers{};        // as the future has them
     const ThreadState* state = nullptr;  // as it was
     std::unique_ptr<ThreadState> own;    // of one that was adopted
   };

@@ -48,6 +48,14 @@ void forget_system_call(Registers& registers);
 // program knows. A restart_syscall(2) that name_restarted_call() has not named ends as interrupted
 // (EINTR).
 Registers settle_system_call(const Registers& registers);
+// The same for whoever can let the thread go on from a stop at which the kernel looks at an
+// interrupted call again (get_signal() of kernel/signal.c: an event stop, a group stop): it stays
+// interrupted, and so a signal that comes before the thread has run is seen by it as ever
+// (signal(7), "Interruption of system calls and library functions by signal handlers"): pause(2)
+// ends.
+Registers keep_system_call(const Registers& registers);
+// One that keep_system_call() has kept, or that the kernel would make again.
+bool is_interrupted_call(const Registers& registers);
 
 // A call with -ERESTART_RESTARTBLOCK goes on, when the thread does, as restart_syscall(2), which
 // makes another process continue what the kernel keeps of that one's last call. If it is

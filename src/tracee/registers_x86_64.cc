@@ -159,6 +159,19 @@ void nap_from_rest(std::span<const std::byte, kCodeBehindNap> code, Registers& r
   }
 }
 
+bool is_interrupted_call(const Registers& registers) {
+  if (interrupted_system_call(registers) < 0) return false;
+  switch (-system_call_result(registers)) {
+    case kErestartsys:
+    case kErestartnointr:
+    case kErestartnohand:
+    case kErestartRestartblock:
+      return true;
+    default:
+      return false;
+  }
+}
+
 Registers settle_system_call(const Registers& registers) {
   Registers settled = registers;
   user_regs_struct& r = settled.general;
@@ -168,19 +181,24 @@ Registers settle_system_call(const Registers& registers) {
     forget_system_call(settled);
     return settled;
   }
-  switch (-system_call_result(registers)) {
-    case kErestartsys:
-    case kErestartnointr:
-    case kErestartnohand:
-    case kErestartRestartblock:
-      r.rax = r.orig_rax;
-      r.rip -= kSyscallInstructionSize;
-      break;
-    default:
-      break;
+  if (is_interrupted_call(registers)) {
+    r.rax = r.orig_rax;
+    r.rip -= kSyscallInstructionSize;
   }
   forget_system_call(settled);
   return settled;
+}
+
+// Without its restart block it is one that any handler ends, and that is made again else.
+Registers keep_system_call(const Registers& registers) {
+  if (!is_interrupted_call(registers) || is_restarted_call(registers)) {
+    return settle_system_call(registers);
+  }
+  Registers kept = registers;
+  if (system_call_result(kept) == -kErestartRestartblock) {
+    set_system_call_result(kept, -kErestartnohand);
+  }
+  return kept;
 }
 
 bool is_native_code(const Registers& registers) { return registers.general.cs == kUserCode64; }

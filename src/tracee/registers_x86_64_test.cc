@@ -60,6 +60,44 @@ Registers restarted() {
   return registers;
 }
 
+Registers interrupted(long number, std::int64_t result) {
+  Registers registers{};
+  registers.general.orig_rax = static_cast<std::uint64_t>(number);
+  registers.general.rax = static_cast<std::uint64_t>(result);
+  registers.general.rip = 0x1000;
+  return registers;
+}
+
+TEST(InterruptedCall, IsKeptForTheKernelToSettle) {
+  for (const std::int64_t result : {-512, -513, -514}) {
+    const Registers kept = keep_system_call(interrupted(SYS_read, result));
+    EXPECT_TRUE(is_interrupted_call(kept));
+    EXPECT_EQ(system_call_result(kept), result);
+    EXPECT_EQ(kept.general.rip, 0x1000u);
+    EXPECT_EQ(interrupted_system_call(kept), SYS_read);
+  }
+}
+
+TEST(InterruptedCall, IsKeptWithoutARestartBlock) {
+  const Registers kept = keep_system_call(interrupted(SYS_poll, -516));
+  EXPECT_EQ(system_call_result(kept), -514);
+  EXPECT_EQ(interrupted_system_call(kept), SYS_poll);
+  const Registers settled = settle_system_call(kept);
+  EXPECT_EQ(settled.general.rax, SYS_poll);
+  EXPECT_EQ(settled.general.rip, 0xffeu);
+}
+
+TEST(InterruptedCall, IsNoneThatHasAResultOrCannotGoOn) {
+  for (const Registers& registers : {interrupted(SYS_read, 7), interrupted(SYS_read, -EINTR),
+                                     interrupted(-1, -512), restarted()}) {
+    const Registers kept = keep_system_call(registers);
+    EXPECT_FALSE(is_interrupted_call(kept));
+    EXPECT_EQ(interrupted_system_call(kept), -1);
+    EXPECT_EQ(kept.general.rax, settle_system_call(registers).general.rax);
+    EXPECT_EQ(kept.general.rip, 0x1000u);
+  }
+}
+
 TEST(RestartedCall, IsMadeAgainWhereTheCodeNamesIt) {
   constexpr std::array<std::array<unsigned char, kSystemCallCode>, 2> kCodes = {
       {{0x90, 0x90, 0x90, 0x90, 0xb8, SYS_poll, 0, 0, 0, 0x0f, 0x05},

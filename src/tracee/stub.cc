@@ -84,8 +84,10 @@ ThreadState read_thread_state(const TracedThread& thread) {
   return state;
 }
 
+namespace {
+
 // It leaves by rt_sigreturn, which no other code of the stub makes.
-bool leave_stub(TracedThread& thread) {
+bool leave_by_frame(TracedThread& thread) {
   for (bool leaving = false;;) {
     WaitStatus status = thread.resume_until_stop(PTRACE_SYSCALL);
     if (status.ended()) return false;
@@ -96,6 +98,29 @@ bool leave_stub(TracedThread& thread) {
       return true;
     }
   }
+}
+
+// Only at an event stop does the kernel look at the registers of an interrupted call again: from
+// another stop, without an instruction of the program.
+bool stop_at_event(TracedThread& thread) {
+  thread.request_stop();
+  WaitStatus status = thread.resume_until_stop(PTRACE_CONT);
+  while (status.kind() != WaitStatus::Kind::kEventStop &&
+         status.kind() != WaitStatus::Kind::kGroupStop) {
+    if (status.ended()) return false;
+    status = thread.resume_until_stop(PTRACE_CONT);
+  }
+  return true;
+}
+
+}  // namespace
+
+bool leave_stub(TracedThread& thread, const Registers& as) {
+  if (!leave_by_frame(thread)) return false;
+  if (!is_interrupted_call(as)) return true;
+  if (!stop_at_event(thread)) return false;
+  thread.set_registers(as);
+  return true;
 }
 
 Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
@@ -619,12 +644,13 @@ void Stub::await_end(bool interrupt) {
   }
 }
 
-void Stub::leave() {
-  if (!leave_stub(thread_)) {
+void Stub::leave(const Registers& as) {
+  if (!leave_by_frame(thread_)) {
     installed_ = false;
     throw Error(Code::kGone, fmt::format("process {} has ended", pid_));
   }
   original_ = read_thread_state(thread_);
+  if (is_interrupted_call(as)) original_.registers = as;
   sigreturn_ = make_sigreturn_in(pid_);  // what is mapped may be another libc
 }
 

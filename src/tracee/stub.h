@@ -56,9 +56,9 @@ struct ThreadState {
 ThreadState read_thread_state(const TracedThread& thread);
 
 // Of a stopped thread that is to leave the stub by itself, with what its StubProgram says then:
-// lets it go until it is out and stopped, as what its frame made of it. False: it has ended
-// instead.
-bool leave_stub(TracedThread& thread);
+// lets it go until it is out and stopped, as what its frame made of it, which was to be `as`; what
+// no frame can say is that a system call was interrupted. False: it has ended instead.
+bool leave_stub(TracedThread& thread, const Registers& as);
 
 constexpr std::uint64_t kGuestProgramSize = 2 * kPageSize;
 
@@ -157,9 +157,10 @@ class Stub {
   void set_farewell(const SyscallProgram& undo_steps);
   bool has_farewell() const { return farewell_.has_undo(); }
   // For a program that is to decide for good, tracer or not: it has no undo steps but its own. To
-  // be followed by leave(), after which the thread has the state that the program's frame gave it.
+  // be followed by leave(), after which the thread has the state that the program's frame gave it,
+  // and which remove() gives it: that of `as`.
   ProgramRun try_run_last(const SyscallProgram& program);
-  void leave();
+  void leave(const Registers& as);
 
   // Parts of the data pages that outlive one run: for the programs and stacks of threads.
   RemotePtr allocate(std::size_t size);

@@ -16,8 +16,9 @@ STEPS_BEFORE = ("checked", "return_seen", "taken_home")
 STEPS_WHOLE = ("whole", "ready_sent")
 STEPS_AFTER = ("go_seen",)
 STEPS_HERE = ("checked", "announced", "frozen", "described", "sent")
-SHORT_LEASE = {"TELEFORK_LEASE_STOP_MS": "500", "TELEFORK_LEASE_KILL_MS": "2000",
-               "TELEFORK_LEASE_HOME_MS": "4000"}
+# Not so short that a machine which stands still for a moment ends what runs on it.
+SHORT_LEASE = {"TELEFORK_LEASE_STOP_MS": "500", "TELEFORK_LEASE_KILL_MS": "5000",
+               "TELEFORK_LEASE_HOME_MS": "7000"}
 
 # Says which signals it gets, and what its parent has to know at the end.
 LISTENER = """

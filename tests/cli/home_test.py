@@ -154,6 +154,27 @@ class Home(DepartureTest):
                 self.assertLessEqual(out.count(b"%d\n" % realtime), 3)
                 self.assertEqual(process.returncode, 9)
 
+    def test_a_signal_on_the_way_ends_what_it_waits_in(self):
+        """Its handler has run, and the call is not made again as if nothing had happened."""
+        waits = "import os, select, signal, sys, threading, time\n" \
+            "signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b'got\\n'))\n" \
+            "r, w = os.pipe()\nlists = select.poll()\nlists.register(r)\n" \
+            "os.write(1, b'ready\\n')\nwhile True: eval(sys.argv[1])\n"
+        for call in ("signal.pause()", "os.read(r, 1)", "lists.poll()", "lists.poll(10**8)",
+                     "time.sleep(10**5)", "threading.Event().wait()"):
+            with self.subTest(call):
+                process = self.start(sys.executable, "-c", waits, call)
+                self.assertEqual(process.stdout.readline(), b"ready\n")
+                cli.wait_until(lambda: cli.processes()[process.pid] == "S")
+                for stopped, step in ((self.stopped_at, "sent"), (self.stopped_home, "ready_sent")):
+                    command, session = stopped(step, process.pid)
+                    os.kill(process.pid, signal.SIGUSR1)
+                    os.kill(session, signal.SIGCONT)
+                    self.assertEqual(process.stdout.readline(), b"got\n")
+                    _, err = command.communicate(timeout=cli.PATIENCE)
+                    self.assertEqual(command.returncode, 0, err)
+                process.kill()
+
     def test_what_was_stopped_there_is_stopped_here(self):
         process = self.listener()
         self.move(process.pid)

@@ -1,6 +1,7 @@
 // Calls whose memory the node has from the call before.
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -80,7 +81,34 @@ class ACallAgain : public AFork {
   }
 };
 
-class ACallToATelepadOfItsOwn : public ACallAgain {};
+class ACallToATelepadOfItsOwn : public ACallAgain {
+ protected:
+  // Of the session that was opened ahead of the next call, with all of its connections.
+  pid_t await_keeper_in_waiting() const {
+    constexpr std::size_t kSockets = 4;  // to home: control, bulk, pages; and to the telepad
+    for (;; usleep(1000)) {
+      std::vector<pid_t> keepers;
+      for (const pid_t pid : list_descendants(telepad_)) {
+        if (slurp("/proc/" + std::to_string(pid) + "/comm") == "telefork-keeper\n") {
+          keepers.push_back(pid);
+        }
+      }
+      if (keepers.size() == 1 && count_sockets(keepers[0]) == kSockets) return keepers[0];
+    }
+  }
+
+ private:
+  static std::size_t count_sockets(pid_t pid) {
+    std::error_code gone;
+    std::size_t count = 0;
+    std::filesystem::directory_iterator fd("/proc/" + std::to_string(pid) + "/fd", gone);
+    for (; !gone && fd != std::filesystem::directory_iterator(); fd.increment(gone)) {
+      const std::string target = std::filesystem::read_symlink(fd->path(), gone);
+      if (target.starts_with("socket:")) ++count;
+    }
+    return count;
+  }
+};
 
 TEST_P(ACallAgain, SendsOnlyWhatHasChangedHere) {
   Program program = start([this] {
@@ -183,7 +211,9 @@ TEST_P(ACallToATelepadOfItsOwn, SendsAllToATelepadThatWasStartedAgain) {
   });
   expect_all_came(list(1));
   ASSERT_TRUE(file_comes(path("home")));
+  const pid_t keeper = await_keeper_in_waiting();
   stop_telepad(SIGTERM);
+  await_gone(keeper);
   start_telepad();
   make_file(path("go"));
   expect_all_came(list(2));

@@ -137,12 +137,12 @@ class Edit final : public image::RecordSink {
   }
 
  private:
-  // It was to make the call again.
+  // It is in the call still.
   void edit(image::schema::Thread::Builder thread) const {
     if (thread.getTid() != caller_) return;
     user_regs_struct registers;
     std::memcpy(&registers, thread.getRegisters().begin(), sizeof(registers));
-    registers.rip += 2;
+    registers.orig_rax = static_cast<unsigned long long>(-1);
     registers.rax = static_cast<unsigned long long>(result_);
     thread.setRegisters(capture::as_data(registers));
   }

@@ -85,8 +85,7 @@ class ACallToATelepadOfItsOwn : public ACallAgain {
  protected:
   // Of the session that was opened ahead of the next call, with all of its connections.
   pid_t await_keeper_in_waiting() const {
-    // To home control, bulk and, where memory may follow, pages; and to the telepad.
-    const std::size_t sockets = geteuid() == 0 ? 4 : 3;
+    constexpr std::size_t kSockets = 4;  // to home: control, bulk, pages; and to the telepad
     for (;; usleep(1000)) {
       std::vector<pid_t> keepers;
       for (const pid_t pid : list_descendants(telepad_)) {
@@ -94,7 +93,9 @@ class ACallToATelepadOfItsOwn : public ACallAgain {
           keepers.push_back(pid);
         }
       }
-      if (keepers.size() == 1 && count_sockets(keepers[0]) == sockets) return keepers[0];
+      if (keepers.size() != 1) continue;
+      // A plain user may not look into one.
+      if (geteuid() != 0 || count_sockets(keepers[0]) == kSockets) return keepers[0];
     }
   }
 

@@ -138,7 +138,7 @@ TEST(Freezer, LetsAllGoOnWhenAThreadDoesNotStop) {
   pid_t tracer = ::fork();
   if (tracer == 0) {
     try {
-      FrozenProcess::freeze(child.pid(), 0, {std::chrono::milliseconds(50)});
+      FrozenProcess::freeze(child.pid(), 0, {std::chrono::seconds(2)});
     } catch (const Error& error) {
       ::_exit(error.text().find("does not stop: it waits in the kernel (state D, ") !=
                       std::string::npos

@@ -184,9 +184,14 @@ std::vector<pid_t> list_descendants(pid_t ancestor) {
   return found;
 }
 
-namespace {
+std::vector<pid_t> list_keepers(pid_t telepad) {
+  std::vector<pid_t> keepers = list_descendants(telepad);
+  std::erase_if(keepers, [](pid_t pid) {
+    return slurp("/proc/" + std::to_string(pid) + "/comm") != "telefork-keeper\n";
+  });
+  return keepers;
+}
 
-// What they name, in order; a socket or pipe with its inode.
 std::vector<std::string> descriptors_of(pid_t pid) {
   std::vector<std::string> found;
   std::error_code gone;
@@ -203,8 +208,6 @@ long count_sockets(const std::vector<std::string>& descriptors) {
   return std::count_if(descriptors.begin(), descriptors.end(),
                        [](const std::string& name) { return name.starts_with("socket:"); });
 }
-
-}  // namespace
 
 void AFork::SetUp() {
   std::string pattern = testing::TempDir() + "telefork-test.XXXXXX";

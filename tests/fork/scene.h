@@ -160,6 +160,12 @@ std::string name_of_node(const testing::TestParamInfo<std::string>& info);
 std::string slurp(const std::string& path);
 // As /proc has them: children, their children, and so on.
 std::vector<pid_t> list_descendants(pid_t ancestor);
+// Those of them that keep a session.
+std::vector<pid_t> list_keepers(pid_t telepad);
+// What a process's descriptors name, in order; a socket or pipe with its inode. None where one may
+// not look.
+std::vector<std::string> descriptors_of(pid_t pid);
+long count_sockets(const std::vector<std::string>& descriptors);
 // True when no child of this process is left, `but` one; else tells which, and kills them.
 testing::AssertionResult all_processes_end(pid_t but = -1);
 // What a test that has come to nothing prints: every process that descends from it, and where it

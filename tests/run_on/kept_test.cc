@@ -1,7 +1,7 @@
 // Calls whose memory the node has from the call before.
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -83,32 +83,20 @@ class ACallAgain : public AFork {
 
 class ACallToATelepadOfItsOwn : public ACallAgain {
  protected:
-  // Of the session that was opened ahead of the next call, with all of its connections.
+  // Of the session that was opened ahead of the next call, with all of its connections; -1 when it
+  // does not come.
   pid_t await_keeper_in_waiting() const {
-    constexpr std::size_t kSockets = 4;  // to home: control, bulk, pages; and to the telepad
-    for (;; usleep(1000)) {
-      std::vector<pid_t> keepers;
-      for (const pid_t pid : list_descendants(telepad_)) {
-        if (slurp("/proc/" + std::to_string(pid) + "/comm") == "telefork-keeper\n") {
-          keepers.push_back(pid);
-        }
-      }
+    constexpr long kSockets = 4;  // to home: control, bulk, pages; and to the telepad
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(3);
+    for (; std::chrono::steady_clock::now() < deadline; usleep(1000)) {
+      const std::vector<pid_t> keepers = list_keepers(telepad_);
       if (keepers.size() != 1) continue;
       // A plain user may not look into one.
-      if (geteuid() != 0 || count_sockets(keepers[0]) == kSockets) return keepers[0];
+      if (geteuid() != 0 || count_sockets(descriptors_of(keepers[0])) == kSockets) {
+        return keepers[0];
+      }
     }
-  }
-
- private:
-  static std::size_t count_sockets(pid_t pid) {
-    std::error_code gone;
-    std::size_t count = 0;
-    std::filesystem::directory_iterator fd("/proc/" + std::to_string(pid) + "/fd", gone);
-    for (; !gone && fd != std::filesystem::directory_iterator(); fd.increment(gone)) {
-      const std::string target = std::filesystem::read_symlink(fd->path(), gone);
-      if (target.starts_with("socket:")) ++count;
-    }
-    return count;
+    return -1;
   }
 };
 
@@ -214,6 +202,7 @@ TEST_P(ACallToATelepadOfItsOwn, SendsAllToATelepadThatWasStartedAgain) {
   expect_all_came(list(1));
   ASSERT_TRUE(file_comes(path("home")));
   const pid_t keeper = await_keeper_in_waiting();
+  ASSERT_GT(keeper, 0) << describe_descendants();
   stop_telepad(SIGTERM);
   await_gone(keeper);
   start_telepad();

@@ -21,15 +21,8 @@ class ACallByKey : public AFork {
   }
   std::string serving() const { return " --keys " + path("keys"); }
   // Opened ahead: nothing runs in it.
-  std::size_t count_sessions() const {
-    std::size_t sessions = 0;
-    for (pid_t pid : list_descendants(telepad_)) {
-      if (slurp("/proc/" + std::to_string(pid) + "/comm") == "telefork-keeper\n") ++sessions;
-    }
-    return sessions;
-  }
   void await_sessions(std::size_t count) const {
-    while (count_sessions() != count) usleep(1000);
+    while (list_keepers(telepad_).size() != count) usleep(1000);
   }
   void expect_refused(const std::string& why) const {
     const std::string error = error_of_call(node(), [] { _exit(1); });

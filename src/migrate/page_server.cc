@@ -15,6 +15,7 @@
 #include "base/quiet_thread.h"
 #include "capture/zero_page.h"
 #include "kernel/procfs.h"
+#include "kernel/write_watch.h"
 #include "tracee/memory.h"
 
 namespace telefork::migrate {
@@ -36,25 +37,101 @@ std::vector<ServedPages::Range> ranges_of(const std::vector<kernel::Vma>& mappin
   return ranges;
 }
 
+std::vector<ServedPages::Range> ranges_of(const std::vector<PageRun>& runs) {
+  std::vector<ServedPages::Range> ranges;
+  for (const PageRun& run : runs) ranges.push_back({run.start, run.end()});
+  return ranges;
+}
+
 }  // namespace
 
+class PageServer::Content {
+ public:
+  Content() = default;
+  Content(const Content&) = delete;
+  Content& operator=(const Content&) = delete;
+  virtual ~Content() = default;
+
+  virtual std::vector<PageRun> look(RemotePtr start, RemotePtr end) const = 0;
+  // Whole pages.
+  virtual void read(RemotePtr at, std::span<std::byte> to) const = 0;
+};
+
+class PageServer::ProcessContent : public PageServer::Content {
+ public:
+  explicit ProcessContent(const ServedMemory& memory)
+      : pid_(memory.pid),
+        shares_pages_(memory.shares_pages),
+        map_(memory.pid, memory.pagemap),
+        memory_(open_file(kernel::mem_path(memory.pid), O_RDONLY)) {}
+
+  std::vector<PageRun> look(RemotePtr start, RemotePtr end) const override {
+    return map_.private_pages(start, end, kernel::PageMap::Of::kAnonymous);
+  }
+
+  void read(RemotePtr at, std::span<std::byte> to) const override {
+    std::size_t done = shares_pages_ ? 0 : tracee::try_read_memory(pid_, at, to);
+    while (done < to.size()) {
+      const ssize_t got = ::pread(memory_.get(), to.data() + done, to.size() - done,
+                                  static_cast<off_t>((at + done).value()));
+      if (got > 0) {
+        done += static_cast<std::size_t>(got);
+      } else if (got == 0) {
+        throw Error(Code::kGone, fmt::format("process {} has ended", pid_));
+      } else if (errno != EINTR) {
+        throw_errno(
+            fmt::format("reading memory of process {} at {:#x}", pid_, (at + done).value()));
+      }
+    }
+  }
+
+ private:
+  pid_t pid_;
+  bool shares_pages_;
+  kernel::PageMap map_;
+  UniqueFd memory_;
+};
+
+class PageServer::KeptContent : public PageServer::Content {
+ public:
+  explicit KeptContent(KeptMemory memory) : memory_(std::move(memory)) {}
+
+  std::vector<PageRun> look(RemotePtr start, RemotePtr end) const override {
+    return kernel::subtract_runs(memory_.pages, start, end, {});
+  }
+  void read(RemotePtr at, std::span<std::byte> to) const override { memory_.read(at, to); }
+
+ private:
+  KeptMemory memory_;
+};
+
 PageServer::PageServer(std::unique_ptr<net::Stream> stream, ServedMemory memory)
+    : PageServer(std::move(stream),
+                 fmt::format("the memory that process {} keeps for it here", memory.pid),
+                 ranges_of(memory.mappings), std::make_unique<ProcessContent>(memory)) {
+  for (const PageRun& run : memory.ahead) pages_.leave_out(run);
+  thread_ = start_quiet_thread([this] { run(); });
+}
+
+PageServer::PageServer(std::unique_ptr<net::Stream> stream, KeptMemory memory)
+    : PageServer(std::move(stream), "what was kept of its memory", ranges_of(memory.pages),
+                 std::make_unique<KeptContent>(memory)) {
+  thread_ = start_quiet_thread([this] { run(); });
+}
+
+PageServer::PageServer(std::unique_ptr<net::Stream> stream, std::string of,
+                       const std::vector<ServedPages::Range>& ranges,
+                       std::unique_ptr<Content> content)
     : stream_(std::move(stream)),
-      memory_(std::move(memory)),
-      map_(memory_.pid, memory_.pagemap),
-      pages_(ranges_of(memory_.mappings),
-             [this](RemotePtr start, RemotePtr end) {
-               return map_.private_pages(start, end, kernel::PageMap::Of::kAnonymous);
-             }),
-      content_(open_file(kernel::mem_path(memory_.pid), O_RDONLY)),
+      of_(std::move(of)),
+      content_(std::move(content)),
+      pages_(ranges, [this](RemotePtr start, RemotePtr end) { return content_->look(start, end); }),
       buffer_(kMaxPagesInMessage * kPageSize),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       news_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       read_ahead_(kReadAhead) {
   if (!wake_ || !news_) throw_errno("making an eventfd");
-  for (const PageRun& run : memory_.ahead) pages_.leave_out(run);
-  if (!memory_.mappings.empty()) next_push_ = memory_.mappings.front().start;
-  thread_ = start_quiet_thread([this] { run(); });
+  if (!ranges.empty()) next_push_ = ranges.front().start;
 }
 
 PageServer::~PageServer() {
@@ -80,7 +157,7 @@ void PageServer::run() {
     if (error.code() == Code::kLost) {
       progress_.closed = true;
     } else {
-      error.add_context(fmt::format("the memory that process {} keeps for it here", memory_.pid));
+      error.add_context(of_);
       progress_.failure = error;
     }
   }
@@ -222,8 +299,7 @@ void PageServer::ask_lender() {
   pages_.mark_sent(*lent_);
   const iovec wanted{reinterpret_cast<void*>(lent_->start.value()), lent_->pages * kPageSize};
   if (::send(lender_.get(), &wanted, sizeof(wanted), MSG_NOSIGNAL) != ssize_t{sizeof(wanted)}) {
-    throw Error(Code::kGone,
-                fmt::format("who has the memory of process {} has ended", memory_.pid));
+    throw Error(Code::kGone, "who has it has ended");
   }
 }
 
@@ -258,7 +334,8 @@ void PageServer::set_complete() {
 
 // Those that are all zeros are told as such: somebody may wait for them.
 void PageServer::send_pages(const PageRun& run) {
-  const std::span<std::byte> bytes = read(run);
+  const std::span<std::byte> bytes = buffer_.bytes().first(run.pages * kPageSize);
+  content_->read(run.start, bytes);
   pages_.mark_sent(run);
   std::uint64_t sent = 0;
   capture::split_by_zeros(bytes, [&](std::uint64_t first, std::uint64_t pages, bool zero) {
@@ -274,25 +351,6 @@ void PageServer::send_pages(const PageRun& run) {
   });
   std::lock_guard lock(mutex_);
   progress_.pages += sent;
-}
-
-std::span<std::byte> PageServer::read(const PageRun& run) {
-  const std::span<std::byte> bytes = buffer_.bytes().first(run.pages * kPageSize);
-  std::size_t done =
-      memory_.shares_pages ? 0 : tracee::try_read_memory(memory_.pid, run.start, bytes);
-  while (done < bytes.size()) {
-    const ssize_t got = ::pread(content_.get(), bytes.data() + done, bytes.size() - done,
-                                static_cast<off_t>((run.start + done).value()));
-    if (got > 0) {
-      done += static_cast<std::size_t>(got);
-    } else if (got == 0) {
-      throw Error(Code::kGone, fmt::format("process {} has ended", memory_.pid));
-    } else if (errno != EINTR) {
-      throw_errno(fmt::format("reading memory of process {} at {:#x}", memory_.pid,
-                              (run.start + done).value()));
-    }
-  }
-  return bytes;
 }
 
 }  // namespace telefork::migrate

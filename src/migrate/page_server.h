@@ -6,16 +6,20 @@
 //     server.progress()
 //
 // The process stands still, or is a copy of the one that left; it is only read. The destructor ends
-// the thread. A connection that is lost ends it too, which progress() tells: whoever is at the
-// other end says on the control connection what that means. How much may be under way is bounded
-// (send_window.h), so that what is waited for is not behind more than that.
+// the thread. What was kept of an earlier life of the process is served likewise, at the
+// destination itself. A connection that is lost ends it too, which progress() tells: whoever is at
+// the other end says on the control connection what that means. How much may be under way is
+// bounded (send_window.h), so that what is waited for is not behind more than that.
 #pragma once
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -42,7 +46,18 @@ struct ServedMemory {
   std::vector<kernel::PageRun> ahead;  // of these: what of it holds anything went ahead
 };
 
+// Memory of which a copy is at hand.
+struct KeptMemory {
+  std::vector<kernel::PageRun> pages;  // rising
+  // Whole pages of these; by the server's thread. Throws what is in the way.
+  std::function<void(RemotePtr, std::span<std::byte>)> read;
+};
+
 class PageServer {
+  class Content;
+  class ProcessContent;
+  class KeptContent;
+
  public:
   struct Progress {
     std::uint64_t pages = 0;   // sent
@@ -55,6 +70,7 @@ class PageServer {
   };
 
   PageServer(std::unique_ptr<net::Stream> stream, ServedMemory memory);
+  PageServer(std::unique_ptr<net::Stream> stream, KeptMemory memory);
   ~PageServer();
   PageServer(const PageServer&) = delete;
   PageServer& operator=(const PageServer&) = delete;
@@ -71,6 +87,9 @@ class PageServer {
   void check() const;
 
  private:
+  // Without its thread.
+  PageServer(std::unique_ptr<net::Stream> stream, std::string of,
+             const std::vector<ServedPages::Range>& ranges, std::unique_ptr<Content> content);
   void run();
   void serve();
   void take(const protocol::PageMessage& message);
@@ -85,14 +104,12 @@ class PageServer {
   void set_complete();
   void send_behind();
   void send_pages(const kernel::PageRun& run);
-  std::span<std::byte> read(const kernel::PageRun& run);
   bool may_push() const { return (pushing_ || lent_) && window_.has_room(); }
 
   PageStream stream_;
-  ServedMemory memory_;
-  kernel::PageMap map_;
+  std::string of_;  // whose memory it is, for Errors
+  std::unique_ptr<Content> content_;
   ServedPages pages_;
-  UniqueFd content_;  // /proc/PID/mem
   MappedRegion buffer_;
   UniqueFd wake_;  // an eventfd: end
   UniqueFd news_;  // another

@@ -21,6 +21,18 @@ using image::schema::Vma;
 using tracee::SyscallProgram;
 
 constexpr std::size_t kBuffer = 256 * 1024;
+// Of what is kept: fewer pages that lie together, as those of a thread's stack, are in their place
+// sooner than somebody has waited for the first one.
+constexpr std::uint64_t kWorthFollowing = 64;
+
+std::vector<kernel::PageRun> runs_of(::capnp::List<image::schema::PageRun>::Reader list) {
+  std::vector<kernel::PageRun> runs;
+  runs.reserve(list.size());
+  for (image::schema::PageRun::Reader run : list) {
+    runs.push_back({RemotePtr(run.getStart()), run.getPages()});
+  }
+  return runs;
+}
 
 }  // namespace
 
@@ -42,7 +54,7 @@ void Restorer::take_pages(const image::Record& record, image::RecordSource& sour
   with_context("receiving memory", [&] {
     SyscallProgram program;
     drop_pages(pages.getDropped(), program);
-    std::vector<PagePiece> pieces = place(pages.getRuns(), program);
+    std::vector<PagePiece> pieces = place(runs_of(pages.getRuns()), program);
     if (bulk_in_blank_ >= 0) {
       std::uint64_t received =
           receive_pages(blank_->stub(), std::move(program), bulk_in_blank_, pieces, *huge_);
@@ -58,22 +70,41 @@ void Restorer::take_pages(const image::Record& record, image::RecordSource& sour
   });
 }
 
+// Memory that userfaultfd(2) knows; see also capture/lazy_plan.h.
+bool Restorer::may_follow(const kernel::PageRun& kept) {
+  if (!settings_.kept_follows || kept.pages < kWorthFollowing) return false;
+  const Mapping& mapping = mapping_of(kept.start);
+  Vma::Reader vma = mapping.vma();
+  constexpr kernel::VmFlag kOthers[] = {kernel::VmFlag::kHugeTlb, kernel::VmFlag::kLocked,
+                                        kernel::VmFlag::kGuard, kernel::VmFlag::kSealed,
+                                        kernel::VmFlag::kDroppable};
+  return vma.getKind() == Vma::Kind::ANONYMOUS && (vma.getProtection() & PROT_READ) != 0 &&
+         (vma.getProtection() & PROT_EXEC) == 0 && vma.getGuardRuns().size() == 0 &&
+         std::none_of(std::begin(kOthers), std::end(kOthers),
+                      [&vma](kernel::VmFlag flag) { return has_flag(vma, flag); });
+}
+
 // All of one run, then of the next, in pieces as large as they are asked for.
-void Restorer::take_kept_pages(RunList runs) {
+void Restorer::take_kept_pages(RunList all) {
   if (!settings_.read_kept) {
     throw Error(Code::kCorrupt, "it has pages that were kept, and none were");
   }
+  std::vector<kernel::PageRun> runs;
+  for (const kernel::PageRun& run : runs_of(all)) {
+    (may_follow(run) ? kept_to_follow_ : runs).push_back(run);
+  }
+  if (runs.empty()) return;
   SyscallProgram program;
   const std::vector<PagePiece> pieces = place(runs, program);
   add_population(pieces, *huge_, true, program);
   run_if_large(program, true);
-  unsigned index = 0;
+  std::size_t index = 0;
   std::uint64_t done = 0;  // bytes of that run
   auto read = [&](std::span<std::byte> to) {
     while (!to.empty()) {
-      const std::uint64_t left = runs[index].getPages() * kPageSize - done;
+      const std::uint64_t left = runs[index].pages * kPageSize - done;
       const std::span<std::byte> part = to.first(std::min<std::uint64_t>(to.size(), left));
-      settings_.read_kept(RemotePtr(runs[index].getStart()) + done, part);
+      settings_.read_kept(runs[index].start + done, part);
       to = to.subspan(part.size());
       done += part.size();
       if (part.size() < left) continue;
@@ -85,13 +116,13 @@ void Restorer::take_kept_pages(RunList runs) {
 }
 
 // Where the runs lie now, cut where huge pages begin so that no piece is larger than a chunk.
-std::vector<PagePiece> Restorer::place(RunList runs, SyscallProgram& program) {
+std::vector<PagePiece> Restorer::place(const std::vector<kernel::PageRun>& runs,
+                                       SyscallProgram& program) {
   std::vector<PagePiece> pieces;
-  for (image::schema::PageRun::Reader run : runs) {
-    RemotePtr start(run.getStart());
+  for (const kernel::PageRun& whole : runs) {
+    const RemotePtr start = whole.start;
     Mapping& mapping = mapping_of(start);
     open_for_pages(mapping, program);
-    const kernel::PageRun whole{start, run.getPages()};
     if (in_rounds_) came_in_rounds_ = kernel::unite_runs(came_in_rounds_, {whole});
     if (start == mapping.start()) mapping.has_first_page = true;
     Vma::Reader vma = mapping.vma();
@@ -101,7 +132,7 @@ std::vector<PagePiece> Restorer::place(RunList runs, SyscallProgram& program) {
     const bool huge_allowed =
         (!first_round_ || is_first_round_) && may_have_huge_pages(vma, thp_disable);
     RemotePtr at = mapping.at + (start - mapping.start());
-    RemotePtr end = at + run.getPages() * kPageSize;
+    RemotePtr end = at + whole.pages * kPageSize;
     while (at < end) {
       RemotePtr cut(round_down((at + kReceptionChunk).value(), kHugePageSize));
       std::uint64_t size = std::min(end, cut) - at;
@@ -138,10 +169,13 @@ void Restorer::begin_to_follow() {
   LazyMemory lazy;
   for (const Mapping& mapping : mappings_) {
     if (!mapping.vma().getLazy()) continue;
+    if (settings_.kept_follows) throw Error(Code::kCorrupt, "its memory was not to follow later");
     const kernel::PageRun range{mapping.start(), mapping.size() / kPageSize};
     kernel::append_run(lazy.ranges, range);
     if (has_flag(mapping.vma(), kernel::VmFlag::kWipeOnFork)) kernel::append_run(lazy.wiped, range);
   }
+  lazy.arrived = std::move(arrived_of_lazy_);
+  add_kept_that_follows(lazy);
   if (lazy.ranges.empty()) return;
   if (!settings_.follow) {
     throw Error(Code::kCorrupt, "its memory was to follow later, and nobody here waits for it");
@@ -150,8 +184,25 @@ void Restorer::begin_to_follow() {
                                          {kernel::Userfault::flags()});
   if (!lazy.userfaultfd) throw_errno("making a userfaultfd", errno, Code::kUnsupported);
   lazy.guest = blank_->pid();
-  lazy.arrived = std::move(arrived_of_lazy_);
   settings_.follow(std::move(lazy));
+}
+
+// All else of these mappings is there, or never will be.
+void Restorer::add_kept_that_follows(LazyMemory& lazy) {
+  std::sort(kept_to_follow_.begin(), kept_to_follow_.end(),
+            [](const kernel::PageRun& a, const kernel::PageRun& b) { return a.start < b.start; });
+  const std::vector<kernel::PageRun> kept = kernel::unite_runs(kept_to_follow_, {});
+  if (kept.empty()) return;
+  for (const Mapping& mapping : mappings_) {
+    const kernel::PageRun range{mapping.start(), mapping.size() / kPageSize};
+    if (kernel::subtract_runs(kept, range.start, range.end(), {}).empty()) continue;
+    lazy.ranges.push_back(range);
+    if (has_flag(mapping.vma(), kernel::VmFlag::kWipeOnFork)) lazy.wiped.push_back(range);
+    for (const kernel::PageRun& run :
+         kernel::subtract_runs({range}, range.start, range.end(), kept)) {
+      lazy.arrived.push_back(run);
+    }
+  }
 }
 
 }  // namespace telefork::restore

@@ -55,13 +55,13 @@
 
 namespace telefork::restore {
 
-// Memory of the guest that is mapped, and whose pages follow when it runs (Vma.lazy).
+// Memory of the guest that is mapped, and whose pages follow when it runs (Vma.lazy, or kept here).
 struct LazyMemory {
   pid_t guest = 0;
   UniqueFd
       userfaultfd;  // made by the guest, as Userfault::flags() has it, and not asked anything yet
   std::vector<kernel::PageRun> ranges;   // rising
-  std::vector<kernel::PageRun> arrived;  // of these, what came with the image
+  std::vector<kernel::PageRun> arrived;  // of these, what came with the image, or will never come
   std::vector<kernel::PageRun> wiped;    // and what its children find zeros in (MADV_WIPEONFORK)
 };
 
@@ -112,6 +112,9 @@ struct RestoreSettings {
   // Gives whole pages that were kept of the guest's last life here (KeptImage). Empty: there are
   // none, and an image that needs some is refused.
   std::function<void(RemotePtr, std::span<std::byte>)> read_kept;
+  // What there is much of does not come from there but by `follow`, when the guest touches it. No
+  // other memory follows then.
+  bool kept_follows = false;
   // Of the first process of a tree: all ids that its processes and threads are to have.
   std::vector<pid_t> tree_ids;
 };
@@ -257,8 +260,11 @@ class Restorer {
   void take_pages(const image::Record& record, image::RecordSource& source);
   Mapping& mapping_of(RemotePtr address);
   using RunList = ::capnp::List<image::schema::PageRun>::Reader;
-  std::vector<PagePiece> place(RunList runs, tracee::SyscallProgram& program);
+  std::vector<PagePiece> place(const std::vector<kernel::PageRun>& runs,
+                               tracee::SyscallProgram& program);
   void take_kept_pages(RunList runs);
+  bool may_follow(const kernel::PageRun& kept);
+  void add_kept_that_follows(LazyMemory& lazy);
   void get_ready_for_huge_pages(Mapping& mapping, tracee::SyscallProgram& program);
   void open_for_pages(Mapping& mapping, tracee::SyscallProgram& program);
   void begin_to_follow();
@@ -362,6 +368,7 @@ class Restorer {
   std::optional<HugePages> huge_;
   std::unique_ptr<MappedRegion> buffer_;
   std::vector<kernel::PageRun> arrived_of_lazy_;
+  std::vector<kernel::PageRun> kept_to_follow_;
   std::optional<std::uint64_t> permitted_before_;  // capabilities of the blank that change
   std::vector<tracee::TracedThread> other_threads_;
   std::vector<RemotePtr> thread_programs_;  // theirs, in the same order

@@ -48,7 +48,7 @@ void Following::let_come() {
 
 void Following::report(SessionInfo& info) const {
   const migrate::Pager::Progress progress = pager_.progress();
-  info.mode = begun_ ? "lazy" : "eager";
+  info.mode = begun_ && from_home_ ? "lazy" : "eager";
   info.pages_missing = progress.missing;
   info.pages_came = progress.pages;
   info.faults = progress.faults;
@@ -60,6 +60,11 @@ void Following::settle() {
   if (!has_begun()) return;
   pager_.hold();
   pager_.fetch_moved();
+}
+
+std::vector<kernel::PageRun> Following::missing() const {
+  if (!has_begun()) return {};
+  return pager_.missing(RemotePtr(), RemotePtr(~std::uint64_t{0}));
 }
 
 std::vector<kernel::PageRun> Following::came(RemotePtr start, RemotePtr end) const {

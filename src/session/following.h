@@ -1,6 +1,6 @@
 // The memory of a guest that follows it, as its keeper has it: the page connection, and the pager.
 //
-//     Following following(std::move(page_connection), node);
+//     Following following(std::move(page_connection), node, guard, from_home);
 //     settings.follow = following.taker(tracks);
 //     ...
 //     following.let_come();                     // the guest runs
@@ -28,9 +28,11 @@ std::unique_ptr<net::Stream> receive_page_connection(const protocol::Link& link)
 
 class Following {
  public:
-  // `guard`: the keeper's end of a GuardChannel.
-  Following(std::unique_ptr<net::Stream> page_connection, std::string node, UniqueFd guard)
-      : guard_(std::move(guard)),
+  // `guard`: the keeper's end of a GuardChannel. Not `from_home`: all of it is here already.
+  Following(std::unique_ptr<net::Stream> page_connection, std::string node, UniqueFd guard,
+            bool from_home)
+      : from_home_(from_home),
+        guard_(std::move(guard)),
         pager_(std::move(page_connection), std::move(node),
                {[this](int fd) { guard_.hold(fd); }, [this] { guard_.release(); }}) {}
 
@@ -52,12 +54,15 @@ class Following {
   void settle();
   // Of what follows, in [start, end), what has come, or was dropped; rising.
   std::vector<kernel::PageRun> came(RemotePtr start, RemotePtr end) const;
+  // What has not come, and was not dropped; rising.
+  std::vector<kernel::PageRun> missing() const;
   // Where the guest has moved memory to: all that is there is new to home. Rising.
   std::vector<kernel::PageRun> moved_to() const { return pager_.moved_to(); }
 
  private:
   void take(restore::LazyMemory lazy, bool tracks);
 
+  bool from_home_;
   GuardChannel guard_;  // for the pager, which is gone before
   migrate::Pager pager_;
   bool begun_ = false;

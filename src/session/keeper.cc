@@ -23,6 +23,7 @@
 #include "kernel/pid_space.h"
 #include "kernel/procfs_system.h"
 #include "kernel/procfs_task.h"
+#include "kernel/userfault.h"
 #include "migrate/libc_watch.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
@@ -114,6 +115,7 @@ class Keeper {
   void prepare();
   void host();
   void on_other_libc(const std::string& path);
+  bool let_kept_follow(restore::RestoreSettings& settings);
   void receive_rounds();
   void receive_process(image::Reader& reader);
   void make_session(restore::RestoreSettings& settings);
@@ -303,11 +305,12 @@ void Keeper::prepare() {
   kept_ = begin_to_keep(task(), settings_.guard, settings_.keep_kb);
   if (kept_) {
     settings.read_kept = [this](RemotePtr at, std::span<std::byte> to) { kept_->read(at, to); };
+    settings.kept_follows = !task().getLazy() && let_kept_follow(settings);
   }
   if (task().getLazy()) {
     if (!page_connection_) page_connection_ = receive_page_connection(link_);
     following_ = std::make_unique<Following>(std::move(page_connection_), settings_.node,
-                                             std::move(settings_.guard));
+                                             std::move(settings_.guard), true);
     settings.follow = following_->taker(returns());
   }
   if (task().getLive()) {
@@ -321,6 +324,21 @@ void Keeper::prepare() {
   settings.tells_of_exe = false;  // docs/limits.md does, of every plain user
   settings.warn = [this](const std::string& text) { warnings_.push_back(text); };
   restorer_ = std::make_unique<restore::TreeRestorer>(std::move(settings));
+}
+
+// False: not here, where all of it is put in its place before the guest runs.
+bool Keeper::let_kept_follow(restore::RestoreSettings& settings) {
+  if (kernel::find_fault_bar(false) != kernel::FaultBar::kNone) return false;
+  auto [pager, server] = net::make_stream_pair();
+  following_ = std::make_unique<Following>(std::move(pager), settings_.node,
+                                           std::move(settings_.guard), false);
+  settings.follow = [this, take = following_->taker(true),
+                     stream = std::make_shared<std::unique_ptr<net::Stream>>(std::move(server))](
+                        restore::LazyMemory lazy) {
+    kept_->serve(std::move(*stream), lazy);
+    take(std::move(lazy));
+  };
+  return true;
 }
 
 // The process runs at its home still. What else is to be known of it comes when they are over.
@@ -519,6 +537,7 @@ void Keeper::supervise() {
       if (signal->ssi_signo == SIGTERM) throw Error(Code::kLost, "the keeper was told to end");
     }
     on_child_changes();
+    if (kept_ && !finished_) kept_->check();
     if (following_ && !finished_) following_->check();
     if (following_ && following_->is_complete()) tell_of_memory();
     pump_->on_ready(entries);
@@ -622,7 +641,10 @@ void Keeper::send_home(const ReceivedSnapshot& caller) {
     if (message->which() == Message::DISMISS) break;
     if (!pump_->on_message(message)) on_late_message(message);
   }
-  if (kept_) kept_->keep(guest_, settings_.pagemap, homebound_->changed());
+  if (kept_) {
+    kept_->keep(guest_, settings_.pagemap, homebound_->changed(),
+                following_ ? following_->missing() : std::vector<kernel::PageRun>());
+  }
   kill_descendants();
   guest_ = 0;
   finished_ = true;

@@ -126,10 +126,25 @@ void KeptGuest::read(RemotePtr at, std::span<std::byte> to) {
   kernel::append_run(came_, {at, to.size() / kPageSize});
 }
 
+void KeptGuest::serve(std::unique_ptr<net::Stream> stream, const restore::LazyMemory& lazy) {
+  migrate::KeptMemory memory;
+  for (const kernel::PageRun& range : lazy.ranges) {
+    for (const kernel::PageRun& run :
+         kernel::subtract_runs({range}, range.start, range.end(), lazy.arrived)) {
+      kernel::append_run(memory.pages, run);
+    }
+  }
+  came_ = kernel::unite_runs(came_, memory.pages);
+  memory.read = [this](RemotePtr at, std::span<std::byte> to) { image_->read(at, to); };
+  server_ = std::make_unique<migrate::PageServer>(std::move(stream), std::move(memory));
+}
+
 void KeptGuest::keep(pid_t guest, kernel::PageMapAbi abi,
-                     const std::vector<kernel::PageRun>& changed) {
+                     const std::vector<kernel::PageRun>& changed,
+                     const std::vector<kernel::PageRun>& missing) {
+  server_.reset();
   try {
-    put_all(guest, abi, changed);
+    put_all(guest, abi, changed, missing);
     const UniqueFd file = image_->close();
     send_word(kKeep, file.get());
   } catch (const Error&) {
@@ -138,7 +153,8 @@ void KeptGuest::keep(pid_t guest, kernel::PageMapAbi abi,
 }
 
 void KeptGuest::put_all(pid_t guest, kernel::PageMapAbi abi,
-                        const std::vector<kernel::PageRun>& changed) {
+                        const std::vector<kernel::PageRun>& changed,
+                        const std::vector<kernel::PageRun>& missing) {
   const kernel::PageMap map(guest, abi);
   const UniqueFd memory = open_file(kernel::mem_path(guest), O_RDONLY);
   MappedRegion buffer(kBuffer);
@@ -146,8 +162,9 @@ void KeptGuest::put_all(pid_t guest, kernel::PageMapAbi abi,
     if (vma.shared || vma.is_vdso_or_vvar() || vma.is_vsyscall()) continue;
     const std::vector<kernel::PageRun> there =
         map.private_pages(vma.start, vma.end, kernel::PageMap::kind_of(vma));
-    const std::vector<kernel::PageRun> same =
-        kernel::subtract_runs(kernel::intersect_runs(there, came_), vma.start, vma.end, changed);
+    const std::vector<kernel::PageRun> same = kernel::unite_runs(
+        kernel::subtract_runs(kernel::intersect_runs(there, came_), vma.start, vma.end, changed),
+        kernel::subtract_runs(missing, vma.start, vma.end, {}));
     RemotePtr at = vma.start;
     for (const kernel::PageRun& run : same) {
       put_read(memory, kernel::intersect_runs(there, {run_between(at, run.start)}), buffer);

@@ -2,7 +2,8 @@
 //
 //   keeper    ask()            before the guest comes ---->  telepad (kept_images.h)
 //             offer(link)      what is there     <---------  its file, or that there is none
-//             read()           what did not come from home
+//             read()           what did not come from home, now, or
+//             serve()          when the guest touches it
 //             announce()       it is on its way home ----->  whoever asks for it waits
 //             keep(guest)      it is home, and stands still here: its file ---->
 //
@@ -12,6 +13,8 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -20,8 +23,11 @@
 #include "base/mapped_region.h"
 #include "base/unique_fd.h"
 #include "kernel/pagemap.h"
+#include "migrate/page_server.h"
+#include "net/stream.h"
 #include "protocol/link.h"
 #include "restore/kept_image.h"
+#include "restore/restorer.h"
 
 namespace telefork::session {
 
@@ -35,10 +41,18 @@ class KeptGuest {
   // longer than `most`: home hears nothing meanwhile, and its program stands still.
   void offer(protocol::Link& link, std::chrono::milliseconds most);
   void read(RemotePtr at, std::span<std::byte> to);
+  // What has not arrived of `lazy`, on `stream`, by a thread, until keep().
+  void serve(std::unique_ptr<net::Stream> stream, const restore::LazyMemory& lazy);
+  // Throws why it is not served any more.
+  void check() const {
+    if (server_) server_->check();
+  }
   void announce() const;
   // What `guest` has in private memory. It stands still, and never runs again. `changed`: what it
   // may have written to or lost here, rising; the rest of what was read is not read again.
-  void keep(pid_t guest, kernel::PageMapAbi abi, const std::vector<kernel::PageRun>& changed);
+  // `missing`: what of all that it has not touched, rising.
+  void keep(pid_t guest, kernel::PageMapAbi abi, const std::vector<kernel::PageRun>& changed,
+            const std::vector<kernel::PageRun>& missing);
 
  private:
   void send_word(std::byte word, int fd = -1) const;
@@ -46,13 +60,15 @@ class KeptGuest {
   void take_image(std::chrono::milliseconds patience);
   void put_read(const UniqueFd& memory, const std::vector<kernel::PageRun>& runs,
                 const MappedRegion& buffer);
-  void put_all(pid_t guest, kernel::PageMapAbi abi, const std::vector<kernel::PageRun>& changed);
+  void put_all(pid_t guest, kernel::PageMapAbi abi, const std::vector<kernel::PageRun>& changed,
+               const std::vector<kernel::PageRun>& missing);
 
   UniqueFd channel_;
   std::vector<std::byte> name_;
   std::uint64_t most_;
   std::optional<restore::KeptImage> image_;
-  std::vector<kernel::PageRun> came_;  // from it, rising
+  std::vector<kernel::PageRun> came_;            // from it, or is to come; rising
+  std::unique_ptr<migrate::PageServer> server_;  // reads the image
 };
 
 // Of a guest that is to come so. Empty: it is not to be kept, or cannot be here.

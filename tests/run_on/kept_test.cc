@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "calls.h"
@@ -165,6 +166,45 @@ TEST_P(ACallAgain, KnowsNothingOfWhatWasDroppedMovedAndMadeMeanwhile) {
       call_on(node(), expect_all, eager());
       expect_all();
     }
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+// Of which most has not been touched there by then.
+TEST_P(ACallAgain, ComesHomeThoughTheFunctionHasDroppedMovedAndForkedWhatWasKept) {
+  Outcome outcome = run([this] {
+    Pages moved(kSize);
+    const Pages dropped(kSize);
+    const Pages unmapped(kSize);
+    call_on(
+        node(), [] {}, eager());
+    const auto change = [&] {
+      void* room = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      require(mremap(moved.start, kSize, kSize, MREMAP_MAYMOVE | MREMAP_FIXED, room) == room);
+      moved.start = static_cast<unsigned char*>(room);
+      require(madvise(dropped.start, kSize / 2, MADV_DONTNEED) == 0);
+      require(munmap(unmapped.start, kSize / 2) == 0);
+      const pid_t child = fork();
+      if (child == 0) {
+        moved.expect_untouched(0, kCount);
+        dropped.expect_untouched(kCount / 2, kCount);
+        _exit(0);
+      }
+      int status = 0;
+      require(waitpid(child, &status, 0) == child && status == 0);
+      moved.word(7) = 4711;
+    };
+    const auto expect_all = [&] {
+      for (std::size_t page = 0; page < kCount; ++page) {
+        require_equal(moved.word(page), page == 7 ? 4711 : page + 1);
+        require_equal(dropped.word(page), page < kCount / 2 ? 0 : page + 1);
+      }
+      unmapped.expect_untouched(kCount / 2, kCount);
+    };
+    call_on(node(), change, eager());
+    expect_all();
+    for (int i = 0; i < 2; ++i) call_on(node(), expect_all, eager());
+    expect_all();
   });
   EXPECT_TRUE(went_well(outcome));
 }

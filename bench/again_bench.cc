@@ -2,11 +2,12 @@
 // have kept what the call before left there.
 //
 //     again_bench --node NODE --transport NAME --size 1G [--pages small|huge] [--mode eager|lazy]
-//                 [--keeps yes|no] [--trials N]
+//                 [--keeps yes|no] [--repeat yes|no] [--trials N]
 //
 // The function writes to 1000 pages, and so does the program between two calls, to others. Beside
 // it, by turns: all of the memory read through the kernel and hashed page by page, as has to be
-// done to find what has changed. The first call is in no median.
+// done to find what has changed. The first call is in no median. With --repeat that is not done:
+// Options::repeat.
 #include <fcntl.h>
 #include <telefork/telefork.h>
 #include <unistd.h>
@@ -77,6 +78,7 @@ void run(const Arguments& arguments) {
   const std::string mode = arguments.text("mode", "eager");
   telefork_options options = TELEFORK_OPTIONS_INIT;
   options.mode = mode == "lazy" ? TELEFORK_MODE_LAZY : TELEFORK_MODE_EAGER;
+  options.repeat = arguments.text("repeat", "no") == "yes" ? 1 : 0;
   TouchedMemory memory(arguments.size("size"), arguments.pages());
   std::vector<double> call_times;
   std::vector<double> hash_times;
@@ -99,6 +101,7 @@ void run(const Arguments& arguments) {
   record.text("pages", arguments.text("pages", "small"));
   record.text("mode", mode);
   record.text("keeps", arguments.text("keeps", "yes"));
+  record.text("repeat", arguments.text("repeat", "no"));
   record.number("size", static_cast<double>(memory.size()));
   record.samples("call_ms", call_times);
   record.samples("hash_ms", hash_times);
@@ -112,6 +115,6 @@ int main(int argc, char** argv) {
   // What the caller left open could not travel.
   close_range(3, ~0U, 0);
   telefork::bench::run(
-      {argc, argv, {"node", "transport", "size", "pages", "mode", "keeps", "trials"}});
+      {argc, argv, {"node", "transport", "size", "pages", "mode", "keeps", "repeat", "trials"}});
   return 0;
 }

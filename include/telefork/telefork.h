@@ -94,12 +94,17 @@ struct telefork_options {
   int shared;          /* enum telefork_shared */
   int standard_input;  /* enum telefork_standard_input */
   int die_with_parent; /* not 0: the child is killed when the parent process ends */
-  int reserved[9];     /* 0 */
+  /* Of a run_on, not 0: the next one to that node, with this too, sends what was written to here
+   * since, and finds it without reading the rest. Until a call without it the kernel watches: the
+   * first write to a page after a call takes a fault (about a microsecond), and a huge page that is
+   * written to is split. Memory goes eagerly. */
+  int repeat;
+  int reserved[8]; /* 0 */
 };
 
-#define TELEFORK_OPTIONS_INIT                             \
-  {                                                       \
-    sizeof(struct telefork_options), 0, 0, 0, 0, 0, { 0 } \
+#define TELEFORK_OPTIONS_INIT                                \
+  {                                                          \
+    sizeof(struct telefork_options), 0, 0, 0, 0, 0, 0, { 0 } \
   }
 
 /* Forks the calling process onto `node`: "local", "unix:PATH", "host[:port]",
@@ -127,7 +132,7 @@ TELEFORK_API pid_t telefork_fork_with(const char* node, const struct telefork_op
  * - stdout and stderr go home; stdin is /dev/null there unless the options say otherwise. A
  *   descriptor that f opened and left open is opened here too, or the call fails and names it.
  * - A node may keep what the process had there, for a few minutes: the next call sends only what
- * has changed here since, where memory goes eagerly and over TLS.
+ * has changed here since, where memory goes eagerly and over TLS, or the options say `repeat`.
  * - Calls may nest. One that another thread made there comes back before this one does.
  * - f must return: it may neither throw nor end its thread. (telefork::run_on brings exceptions
  *   home.)

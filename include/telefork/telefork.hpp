@@ -53,6 +53,7 @@ struct Options {
   Shared shared = Shared::refuse;
   StandardInput standard_input = StandardInput::nothing;
   bool die_with_parent = false;
+  bool repeat = false;
 };
 
 // Why a call failed.
@@ -84,6 +85,7 @@ inline telefork_options plain(const Options& options) {
   plain.shared = static_cast<int>(options.shared);
   plain.standard_input = static_cast<int>(options.standard_input);
   plain.die_with_parent = options.die_with_parent ? 1 : 0;
+  plain.repeat = options.repeat ? 1 : 0;
   return plain;
 }
 

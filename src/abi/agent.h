@@ -96,7 +96,8 @@ struct telefork_agent_options {
   int32_t shared;
   int32_t standard_input;
   int32_t die_with_parent;
-  int32_t reserved[11];
+  int32_t repeat;
+  int32_t reserved[10];
 };
 
 struct telefork_agent_request {

@@ -9,6 +9,7 @@
 #include "capture/guard_scan.h"
 #include "capture/page_gatherer.h"
 #include "kernel/abi.h"
+#include "kernel/write_watch.h"
 
 namespace telefork::capture {
 namespace {
@@ -248,9 +249,16 @@ void Capture::gather_pages(const PageSource& source, const PageGatherer::Exchang
                    {{mapping.vma.start, mapping.vma.size() / kPageSize}});
       continue;
     }
+    const kernel::Vma& vma = mapping.vma;
     bool shared = mapping.kind == Vma::Kind::SHARED_ANONYMOUS;
-    gatherer.add(mapping, !guards_of(i).empty(),
-                 shared ? kernel::shared_pages(source.pid, mapping.vma) : private_pages.take(i));
+    std::vector<PageRun> runs =
+        shared ? kernel::shared_pages(source.pid, vma) : private_pages.take(i);
+    if (settings_.kept != nullptr && !shared) {
+      const std::vector<PageRun>& clean = settings_.kept->clean();
+      gatherer.keep(kernel::subtract_runs(clean, vma.start, vma.end, {}));
+      runs = kernel::subtract_runs(runs, vma.start, vma.end, clean);
+    }
+    gatherer.add(mapping, !guards_of(i).empty(), runs);
   }
   gatherer.finish();
 }

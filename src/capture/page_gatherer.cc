@@ -27,6 +27,7 @@ constexpr std::uint64_t kPopulate = 256 * 1024;  // of the buffer at a time
 constexpr std::size_t kMaxVectors = 1024;        // IOV_MAX
 constexpr std::size_t kMaxDropped = 64 * 1024;   // runs of a Pages record
 constexpr std::uint64_t kMaxKept = 1024;         // pages of a batch: others look after them then
+constexpr std::size_t kMaxKeptRuns = 64 * 1024;  // of what nobody need look after
 
 // Runs of the pages in [start, start + bytes.size()) that are not all zero.
 std::vector<PageRun> non_zero_runs(RemotePtr start, std::span<const std::byte> bytes) {
@@ -204,9 +205,20 @@ void PageGatherer::drop(const std::vector<PageRun>& runs) {
   }
 }
 
+void PageGatherer::keep(const std::vector<PageRun>& runs) {
+  for (const PageRun& run : runs) {
+    if (batch_->kept.size() >= kMaxKeptRuns) {
+      read_wanted();
+      hand_over();
+    }
+    batch_->kept.push_back(run);
+    batch_->kept_pages += run.pages;
+  }
+}
+
 void PageGatherer::finish() {
   read_wanted();
-  if (batch_->pages_read > 0 || !batch_->dropped.empty()) hand_over();
+  if (batch_->pages_read > 0 || !batch_->dropped.empty() || !batch_->kept.empty()) hand_over();
 }
 
 void PageGatherer::hand_over() {

@@ -70,6 +70,8 @@ class PageGatherer {
   void add(const Mapping& mapping, bool guarded, const std::vector<kernel::PageRun>& runs,
            bool tells_zeros = false);
   void drop(const std::vector<kernel::PageRun>& runs);
+  // Pages of one mapping, rising, that need neither be sent nor read.
+  void keep(const std::vector<kernel::PageRun>& runs);
   // Hands over what there still is.
   void finish();
 

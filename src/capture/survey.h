@@ -226,6 +226,7 @@ struct Survey {
   std::vector<std::string> left_home;
   // Whether a run_on() brought it to where it is; looked up by is_in_a_call().
   std::optional<bool> in_a_call;
+  std::optional<bool> has_agent;  // likewise, by may_be_watched_by_its_agent()
 
   Survey() : Survey(0) {}
   explicit Survey(pid_t of, const std::set<pid_t>& tree = {})
@@ -280,6 +281,8 @@ void settle_rest(Survey& survey);
 Refusals find_sharers(const SurveyOptions& options, pid_t pid, const std::string& name);
 // Reads the descriptors of the process once.
 bool is_in_a_call(Survey& survey);
+// Between two calls with Options::repeat. Likewise.
+bool may_be_watched_by_its_agent(Survey& survey);
 void survey_policy(const SurveyOptions& options, Survey& survey);
 
 }  // namespace telefork::capture

@@ -544,11 +544,11 @@ class Sorter {
   std::map<std::string, std::vector<Known>> known_;  // by name, in the kernel's order
 };
 
-bool has_session_socket(pid_t pid) {
+bool has_socket_named(pid_t pid, std::string_view beginning) {
   for (int fd : kernel::list_fds(pid)) {
     try {
       if (kernel::read_fd_link(pid, fd).starts_with("socket:") &&
-          abstract_name(pid, fd).starts_with(TELEFORK_SESSION_SOCKET_NAME)) {
+          abstract_name(pid, fd).starts_with(beginning)) {
         return true;
       }
     } catch (const Error& error) {
@@ -561,8 +561,17 @@ bool has_session_socket(pid_t pid) {
 }  // namespace
 
 bool is_in_a_call(Survey& survey) {
-  if (!survey.in_a_call) survey.in_a_call = has_session_socket(survey.pid);
+  if (!survey.in_a_call) {
+    survey.in_a_call = has_socket_named(survey.pid, TELEFORK_SESSION_SOCKET_NAME);
+  }
   return *survey.in_a_call;
+}
+
+bool may_be_watched_by_its_agent(Survey& survey) {
+  if (!survey.has_agent) {
+    survey.has_agent = has_socket_named(survey.pid, TELEFORK_AGENT_SOCKET_NAME);
+  }
+  return *survey.has_agent;
 }
 
 void survey_descriptors(const SurveyOptions& options, Survey& survey) {

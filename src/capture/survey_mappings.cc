@@ -70,7 +70,10 @@ std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
   };
   for (const Pair& pair : kPairs) {
     if (!vma.has(pair.flag)) continue;
-    if (pair.flag == VmFlag::kUffdWp && is_in_a_call(survey)) continue;
+    if (pair.flag == VmFlag::kUffdWp &&
+        (is_in_a_call(survey) || may_be_watched_by_its_agent(survey))) {
+      continue;
+    }
     if (pair.flag == VmFlag::kUffdMissing && (is_in_a_call(survey) || is_guest(survey.pid))) {
       continue;
     }

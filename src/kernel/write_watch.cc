@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <iterator>
 
 #include <fcntl.h>
@@ -27,6 +28,36 @@ WriteWatch::WriteWatch(pid_t pid, PageMapAbi abi, UniqueFd userfaultfd)
   }
 }
 
+namespace {
+
+template <class T>
+WriteWatch::Request request_of(unsigned long number, const T& argument) {
+  WriteWatch::Request request{.number = number, .argument = {}};
+  static_assert(sizeof(argument) <= sizeof(request.argument));
+  std::memcpy(request.argument.data(), &argument, sizeof(argument));
+  return request;
+}
+
+uffdio_register enlisting_of(const PageRun& run) {
+  return {.range = {run.start.value(), run.pages * kPageSize},
+          .mode = UFFDIO_REGISTER_MODE_WP,
+          .ioctls = 0};
+}
+
+uffdio_writeprotect protecting_of(const PageRun& run) {
+  return {.range = {run.start.value(), run.pages * kPageSize}, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+}
+
+}  // namespace
+
+WriteWatch::Request WriteWatch::enlisting(const PageRun& run) {
+  return request_of(UFFDIO_REGISTER, enlisting_of(run));
+}
+
+WriteWatch::Request WriteWatch::protecting(const PageRun& run) {
+  return request_of(UFFDIO_WRITEPROTECT, protecting_of(run));
+}
+
 void WriteWatch::begin(const Vma& vma) {
   TELEFORK_ASSERT(!vma.shared && (before_.empty() || before_.back().end() <= vma.start));
   if (!enlist(vma)) {
@@ -40,16 +71,14 @@ void WriteWatch::begin(const Vma& vma) {
 }
 
 bool WriteWatch::enlist(const Vma& vma) const {
-  uffdio_register wanted{
-      .range = {vma.start.value(), vma.size()}, .mode = UFFDIO_REGISTER_MODE_WP, .ioctls = 0};
+  uffdio_register wanted = enlisting_of({vma.start, vma.size() / kPageSize});
   return ::ioctl(fd_.get(), UFFDIO_REGISTER, &wanted) == 0;
 }
 
 bool WriteWatch::is_free(const Vma& vma) const { return enlist(vma) || errno != EBUSY; }
 
 void WriteWatch::protect(const PageRun& run) const {
-  uffdio_writeprotect protect{.range = {run.start.value(), run.pages * kPageSize},
-                              .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+  uffdio_writeprotect protect = protecting_of(run);
   int result;
   do {
     result = ::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &protect);

@@ -14,6 +14,9 @@
 // While it lives the VMAs have the flag uw. It may be used by whoever may trace the process.
 #pragma once
 
+#include <array>
+#include <cstddef>
+#include <utility>
 #include <vector>
 
 #include <sys/types.h>
@@ -23,6 +26,9 @@
 #include "kernel/userfault.h"
 
 namespace telefork::kernel {
+
+// Memory that is worth being watched for long: less is sent sooner.
+inline constexpr std::uint64_t kLeastWatched = 1024 * 1024;
 
 class WriteWatch {
  public:
@@ -34,6 +40,24 @@ class WriteWatch {
   // With one that tells of missing pages as well, and watches writes.
   WriteWatch(pid_t pid, PageMapAbi abi, const Userfault& faults)
       : map_(pid, abi), fd_(faults.duplicate()) {}
+
+  // With one that another WriteWatch was made with.
+  static WriteWatch go_on(pid_t pid, PageMapAbi abi, UniqueFd userfaultfd) {
+    return {PageMap(pid, abi), std::move(userfaultfd)};
+  }
+
+  // For a process that asks for it by itself: ioctl(fd, number, argument).
+  struct Request {
+    unsigned long number;
+    std::array<std::byte, 32> argument;
+  };
+  // That all of `run` is watched; and that it counts as not written.
+  static Request enlisting(const PageRun& run);
+  static Request protecting(const PageRun& run);
+
+  int fd() const { return fd_.get(); }
+  // Another descriptor of it: the watch ends with the last one.
+  UniqueFd duplicate() const { return fd_.duplicate(); }
 
   // A private mapping. The process stands still.
   void begin(const Vma& vma);
@@ -53,6 +77,7 @@ class WriteWatch {
   Changes changes(const Vma& vma) const;
 
  private:
+  WriteWatch(PageMap map, UniqueFd fd) : map_(std::move(map)), fd_(std::move(fd)) {}
   void protect(const PageRun& run) const;
 
   PageMap map_;

@@ -63,6 +63,7 @@ bool tf_make_request(enum telefork_agent_op op, const char* node,
   request->options.shared = options.shared;
   request->options.standard_input = options.standard_input;
   request->options.die_with_parent = options.die_with_parent != 0;
+  request->options.repeat = options.repeat != 0;
   memcpy(request->node, node, length);
   return true;
 }

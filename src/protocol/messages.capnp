@@ -154,6 +154,8 @@ struct Prepare {
   compression @16 :Compression; # of the bulk connection and the page connection, both ways
   keep @17 :Data;             # of a run_on: the memory that it has when it goes home is to be kept
                               # under this name, 16 random bytes, and what was kept is to be told; none: not
+  repeat @18 :Bool;           # and once it is home what of it was kept is to be told too, ahead of `finished`
+  keptToken @19 :Data;        # of what home was told so last time; none: nothing that it still knows
 }
 
 enum Compression {
@@ -164,11 +166,14 @@ enum Compression {
 }
 
 struct KeptPages {
-  # After the streams, as many as it takes.
+  # After the streams, as many as it takes. With `repeat` once more when it is home, without secret
+  # and hashes; none, where nothing was kept.
   secret @0 :Data;            # that the hashes are made with, of all of them the same
   runs @1 :List(Image.PageRun);  # rising, as those of the ones before
   hashes @2 :Data;            # 16 bytes for each page: XXH3-128
   last @3 :Bool;              # there are no more
+  token @4 :Data;             # 16 bytes, others whenever what is kept changes
+  known @5 :Bool;             # it is what `keptToken` is of: neither runs nor hashes
 }
 
 struct Streams {

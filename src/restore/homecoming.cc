@@ -163,6 +163,7 @@ void Homecoming::prepare() {
     plan_descriptors();
     set_flags();
     give_files();
+    give_watch();
   });
   with_context("mapping its memory", [&] {
     map_pieces();
@@ -184,6 +185,8 @@ void Homecoming::prepare() {
 
 void Homecoming::build_last_program(SyscallProgram& program) {
   add_memory(program);
+  // What telefork itself writes is written here alone.
+  add_watch(program);
   add_thread_ids(program);
   add_process_settings(process(), program);
   auto signals = signals_->get<image::schema::Signals>();

@@ -56,6 +56,10 @@ struct HomecomingSettings {
   bool same_user = true;
   std::size_t max_map_count = 65530;  // vm.max_map_count
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
+  // A userfaultfd of the process's that watches what it writes to (kernel/write_watch.h), mappings
+  // that are worth it: what has come counts as not written from when its memory is in place. -1:
+  // none.
+  int watch_fd = -1;
   // UFFDIO_MOVE, where the kernel has it. See huge_pages.h.
   bool moves_pages = true;
   // Of a mapping from this size on the pages wait in the process itself. It costs two programs of
@@ -177,6 +181,8 @@ class Homecoming {
   std::vector<Range> dropped_in(Range range) const;
   std::optional<std::uint64_t> read_what_came(RemotePtr at) const;
   void add_memory(tracee::SyscallProgram& program);
+  void give_watch();
+  void add_watch(tracee::SyscallProgram& program) const;
   void add_kept_piece(const MapPiece& piece, tracee::SyscallProgram& program);
   void add_moved_piece(const Staged& staged, tracee::SyscallProgram& program) const;
   void add_settings(const MapPiece& piece, int protection, std::uint64_t flags,
@@ -268,6 +274,7 @@ class Homecoming {
   std::vector<UniqueFd> files_to_give_;
   std::vector<int> given_;  // their numbers there
   int pages_fd_ = -1;       // there
+  int watch_there_ = -1;    // likewise
   std::map<const MapPiece*, int> mapped_files_;
   int cwd_file_ = -1;
   std::map<std::uint32_t, int>

@@ -13,7 +13,9 @@
 #include "base/file_io.h"
 #include "kernel/abi.h"
 #include "kernel/procfs.h"
+#include "kernel/write_watch.h"
 #include "restore/homecoming.h"
+#include "tracee/fd_passing.h"
 #include "tracee/memory.h"
 
 namespace telefork::restore {
@@ -481,6 +483,51 @@ void Homecoming::add_memory(SyscallProgram& program) {
     if (unlocked) flags &= ~static_cast<std::uint64_t>(VmFlag::kLocked);
     add_settings(piece, protection, flags, program);
   }
+}
+
+// Where it has no number left the next call does without.
+void Homecoming::give_watch() {
+  if (settings_.watch_fd < 0) return;
+  try {
+    watch_there_ = tracee::give_fds(parked_.stub(), settings_.our_socket, settings_.their_socket,
+                                    std::span(&settings_.watch_fd, 1))
+                       .at(0);
+  } catch (const Error& error) {
+    if (error.code() != Code::kResources) throw;
+    return;
+  }
+  reverse_by(SYS_close, {watch_there_});
+  tell_reversal();
+}
+
+// Where one fails the pages count as written.
+void Homecoming::add_watch(SyscallProgram& program) const {
+  if (watch_there_ < 0) return;
+  auto ask = [&](const char* name, const kernel::WriteWatch::Request& request) {
+    program.call_any(name, SYS_ioctl,
+                     {watch_there_, request.number, program.object(request.argument)});
+  };
+  auto protect = [&](Range range) {
+    ask("protecting pages from writes",
+        kernel::WriteWatch::protecting({range.start, range.size / kPageSize}));
+  };
+  for (const MapPiece& piece : pieces_) {
+    if (piece.image == nullptr || piece.image->getKind() != Vma::Kind::ANONYMOUS) continue;
+    if (piece.image->getEnd() - piece.image->getStart() < kernel::kLeastWatched) continue;
+    if (piece.is_mapped_anew()) {
+      ask("watching memory for writes",
+          kernel::WriteWatch::enlisting({piece.range.start, piece.range.size / kPageSize}));
+    }
+    const std::vector<Run> runs = runs_in(piece.range);
+    if (replaced_.count(&piece) != 0) {
+      protect(piece.range);
+    } else if (runs.size() > kMaxVectors) {
+      protect({runs.front().range.start, runs.back().range.end() - runs.front().range.start});
+    } else {
+      for (const Run& run : runs) protect(run.range);
+    }
+  }
+  program.call_any("closing a userfaultfd", SYS_close, {watch_there_});
 }
 
 // What it holds; how it is protected comes when all is in place.

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <linux/falloc.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,7 +18,7 @@
 namespace telefork::restore {
 namespace {
 
-constexpr std::array<char, 8> kMagic{'T', 'F', 'K', 'E', 'P', 'T', '0', '1'};
+constexpr std::array<char, 8> kMagic{'T', 'F', 'K', 'E', 'P', 'T', '0', '2'};
 constexpr std::size_t kGather = 256 * 1024;
 
 struct FileHeader {
@@ -25,6 +26,7 @@ struct FileHeader {
   std::uint64_t places;
   std::uint64_t entries;
   image::SecretHash::Secret secret;
+  KeptImage::Token token;
 };
 static_assert(sizeof(FileHeader) <= kPageSize);
 static_assert(sizeof(KeptImage::Entry) == 32);
@@ -76,6 +78,7 @@ KeptImage KeptImage::open(UniqueFd file, std::uint64_t most) {
     throw Error(Code::kCorrupt, "what was kept is no image");
   }
   KeptImage image(std::move(file), header.secret, most);
+  image.token_ = header.token;
   image.places_ = header.places;
   image.pages_.resize(header.entries);
   read_at(image.file_, offset_of(header.places), std::as_writable_bytes(std::span(image.pages_)));
@@ -199,7 +202,11 @@ UniqueFd KeptImage::close() {
   leave_out_until(RemotePtr(UINT64_MAX));
   write_gathered();
   punch_free_places();
-  FileHeader header{kMagic, places_, next_.size(), secret_};
+  // So few bytes come whole (random(4)).
+  if (::getrandom(token_.data(), token_.size(), 0) != static_cast<ssize_t>(token_.size())) {
+    throw_errno("asking for random bytes");
+  }
+  FileHeader header{kMagic, places_, next_.size(), secret_, token_};
   write_at(file_, 0, std::as_bytes(std::span(&header, 1)));
   write_at(file_, offset_of(places_), std::as_bytes(std::span(next_)));
   // Rounded up, so that open() finds it longer than its pages even where there is none.
@@ -207,6 +214,7 @@ UniqueFd KeptImage::close() {
   if (::ftruncate(file_.get(), static_cast<off_t>(round_up(end, kPageSize) + kPageSize)) != 0) {
     throw_errno("the size of a kept image");
   }
+  pages_ = std::move(next_);
   return std::move(file_);
 }
 

@@ -42,7 +42,11 @@ class KeptImage {
   // Of what close() gave. kCorrupt where it is anything else.
   static KeptImage open(UniqueFd file, std::uint64_t most);
 
+  using Token = std::array<std::byte, 16>;
+
   const image::SecretHash::Secret& secret() const { return secret_; }
+  // Random: of what close() has left. Of one that was made, and not closed, zeros.
+  const Token& token() const { return token_; }
   const std::vector<Entry>& pages() const { return pages_; }
   // Whole pages, all of which are in it.
   void read(RemotePtr at, std::span<std::byte> to) const;
@@ -52,6 +56,7 @@ class KeptImage {
   // The same of so many pages from `at` on that it has, and that are as they were: nothing of them
   // is read. What it has not is passed over.
   void put_again(RemotePtr at, std::uint64_t pages);
+  // pages() and token() are what it has from then on; nothing can be read or put.
   UniqueFd close();
 
  private:
@@ -68,6 +73,7 @@ class KeptImage {
   UniqueFd file_;
   image::SecretHash::Secret secret_;
   image::SecretHash hash_;
+  Token token_{};
   std::uint64_t most_;               // pages
   std::vector<Entry> pages_;         // rising
   std::uint64_t places_ = 0;         // that the file has

@@ -103,6 +103,16 @@ TEST(KeptImage, HoldsNoMoreThanItMay) {
   EXPECT_EQ(image.pages().size(), 2U);
 }
 
+TEST(KeptImage, HasAnotherTokenEachTime) {
+  KeptImage image = KeptImage::open(make_file({1, 2}), kMost);
+  const KeptImage::Token first = image.token();
+  image.put_again(page(0), 2);
+  UniqueFd file = image.close();
+  EXPECT_NE(image.token(), first);
+  EXPECT_EQ(image.pages().size(), 2u);
+  EXPECT_EQ(KeptImage::open(std::move(file), kMost).token(), image.token());
+}
+
 TEST(KeptImage, MayBeEmpty) { EXPECT_TRUE(KeptImage::open(make_file({}), kMost).pages().empty()); }
 
 TEST(KeptImage, GivesNoPageThatIsNotWhatWasKept) {

@@ -1,10 +1,12 @@
 #include "session/agent.h"
 
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <exception>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,6 +20,7 @@
 
 #include "base/error.h"
 #include "kernel/procfs.h"
+#include "net/fd_passing.h"
 #include "net/stream.h"
 #include "net/unix_stream.h"
 #include "protocol/handshake.h"
@@ -26,6 +29,7 @@
 #include "session/guard_channel.h"
 #include "session/move_call.h"
 #include "session/registry.h"
+#include "session/repeat_watch.h"
 #include "session/run_on_session.h"
 #include "session/signal_fd.h"
 
@@ -38,10 +42,51 @@ struct Order {
   pid_t pid;
 };
 
+// What a run_on with Options::repeat has left, while no session has it. Sessions end, and send it
+// to their agent before, which may be about to give it to the next one.
+class WatchStore {
+ public:
+  WatchStore() {
+    auto [ours, theirs] = make_socket_pair(SOCK_SEQPACKET);
+    receiving_ = std::move(ours);
+    sending_ = std::move(theirs);
+  }
+
+  // The latest that has come, if any.
+  std::optional<RepeatWatch::Packed> take() {
+    for (pollfd entry{receiving_.get(), POLLIN, 0}; ::poll(&entry, 1, 0) > 0;) {
+      std::array<std::byte, 1> byte{};
+      net::ReceivedFds received =
+          net::receive_fds(receiving_.get(), byte, 2, net::Deadline::never());
+      if (received.fds.size() != 2) break;
+      latest_ = {std::move(received.fds[0]), std::move(received.fds[1])};
+    }
+    return std::exchange(latest_, {});
+  }
+
+  // In a session process: it is not to hold what is the agent's.
+  UniqueFd become_sender() {
+    receiving_.reset();
+    latest_.reset();
+    return std::move(sending_);
+  }
+
+ private:
+  UniqueFd receiving_;
+  UniqueFd sending_;
+  std::optional<RepeatWatch::Packed> latest_;
+};
+
+void send_watch(int socket, const RepeatWatch::Packed& watch, std::span<const std::byte> bytes) {
+  const int fds[] = {watch.userfaultfd.get(), watch.known.get()};
+  net::send_fds(socket, bytes, fds);
+}
+
 // A session process as its agent sees it.
 class Worker {
  public:
-  Worker(const AgentSettings& settings, const std::string& node, pid_t program, int program_socket)
+  Worker(const AgentSettings& settings, const std::string& node, pid_t program, int program_socket,
+         WatchStore& store)
       : node_(node) {
     auto [ours, theirs] = make_socket_pair(SOCK_SEQPACKET);
     pid_ = ::fork();
@@ -49,7 +94,7 @@ class Worker {
     if (pid_ == 0) {
       ours.reset();
       try {
-        serve(settings, node, program, std::move(theirs), program_socket);
+        serve(settings, node, program, std::move(theirs), program_socket, store.become_sender());
       } catch (const std::exception&) {
         // It must not become a second agent; whoever waits for it sees its sockets close.
       }
@@ -64,9 +109,12 @@ class Worker {
   void end_unused() const { ::kill(pid_, SIGKILL); }
 
   // False: the session ended without an answer to the program.
-  bool give(const Order& order) const {
-    if (::send(socket_.get(), &order, sizeof(order), MSG_NOSIGNAL) !=
-        static_cast<ssize_t>(sizeof(order))) {
+  bool give(const Order& order, const std::optional<RepeatWatch::Packed>& watch) const {
+    const auto bytes = std::as_bytes(std::span(&order, 1));
+    if (watch) {
+      send_watch(socket_.get(), *watch, bytes);
+    } else if (::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) !=
+               static_cast<ssize_t>(bytes.size())) {
       return false;
     }
     char answered = 0;
@@ -84,7 +132,7 @@ class Worker {
   // again, and told, when it does; a call that waited for a node that does not answer does not wait
   // twice.
   static void serve(const AgentSettings& settings, const std::string& node, pid_t program,
-                    UniqueFd orders, int program_socket) {
+                    UniqueFd orders, int program_socket, UniqueFd watches) {
     ProgramCall call(settings, node);
     // A node that does not answer must not keep it here when its agent has ended.
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -99,8 +147,12 @@ class Worker {
     }
     ::prctl(PR_SET_PDEATHSIG, 0);
     Order order;
-    if (::recv(orders.get(), &order, sizeof(order), 0) != static_cast<ssize_t>(sizeof(order))) {
-      return;
+    net::ReceivedFds received = net::receive_fds(
+        orders.get(), std::as_writable_bytes(std::span(&order, 1)), 2, net::Deadline::never());
+    if (received.bytes != sizeof(order)) return;
+    std::optional<RepeatWatch::Packed> watch;
+    if (received.fds.size() == 2) {
+      watch = {std::move(received.fds[0]), std::move(received.fds[1])};
     }
     if (!unreachable && order.request.op == TELEFORK_OP_MOVE_TO) {
       call.part();
@@ -118,7 +170,10 @@ class Worker {
     if (!go_ahead) return;
     auto on_started = [&orders] { orders.reset(); };
     if (order.request.op == TELEFORK_OP_RUN_ON) {
-      RunOnSession(call).run(on_started);
+      RunOnSession(call, std::move(watch), [&watches](const RepeatWatch::Packed& left) {
+        constexpr std::array<std::byte, 1> kByte{};
+        send_watch(watches.get(), left, kByte);
+      }).run(on_started);
     } else {
       ForkSession(call).run(on_started);
     }
@@ -215,7 +270,7 @@ class Agent {
   }
 
   std::unique_ptr<Worker> make_worker(const std::string& node) {
-    return std::make_unique<Worker>(settings_, node, program_, program_socket_.get());
+    return std::make_unique<Worker>(settings_, node, program_, program_socket_.get(), watches_);
   }
 
   void answer(const telefork_agent_request& request) {
@@ -230,7 +285,9 @@ class Agent {
       ready_ = make_worker(node);
     }
     starting_ = std::move(ready_);
-    if (!starting_->give({request, program_})) {
+    std::optional<RepeatWatch::Packed> watch;
+    if (request.op == TELEFORK_OP_RUN_ON) watch = watches_.take();
+    if (!starting_->give({request, program_}, watch)) {
       starting_.reset();
       throw Error(Code::kLost, "the session of this call ended unexpectedly");
     }
@@ -240,6 +297,7 @@ class Agent {
   UniqueFd program_socket_;
   const AgentSettings settings_;
   pid_t program_;
+  WatchStore watches_;
   std::unique_ptr<Worker> ready_;
   std::unique_ptr<Worker> starting_;  // the child of the last request
 };

@@ -13,4 +13,8 @@ inline std::span<const std::byte> as_bytes(::capnp::Data::Reader data) {
   return {reinterpret_cast<const std::byte*>(data.begin()), data.size()};
 }
 
+inline ::capnp::Data::Reader as_data(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
+}
+
 }  // namespace telefork::session

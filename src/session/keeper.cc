@@ -35,6 +35,7 @@
 #include "restore/tree_restorer.h"
 #include "session/agent_socket.h"
 #include "session/command_guest.h"
+#include "session/data_bytes.h"
 #include "session/file_negotiation.h"
 #include "session/following.h"
 #include "session/guest_members.h"
@@ -448,7 +449,7 @@ void Keeper::host() {
   info.command = std::string(task().getDescription());
   info.state = std::string(state_name(state_));
 
-  if (kept_) kept_->offer(link_, lease_.kill_after() / 4);
+  if (kept_) kept_->offer(link_, lease_.kill_after() / 4, as_bytes(task().getKeptToken()));
   if (!reader_) reader_.emplace(link_.record_source(), &link_.bulk_source());
   if (restorer_) {
     receive_process(*reader_);
@@ -644,6 +645,7 @@ void Keeper::send_home(const ReceivedSnapshot& caller) {
   if (kept_) {
     kept_->keep(guest_, settings_.pagemap, homebound_->changed(),
                 following_ ? following_->missing() : std::vector<kernel::PageRun>());
+    if (task().getRepeat()) kept_->tell(link_);
   }
   kill_descendants();
   guest_ = 0;

@@ -15,6 +15,7 @@
 #include "kernel/procfs_maps.h"
 #include "kernel/write_watch.h"
 #include "net/fd_passing.h"
+#include "session/data_bytes.h"
 #include "session/guard_channel.h"
 
 namespace telefork::session {
@@ -29,21 +30,17 @@ constexpr std::chrono::milliseconds kPatience = 2s;  // for a file that is being
 constexpr std::size_t kPagesOfMessage = 16384;       // in at most as many runs
 constexpr std::size_t kBuffer = 256 * 1024;
 
-::capnp::Data::Reader as_data(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
-}
-
 kernel::PageRun run_between(RemotePtr start, RemotePtr end) {
   return {start, (end - start) / kPageSize};
 }
 
-void fill_pages(std::span<const KeptImage::Entry> pages,
+void fill_pages(std::span<const KeptImage::Entry> pages, bool with_hashes,
                 protocol::schema::KeptPages::Builder message) {
   std::vector<kernel::PageRun> runs;
   std::vector<KeptImage::Hash> hashes;
   for (const KeptImage::Entry& page : pages) {
     kernel::append_run(runs, {RemotePtr(page.address), 1});
-    hashes.push_back(page.hash);
+    if (with_hashes) hashes.push_back(page.hash);
   }
   auto list = message.initRuns(static_cast<unsigned>(runs.size()));
   for (unsigned i = 0; i < list.size(); ++i) {
@@ -92,19 +89,47 @@ void KeptGuest::take_image(std::chrono::milliseconds patience) {
   image_.emplace(KeptImage::make(most_));
 }
 
-void KeptGuest::offer(protocol::Link& link, std::chrono::milliseconds most) {
+void KeptGuest::offer(protocol::Link& link, std::chrono::milliseconds most,
+                      std::span<const std::byte> known) {
   take_image(std::min(most, kPatience));
+  if (image_->pages().empty() || !std::ranges::equal(known, image_->token())) {
+    return tell_pages(link, true);
+  }
+  link.send([&](Message::Builder message) {
+    auto kept = message.initKept();
+    kept.setSecret(as_data(image_->secret()));
+    kept.setToken(as_data(image_->token()));
+    kept.setKnown(true);
+    kept.setLast(true);
+  });
+}
+
+void KeptGuest::tell(protocol::Link& link) const {
+  if (is_kept_) tell_pages(link, false);
+}
+
+void KeptGuest::tell_pages(protocol::Link& link, bool with_hashes) const {
   std::span<const KeptImage::Entry> rest = image_->pages();
   do {
     const auto part = rest.first(std::min(rest.size(), kPagesOfMessage));
     rest = rest.subspan(part.size());
     link.send([&](Message::Builder message) {
       auto kept = message.initKept();
-      kept.setSecret(as_data(image_->secret()));
-      fill_pages(part, kept);
+      if (with_hashes) kept.setSecret(as_data(image_->secret()));
+      fill_pages(part, with_hashes, kept);
+      kept.setToken(as_data(image_->token()));
       kept.setLast(rest.empty());
     });
   } while (!rest.empty());
+}
+
+std::vector<kernel::PageRun> runs_of(protocol::schema::KeptPages::Reader message) {
+  std::vector<kernel::PageRun> runs;
+  runs.reserve(message.getRuns().size());
+  for (image::schema::PageRun::Reader run : message.getRuns()) {
+    runs.push_back({RemotePtr(run.getStart()), run.getPages()});
+  }
+  return runs;
 }
 
 std::optional<KeptGuest> begin_to_keep(protocol::schema::Prepare::Reader task,
@@ -147,6 +172,7 @@ void KeptGuest::keep(pid_t guest, kernel::PageMapAbi abi,
     put_all(guest, abi, changed, missing);
     const UniqueFd file = image_->close();
     send_word(kKeep, file.get());
+    is_kept_ = true;
   } catch (const Error&) {
     // It is home. The next one brings all of its memory.
   }

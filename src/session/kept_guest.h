@@ -6,6 +6,7 @@
 //             serve()          when the guest touches it
 //             announce()       it is on its way home ----->  whoever asks for it waits
 //             keep(guest)      it is home, and stands still here: its file ---->
+//             tell(link)       home too, if it has asked for that
 //
 // By the socket of guard_channel.h. While a guest has the file nobody else has it: what becomes of
 // the guest becomes of the file. Without it all pages come from home, as of the first one.
@@ -16,6 +17,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include <sys/types.h>
@@ -39,7 +41,9 @@ class KeptGuest {
   void ask() const;
   // Waits for the file, while that of an earlier guest is being made; for a short while, and no
   // longer than `most`: home hears nothing meanwhile, and its program stands still.
-  void offer(protocol::Link& link, std::chrono::milliseconds most);
+  // `known`: the token of what home was told by tell(); of that it is told no more.
+  void offer(protocol::Link& link, std::chrono::milliseconds most,
+             std::span<const std::byte> known);
   void read(RemotePtr at, std::span<std::byte> to);
   // What has not arrived of `lazy`, on `stream`, by a thread, until keep().
   void serve(std::unique_ptr<net::Stream> stream, const restore::LazyMemory& lazy);
@@ -53,11 +57,14 @@ class KeptGuest {
   // `missing`: what of all that it has not touched, rising.
   void keep(pid_t guest, kernel::PageMapAbi abi, const std::vector<kernel::PageRun>& changed,
             const std::vector<kernel::PageRun>& missing);
+  // After keep(): which pages, where it has come to that.
+  void tell(protocol::Link& link) const;
 
  private:
   void send_word(std::byte word, int fd = -1) const;
   void try_send_word(std::byte word) const;
   void take_image(std::chrono::milliseconds patience);
+  void tell_pages(protocol::Link& link, bool with_hashes) const;
   void put_read(const UniqueFd& memory, const std::vector<kernel::PageRun>& runs,
                 const MappedRegion& buffer);
   void put_all(pid_t guest, kernel::PageMapAbi abi, const std::vector<kernel::PageRun>& changed,
@@ -67,9 +74,13 @@ class KeptGuest {
   std::vector<std::byte> name_;
   std::uint64_t most_;
   std::optional<restore::KeptImage> image_;
+  bool is_kept_ = false;
   std::vector<kernel::PageRun> came_;            // from it, or is to come; rising
   std::unique_ptr<migrate::PageServer> server_;  // reads the image
 };
+
+// As they were told; nothing of them is checked.
+std::vector<kernel::PageRun> runs_of(protocol::schema::KeptPages::Reader message);
 
 // Of a guest that is to come so. Empty: it is not to be kept, or cannot be here.
 std::optional<KeptGuest> begin_to_keep(protocol::schema::Prepare::Reader task,

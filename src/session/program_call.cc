@@ -16,6 +16,7 @@
 #include "session/agent_socket.h"
 #include "session/data_bytes.h"
 #include "session/hosting.h"
+#include "session/kept_guest.h"
 
 namespace telefork::session {
 namespace {
@@ -26,9 +27,16 @@ Mode mode_of(const telefork_agent_request& request) {
   return static_cast<Mode>(request.options.mode);
 }
 
-void check_mode(Mode mode) {
-  if (mode == Mode::kLive) {
+void check_mode(const telefork_agent_request& request) {
+  if (mode_of(request) == Mode::kLive) {
     throw Error(Code::kUsage, "mode live is for moving a running program, not for a fork");
+  }
+  if (request.options.repeat == 0) return;
+  if (request.op != TELEFORK_OP_RUN_ON) {
+    throw Error(Code::kUsage, "repeat is for a run_on, whose memory comes home");
+  }
+  if (mode_of(request) == Mode::kLazy) {
+    throw Error(Code::kUsage, "with repeat memory goes eagerly: use mode automatic or eager");
   }
 }
 
@@ -102,7 +110,7 @@ void ProgramCall::check(const telefork_agent_request& request, pid_t pid) {
     throw Error(Code::kUnsupported,
                 "the program's libtelefork asks for what this agent does not know");
   }
-  check_mode(mode_of(request));
+  check_mode(request);
   open();
   check_user(kernel::read_status(pid), *opened_);
   check_hosting(*opened_->reply, node_, request.op == TELEFORK_OP_RUN_ON);
@@ -121,7 +129,8 @@ void ProgramCall::check(const telefork_agent_request& request, pid_t pid) {
     check_hosting(*opened_->reply, node_, true);
   }
   resident_kb_ = survey.status.resident_kb;
-  memory_.choose(settings_.laziness, mode_of(request), survey.status.resident_kb, *opened_, node_);
+  memory_.choose(settings_.laziness, repeats() ? Mode::kEager : mode_of(request),
+                 survey.status.resident_kb, *opened_, node_);
   last_survey_ = std::move(survey);
 }
 
@@ -179,7 +188,7 @@ UniqueFd ProgramCall::take_stream(pid_t pid, int number) const {
 }
 
 void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,
-                           const std::string& description) {
+                           const std::string& description, std::span<const std::byte> kept_token) {
   if (is_lazy()) memory_.open(*opened_);
   link().send([&](Message::Builder message) {
     auto prepare = message.initPrepare();
@@ -196,22 +205,24 @@ void ProgramCall::announce(image::schema::Header::Purpose purpose, const telefor
     prepare.setCaller(static_cast<std::uint32_t>(caller.tid));
     say_new_ids(program_, prepare);
     if (is_kept()) {
-      prepare.setKeep({reinterpret_cast<const kj::byte*>(settings_.keep_name.data()),
-                       settings_.keep_name.size()});
+      prepare.setKeep(as_data(settings_.keep_name));
+      prepare.setRepeat(repeats());
+      prepare.setKeptToken(as_data(kept_token));
     }
   });
   begin_compression(*opened_);
 }
 
 // What is small has come sooner than it is known what of it need not; and within one machine pages
-// are copied in less time than they are hashed at both ends.
+// are copied in less time than they are hashed at both ends, where they have to be.
 bool ProgramCall::is_kept() const {
   return request_.op == TELEFORK_OP_RUN_ON && !settings_.keep_name.empty() && !is_lazy() &&
-         resident_kb_ >= kWorthKeepingKb && opened_->link->bulk_fd() < 0 &&
+         resident_kb_ >= kWorthKeepingKb && (repeats() || opened_->link->bulk_fd() < 0) &&
          protocol::offers(*opened_->reply, protocol::kFeatureKeep);
 }
 
-std::unique_ptr<capture::KeptThere> ProgramCall::receive_kept(const capture::Survey& survey) {
+std::unique_ptr<capture::KeptThere> ProgramCall::receive_kept(
+    const capture::Survey& survey, const std::function<std::vector<kernel::PageRun>()>& clean) {
   if (!is_kept()) return nullptr;
   std::unique_ptr<capture::KeptThere> there;
   // It had more before, perhaps; but the node is not to say how much memory is taken here.
@@ -219,12 +230,12 @@ std::unique_ptr<capture::KeptThere> ProgramCall::receive_kept(const capture::Sur
   for (bool last = false; !last;) {
     const protocol::ReceivedMessage message = link().expect_while_heard(Message::KEPT);
     const auto kept = message->getKept();
-    if (!there) there = make_kept_there(kept.getSecret(), most);
-    std::vector<kernel::PageRun> runs;
-    for (image::schema::PageRun::Reader run : kept.getRuns()) {
-      runs.push_back({RemotePtr(run.getStart()), run.getPages()});
+    if (kept.getKnown()) {
+      if (!clean || there) throw Error(Code::kCorrupt, "it has kept what it cannot know of");
+      return std::make_unique<capture::KeptThere>(clean());
     }
-    there->add(runs, as_bytes(kept.getHashes()));
+    if (!there) there = make_kept_there(kept.getSecret(), most);
+    there->add(runs_of(kept), as_bytes(kept.getHashes()));
     last = kept.getLast();
   }
   return there->empty() ? nullptr : std::move(there);

@@ -9,8 +9,10 @@
 // Owned by the session process.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -95,18 +97,24 @@ class ProgramCall {
   bool is_lazy() const { return memory_.is_lazy(); }
   OutgoingMemory& memory() { return memory_; }
   // What the keeper is told first, so that it can make a process meanwhile.
+  // `kept_token`: of what home still knows of what is kept there; see KeptPages in
+  // protocol/messages.capnp.
   void announce(image::schema::Header::Purpose purpose, const telefork_snapshot& caller,
-                const std::string& description);
+                const std::string& description, std::span<const std::byte> kept_token = {});
   // After the survey, ahead of the records.
   void tell_streams();
+  // The next call may find without reading what has changed since this one.
+  bool repeats() const { return request_.options.repeat != 0; }
+  // Whether what it has there is to be kept.
+  bool is_kept() const;
   // After the streams: what need not be sent, of what the last call left there; null: nothing is
-  // known of any.
-  std::unique_ptr<capture::KeptThere> receive_kept(const capture::Survey& survey);
+  // known of any. `clean`: what that is where the node has what the token that was announced is of.
+  std::unique_ptr<capture::KeptThere> receive_kept(
+      const capture::Survey& survey, const std::function<std::vector<kernel::PageRun>()>& clean);
 
  private:
   // Where it is not open, or not any more. Throws what is in the way.
   bool is_open() const;
-  bool is_kept() const;
   void open();
   void check(const telefork_agent_request& request, pid_t pid);
 

@@ -16,10 +16,13 @@
 #include "kernel/abi.h"
 #include "restore/homecoming.h"
 #include "session/agent_socket.h"
+#include "session/data_bytes.h"
 #include "session/description.h"
 #include "session/fence.h"
 #include "session/homebound.h"
+#include "session/kept_guest.h"
 #include "session/sent_signal.h"
+#include "tracee/new_fd.h"
 
 namespace telefork::session {
 namespace {
@@ -30,6 +33,7 @@ using protocol::schema::Message;
 using tracee::ParkedProcess;
 
 constexpr auto kLastWords = 5s;
+constexpr std::size_t kMostRunsKept = 4 << 20;
 
 // The children are at home, and so is who can wait for them.
 bool is_about_children(const siginfo_t& info) {
@@ -44,6 +48,18 @@ const char* why_killed(int signal) {
 }
 
 }  // namespace
+
+// What is not repeated any more is not watched any more.
+RunOnSession::RunOnSession(ProgramCall& call, std::optional<RepeatWatch::Packed> watch,
+                           KeepWatch keep_watch)
+    : call_(call),
+      signals_({SIGCHLD}),
+      lease_(call.link(), call.settings().lease),
+      keep_watch_(std::move(keep_watch)) {
+  if (!call.repeats()) watch.reset();
+  if (!watch) return;
+  watch_ = RepeatWatch::unpack(call.program(), call.settings().pagemap, std::move(*watch));
+}
 
 void RunOnSession::step(SourceEvent event) {
   state_ = next_state(state_, event);
@@ -93,7 +109,8 @@ void RunOnSession::depart(SessionInfo& info) {
   const AgentSettings& settings = call_.settings();
   protocol::Link& link = call_.link();
   call_.ask_ahead_about_files();
-  call_.announce(Header::Purpose::RUN_ON, caller_, info.command);
+  call_.announce(Header::Purpose::RUN_ON, caller_, info.command,
+                 watch_ ? watch_->token_of(call_.node()) : std::span<const std::byte>());
   settings.steps.reach(Step::kAnnounced);
   tracee::FrozenProcess frozen = tracee::FrozenProcess::freeze(program(), 0);
   tracee::TracedThread& thread = frozen.thread_seen_as(caller_.tid);
@@ -109,7 +126,7 @@ void RunOnSession::depart(SessionInfo& info) {
     sent_fds_.emplace(descriptor.fd, static_cast<std::uint32_t>(descriptor.description));
   }
   call_.tell_streams();
-  const std::unique_ptr<capture::KeptThere> kept = call_.receive_kept(survey);
+  const std::unique_ptr<capture::KeptThere> kept = receive_kept(survey);
   // The node has something to do now, and need not wait for this.
   registry_->update(info);
   ParkedProcess::Options options;
@@ -148,6 +165,31 @@ void RunOnSession::depart(SessionInfo& info) {
   settings.steps.reach(Step::kSent);
 }
 
+std::unique_ptr<capture::KeptThere> RunOnSession::receive_kept(const capture::Survey& survey) {
+  std::function<std::vector<kernel::PageRun>()> clean;
+  if (watch_ && !watch_->token_of(call_.node()).empty()) {
+    clean = [this] { return watch_->clean(map_); };
+  }
+  return call_.receive_kept(survey, clean);
+}
+
+// Its pages have been read, and it stands still.
+void RunOnSession::watch_writes() {
+  if (!call_.repeats() || !call_.is_kept()) return;
+  try {
+    if (!watch_) {
+      UniqueFd taken = tracee::take_new_fd(parked_->stub(), "making a userfaultfd", SYS_userfaultfd,
+                                           {kernel::WriteWatch::flags()});
+      if (!taken) return;
+      watch_.emplace(program(), call_.settings().pagemap, std::move(taken));
+    }
+  } catch (const Error& error) {
+    if (error.code() != Code::kUnsupported) throw;
+    return;
+  }
+  watch_->protect(map_);
+}
+
 // As little as possible lies between the guest's being ready and its start.
 void RunOnSession::hand_over(SessionInfo& info) {
   const AgentSettings& settings = call_.settings();
@@ -157,6 +199,7 @@ void RunOnSession::hand_over(SessionInfo& info) {
                                           call_.take_stream(program(), 1),
                                           call_.take_stream(program(), 2)));
   parked_->look_for_timers();
+  watch_writes();
   protocol::ReceivedMessage ready = link.expect_while_heard(Message::READY);
   info.guest_pid = static_cast<pid_t>(ready->getReady().getPid());
   info.changes_found_by = change_finder_name(ready->getReady().getChangeFinder());
@@ -309,6 +352,7 @@ void RunOnSession::take_home() {
   coming.same_user = same_user_;
   coming.max_map_count = kernel::read_max_map_count();
   coming.pagemap = settings.pagemap;
+  if (watch_) coming.watch_fd = watch_->userfaultfd();
   coming.home = std::move(map_);
   restore::Homecoming homecoming(*parked_, std::move(coming));
   image::Reader reader(link.record_source(), &link.bulk_source());
@@ -356,13 +400,33 @@ void RunOnSession::part_from_node() {
     for (;;) {
       protocol::ReceivedMessage message = link.receive(deadline);
       if (message->which() == Message::FINISHED) break;
-      if (message->which() == Message::SIGNAL) {
+      if (message->which() == Message::KEPT) {
+        remember_kept(message);
+      } else if (message->which() == Message::SIGNAL) {
         deliver_signal(program(), message->getSignal());
       }
     }
   } catch (const Error&) {
     // The node is gone, and with it what it had to say.
   }
+}
+
+// The node is not to say how much memory is taken here.
+void RunOnSession::remember_kept(const protocol::ReceivedMessage& message) {
+  const auto kept = message->getKept();
+  for (const kernel::PageRun& run : runs_of(kept)) {
+    const bool behind = kept_there_.empty() || kept_there_.back().end() <= run.start;
+    const bool is_one = run.pages > 0 && run.start.value() % kPageSize == 0 &&
+                        run.pages <= (~std::uint64_t{0} - run.start.value()) / kPageSize;
+    if (!behind || !is_one || kept_there_.size() >= kMostRunsKept) {
+      throw Error(Code::kCorrupt, "it tells of kept pages that cannot be");
+    }
+    kernel::append_run(kept_there_, run);
+  }
+  if (!kept.getLast() || !watch_) return;
+  const std::span<const std::byte> token = as_bytes(kept.getToken());
+  watch_->remember(call_.node(), {token.begin(), token.end()}, std::move(kept_there_));
+  keep_watch_(watch_->pack());
 }
 
 void RunOnSession::on_failure(const Error& error) {

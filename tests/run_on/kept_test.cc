@@ -1,9 +1,12 @@
 // Calls whose memory the node has from the call before.
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 #include <sys/mman.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +24,21 @@ telefork::Options eager() {
   telefork::Options options;
   options.mode = telefork::Mode::eager;
   return options;
+}
+
+telefork::Options repeated() {
+  telefork::Options options;
+  options.repeat = true;
+  return options;
+}
+
+// Of this process, watched for writes.
+bool is_watched() {
+  std::ifstream smaps("/proc/self/smaps");
+  for (std::string line; std::getline(smaps, line);) {
+    if (line.starts_with("VmFlags:") && line.find(" uw") != std::string::npos) return true;
+  }
+  return false;
 }
 
 std::size_t number_after(const std::string& text, const std::string& key) {
@@ -79,6 +97,32 @@ class ACallAgain : public AFork {
     } else {
       expect_all_came(listed);
     }
+  }
+};
+
+// Its session says what was kept, and gives what it watches by to its agent, when it is home: a
+// call that comes sooner is as any other.
+class ACallRepeated : public ACallAgain {
+ protected:
+  bool node_keeps() const { return GetParam() != "local" && !GetParam().starts_with("ssh:"); }
+  // In a program: until its session has ended.
+  void settle(int call) const {
+    make_file(path("home" + std::to_string(call)));
+    await_file(path("settled" + std::to_string(call)));
+  }
+  void let_settle(int call) const {
+    ASSERT_TRUE(file_comes(path("home" + std::to_string(call))));
+    while (telefork("ps --json").find("\"role\":\"away\"") != std::string::npos) usleep(1000);
+    make_file(path("settled" + std::to_string(call)));
+  }
+  // Linux 6.7 can.
+  bool watches() const {
+    utsname names{};
+    int major = 0;
+    int minor = 0;
+    uname(&names);
+    std::sscanf(names.release, "%d.%d", &major, &minor);
+    return node_keeps() && (major > 6 || (major == 6 && minor >= 7));
   }
 };
 
@@ -265,6 +309,111 @@ TEST_P(ACallToATelepadOfItsOwn, SendsWhatTheNodeMayNotKeep) {
     for (const char* file : {"there1", "listed1", "there2", "listed2"}) unlink(path(file).c_str());
   }
 }
+
+TEST_P(ACallRepeated, SendsOnlyWhatWasWrittenToHereSince) {
+  Program program = start([this] {
+    const Pages pages(kSize);
+    const auto expect_all = [&](std::size_t calls) {
+      for (std::size_t page = 0; page < kCount; ++page) {
+        std::size_t expected = page + 1;
+        if (page < 7000 && page % 700 == 0 && calls > 0) expected = 1000 * calls + page;
+        if (page < 7000 && page % 700 == 1 && calls > 1) expected = calls;
+        require_equal(pages.word(page), expected);
+      }
+    };
+    for (std::size_t call : {1, 2, 3, 4}) {
+      for (std::size_t i = 0; i < 10 && call > 1; ++i) pages.word(i * 700 + 1) = call - 1;
+      if (call > 1) {
+        for (std::size_t i = 0; i < 10; ++i) require_equal(pages.word(i * 700 + 1), call - 1);
+      }
+      call_on(
+          node(),
+          [&] {
+            for (std::size_t i = 0; i < 10; ++i) {
+              pages.word(i * 700) = 1000 * call + i * 700;
+              if (call > 1) ++pages.word(i * 700 + 1);
+            }
+            if (call < 4) be_listed(static_cast<int>(call));
+          },
+          repeated());
+      expect_all(call);
+      settle(static_cast<int>(call));
+    }
+    require(is_watched() == watches());
+    call_on(
+        node(), [&] { expect_all(4); }, eager());
+    require(!is_watched());
+    expect_all(4);
+  });
+  expect_all_came(list(1));
+  let_settle(1);
+  for (int call : {2, 3}) {
+    expect(node_keeps(), list(call));
+    let_settle(call);
+  }
+  let_settle(4);
+  EXPECT_TRUE(went_well(finish(program)));
+}
+
+TEST_P(ACallRepeated, KnowsNothingOfWhatWasDroppedMovedAndMadeMeanwhile) {
+  Program program = start([this] {
+    const Pages dropped(kSize);
+    Pages moved(kSize);
+    const Pages unmapped(kSize);
+    Pages over(kSize);
+    call_on(
+        node(), [] {}, repeated());
+    settle(1);
+    require(madvise(dropped.start, kSize / 2, MADV_DONTNEED) == 0);
+    void* room = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(mremap(moved.start, kSize, kSize, MREMAP_MAYMOVE | MREMAP_FIXED, room) == room);
+    moved.start = static_cast<unsigned char*>(room);
+    require(munmap(unmapped.start, kSize) == 0);
+    void* again = mmap(unmapped.start, kSize, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    require(again == unmapped.start);
+    unmapped.word(7) = 7;
+    // What the node has there is something else.
+    unsigned char* half = over.start + kSize / 2;
+    require(mremap(half, kSize / 2, kSize / 2, MREMAP_MAYMOVE | MREMAP_FIXED, over.start) ==
+            over.start);
+    const auto expect_all = [&] {
+      for (std::size_t page = 0; page < kCount; ++page) {
+        require_equal(dropped.word(page), page < kCount / 2 ? 0 : page + 1);
+        require_equal(unmapped.word(page), page == 7 ? page : 0);
+      }
+      moved.expect_untouched(0, kCount);
+      for (std::size_t page = 0; page < kCount / 2; ++page) {
+        const std::size_t came = page + kCount / 2;
+        require_equal(
+            *reinterpret_cast<std::size_t*>(over.start + page * kPageOfMemory + came % 500 * 8),
+            came + 1);
+      }
+    };
+    for (int call : {2, 3}) {
+      call_on(node(), expect_all, repeated());
+      expect_all();
+      settle(call);
+    }
+  });
+  for (int call : {1, 2, 3}) let_settle(call);
+  EXPECT_TRUE(went_well(finish(program)));
+}
+
+TEST_P(ACallRepeated, IsOfMemoryThatGoesEagerly) {
+  Outcome outcome = run([this] {
+    telefork::Options options = repeated();
+    options.mode = telefork::Mode::lazy;
+    const std::string error = error_of_call(
+        node(), [] {}, options);
+    require(error.find("repeat") != std::string::npos);
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
+INSTANTIATE_TEST_SUITE_P(There, ACallRepeated,
+                         testing::ValuesIn(nodes_under_test({"local", "unix", "tls"})),
+                         name_of_node);
 
 INSTANTIATE_TEST_SUITE_P(There, ACallAgain,
                          testing::ValuesIn(nodes_under_test({"local", "unix", "tls"})),

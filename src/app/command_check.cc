@@ -19,6 +19,7 @@
 #include "session/file_negotiation.h"
 #include "session/hosting.h"
 #include "session/node_link.h"
+#include "session/watch_loan.h"
 
 namespace telefork::app {
 namespace {
@@ -195,6 +196,10 @@ capture::SurveyOptions Check::survey_options() const {
   options.trace_bar = kernel::read_trace_bar();
   options.purpose = purpose();
   options.detached = command_.detach;
+  if (purpose() == capture::Purpose::kMove) {
+    const auto keeper = session::find_keeper_call(command_.pid, visible_registries());
+    if (keeper) options.keeper = keeper->keeper;
+  }
   // It stays, and with it all that it shares.
   if (purpose() == capture::Purpose::kFork) options.sharer = command_.pid;
   return options;
@@ -221,7 +226,7 @@ void Check::check_members(const capture::TreeSurvey& tree) {
 
 void Check::survey() {
   result_["pid"] = command_.pid;
-  refuse_held(command_.pid);
+  refuse_held(command_.pid, purpose() == capture::Purpose::kMove ? Wish::kMoveOn : Wish::kTake);
   capture::TreeSurvey tree = migrate::survey_tree_by_pid(command_.pid, survey_options());
   capture::Survey& survey = tree.first();
   survey.refusals = std::move(tree.refusals);

@@ -128,9 +128,9 @@ void await_memory(pid_t pid, session::SignalFd& signals) {
 int home_command(const HomeCommand& command) {
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
   set_own_signals();
-  refuse_held(command.pid, true);
+  refuse_held(command.pid, Wish::kHome);
   await_memory(command.pid, signals);
-  refuse_held(command.pid, true);
+  refuse_held(command.pid, Wish::kHome);
   const SessionInfo info = find_session(command.pid);
   if (info.call.empty()) refuse(command.pid, why_not_callable(info));
   UniqueFd talk = session::connect_home_call(info.call, command.stop_at);

@@ -10,6 +10,7 @@ namespace telefork::app {
 
 int move_command(const MoveCommand& command) {
   DepartureKind kind;
+  kind.moves_on = true;
   kind.make = [&command](session::DepartureSettings settings, session::DepartureRequest request) {
     request.detach = command.detach;
     return std::make_unique<session::MoveSession>(std::move(settings), std::move(request));

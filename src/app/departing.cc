@@ -165,7 +165,11 @@ void serve(const DepartCommand& command, const DepartureKind& kind, UniqueFd tal
   try {
     session::DepartureSettings settings = make_settings(command, talk.get());
     settings.on_sent = [&](std::uint64_t sent, std::uint64_t all) { progress.show(sent, all); };
-    session = kind.make(std::move(settings), make_request(command, asker));
+    session::DepartureRequest request = make_request(command, asker);
+    if (kind.moves_on) {
+      request.keeper = session::find_keeper_call(command.pid, visible_registries());
+    }
+    session = kind.make(std::move(settings), std::move(request));
     report = session->run();
     progress.clear();
   } catch (const Error& error) {
@@ -219,7 +223,7 @@ void start_session(const DepartCommand& command, const DepartureKind& kind, cons
 int depart(const DepartCommand& command, const DepartureKind& kind) {
   if (command.node.empty()) throw Error(Code::kUsage, "the NODE has no name");
   net::parse_node(command.node);
-  refuse_held(command.pid);
+  refuse_held(command.pid, kind.moves_on ? Wish::kMoveOn : Wish::kTake);
   // Not the default: the process may be anywhere when one comes.
   session::SignalFd signals({SIGINT, SIGTERM, SIGHUP, SIGQUIT});
   set_own_signals();

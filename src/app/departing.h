@@ -26,6 +26,8 @@ struct DepartureKind {
   std::function<std::string(const session::DepartureReport&)> say;
   // What is to be said where the session process was killed.
   std::string lost;
+  // A guest may go, with all that came here with it.
+  bool moves_on = false;
 };
 int depart(const DepartCommand& command, const DepartureKind& kind);
 

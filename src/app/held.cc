@@ -10,6 +10,7 @@
 #include "capture/tree.h"
 #include "kernel/procfs_task.h"
 #include "session/registry.h"
+#include "session/watch_loan.h"
 #include "tracee/held_process.h"
 
 namespace telefork::app {
@@ -46,8 +47,8 @@ bool descends_from(pid_t ancestor, pid_t pid) {
 
 std::string why_away(const session::SessionInfo& info) {
   if (info.role == "guest") {
-    return "it has come here with its parent, and telefork follows it: it goes nowhere but home "
-           "from here";
+    return "it has come here with its parent, and telefork follows it: it may be moved on from "
+           "here, and is neither saved nor copied";
   }
   if (!info.changes_found_by.empty()) {
     return fmt::format("it is on {} for a call of run_on, which brings it home", info.node);
@@ -57,10 +58,10 @@ std::string why_away(const session::SessionInfo& info) {
 }
 
 // What is here of them is traced by telefork, which is no debugger that somebody could end.
-void refuse_away(pid_t pid, const std::vector<session::SessionInfo>& sessions) {
+void refuse_away(pid_t pid, pid_t keeper, const std::vector<session::SessionInfo>& sessions) {
   for (const pid_t member : try_list_tree(pid)) {
     const pid_t tracer = try_read_tracer(member);
-    if (tracer == 0) continue;
+    if (tracer == 0 || tracer == keeper) continue;
     for (const session::SessionInfo& info : sessions) {
       if (info.left || info.session != tracer) continue;
       throw Error(Code::kRefused, fmt::format("refused: process {}: {}", member, why_away(info)));
@@ -77,7 +78,7 @@ std::optional<std::string> find_node_waiting_for_memory(pid_t pid) {
   return std::nullopt;
 }
 
-void refuse_held(pid_t pid, bool waits) {
+void refuse_held(pid_t pid, Wish wish) {
   const std::vector<session::SessionInfo> sessions = session::list_sessions(visible_registries());
   for (const session::SessionInfo& info : sessions) {
     if (!info.hold) continue;
@@ -85,7 +86,7 @@ void refuse_held(pid_t pid, bool waits) {
       const pid_t held = member.process.process.pid;
       if (!tracee::is_parked(member.process) || !descends_from(pid, held)) continue;
       if (!info.left && info.state == "away") {
-        if (waits) return;
+        if (wish == Wish::kHome) return;
         throw Error(Code::kRefused,
                     fmt::format("refused: process {}: it runs on {}, and its memory still follows "
                                 "it there: try again when that has come",
@@ -98,7 +99,10 @@ void refuse_held(pid_t pid, bool waits) {
                       held, info.node));
     }
   }
-  if (!waits) refuse_away(pid, sessions);
+  if (wish == Wish::kHome) return;
+  std::optional<session::KeeperCall> keeper;
+  if (wish == Wish::kMoveOn) keeper = session::find_keeper_call(pid, visible_registries());
+  refuse_away(pid, keeper ? keeper->keeper : 0, sessions);
 }
 
 }  // namespace telefork::app

@@ -9,10 +9,14 @@
 
 namespace telefork::app {
 
+enum class Wish {
+  kTake,    // a copy of it, or all of it
+  kMoveOn,  // all of it: its keeper lets go of it, where it is a guest here
+  kHome,    // one that is away, also one whose memory still follows it by a session that lives
+};
 // Throws kRefused for one that is held, or is away, and for one of which such a one has come: it
-// would go along. `waits`: one that is away may be asked for, also one whose memory still follows
-// it by a session that lives.
-void refuse_held(pid_t pid, bool waits = false);
+// would go along.
+void refuse_held(pid_t pid, Wish wish = Wish::kTake);
 
 // Where the memory of `pid`, which is away, still follows it to.
 std::optional<std::string> find_node_waiting_for_memory(pid_t pid);

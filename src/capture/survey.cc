@@ -177,9 +177,9 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   if (!may_move_seccomp(options, survey)) {
     survey.refusals.push_back(refuse(process, Reason::kSeccomp));
   }
-  if (survey.status.tracer_pid != 0 && survey.status.tracer_pid != ::getpid()) {
-    survey.refusals.push_back(
-        refuse(process, Reason::kTraced, std::to_string(survey.status.tracer_pid)));
+  const pid_t tracer = survey.status.tracer_pid;
+  if (tracer != 0 && tracer != ::getpid() && tracer != options.keeper) {
+    survey.refusals.push_back(refuse(process, Reason::kTraced, std::to_string(tracer)));
   }
   std::optional<Reason> forbidden = find_yama_reason(options, survey.pid);
   if (forbidden) survey.refusals.push_back(refuse(process, *forbidden));

@@ -73,6 +73,8 @@ struct SurveyOptions {
   const std::vector<kernel::Vma>* map = nullptr;
   // Who asks, which does not go along; 0: this process.
   pid_t asker = 0;
+  // Who traces it, and lets go of it when that is asked for; 0: nobody does.
+  pid_t keeper = 0;
   // What has come of it, as list_tree() has it, where that was listed while all stood still.
   const std::vector<pid_t>* known_tree = nullptr;
   // Those of them that have a snapshot (tracee/snapshot.h) among their children, likewise.

@@ -20,6 +20,19 @@ namespace {
 
 constexpr int kStandardErrorPatienceMs = 1000;
 
+int status_of(const tracee::StopWatch::Event& event) {
+  constexpr int kContinued = 0xffff;
+  switch (event.kind) {
+    case tracee::StopWatch::Event::Kind::kStopped:
+      return event.signal << 8 | 0x7f;
+    case tracee::StopWatch::Event::Kind::kContinued:
+      return kContinued;
+    case tracee::StopWatch::Event::Kind::kEnded:
+      break;
+  }
+  return event.wait_status;
+}
+
 telefork_abi_header make_header(telefork_abi_magic magic, std::size_t size) {
   return {.magic = magic,
           .version = TELEFORK_ABI_VERSION,
@@ -119,6 +132,7 @@ void Supervisor::on_continued() {
 void Supervisor::on_sigchld() {
   on_readable();  // what it has acknowledged before it stopped
   for (const tracee::StopWatch::Event& event : watch_.on_sigchld()) {
+    if (tell_change_) tell_change_(status_of(event));
     switch (event.kind) {
       case tracee::StopWatch::Event::Kind::kStopped:
         on_stopped(event.signal);

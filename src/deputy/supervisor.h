@@ -25,8 +25,10 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "abi/deputy.h"
@@ -74,6 +76,8 @@ class Supervisor {
   void on_readable();
   void on_sigchld();
   std::optional<Event> next_event();
+  // Told of each change of the deputy itself that on_sigchld() sees, as waitpid(2) has it.
+  void on_change(std::function<void(int status)> tell) { tell_change_ = std::move(tell); }
 
   // These say how the guest fares. After the deputy's end they do nothing.
   void exit_with(int status);
@@ -119,6 +123,7 @@ class Supervisor {
   UniqueFd lifeline_;
   std::vector<std::byte> received_;  // the beginning of an event
   std::deque<Event> events_;
+  std::function<void(int)> tell_change_;
   int unacknowledged_ = 0;  // STOPs and CONTINUEs
   int unanswered_ = 0;      // ECHOs
   bool held_ = false;       // both ends are stopped, or will be when they have heard of it

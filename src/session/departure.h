@@ -34,6 +34,7 @@
 #include "session/programs.h"
 #include "session/registry.h"
 #include "session/signal_fd.h"
+#include "session/watch_loan.h"
 #include "tracee/frozen_tree.h"
 #include "tracee/snapshot.h"
 
@@ -50,6 +51,7 @@ struct DepartureRequest {
   bool leave_fds = false;  // of a copy: descriptors of what cannot be copied stay here
   pid_t asker = 0;         // the command; 0: none
   int agent_fd = -1;  // of a process that has asked itself: its library's socket, no part of it
+  std::optional<KeeperCall> keeper;  // of a move: who watches it, or what came here with it
 };
 
 // That of a process which is copied.
@@ -188,6 +190,8 @@ class Departure {
   std::optional<proxy::StdioPump> pump_;
   DepartureReport report_;
   bool frozen_ = false;
+  // Of a guest with what came here with it, from freeze() on; outlives what traces them.
+  std::optional<WatchLoan> loan_;
   // Its memory goes ahead, until it stands still. It is watched here as long as it may go on here.
   std::unique_ptr<LiveRounds> rounds_;
 

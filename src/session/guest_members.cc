@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/procfs_task.h"
 #include "session/guest_tree.h"
 
 namespace telefork::session {
@@ -21,6 +22,19 @@ constexpr int kUnknownEnd = 125 << 8;
 
 int stopped_by(int signal) { return signal << 8 | 0x7f; }
 constexpr int kContinued = 0xffff;
+
+// It has ended; of one that its parent has waited for nobody knows how.
+int end_of(ProcessId id) {
+  try {
+    const kernel::Stat stat = kernel::read_stat(id.pid);
+    if (stat.start_time == id.start_time && stat.state == 'Z') {
+      return static_cast<int>(stat.exit_code) & 0xffff;
+    }
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+  }
+  return kUnknownEnd;
+}
 
 }  // namespace
 
@@ -44,6 +58,7 @@ void GuestMembers::add(restore::TreeRestorer::Watched watched) {
 void GuestMembers::end(pid_t pid, int status, std::vector<Change>& changes) {
   changes.push_back({pids_.at(pid).guest_pid, status});
   watches_.erase(pid);
+  lent_.erase(pid);
   pids_.erase(pid);
 }
 
@@ -63,7 +78,25 @@ void GuestMembers::add_changes(pid_t pid, const std::vector<Event>& events,
   }
 }
 
+bool GuestMembers::is_stopped(pid_t pid) const {
+  auto lent = lent_.find(pid);
+  return lent == lent_.end() ? watches_.at(pid).stopped() : lent->second.stopped;
+}
+
+// What it is already is no change: both may have seen it.
+std::vector<GuestMembers::Change> GuestMembers::take_of_lent(pid_t pid, int status) {
+  std::vector<Change> changes;
+  const bool stopped = WIFSTOPPED(status);
+  if (!stopped && !WIFCONTINUED(status)) {
+    end(pid, status, changes);
+  } else if (std::exchange(lent_.at(pid).stopped, stopped) != stopped) {
+    changes.push_back({pids_.at(pid).guest_pid, status});
+  }
+  return changes;
+}
+
 std::vector<GuestMembers::Change> GuestMembers::take(pid_t pid, int status) {
+  if (lent_.count(pid) != 0) return take_of_lent(pid, status);
   std::vector<Change> changes;
   add_changes(pid, watches_.at(pid).take(status), changes);
   return changes;
@@ -123,10 +156,82 @@ std::vector<GuestMembers::Change> GuestMembers::find_lost() {
   return changes;
 }
 
+std::vector<GuestMembers::Lent> GuestMembers::lend(const std::vector<pid_t>& tree,
+                                                   const tracee::Patience& patience,
+                                                   std::vector<Change>& changes) {
+  tracee::ChangeWait wait(patience);
+  std::vector<Lent> lent;
+  for (const pid_t pid : tree) {
+    auto watch = watches_.find(pid);
+    if (watch == watches_.end()) continue;
+    std::vector<Event> events;
+    try {
+      std::optional<tracee::TracedThread> leader = watch->second.hold(wait, events);
+      if (leader) {
+        const OnLoan loan{kernel::identify(pid), watch->second.stopped()};
+        lent_.emplace(pid, loan);
+        lent.push_back({pid, loan.stopped});
+        // Where it is being killed that is seen when it is taken back.
+        if (!leader->try_detach()) leader->forget();
+        watches_.erase(watch);
+      }
+      add_changes(pid, events, changes);
+    } catch (const Error&) {
+      add_changes(pid, events, changes);
+      std::vector<pid_t> back;
+      for (const Lent& one : lent) back.push_back(one.pid);
+      take_back(back, changes);
+      throw;
+    }
+  }
+  return lent;
+}
+
+void GuestMembers::note_held(const tracee::HeldProcess& held) {
+  auto lent = lent_.find(held.process.pid);
+  if (lent != lent_.end() && lent->second.id == held.process) lent->second.held = held;
+}
+
+bool GuestMembers::try_watch_again(pid_t pid, tracee::ChangeWait& wait,
+                                   std::vector<Change>& changes) {
+  const OnLoan& loan = lent_.at(pid);
+  if (loan.held && tracee::is_parked(*loan.held)) return false;
+  std::vector<Event> events;
+  try {
+    watches_.emplace(pid, tracee::StopWatch::seize_again(pid, loan.stopped, wait, events));
+  } catch (const Error&) {
+    if (kernel::is_alive(loan.id)) return false;
+    end(pid, end_of(loan.id), changes);
+    return true;
+  }
+  lent_.erase(pid);
+  add_changes(pid, events, changes);
+  return true;
+}
+
+std::vector<pid_t> GuestMembers::take_back(const std::vector<pid_t>& pids,
+                                           std::vector<Change>& changes) {
+  tracee::ChangeWait wait(tracee::Patience{std::chrono::seconds(1)});
+  std::vector<pid_t> left;
+  for (const pid_t pid : pids) {
+    auto lent = lent_.find(pid);
+    if (lent == lent_.end()) continue;
+    if (!kernel::is_alive(lent->second.id)) {
+      end(pid, end_of(ProcessId(lent->second.id)), changes);
+    } else if (!try_watch_again(pid, wait, changes)) {
+      left.push_back(pid);
+    }
+  }
+  return left;
+}
+
+// Who is lent is reaped elsewhere, and its pid may be another one's since.
 pid_t GuestMembers::find(pid_t guest_pid) const {
   if (guest_pid == 0) return pids_.count(first_) != 0 ? first_ : 0;
   for (const auto& [pid, place] : pids_) {
-    if (place.guest_pid == guest_pid) return pid;
+    if (place.guest_pid != guest_pid) continue;
+    auto lent = lent_.find(pid);
+    return lent == lent_.end() || kernel::is_alive(lent->second.id) ? pid : 0;
   }
   return 0;
 }

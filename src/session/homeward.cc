@@ -172,6 +172,11 @@ void Homeward::check_moved_on(const std::vector<pid_t>& tree) const {
                             "there brings it back so far",
                             info.pid, info.node));
   }
+  if (!settings_.has_lent_any()) return;
+  throw Error(Code::kRefused,
+              fmt::format("process {}: some of what has come of it is on its way on from there; "
+                          "try again",
+                          settings_.guest));
 }
 
 // An orphan, of which nobody of the tree is the parent.

@@ -55,6 +55,8 @@ class Homeward {
     Steps steps;
     // All that live here because of it. Who is not of its tree would stay behind.
     std::function<std::vector<pid_t>()> list_all;
+    // Whether some of it is on its way on from here, or is taken up again only just now.
+    std::function<bool()> has_lent_any;
     // How one of the tree is frozen, to die with this process, and how it goes on.
     tracee::FrozenTree::Ways ways;
     // All are frozen: tells home what has happened up to then.

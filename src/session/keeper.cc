@@ -53,6 +53,7 @@
 #include "session/signal_fd.h"
 #include "session/status_report.h"
 #include "session/trust_channel.h"
+#include "session/watch_loan.h"
 
 namespace telefork::session {
 namespace {
@@ -174,6 +175,7 @@ class Keeper {
   restore::ArrivedFiles arrived_;            // and what came for it
   pid_t guest_ = 0;
   GuestMembers members_;  // the guest, and those that came with it
+  std::optional<WatchLender> lender_;
   NodeLease lease_{link_, members_};
   std::vector<std::string> warnings_;  // of its restoring, for home
   std::optional<int> end_;             // the guest's wait status, until it was sent
@@ -413,6 +415,7 @@ tracee::FrozenTree::Ways Keeper::ways_to_freeze() {
 
 void Keeper::let_go_home() {
   lease_.let_go_on();
+  if (lender_) lender_->look();
   if (guest_ == 0 || task().getPurpose() != Purpose::MOVE) {
     link_.send([](Message::Builder message) {
       protocol::encode_failure(Error(Code::kGone, "the process has ended"), message.initStay());
@@ -427,6 +430,7 @@ void Keeper::let_go_home() {
   settings.pagemap = settings_.pagemap;
   settings.steps = settings_.steps;
   settings.list_all = [this] { return list_others(); };
+  settings.has_lent_any = [this] { return members_.lends_any(); };
   settings.ways = ways_to_freeze();
   settings.tell_changes = [this] { tell_changes(members_.look()); };
   settings.hold_lease = [this] {
@@ -515,7 +519,12 @@ void Keeper::release() {
   if (task().getDetached() || task().getOnlyFirst()) {
     restorer_->release();
   } else {
-    for (auto& watched : restorer_->release_watched()) members_.add(std::move(watched));
+    std::vector<restore::TreeRestorer::Watched> others = restorer_->release_watched();
+    if (!others.empty()) {
+      lender_.emplace(settings_.registry, members_,
+                      [this](const auto& changes) { tell_changes(changes); });
+    }
+    for (auto& watched : others) members_.add(std::move(watched));
   }
   namespace_ = restorer_->take_namespace();
   if (namespace_) namespace_->release();
@@ -530,6 +539,7 @@ void Keeper::supervise() {
     entries.push_back({signals_.fd(), POLLIN, 0});
     pump_->add_interest(entries);
     entries.push_back({following_ ? following_->fd() : -1, POLLIN, 0});
+    if (lender_) lender_->add_interest(entries);
     entries.push_back({session_socket_.get(), POLLIN, 0});
     bool now = link_.is_ready_now();
     net::poll_until(entries,
@@ -539,6 +549,7 @@ void Keeper::supervise() {
     }
     on_child_changes();
     if (kept_ && !finished_) kept_->check();
+    if (lender_) lender_->look();
     if (following_ && !finished_) following_->check();
     if (following_ && following_->is_complete()) tell_of_memory();
     pump_->on_ready(entries);

@@ -18,6 +18,7 @@ DepartureRequest MoveCall::make_request() const {
   request.copy_shared = request_.options.shared == 1;
   request.mode = static_cast<Mode>(request_.options.mode);
   request.agent_fd = request_.agent_fd;
+  request.keeper = find_keeper_call(program_, {settings_.registry});
   return request;
 }
 

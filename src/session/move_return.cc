@@ -66,9 +66,13 @@ ReturnSession::Outcome MoveSession::bring_home() {
     registry_.reset();
     call_.reset();
     terminals_.clear();
+    loan_.reset();
   }
   caller->answer(make_answer(outcome, info_.node));
-  if (outcome.where != ReturnSession::Where::kHome) return outcome;
+  if (outcome.where != ReturnSession::Where::kHome) {
+    report_changes();  // some are deputies anew
+    return outcome;
+  }
   at_home_.emplace(std::move(outcome));
   ReturnSession::Outcome home;
   home.where = ReturnSession::Where::kHome;

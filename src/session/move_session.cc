@@ -41,6 +41,7 @@ capture::SurveyOptions MoveSession::survey_options() const {
   options.takes_stdin = !request_.detach;
   options.detached = request_.detach;
   options.asker = request_.asker;
+  if (request_.keeper) options.keeper = request_.keeper->keeper;
   if (request_.agent_fd >= 0) options.own_fds.insert(request_.agent_fd);
   if (caller_) options.own_fds.insert(caller_->session_fd);
   return options;
@@ -57,6 +58,31 @@ void MoveSession::park(tracee::FrozenTree frozen, const capture::TreeSurvey& tre
   for (const auto& process : processes_) going_.push_back(process->pid());
 }
 
+// What has become of them since they were lent.
+void MoveSession::tell_keeper(tracee::FrozenTree& frozen) {
+  if (!loan_) return;
+  const std::map<pid_t, bool> lent = loan_->members();
+  for (const auto& [pid, stopped] : lent) {
+    const auto process =
+        std::find_if(frozen.processes().begin(), frozen.processes().end(),
+                     [pid = pid](const auto& candidate) { return candidate.pid() == pid; });
+    if (process == frozen.processes().end()) {
+      loan_->tell(pid, kEndedBySession << 8);
+    } else {
+      loan_->tell_stopped(pid, process->leader().in_group_stop());
+    }
+  }
+}
+
+// Killed while it stood still: nobody else tells of that.
+void MoveSession::tell_keeper_of_lost() {
+  if (!loan_) return;
+  for (const auto& process : processes_) {
+    std::optional<deputy::Supervisor>& supervisor = process->supervisor();
+    if (!supervisor || !supervisor->is_watching()) loan_->tell(process->pid(), SIGKILL);
+  }
+}
+
 // Up to the whole image there. All stay parked.
 void MoveSession::depart() {
   announce();
@@ -69,6 +95,7 @@ void MoveSession::depart() {
   }
   freeze_start_ = Clock::now();
   tracee::FrozenTree frozen = freeze();
+  tell_keeper(frozen);
   // From its filters' being in force again it might not end as it is to.
   for (tracee::FrozenProcess& process : frozen.processes()) {
     process.suspend_seccomp(PTRACE_O_EXITKILL);
@@ -155,7 +182,10 @@ void MoveSession::give_up() {
 // For whoever finds it without this process.
 void MoveSession::tell_hold(bool without_end) {
   info_.hold = Hold{{}, without_end, make_fence_key(*opened_), false, frozen_at_};
-  for (const auto& process : processes_) info_.hold->members.push_back(process->held());
+  for (const auto& process : processes_) {
+    info_.hold->members.push_back(process->held());
+    if (loan_) loan_->tell_held(info_.hold->members.back().process);
+  }
   info_.follows = pages_ != nullptr;
   tell_registry();
 }
@@ -187,10 +217,21 @@ void MoveSession::hollow_out() {
     }
     if (process == processes_.rbegin() && !first) reach(Step::kOneHollow);
   }
+  report_changes();
   info_.hold.reset();
   info_.follows = false;
   tell_registry();
   reach(Step::kHollowed);
+}
+
+// Their keeper hears of them what it would have seen.
+void MoveSession::report_changes() {
+  if (!loan_) return;
+  for (const auto& process : processes_) {
+    std::optional<deputy::Supervisor>& supervisor = process->supervisor();
+    if (!supervisor) continue;
+    supervisor->on_change([this, pid = process->pid()](int status) { loan_->tell(pid, status); });
+  }
 }
 
 void MoveSession::on_killed(DepartingProcess& process) {
@@ -383,7 +424,10 @@ void MoveSession::stay(std::function<bool()> may_read_input) {
   options.messages = std::move(messages_);
   options.call_fd = call_->fd();
   options.on_call = [this] { return bring_home(); };
-  options.on_turn = [this] { let_go_of_closed_streams(); };
+  options.on_turn = [this] {
+    let_go_of_closed_streams();
+    tell_keeper_of_lost();
+  };
   for (std::size_t i = 1; i < processes_.size(); ++i) {
     std::optional<deputy::Supervisor>& supervisor = processes_[i]->supervisor();
     if (supervisor) options.others.push_back({processes_[i]->own_pid(), &*supervisor});

@@ -64,6 +64,9 @@ class MoveSession : public Departure {
   void depart();
   void park(tracee::FrozenTree frozen, const capture::TreeSurvey& tree);
   void give_up();
+  void tell_keeper(tracee::FrozenTree& frozen);
+  void tell_keeper_of_lost();
+  void report_changes();
   void hollow_out();
   void on_killed(DepartingProcess& process);
   void let_go();

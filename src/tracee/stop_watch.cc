@@ -31,6 +31,20 @@ StopWatch StopWatch::seize(pid_t pid) {
   return StopWatch(pid);
 }
 
+// One that does not stop says later what it is.
+StopWatch StopWatch::seize_again(pid_t pid, bool stopped, ChangeWait& changes,
+                                 std::vector<Event>& events) {
+  StopWatch watch = seize(pid);
+  watch.stopped_ = stopped;
+  try {
+    std::optional<TracedThread> leader = watch.hold(changes, events);
+    if (leader) watch.go_on(std::move(*leader));
+  } catch (const Error& error) {
+    if (error.code() != Code::kFailed) throw;
+  }
+  return watch;
+}
+
 void StopWatch::settle(TracedThread& leader) {
   leader.request_stop();
   leader.resume(PTRACE_CONT);

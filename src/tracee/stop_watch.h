@@ -45,6 +45,10 @@ class StopWatch {
 
   // Does not stop it. A process that is stopped already gives kStopped.
   static StopWatch seize(pid_t pid);
+  // Of one that was watched before, and `stopped` when it was last heard of: `events` are what is
+  // different since. pid() is 0 where it has ended.
+  static StopWatch seize_again(pid_t pid, bool stopped, ChangeWait& changes,
+                               std::vector<Event>& events);
   // Of a process that this thread has seized before (as TracedThread does) and that is not in a
   // stop that somebody has waited for.
   static StopWatch adopt(pid_t pid) { return StopWatch(pid); }

@@ -248,6 +248,9 @@ void Check::survey() {
   for (const std::string& descriptor : left_home) {
     if (!command_.json) print("left at home: {}\n", escape(descriptor));
   }
+  for (const capture::Survey& member : tree.members) {
+    if (opened_) session::check_root(member, *opened_);
+  }
   if (opened_) check_members(tree);
   if (opened_) {
     session::FileNegotiation files;

@@ -185,6 +185,15 @@ void fill_arguments(pid_t pid, image::schema::Process::Builder process) {
   }
 }
 
+void fill_directories(pid_t pid, image::schema::Process::Builder process) {
+  const std::string cwd = kernel::read_cwd_link(pid);
+  const std::string root = kernel::read_root_link(pid);
+  process.setCwd(cwd);
+  process.setCwdMode(find_mode_of_removed_directory(cwd, kernel::cwd_path(pid)));
+  process.setRoot(root);
+  process.setRootMode(find_mode_of_removed_directory(root, kernel::root_path(pid)));
+}
+
 }  // namespace
 
 void fill_credentials(const kernel::Status& status, unsigned securebits,
@@ -226,9 +235,7 @@ void Capture::write_process(image::RecordSink& sink) {
   process.setSid(static_cast<std::uint32_t>(status.ns_sids.back()));
   process.setComm(kernel::read_comm(pid, pid));
   if (survey_.executable) survey_.files.fill(*survey_.executable, process.initExe());
-  process.setCwd(kernel::read_cwd_link(pid));
-  process.setCwdMode(find_mode_of_removed_directory(kernel::read_cwd_link(pid), pid));
-  process.setRoot(kernel::read_root_link(pid));
+  fill_directories(pid, process);
   process.setUmask(status.umask);
   fill_limits(stub_, process);
   process.setOomScoreAdj(kernel::read_oom_score_adj(pid));

@@ -120,7 +120,8 @@ constexpr std::array kRules = {
          "the destination has another file of that name",
          "it cannot be sent: it is no regular file, or may not be read", kNegotiation},
     Rule{Reason::kNoDirectory, Part::kFiles,
-         "a directory, open or the working directory, that is not at the destination",
+         "a directory, open, the working directory or the root directory, that is not at the "
+         "destination",
          "the destination does not have this directory",
          "make it there, or have the program leave it", kNegotiation},
     Rule{Reason::kUnreadableFile, Part::kFiles,
@@ -206,7 +207,9 @@ constexpr std::array kRules = {
         "a thread with descriptors, namespaces or seccomp filters of its own, other than for a "
         "fork; with a personality of its own for a call; with directories and a umask of its own "
         "for a call, or where it shares "
-        "them with another one, or they are in another root or mount namespace; with ids or "
+        "them with another one, or they are in another mount namespace, or in a root that was "
+        "removed "
+        "or has no path; with ids or "
         "capabilities of its own for a call, or where the first thread may not take those on (that "
         "needs CAP_SETUID, CAP_SETGID and CAP_SETPCAP)",
         "it does not have the first thread's {}, which cannot be restored yet",
@@ -235,7 +238,10 @@ constexpr std::array kRules = {
     Rule{Reason::kYamaEverybody, Part::kProcess, "any process, where Yama's ptrace_scope is 3",
          "Yama lets nobody trace until the machine starts anew (kernel.yama.ptrace_scope is 3)",
          "have it start with another setting", kYama},
-    Rule{Reason::kChroot, Part::kProcess, "chroot",
+    Rule{Reason::kChroot, Part::kProcess,
+         "chroot, for a fork or a call (`run_on`); for `telefork save`, `move` and `fork` only "
+         "where "
+         "the root directory has no path for telefork: mounted over, or outside of telefork's own",
          "its root directory is not this machine's (chroot)", ""},
     Rule{Reason::kNamespace, Part::kProcess, "other namespaces than telefork's",
          "it is in another {} namespace than telefork", "run telefork inside of that namespace"},
@@ -252,8 +258,8 @@ constexpr std::array kRules = {
          "for a call (`run_on`), or of a thread that has its own: a working directory that is gone",
          "its working directory was removed: {}", "have it change to another one"},
     Rule{Reason::kLongDirectory, Part::kProcess,
-         "a working directory whose path is longer than PATH_MAX",
-         "the path of its working directory is too long: the kernel does not tell it",
+         "a working or root directory whose path is longer than PATH_MAX",
+         "the path of its {} directory is too long: the kernel does not tell it",
          "have it change to another one"},
     Rule{Reason::kProgramFile, Part::kProcess, "a program file that cannot be opened",
          "its program file: {}", ""},

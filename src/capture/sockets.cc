@@ -53,6 +53,7 @@ void Capture::fill_socket(const Description& description, image::schema::Socket:
   record.setListening(object.listening);
   record.setBacklog(object.backlog);
   record.setMode(object.mode);
+  record.setRoot(object.root);
   record.setAddress(::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(object.address.data()),
                                           object.address.size()));
   auto waiting = record.initWaiting(static_cast<unsigned>(object.waiting.size()));

@@ -11,6 +11,7 @@
 #include "base/beside.h"
 #include "base/error.h"
 #include "capture/removed_directory.h"
+#include "capture/root_directory.h"
 #include "tracee/sigreturn_finder.h"
 
 namespace telefork::capture {
@@ -123,10 +124,10 @@ void survey_directory(pid_t thread, const SurveyOptions& options, Survey& survey
     cwd = kernel::read_cwd_link(thread);
   } catch (const Error& error) {
     if (error.error() != ENAMETOOLONG) throw;
-    survey.refusals.push_back(refuse(name_of(survey), Reason::kLongDirectory));
+    survey.refusals.push_back(refuse(name_of(survey), Reason::kLongDirectory, "working"));
     return;
   }
-  if (find_mode_of_removed_directory(cwd, thread) != 0) {
+  if (find_mode_of_removed_directory(cwd, kernel::cwd_path(thread)) != 0) {
     // At home the one that it has is another one than that which it has had there.
     if (thread == survey.thread && !is_for_a_call(options.purpose)) return;
     survey.refusals.push_back(refuse(name_of(survey), Reason::kDirectoryRemoved, cwd));
@@ -135,10 +136,29 @@ void survey_directory(pid_t thread, const SurveyOptions& options, Survey& survey
   }
 }
 
+void survey_root(pid_t thread, const SurveyOptions& options, Survey& survey) {
+  RootDirectory root;
+  try {
+    root = find_root_directory(thread);
+  } catch (const Error& error) {
+    if (error.error() != ENAMETOOLONG) throw;
+    survey.refusals.push_back(refuse(name_of(survey), Reason::kLongDirectory, "root"));
+    return;
+  }
+  if (root.kind == RootKind::kOurs) return;
+  if (root.kind == RootKind::kHidden || !moves_whole(options.purpose)) {
+    survey.refusals.push_back(refuse(name_of(survey), Reason::kChroot));
+    return;
+  }
+  survey.changed_root = root.path;
+  if (root.kind == RootKind::kOther) survey.files.add_directory(root.path);
+}
+
 void survey_own_directories(const SurveyOptions& options, Survey& survey) {
   for (pid_t thread : survey.own_directories) {
     try {
       survey_directory(thread, options, survey);
+      survey_root(thread, options, survey);
     } catch (const Error& error) {
       // A running process ends threads.
       if (error.code() != Code::kGone && error.error() != ENOENT) throw;
@@ -183,9 +203,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   }
   std::optional<Reason> forbidden = find_yama_reason(options, survey.pid);
   if (forbidden) survey.refusals.push_back(refuse(process, *forbidden));
-  if (kernel::read_root_link(survey.thread) != kernel::read_root_link(::getpid())) {
-    survey.refusals.push_back(refuse(process, Reason::kChroot));
-  }
+  survey_root(survey.thread, options, survey);
   survey_directory(survey.thread, options, survey);
   // It reads memory.
   if (moves_whole(options.purpose) && !forbidden) survey_signal_return(survey);

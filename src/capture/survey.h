@@ -182,7 +182,9 @@ struct SocketObject {
   bool listening = false;
   std::uint32_t backlog = 0;
   std::vector<std::byte> address;
-  unsigned mode = 0;  // the permissions of its name, where that is a file's
+  std::uint32_t file = 0;  // the inode of its name, where that is a file's
+  unsigned mode = 0;       // and the permissions
+  std::string root;        // the root directory in which that is its path; empty: the machine's
   std::vector<std::uint32_t> waiting_inodes = {};  // of who has connected, and was not accepted
   std::vector<std::size_t> waiting = {};           // the same sockets
   bool peer_has_unread = false;
@@ -212,6 +214,8 @@ struct Survey {
   OutsideHolders outside;
   std::map<SharedObject, std::uint64_t> shared_ids;
   std::vector<int> refused_fds;
+  // That of a thread, where it is not this process's: whoever restores it may have to change it.
+  std::string changed_root;
   // Threads that have directories and a umask of their own.
   std::set<pid_t> own_directories;
   // And those that have other ids or capabilities than the first one.

@@ -117,16 +117,23 @@ bool is_standard_stream(pid_t pid, const OpenFile& open) {
   return S_ISFIFO(open.stat.st_mode) || S_ISCHR(open.stat.st_mode);
 }
 
-// Under /proc/PID, wherever that /proc is mounted: elsewhere another process has that name.
-// "/proc/net" is a link to there.
-bool is_of_a_process(pid_t pid, const OpenFile& open) {
+// Of a file of /proc, wherever that is mounted: "/PID/status".
+std::string path_in_proc(pid_t pid, const OpenFile& open) {
   std::string path = open.link;
-  if (auto mount = kernel::find_mount(kernel::read_mountinfo(pid), open.info.mount_id)) {
-    std::string point = mount->mount_point == "/" ? "" : mount->mount_point;
-    if (path.starts_with(point)) path.erase(0, point.size());
-    // A bind mount of something within it.
-    if (mount->root != "/") path.insert(0, mount->root);
-  }
+  const auto mount = kernel::find_mount(kernel::read_mounts_of(pid), open.info.mount_id);
+  // Outside of the root of a process in a mount namespace of its own nobody tells the mounts.
+  // check_layers: allow proc: a name is compared.
+  const std::string mounted = mount ? mount->mount_point : "/proc";
+  const std::string point = mounted == "/" ? "" : mounted;
+  if (path.starts_with(point)) path.erase(0, point.size());
+  // A bind mount of something within it.
+  if (mount && mount->root != "/") path.insert(0, mount->root);
+  return path;
+}
+
+// Under /proc/PID: elsewhere another process has that name. "/proc/net" is a link to there.
+bool is_of_a_process(pid_t pid, const OpenFile& open) {
+  const std::string path = path_in_proc(pid, open);
   return path.size() > 1 && path[0] == '/' && path[1] >= '0' && path[1] <= '9';
 }
 
@@ -154,10 +161,10 @@ std::optional<Reason> why_no_plain_file(pid_t pid, const OpenFile& open) {
 // What the process's own /proc has of itself, as /proc/self has it; empty: it is something else, or
 // would be another thing for another one: what is read in part, what threads have, the network.
 std::string find_in_own_proc(const Survey& survey, const OpenFile& open) {
-  // check_layers: allow proc: a name is compared.
-  const std::string folder = fmt::format("/proc/{}", survey.status.ns_pids.back());
-  if (!open.link.starts_with(folder)) return "";
-  const std::string rest = open.link.substr(folder.size());
+  const std::string path = path_in_proc(survey.pid, open);
+  const std::string folder = fmt::format("/{}", survey.status.ns_pids.back());
+  if (!path.starts_with(folder)) return "";
+  const std::string rest = path.substr(folder.size());
   if (!rest.empty() && rest[0] != '/') return "";
   const bool by_address = rest == "/mem" || rest == "/pagemap";
   if (open.info.position != 0 && !by_address) return "";
@@ -165,7 +172,7 @@ std::string find_in_own_proc(const Survey& survey, const OpenFile& open) {
     if (rest.starts_with(another)) return "";
   }
   struct stat there;
-  if (::stat((kernel::root_path(survey.pid) + open.link).c_str(), &there) != 0 ||
+  if (::stat((kernel::base_path(survey.pid) + open.link).c_str(), &there) != 0 ||
       there.st_dev != open.stat.st_dev || there.st_ino != open.stat.st_ino) {
     return "";
   }

@@ -159,10 +159,10 @@ std::uint64_t shared_id_of(const Vma& vma, Survey& survey) {
 }
 
 // A file in memory that has no name, on whichever tmpfs: nothing of it outlives its users.
-bool is_nameless_memory(pid_t pid, const Vma& vma) {
+bool is_nameless_memory(const Vma& vma) {
   if (vma.path.starts_with("/memfd:") || vma.path.starts_with("/SYSV")) return true;
   if (!vma.deleted) return false;
-  std::vector<kernel::MountInfo> mounts = kernel::read_mountinfo(pid);
+  std::vector<kernel::MountInfo> mounts = kernel::read_mountinfo(::getpid());
   return std::any_of(mounts.begin(), mounts.end(), [&vma](const kernel::MountInfo& mount) {
     return mount.filesystem == "tmpfs" && mount.dev_major == vma.dev_major &&
            mount.dev_minor == vma.dev_minor;
@@ -183,7 +183,7 @@ bool is_shared_memory(pid_t pid, const Vma& vma) {
   // What came with it from elsewhere, where it was a file that may only be read.
   if (vma.path == std::string("/memfd:") + image::kContentFileName) return false;
   if (may_write(pid, vma) && vma.path.starts_with(image::kNamedMemoryFolder)) return true;
-  return is_nameless_memory(pid, vma) && (may_write(pid, vma) || !is_sealed(pid, vma));
+  return is_nameless_memory(vma) && (may_write(pid, vma) || !is_sealed(pid, vma));
 }
 
 // A file that home has open or mapped, whatever has become of its name here.

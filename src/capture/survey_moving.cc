@@ -149,7 +149,7 @@ Sorted MovingDescriptors::sort_inotify(const OpenFile& open, Description descrip
   UniqueFd taken = kernel::take_fd(survey_.pid, open.fd);
   if (taken && ::ioctl(taken.get(), FIONREAD, &unread) != 0) throw_errno("asking an inotify");
   if (unread != 0) return Obstacle{Reason::kUnreadEvents, ""};
-  std::vector<kernel::MountInfo> mounts = kernel::read_mountinfo(survey_.thread);
+  std::vector<kernel::MountInfo> mounts = kernel::read_mountinfo(::getpid());
   for (const kernel::InotifyTarget& target : kernel::parse_inotify(open.info)) {
     struct stat stat {};
     std::string path = find_watched(target, mounts, stat);

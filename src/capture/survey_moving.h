@@ -55,10 +55,10 @@ class MovingDescriptors {
   // survey_sockets.cc
   Sorted sort_socket(const OpenFile& open, Description description);
   Sorted sort_pidfd(const OpenFile& open, Description description);
-  const SocketObject* find_socket(std::uint32_t inode) const;
+  SocketObject* find_socket(std::uint32_t inode);
   void settle_waiting(const Description& listener);
   bool may_have_peer_in_flight(const SocketObject& object);
-  bool can_be_connected_again(const SocketObject& one, const SocketObject& other) const;
+  bool can_be_connected_again(SocketObject& one, SocketObject& other);
   pid_t holder_of(const OpenFile& open);
   void settle(Description& epoll, const Survey& holder);
 

@@ -85,19 +85,30 @@ bool has_unread_there(const UniqueFd& socket) {
   return ::ioctl(socket.get(), SIOCOUTQ, &bytes) == 0 && bytes != 0;
 }
 
-// A name in a file system, as others find it. Empty: it is another socket's by now, or nobody's, or
-// depends on where whoever bound it was then.
-std::optional<unsigned> find_mode(pid_t pid, std::span<const std::byte> address,
-                                  std::uint32_t inode) {
-  const std::span<const std::byte> bytes = address.subspan(offsetof(sockaddr_un, sun_path));
-  std::string path(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  path = path.substr(0, path.find('\0'));
+// The permissions of a name in a file system. Empty: it is another socket's, or nobody's.
+std::optional<unsigned> find_mode(const std::string& path, std::uint32_t inode) {
   struct stat stat;
-  if (!path.starts_with('/') || ::lstat((kernel::root_path(pid) + path).c_str(), &stat) != 0 ||
-      !S_ISSOCK(stat.st_mode) || static_cast<std::uint32_t>(stat.st_ino) != inode) {
+  if (::lstat(path.c_str(), &stat) != 0 || !S_ISSOCK(stat.st_mode) ||
+      static_cast<std::uint32_t>(stat.st_ino) != inode) {
     return std::nullopt;
   }
   return stat.st_mode & 07777;
+}
+
+// As others find it. The kernel has the name as whoever bound it gave it, most likely with the root
+// directory that the process has, or with the machine's before it had that. False: it is another
+// socket's by now, or nobody's, or depends on where whoever bound it was then.
+bool find_name(pid_t pid, std::uint32_t inode, SocketObject& object) {
+  const auto bytes = std::span(object.address).subspan(offsetof(sockaddr_un, sun_path));
+  std::string path(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  path = path.substr(0, path.find('\0'));
+  if (!path.starts_with('/')) return false;
+  const std::string root = kernel::read_root_link(pid);
+  std::optional<unsigned> mode = find_mode(kernel::root_path(pid) + path, inode);
+  if (mode && root != "/") object.root = root;
+  if (!mode && root != "/") mode = find_mode(kernel::base_path(pid) + path, inode);
+  object.mode = mode.value_or(0);
+  return mode.has_value();
 }
 
 // One with a name, that is connected with nobody, or was accepted: settle_sockets().
@@ -108,11 +119,8 @@ std::optional<Obstacle> look_at_named(const Survey& survey, const UniqueFd& sock
   // They stay with the one that it is a copy of.
   if (survey.original_stays && !state.waiting.empty()) return Obstacle{Reason::kUnread, ""};
   object.waiting_inodes = state.waiting;
-  if (state.file == 0) return std::nullopt;
-  std::optional<unsigned> mode = find_mode(survey.pid, object.address, state.file);
-  if (!mode) return kNoSocket;
-  object.mode = *mode;
-  return std::nullopt;
+  if (state.file == 0 || find_name(survey.pid, state.file, object)) return std::nullopt;
+  return kNoSocket;
 }
 
 // A socket of socketpair(2), or one that is not connected.
@@ -126,6 +134,7 @@ std::optional<Obstacle> look_at_unix(const Survey& survey, const UniqueFd& socke
   object.shutdown = state->shutdown;
   object.listening = state->listening;
   object.backlog = state->backlog;
+  object.file = state->file;
   object.peer_has_unread = has_unread_there(socket);
   if (!object.address.empty()) {
     auto obstacle = look_at_named(survey, socket, *state, object);
@@ -252,18 +261,23 @@ bool MovingDescriptors::has_own_peer(const OpenFile& open) {
   return !survey_.outside.places(wanted).empty();
 }
 
-// What was accepted has the name of what listened, which is to be there still.
-bool MovingDescriptors::can_be_connected_again(const SocketObject& one,
-                                               const SocketObject& other) const {
+// What was accepted has the name of what listened, which is to be there still: then it gets that
+// one's root too.
+bool MovingDescriptors::can_be_connected_again(SocketObject& one, SocketObject& other) {
   if (one.address.empty() && other.address.empty()) return true;
   if (!one.address.empty() && !other.address.empty()) return false;
-  const SocketObject& accepted = one.address.empty() ? other : one;
-  return std::any_of(survey_.sockets.begin(), survey_.sockets.end(), [&](const SocketObject& next) {
-    return next.listening && next.type == accepted.type && next.address == accepted.address;
-  });
+  SocketObject& accepted = one.address.empty() ? other : one;
+  const auto listener =
+      std::find_if(survey_.sockets.begin(), survey_.sockets.end(), [&](const SocketObject& next) {
+        return next.listening && next.type == accepted.type && next.address == accepted.address &&
+               next.file == accepted.file;
+      });
+  if (listener == survey_.sockets.end()) return false;
+  accepted.root = listener->root;
+  return true;
 }
 
-const SocketObject* MovingDescriptors::find_socket(std::uint32_t inode) const {
+SocketObject* MovingDescriptors::find_socket(std::uint32_t inode) {
   const std::string wanted = fmt::format("socket:[{}]", inode);
   auto found = std::find_if(survey_.sockets.begin(), survey_.sockets.end(),
                             [&](const SocketObject& one) { return one.link == wanted; });
@@ -299,7 +313,7 @@ void MovingDescriptors::settle_sockets() {
     const bool may_be_on_its_way =
         has_unseen && may_have_peer_in_flight(object) && find_socket(object.peer) == nullptr;
     if (may_be_on_its_way) continue;
-    const SocketObject* peer = find_socket(object.peer);
+    SocketObject* peer = find_socket(object.peer);
     if (peer != nullptr && fmt::format("socket:[{}]", peer->peer) == object.link &&
         can_be_connected_again(object, *peer)) {
       object.peer_index = static_cast<std::size_t>(peer - survey_.sockets.data());

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "capture/root_directory.h"
 #include "capture/survey.h"
 #include "kernel/task_flags.h"
 
@@ -151,8 +152,8 @@ class Comparison {
     }
   }
 
-  // It can be given its own again by itself, where they are in the same root and it shares them
-  // with no other thread.
+  // It can be given its own again by itself, where it shares them with no other thread, and its
+  // root directory is the first one's or has a path.
   bool take_own_directories(pid_t tid) {
     const auto is_another = [tid](pid_t other) {
       return ::syscall(SYS_kcmp, tid, other, KCMP_FS, 0, 0) > 0;
@@ -160,12 +161,17 @@ class Comparison {
     std::set<pid_t>& own = found_.own_directories;
     if (!whole_ || is_ending(tid) || !is_another(first_.pid) ||
         !std::all_of(own.begin(), own.end(), is_another) ||
-        kernel::read_root_link(tid) != kernel::read_root_link(first_.pid) ||
+        (kernel::read_root_link(tid) != kernel::read_root_link(first_.pid) && !has_path(tid)) ||
         kernel::read_ns_link(tid, "mnt") != kernel::read_ns_link(first_.pid, "mnt")) {
       return false;
     }
     own.insert(tid);
     return true;
+  }
+
+  static bool has_path(pid_t tid) {
+    const RootKind kind = find_root_directory(tid).kind;
+    return kind == RootKind::kOurs || kind == RootKind::kOther;
   }
 
   bool has_same_ids(const kernel::Status& status) const {

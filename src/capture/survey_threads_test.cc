@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <thread>
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/prctl.h>
@@ -124,9 +125,23 @@ TEST(SurveyOfThreads, FindsInTwoPartsWhatItFindsAtOnce) {
   EXPECT_THAT(alike.refusals[0].text(), HasSubstr("the first thread's uts namespace, "));
 }
 
-TEST(SurveyOfThreads, NamesThoseThatHaveDirectoriesInAnotherRoot) {
+TEST(SurveyOfThreads, FindsThoseThatHaveDirectoriesInAnotherRoot) {
   Process process([] {
     if (::unshare(CLONE_FS) != 0 || ::chroot("/usr") != 0) ::_exit(1);
+  });
+  EXPECT_THAT(process.refusals(), IsEmpty());
+  EXPECT_THAT(process.survey(ThreadParts::kOwn).own_directories, ElementsAre(process.tid()));
+}
+
+TEST(SurveyOfThreads, NamesThoseWhoseRootWasRemoved) {
+  Process process([] {
+    const int folder = ::open("/tmp", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    char root[] = "/tmp/telefork-root.XXXXXX";
+    if (::mkdtemp(root) == nullptr || ::unshare(CLONE_FS) != 0 || ::chroot(root) != 0 ||
+        ::unlinkat(folder, root + sizeof "/tmp", AT_REMOVEDIR) != 0) {
+      ::_exit(1);
+    }
+    ::close(folder);
   });
   EXPECT_THAT(process.refusals(),
               ElementsAre(HasSubstr("the first thread's directories and umask, ")));

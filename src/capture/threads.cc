@@ -162,6 +162,7 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
   if (survey_.own_directories.contains(tid)) {
     record.setOwnDirectory(true);
     record.setCwd(kernel::read_cwd_link(tid));
+    record.setRoot(kernel::read_root_link(tid));
     record.setUmask(kernel::read_status(tid).umask);
   }
   fill_robust_list(tid, record);

@@ -47,7 +47,7 @@ enum class RecordType : std::uint16_t {
 
 // What this program writes, and the newest that it reads (Header.version). A field that old readers
 // may ignore does not raise it; a new record type, enumerant or meaning does.
-constexpr std::uint32_t kFormatVersion = 4;
+constexpr std::uint32_t kFormatVersion = 5;
 constexpr std::uint32_t kOldestReadableVersion = 1;
 
 // "TFRK" at the start of every frame, so also of every image file.

@@ -130,6 +130,8 @@ void set_version(schema::Header::Builder& header) {
 }
 
 void set_range(schema::Vma::Builder& vma) {
+  vma.setLazy(false);  // a file has no such memory
+  vma.disownStaged();
   vma.setStart(0x10000);
   vma.setEnd(0x20000);
   for (unsigned i = 0; i < 2; ++i) {
@@ -139,6 +141,7 @@ void set_range(schema::Vma::Builder& vma) {
 }
 
 void set_runs(schema::Pages::Builder& pages) {
+  pages.disownKept();  // likewise
   for (unsigned i = 0; i < 2; ++i) {
     pages.getRuns()[i].setStart(0x10000 + i * 2 * kPageSize);
     pages.getRuns()[i].setPages(1);

@@ -212,7 +212,7 @@ struct Process {
   comm @4 :Text;
   exe @5 :FileRef;
   cwd @6 :Text;
-  root @7 :Text;
+  root @7 :Text;              # what chroot(2) has made its root directory; else "/"
   umask @8 :UInt32;
   limits @9 :List(Limit);
   oomScoreAdj @10 :Int32;
@@ -241,6 +241,7 @@ struct Process {
   stopped @33 :Bool;          # by a signal. Of several processes their members say it
   cwdMode @34 :UInt32;        # of a working directory that was removed: its st_mode
   segments @35 :Data;         # as modify_ldt(2) reads them
+  rootMode @36 :UInt32;       # of a root directory that was removed: its st_mode
 }
 
 struct SeccompFilter {
@@ -478,6 +479,7 @@ struct Socket {
   mode @12 :UInt32;           # the permissions of its name, where that is a file's
   sentAlong @13 :List(SentAlong);  # descriptors that came with what it has not read
   waiting @14 :List(UInt32);  # sockets that it has not accepted, in their order
+  root @15 :Text;             # the directory in which its name is a path; empty: the machine's root
 }
 
 struct SentAlong {
@@ -554,6 +556,7 @@ struct Thread {
   credentials @26 :Credentials;  # where they are others than the first thread's
   ownPersonality @27 :Bool;   # the next is another one than the first thread's
   personality @28 :UInt32;
+  root @29 :Text;             # of one with its own directories; empty: that of the process
 }
 
 struct Command {

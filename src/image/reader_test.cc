@@ -180,7 +180,7 @@ TEST(ImageReader, NamesBothVersionsOfAnImageThatIsTooNew) {
     writer.write(RecordType::kHeader, message);
   });
   EXPECT_THAT(error_of_reading(image),
-              HasSubstr("it has image format 10, this telefork reads formats up to 4"));
+              HasSubstr("it has image format 11, this telefork reads formats up to 5"));
 }
 
 TEST(ImageReader, RefusesVersionZero) {

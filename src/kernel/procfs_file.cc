@@ -74,6 +74,16 @@ std::string fd_open_path(pid_t pid, int fd) { return proc_path(pid, fmt::format(
 std::string exe_path(pid_t pid) { return proc_path(pid, "exe"); }
 std::string cwd_path(pid_t pid) { return proc_path(pid, "cwd"); }
 std::string root_path(pid_t pid) { return proc_path(pid, "root"); }
+// Who is outside of a root directory comes out of it by "..".
+std::string base_path(pid_t pid) {
+  std::string path = root_path(pid);
+  const std::string root = read_root_link(pid);
+  if (root == "/") return path;
+  for (char letter : root) {
+    if (letter == '/') path += "/..";
+  }
+  return path;
+}
 std::string mem_path(pid_t pid) { return proc_path(pid, "mem"); }
 std::string pagemap_path(pid_t pid) { return proc_path(pid, "pagemap"); }
 std::string ns_path(pid_t pid, std::string_view name) {

@@ -51,6 +51,9 @@ std::string fd_open_path(pid_t pid, int fd);
 std::string exe_path(pid_t pid);
 std::string cwd_path(pid_t pid);
 std::string root_path(pid_t pid);
+// The root of the mount namespace that it is in, whatever its own root directory is (chroot(2)): a
+// path in there is to be appended. Throws as read_root_link() does.
+std::string base_path(pid_t pid);
 std::string mem_path(pid_t pid);
 std::string pagemap_path(pid_t pid);
 std::string ns_path(pid_t pid, std::string_view name);

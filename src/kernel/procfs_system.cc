@@ -1,11 +1,13 @@
 #include "kernel/procfs_system.h"
 
 #include <sys/utsname.h>
+#include <unistd.h>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
 #include "kernel/proc_file.h"
+#include "kernel/procfs_file.h"
 #include "kernel/text_scanner.h"
 
 namespace telefork::kernel {
@@ -66,6 +68,19 @@ std::vector<MountInfo> parse_mountinfo(std::string_view text, std::string_view w
 
 std::vector<MountInfo> read_mountinfo(pid_t pid) {
   return parse_mountinfo(read_proc_file(pid, "mountinfo"), fmt::format("mountinfo of {}", pid));
+}
+
+std::vector<MountInfo> read_mounts_of(pid_t pid) {
+  if (read_ns_link(pid, "mnt") == read_ns_link(::getpid(), "mnt")) {
+    return read_mountinfo(::getpid());
+  }
+  std::vector<MountInfo> mounts = read_mountinfo(pid);
+  const std::string root = read_root_link(pid);
+  if (root == "/") return mounts;
+  for (MountInfo& mount : mounts) {
+    mount.mount_point = mount.mount_point == "/" ? root : root + mount.mount_point;
+  }
+  return mounts;
 }
 
 std::optional<MountInfo> find_mount(const std::vector<MountInfo>& mounts, int mount_id) {

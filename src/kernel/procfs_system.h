@@ -27,6 +27,9 @@ struct MountInfo {
 };
 std::vector<MountInfo> parse_mountinfo(std::string_view text, std::string_view what = "mountinfo");
 std::vector<MountInfo> read_mountinfo(pid_t pid);
+// The same as this process calls them: the kernel tells the mounts below that process's root alone,
+// and their points as they are in there. Those of this process where both are in one namespace.
+std::vector<MountInfo> read_mounts_of(pid_t pid);
 // FdInfo::mount_id to its mount; empty where it is not mounted in that process's namespace.
 std::optional<MountInfo> find_mount(const std::vector<MountInfo>& mounts, int mount_id);
 

@@ -53,6 +53,7 @@ struct User {
   uid @0 :UInt32;
   gid @1 :UInt32;
   choosesIds @2 :Bool;        # or anybody else, as the image says: the keeper may set user ids
+  changesRoot @3 :Bool;       # it may have another root directory (chroot(2))
 }
 
 struct Failure {
@@ -211,6 +212,7 @@ struct Offer {
   sharesMemory @5 :Bool;            # they have anonymous memory in common
   ended @6 :List(UInt32);           # of them, and not waited for
   threads @7 :Bool;                 # it has several, as OfferedMember
+  root @8 :Text;                    # its root directory
 }
 
 struct OfferedMember {
@@ -219,6 +221,7 @@ struct OfferedMember {
   uids @2 :List(UInt32);
   gids @3 :List(UInt32);
   threads @4 :Bool;           # it has several
+  root @5 :Text;
 }
 
 struct Status {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
 #include <limits>
 #include <set>
 
@@ -10,12 +11,14 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "kernel/pidfd.h"
 #include "restore/descriptor_plan.h"
 #include "restore/event_files.h"
+#include "restore/outside.h"
 #include "restore/restorer.h"
 
 namespace telefork::restore {
@@ -24,7 +27,9 @@ namespace {
 using image::schema::FileDescription;
 using tracee::SyscallProgram;
 
-constexpr std::size_t kSessionSocket = SIZE_MAX;  // in the place of a description
+// In the place of a description; of a directory: so much lower as its number says.
+constexpr std::size_t kSessionSocket = SIZE_MAX;
+constexpr std::size_t kDirectories = SIZE_MAX - 1;
 constexpr rlim_t kRoom = 16;  // beyond its own: the way in, and what changes places
 
 // As many of its files are open in the keeper too: it may have the same limit, and has more open.
@@ -66,53 +71,94 @@ std::pair<UniqueFd, UniqueFd> Restorer::make_socket_pair_inside(int type, int pr
   return {std::move(one), std::move(other)};
 }
 
+// What listens, as the guest is to name it. Where its root is not the one that the name is for, it
+// is in that folder meanwhile.
+class Restorer::Listener {
+ public:
+  Listener(const UniqueFd& socket, image::schema::Socket::Reader record, Blank& blank)
+      : record_(record) {
+    std::vector<int> given = {socket.get()};
+    ::capnp::Data::Reader bytes = record.getAddress();
+    address_.assign(bytes.begin(), bytes.end());
+    UniqueFd folder;
+    if (record.getRoot().size() != 0 || has_other_root(blank)) folder = open_folder();
+    if (folder) given.push_back(folder.get());
+    numbers_ = blank.give_fds(given);
+  }
+
+  int number() const { return numbers_.front(); }
+
+  void add_listening(SyscallProgram& program) {
+    program.call("listening", SYS_listen, {number(), record_.getBacklog()});
+    if (numbers_.size() > 1) {
+      program.call("changing to the folder of a socket", SYS_fchdir, {numbers_.back()});
+    }
+    name_ = program.bytes(std::as_bytes(std::span(address_)));
+  }
+
+  tracee::Result add_client(int flags, SyscallProgram& program) const {
+    const tracee::Result made = program.call(
+        "making a socket", SYS_socket, {AF_UNIX, record_.getType() | SOCK_CLOEXEC | flags, 0});
+    program.call("connecting a socket", SYS_connect, {made, *name_, address_.size()});
+    return made;
+  }
+
+  void add_end(SyscallProgram& program) const {
+    for (int number : numbers_) program.call("closing a socket", SYS_close, {number});
+  }
+
+ private:
+  // The rest of the address is the name within it. Nothing: it is no path.
+  UniqueFd open_folder() {
+    constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
+    std::string path(address_.begin() + static_cast<std::ptrdiff_t>(kPath), address_.end());
+    path = path.substr(0, path.find('\0'));
+    const std::size_t slash = path.rfind('/');
+    if (slash == std::string::npos) return {};
+    address_.erase(address_.begin() + kPath,
+                   address_.begin() + static_cast<std::ptrdiff_t>(kPath + slash + 1));
+    return open_file(std::string(record_.getRoot()) + path.substr(0, slash + 1),
+                     O_PATH | O_DIRECTORY);
+  }
+
+  image::schema::Socket::Reader record_;
+  std::vector<std::uint8_t> address_;
+  std::vector<int> numbers_;
+  std::optional<tracee::Data> name_;
+};
+
 // Whoever had it listen, and whoever connects, is whom SO_PEERCRED names.
-std::pair<UniqueFd, UniqueFd> Restorer::connect_inside(const UniqueFd& listener,
+std::pair<UniqueFd, UniqueFd> Restorer::connect_inside(const UniqueFd& socket,
                                                        image::schema::Socket::Reader record) {
-  const int given[] = {listener.get()};
-  const int there = blank_->give_fds(given).front();
-  ::capnp::Data::Reader address = record.getAddress();
+  Listener listener(socket, record, *blank_);
   SyscallProgram program;
-  program.call("listening", SYS_listen, {there, record.getBacklog()});
-  const tracee::Result one =
-      program.call("making a socket", SYS_socket, {AF_UNIX, record.getType() | SOCK_CLOEXEC, 0});
-  program.call("connecting a socket", SYS_connect,
-               {one, program.bytes(std::as_bytes(std::span(address.begin(), address.size()))),
-                address.size()});
+  listener.add_listening(program);
+  const tracee::Result one = listener.add_client(0, program);
   const tracee::Result other =
-      program.call("accepting a connection", SYS_accept4, {there, 0, 0, SOCK_CLOEXEC});
+      program.call("accepting a connection", SYS_accept4, {listener.number(), 0, 0, SOCK_CLOEXEC});
   const tracee::ProgramRun run = blank_->stub().run(program);
   const int numbers[] = {static_cast<int>(run.result(one)), static_cast<int>(run.result(other))};
   UniqueFd connected = kernel::take_fd(blank_->pid(), numbers[0]);
   UniqueFd accepted = kernel::take_fd(blank_->pid(), numbers[1]);
   SyscallProgram closing;
-  for (int number : {there, numbers[0], numbers[1]}) {
-    closing.call("closing a socket", SYS_close, {number});
-  }
+  listener.add_end(closing);
+  for (int number : numbers) closing.call("closing a socket", SYS_close, {number});
   blank_->stub().run(closing);
   return {std::move(connected), std::move(accepted)};
 }
 
-std::vector<UniqueFd> Restorer::connect_waiting(const UniqueFd& listener,
+std::vector<UniqueFd> Restorer::connect_waiting(const UniqueFd& socket,
                                                 image::schema::Socket::Reader record,
                                                 unsigned count) {
-  const int given[] = {listener.get()};
-  const int there = blank_->give_fds(given).front();
-  ::capnp::Data::Reader address = record.getAddress();
+  Listener listener(socket, record, *blank_);
   SyscallProgram program;
-  program.call("listening", SYS_listen, {there, record.getBacklog()});
-  const tracee::Data name =
-      program.bytes(std::as_bytes(std::span(address.begin(), address.size())));
+  listener.add_listening(program);
   std::vector<tracee::Result> made;
-  for (unsigned i = 0; i < count; ++i) {
-    made.push_back(program.call("making a socket", SYS_socket,
-                                {AF_UNIX, record.getType() | SOCK_CLOEXEC | SOCK_NONBLOCK, 0}));
-    program.call("connecting a socket", SYS_connect, {made.back(), name, address.size()});
-  }
+  for (unsigned i = 0; i < count; ++i) made.push_back(listener.add_client(SOCK_NONBLOCK, program));
   const tracee::ProgramRun run = blank_->stub().run(program);
   std::vector<UniqueFd> clients;
   SyscallProgram closing;
-  closing.call("closing a socket", SYS_close, {there});
+  listener.add_end(closing);
   for (const tracee::Result& one : made) {
     const auto number = static_cast<int>(run.result(one));
     clients.push_back(kernel::take_fd(blank_->pid(), number));
@@ -122,6 +168,24 @@ std::vector<UniqueFd> Restorer::connect_waiting(const UniqueFd& listener,
   return clients;
 }
 
+// Empty: it cannot; `error` says why.
+UniqueFd Restorer::open_inside(const std::string& path, unsigned flags, int& error) {
+  const Outside outside(*blank_);
+  SyscallProgram opening;
+  const tracee::Result opened =
+      opening.call_any("opening " + path, SYS_openat,
+                       {outside.base(), opening.text(outside.path_of(path)), flags | O_CLOEXEC});
+  const auto number = static_cast<int>(blank_->stub().run(opening).result(opened));
+  error = number < 0 ? -number : 0;
+  UniqueFd file;
+  if (number >= 0) file = kernel::take_fd(blank_->pid(), number);
+  SyscallProgram closing;
+  if (number >= 0) closing.call("closing " + path, SYS_close, {number});
+  outside.add_end(closing);
+  run_if_large(closing, true);
+  return file;
+}
+
 // Whoever opens it is whom /proc/self is of.
 UniqueFd Restorer::open_own_proc(FileDescription::Reader description) {
   const std::string path = description.getFile().getPath();
@@ -129,16 +193,10 @@ UniqueFd Restorer::open_own_proc(FileDescription::Reader description) {
   if (!path.starts_with("/proc/self")) {
     throw Error(Code::kCorrupt, "a file of /proc is not its own");
   }
-  SyscallProgram opening;
-  const tracee::Result opened =
-      opening.call("opening " + path, SYS_openat,
-                   {AT_FDCWD, opening.text(path), kept_flags(description) | O_CLOEXEC});
-  const auto number = static_cast<int>(blank_->stub().run(opening).result(opened));
-  UniqueFd file = kernel::take_fd(blank_->pid(), number);
+  int error = 0;
+  UniqueFd file = open_inside(path, kept_flags(description), error);
+  if (error != 0) throw_errno("opening " + path, error);
   if (!file) throw Error(Code::kGone, path + ", which was just opened, is not there");
-  SyscallProgram closing;
-  closing.call("closing a file of /proc", SYS_close, {number});
-  blank_->stub().run(closing);
   const auto position = static_cast<off_t>(description.getPosition());
   if (position != 0 && ::lseek(file.get(), position, SEEK_SET) < 0) {
     throw_errno("seeking in " + path);
@@ -148,17 +206,8 @@ UniqueFd Restorer::open_own_proc(FileDescription::Reader description) {
 
 // By that name too; only who has it for its controlling terminal can. Empty: it has not.
 UniqueFd Restorer::try_open_own_terminal(FileDescription::Reader description) {
-  SyscallProgram opening;
-  const tracee::Result opened = opening.call_any(
-      "opening its terminal", SYS_openat,
-      {AT_FDCWD, opening.text("/dev/tty"), kept_flags(description) | O_NOCTTY | O_CLOEXEC});
-  const auto number = static_cast<int>(blank_->stub().run(opening).result(opened));
-  if (number < 0) return {};
-  UniqueFd file = kernel::take_fd(blank_->pid(), number);
-  SyscallProgram closing;
-  closing.call("closing its terminal", SYS_close, {number});
-  blank_->stub().run(closing);
-  return file;
+  int error = 0;
+  return open_inside("/dev/tty", kept_flags(description) | O_NOCTTY, error);
 }
 
 Restorer::DescriptionList Restorer::descriptions() const {
@@ -324,7 +373,7 @@ int Restorer::make_room_for_descriptors(const std::vector<WantedNumber>& wanted)
   return static_cast<int>(std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<int>::max()));
 }
 
-std::vector<WantedNumber> Restorer::wanted_numbers() const {
+std::vector<WantedNumber> Restorer::wanted_numbers() {
   std::vector<WantedNumber> wanted;
   std::set<int> numbers;
   for (image::schema::Descriptor::Reader descriptor :
@@ -344,6 +393,12 @@ std::vector<WantedNumber> Restorer::wanted_numbers() const {
   int above = numbers.empty() ? 0 : *numbers.rbegin() + 1;
   for (const std::uint32_t hidden : find_hidden_targets())
     wanted.push_back({above++, hidden, true});
+  for (auto& [path, directory] : directories_) {
+    if (!directory.file) continue;
+    directory.number = above++;
+    wanted.push_back(
+        {directory.number, kDirectories - static_cast<std::size_t>(directory.number), true});
+  }
   return wanted;
 }
 
@@ -385,11 +440,24 @@ void Restorer::settle_common_part() {
   parts_->contents = ContentStore();
 }
 
+UniqueFd Restorer::take_wanted(std::size_t file) {
+  if (file == kSessionSocket) return settings_.session_socket.duplicate();
+  if (file <= std::numeric_limits<std::uint32_t>::max()) {
+    return take_description(static_cast<std::uint32_t>(file));
+  }
+  auto found = std::find_if(directories_.begin(), directories_.end(), [file](const auto& entry) {
+    return static_cast<std::size_t>(entry.second.number) == kDirectories - file;
+  });
+  TELEFORK_ASSERT(found != directories_.end());
+  return std::move(found->second.file);
+}
+
 void Restorer::restore_descriptors() {
   if (parts_->descriptions.empty()) {
     Restorer* alone = this;
     share_descriptors({&alone, 1});
   }
+  find_directories();
   std::vector<WantedNumber> wanted = wanted_numbers();
   close_mapped_files();
   const int limit = make_room_for_descriptors(wanted);
@@ -409,8 +477,7 @@ void Restorer::restore_descriptors() {
   std::size_t place = 0;
   for (auto& [file, at] : places) {
     at = place++;
-    opened.push_back(file == kSessionSocket ? settings_.session_socket.duplicate()
-                                            : take_description(static_cast<std::uint32_t>(file)));
+    opened.push_back(take_wanted(file));
     if (opened.size() >= at_once) give();
   }
   give();

@@ -169,7 +169,9 @@ void Restorer::restore_event_files() {
       restore_disabled_targets(number, description);
       restore_targets(number, description);
     } else if (description.getKind() == FileDescription::Kind::INOTIFY) {
-      add_watches(number, description, program);
+      const auto outside = directories_.find("/");
+      add_watches(number, description, outside == directories_.end() ? -1 : outside->second.number,
+                  program);
     }
   }
   run_if_large(program, true);

@@ -114,13 +114,16 @@ void add_timer_file(int fd, image::schema::TimerFile::Reader timer, std::int64_t
                {fd, kSetTicks, program.object(timer.getExpirations())});
 }
 
-void add_watches(int fd, FileDescription::Reader description, tracee::SyscallProgram& program) {
+void add_watches(int fd, FileDescription::Reader description, int root,
+                 tracee::SyscallProgram& program) {
+  if (root >= 0) program.call("changing to the root directory", SYS_fchdir, {root});
   for (image::schema::InotifyWatch::Reader watch : description.getWatches()) {
     std::string path = watch.getFile().getPath();
     program.call(fmt::format("choosing the number of a watch of fd {}", fd), SYS_ioctl,
                  {fd, kSetNextWatch, watch.getNumber()});
     program.call_expecting(fmt::format("watching {} by fd {}", path, fd), watch.getNumber(),
-                           SYS_inotify_add_watch, {fd, program.text(path), watch.getMask()});
+                           SYS_inotify_add_watch,
+                           {fd, program.text(root >= 0 ? "." + path : path), watch.getMask()});
   }
 }
 

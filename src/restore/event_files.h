@@ -18,7 +18,9 @@ UniqueFd open_event_file(image::schema::FileDescription::Reader description, pid
 // clock says to the guest.
 void add_timer_file(int fd, image::schema::TimerFile::Reader timer, std::int64_t now,
                     tracee::SyscallProgram& program);
-void add_watches(int fd, image::schema::FileDescription::Reader description,
+// `root`: of who has another root directory, the number of the one that the paths begin in; else
+// -1.
+void add_watches(int fd, image::schema::FileDescription::Reader description, int root,
                  tracee::SyscallProgram& program);
 
 }  // namespace telefork::restore

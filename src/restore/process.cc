@@ -19,7 +19,6 @@
 #include "kernel/abi.h"
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
-#include "restore/removed_directory.h"
 #include "restore/restorer.h"
 #include "restore/steps.h"
 #include "tracee/machine_state.h"
@@ -122,24 +121,11 @@ void add_ids(SyscallProgram& program, image::schema::Credentials::Reader wanted,
   program.call("restoring keepcaps", SYS_prctl, {PR_SET_KEEPCAPS, keep_caps ? 1 : 0, 0, 0, 0});
 }
 
-// It has no path to go by; and when descriptors are in their places none can be given any more.
-void enter_removed_directory(Blank& blank, image::schema::Process::Reader process) {
-  const std::string link = process.getCwd();
-  const UniqueFd directory = make_removed_directory(name_of_removed(link), process.getCwdMode());
-  const int given[] = {directory.get()};
-  const int number = blank.give_fds(given).front();
-  SyscallProgram program;
-  program.call("changing to directory " + link, SYS_fchdir, {number});
-  program.call("closing directory " + link, SYS_close, {number});
-  blank.stub().run(program);
-}
-
 }  // namespace
 
 // PR_SET_MM_MAP: the only form of PR_SET_MM that a plain user may use. The link to the program file
 // is set by the same call, but that is for root and CAP_CHECKPOINT_RESTORE only.
 void Restorer::restore_layout() {
-  if (process().getCwdMode() != 0) enter_removed_directory(*blank_, process());
   if (try_set_layout(-1) < 0) {
     throw_errno("setting the memory layout (PR_SET_MM_MAP)", EINVAL);
   }
@@ -191,11 +177,8 @@ std::int64_t Restorer::try_set_layout(int exe_fd) {
 
 void Restorer::restore_settings() {
   auto p = process();
+  enter_directories();
   SyscallProgram program;
-  if (p.getCwdMode() == 0) {
-    program.call("changing to directory " + std::string(p.getCwd()), SYS_chdir,
-                 {program.text(std::string(p.getCwd()))});
-  }
   add_process_settings(p, program);
   add_permissions(p, program);
   tracee::add_segments(std::as_bytes(std::span(p.getSegments().begin(), p.getSegments().size())),
@@ -254,8 +237,9 @@ void Restorer::restore_credentials() {
           "it may gain more capabilities than where it came from: to restore its securebits and "
           "bounding set takes CAP_SETPCAP");
     }
-    // To choose a thread's id takes it.
-    const std::uint64_t chooses = bit(kernel::kCapCheckpointRestore) | bit(CAP_SYS_ADMIN);
+    // To choose a thread's id takes it, and to give it another root directory.
+    const std::uint64_t chooses = bit(kernel::kCapCheckpointRestore) | bit(CAP_SYS_ADMIN) |
+                                  (some_thread_has_own_root() ? bit(CAP_SYS_CHROOT) : 0);
     std::uint64_t spare = threads_.size() > 1 ? have.cap_permitted & chooses : 0;
     permitted_before_ = have.cap_permitted;
     add_capabilities(program, wanted, have, may_bind, spare);

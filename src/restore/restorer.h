@@ -278,11 +278,30 @@ class Restorer {
                               tracee::SyscallProgram& program) const;
   void add_dumpable(tracee::SyscallProgram& program) const;
   void restore_limits();
+  // directories.cc
+  struct Directory {
+    UniqueFd file;    // given to it with its descriptors; empty: it opens it itself
+    int number = -1;  // there, for a while
+  };
+  std::string wanted_root() const;
+  bool has_wanted_root() const;
+  bool has_own_root(image::schema::Thread::Reader thread) const;
+  bool some_thread_has_own_root() const;
+  void check_root() const;
+  void add_directory(const std::string& path, mode_t removed, bool opened_here);
+  void find_directories();
+  void enter_directories();
+  void add_root(const std::string& path, tracee::SyscallProgram& program) const;
+  void add_working_directory(const std::string& path, tracee::SyscallProgram& program) const;
+  void add_own_directories(image::schema::Thread::Reader thread,
+                           tracee::SyscallProgram& program) const;
+  void add_end_of_directories(tracee::SyscallProgram& program) const;
   // seccomp.cc
   void restore_seccomp();
   // descriptors.cc
   void restore_descriptors();
-  std::vector<WantedNumber> wanted_numbers() const;
+  std::vector<WantedNumber> wanted_numbers();
+  UniqueFd take_wanted(std::size_t file);
   void close_mapped_files();
   int make_room_for_descriptors(const std::vector<WantedNumber>& wanted);
   UniqueFd open_description(image::schema::FileDescription::Reader description);
@@ -300,6 +319,8 @@ class Restorer {
   // Those that are to wait there to be accepted.
   std::vector<UniqueFd> connect_waiting(const UniqueFd& listener,
                                         image::schema::Socket::Reader record, unsigned count);
+  class Listener;
+  UniqueFd open_inside(const std::string& path, unsigned flags, int& error);
   UniqueFd open_own_proc(image::schema::FileDescription::Reader description);
   UniqueFd try_open_own_terminal(image::schema::FileDescription::Reader description);
   // epolls.cc
@@ -356,6 +377,7 @@ class Restorer {
   std::map<std::uint64_t, SharedMemory> shared_;
   std::shared_ptr<TreeParts> parts_;
   std::map<std::uint32_t, int> hidden_;  // find_hidden_targets(): their numbers for a while
+  std::map<std::string, Directory> directories_;  // by path, those that it needs by descriptor
 
   AddressSpace space_;
   std::optional<PidNamespace> space_of_pids_;  // lives longer than the blank

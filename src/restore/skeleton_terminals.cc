@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "kernel/procfs_task.h"
+#include "restore/outside.h"
 #include "restore/tree_skeleton.h"
 
 namespace telefork::restore {
@@ -99,13 +100,17 @@ void TreeSkeleton::take_terminals_of(std::uint32_t session) {
 // A session that was there keeps it too if nothing comes of all this.
 void TreeSkeleton::take_terminal(Terminal terminal) {
   const std::uint32_t session = terminal.getSession();
+  const std::string& path = parts_.ptys.begin(terminal);
+  tracee::Stub& stub = stub_of(session);
+  const Outside outside(*node(session).blank);
   SyscallProgram program;
   const Result slave =
       program.call("opening its terminal", SYS_openat,
-                   {AT_FDCWD, program.text(parts_.ptys.begin(terminal)), O_RDWR | O_NOCTTY});
+                   {outside.base(), program.text(outside.path_of(path)), O_RDWR | O_NOCTTY});
   program.call("taking its terminal", SYS_ioctl, {slave, TIOCSCTTY, 0});
   program.call("closing its terminal", SYS_close, {slave});
-  stub_of(session).run(program);
+  outside.add_end(program);
+  stub.run(program);
   if (!found_.contains(session) || parts_.terminals == nullptr) return;
   const UniqueFd& master = parts_.ptys.master_of(terminal);
   (*parts_.terminals)[static_cast<pid_t>(session)] = master.duplicate();
@@ -113,17 +118,20 @@ void TreeSkeleton::take_terminal(Terminal terminal) {
 
 void TreeSkeleton::run_on_terminal(std::uint32_t id, unsigned long request,
                                    std::optional<pid_t> argument) {
+  tracee::Stub& stub = stub_of(id);
+  const Outside outside(*node(id).blank);
   SyscallProgram program;
-  const Result terminal =
-      program.call("opening its terminal", SYS_openat,
-                   {AT_FDCWD, program.text("/dev/tty"), O_RDWR | O_NOCTTY | O_NONBLOCK});
+  const Result terminal = program.call(
+      "opening its terminal", SYS_openat,
+      {outside.base(), program.text(outside.path_of("/dev/tty")), O_RDWR | O_NOCTTY | O_NONBLOCK});
   if (argument) {
     program.call("setting its terminal", SYS_ioctl, {terminal, request, program.object(*argument)});
   } else {
     program.call("setting its terminal", SYS_ioctl, {terminal, request, 0});
   }
   program.call("closing its terminal", SYS_close, {terminal});
-  stub_of(id).run(program);
+  outside.add_end(program);
+  stub.run(program);
 }
 
 // When all groups are there, and whoever is to lack what it was born with.

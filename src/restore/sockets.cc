@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "kernel/socket_options.h"
+#include "restore/in_root.h"
 
 namespace telefork::restore {
 namespace {
@@ -56,17 +57,30 @@ std::string describe_address(const sockaddr_storage& address, std::size_t size) 
   return fmt::format("{}:{}", text, ntohs(four.sin_port));
 }
 
+// An address, and the root directory in which it is a path.
+struct Address {
+  sockaddr_storage bytes;
+  socklen_t size;
+  std::string root;  // empty: this process's
+
+  using Act = int (*)(int socket, const sockaddr* address, socklen_t size);
+  // bind(2) or connect(2). 0 or an errno.
+  int pass_to(Act act, const UniqueFd& socket) const {
+    return run_in_root(root, [&] {
+      return act(socket.get(), reinterpret_cast<const sockaddr*>(&bytes), size) == 0 ? 0 : errno;
+    });
+  }
+};
+
 // Whether a name is a socket's that is there no more. One that is would say that it is of another
 // type (unix_find_other in net/unix/af_unix.c), and does not hear of it; a file of any other kind
 // says the same as one that is left behind.
-bool is_left_behind(const std::string& name, const sockaddr_storage& address, socklen_t size,
-                    int type) {
+bool is_left_behind(const std::string& path, const Address& address, int type) {
   struct stat stat;
-  if (::lstat(name.c_str(), &stat) != 0 || !S_ISSOCK(stat.st_mode)) return false;
+  if (::lstat(path.c_str(), &stat) != 0 || !S_ISSOCK(stat.st_mode)) return false;
   const int other = type == SOCK_SEQPACKET ? SOCK_DGRAM : SOCK_SEQPACKET;
   UniqueFd probe(::socket(AF_UNIX, other | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return probe && ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), size) != 0 &&
-         errno == ECONNREFUSED;
+  return probe && address.pass_to(::connect, probe) == ECONNREFUSED;
 }
 
 void set_flags(const UniqueFd& socket, unsigned flags) {
@@ -135,31 +149,25 @@ SocketNames::~SocketNames() {
 void Sockets::bind_to_address(Socket::Reader record, const UniqueFd& socket) const {
   ::capnp::Data::Reader bytes = record.getAddress();
   if (bytes.size() == 0) return;
-  sockaddr_storage address{};
-  if (bytes.size() > sizeof(address)) throw Error(Code::kCorrupt, "an address is too long");
-  std::memcpy(&address, bytes.begin(), bytes.size());
-  const auto size = static_cast<socklen_t>(bytes.size());
-  const std::string name = describe_address(address, size);
-  const bool is_file = address.ss_family == AF_UNIX && name.starts_with('/');
+  Address address{{}, static_cast<socklen_t>(bytes.size()), record.getRoot()};
+  if (bytes.size() > sizeof(address.bytes)) throw Error(Code::kCorrupt, "an address is too long");
+  std::memcpy(&address.bytes, bytes.begin(), bytes.size());
+  const std::string name = describe_address(address.bytes, address.size);
+  const std::string path = address.root + name;
+  const bool is_file = address.bytes.ss_family == AF_UNIX && name.starts_with('/');
   // The name gets what the socket has, but for the umask.
   if (is_file && ::fchmod(socket.get(), record.getMode()) != 0) throw_errno("preparing a name");
-  auto bind = [&] {
-    return ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), size) == 0;
-  };
-  bool bound = bind();
-  int error = errno;
-  if (!bound && error == EADDRINUSE && is_file &&
-      is_left_behind(name, address, size, record.getType())) {
-    bound = ::unlink(name.c_str()) == 0 && bind();
-    error = errno;
+  int error = address.pass_to(::bind, socket);
+  if (error == EADDRINUSE && is_file && is_left_behind(path, address, record.getType())) {
+    error = ::unlink(path.c_str()) == 0 ? address.pass_to(::bind, socket) : errno;
   }
-  if (!bound) {
+  if (error != 0) {
     throw Error(Code::kRefused,
-                fmt::format("its address {} cannot be had here: {}", name, std::strerror(error)));
+                fmt::format("its address {} cannot be had here: {}", path, std::strerror(error)));
   }
   if (!is_file) return;
-  names_.add(name);
-  if (::chmod(name.c_str(), record.getMode()) != 0) throw_errno("giving " + name + " its mode");
+  names_.add(path);
+  if (::chmod(path.c_str(), record.getMode()) != 0) throw_errno("giving " + path + " its mode");
 }
 
 void Sockets::set_options(Socket::Reader record, const UniqueFd& socket) const {
@@ -216,7 +224,8 @@ std::optional<std::uint32_t> Sockets::listener_of(Socket::Reader record) const {
   if (record.getAddress().size() == 0) return std::nullopt;
   for (std::uint32_t i = 0; i < records_.size(); ++i) {
     const bool same = !records_[i].getPaired() && records_[i].getType() == record.getType() &&
-                      records_[i].getAddress() == record.getAddress();
+                      records_[i].getAddress() == record.getAddress() &&
+                      records_[i].getRoot() == record.getRoot();
     if (records_[i].getListening() && same) return i;
   }
   throw Error(Code::kCorrupt, "nothing listens where a socket was accepted");

@@ -262,6 +262,7 @@ void Restorer::prepare_memory() {
             [](const Mapping& a, const Mapping& b) { return a.start() < b.start(); });
   check_guard_pages();
   tracee::SameCpu turns(blank_->pid());
+  check_root();
   lay_out();
   if (!parts_->is_tree) set_clocks(blank_->stub());
   give_files();

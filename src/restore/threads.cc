@@ -33,13 +33,6 @@ using tracee::SyscallProgram;
 
 constexpr std::size_t kThreadStack = 1024;
 
-void add_own_directory(Thread::Reader thread, SyscallProgram& program) {
-  const std::string cwd = thread.getCwd();
-  program.call("giving a thread directories of its own", SYS_unshare, {CLONE_FS});
-  program.call("changing to directory " + cwd, SYS_chdir, {program.text(cwd)});
-  program.call("restoring the umask of a thread", SYS_umask, {thread.getUmask()});
-}
-
 }  // namespace
 
 // What a thread has to ask the kernel for itself.
@@ -47,7 +40,7 @@ SyscallProgram Restorer::thread_program(Thread::Reader thread, bool main) {
   SyscallProgram program;
   tracee::add_xstate_room(decode_thread_state(thread).xstate, program);
   add_registrations(thread, program);
-  if (thread.getOwnDirectory()) add_own_directory(thread, program);
+  if (thread.getOwnDirectory()) add_own_directories(thread, program);
   if (thread.getOwnPersonality()) {
     program.call("restoring the personality of a thread", SYS_personality,
                  {thread.getPersonality()});
@@ -59,6 +52,7 @@ SyscallProgram Restorer::thread_program(Thread::Reader thread, bool main) {
   add_pending(thread.getPending(), blank_->guest_pid(), tid, program);
   if (!thread.hasCredentials()) drop_spare_capabilities(program);
   if (main) add_dumpable(program);
+  if (main) add_end_of_directories(program);
   return program;
 }
 

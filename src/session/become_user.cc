@@ -43,6 +43,10 @@ bool may_set_ids() {
   return (kernel::read_status(::getpid()).cap_effective & kNeeded) == kNeeded;
 }
 
+bool may_change_root() {
+  return (kernel::read_status(::getpid()).cap_effective >> CAP_SYS_CHROOT & 1) != 0;
+}
+
 int become_user(const User& user) noexcept {
   constexpr unsigned kCapability = kernel::kCapCheckpointRestore;
   if (::prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0) return errno;

@@ -33,6 +33,8 @@ std::vector<std::string> environment_of(const User& user, char* const* own);
 
 // Whether this process may make one of any user.
 bool may_set_ids();
+// CAP_SYS_CHROOT.
+bool may_change_root();
 
 // For this process itself: it is nobody, with no capability, and gains none by an exec; nobody may
 // look into it. Where it is no root it stays who it is otherwise. 0 or an errno.

@@ -105,7 +105,10 @@ void Departure::look(const capture::SurveyOptions& options) {
   fence_ = make_fence(*opened_, here_, settings_.registry);
   link().set_interrupt(interest_.get(), [this] { throw_if_ended(); });
   capture::TreeSurvey tree = migrate::survey_tree_by_pid(request_.pid, options);
-  for (const capture::Survey& member : tree.members) check_user(member.status, *opened_);
+  for (const capture::Survey& member : tree.members) {
+    check_user(member.status, *opened_);
+    check_root(member, *opened_);
+  }
   check_hosting(*opened_->reply, request_.node.text(), true);
   if (request_.detach) check_detaching(opened_->reply, request_.node.text());
   for (const capture::Survey& member : tree.members) resident_ += member.status.resident_kb * 1024;

@@ -12,6 +12,7 @@
 
 #include "capture/capture.h"
 #include "kernel/pidfd.h"
+#include "kernel/procfs_file.h"
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
 #include "kernel/task_flags.h"
@@ -227,6 +228,7 @@ void Homeward::send_offer(const capture::TreeSurvey& tree) {
     offer.setPermitted(permitted_of(tree.first()));
     offer.setUids({first.uids.data(), first.uids.size()});
     offer.setGids({first.gids.data(), first.gids.size()});
+    offer.setRoot(kernel::read_root_link(tree.first().pid));
     offer.setThreads(kernel::list_threads(settings_.guest).size() > 1);
     offer.setSharesMemory(shares_memory(tree));
     offer.setEnded({ended.data(), ended.size()});
@@ -237,6 +239,7 @@ void Homeward::send_offer(const capture::TreeSurvey& tree) {
       members[i].setPermitted(permitted_of(member));
       members[i].setUids({member.status.uids.data(), member.status.uids.size()});
       members[i].setGids({member.status.gids.data(), member.status.gids.size()});
+      members[i].setRoot(kernel::read_root_link(member.pid));
       members[i].setThreads(member.status.threads > 1);
     }
   });

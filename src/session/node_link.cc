@@ -228,4 +228,13 @@ void check_user(const kernel::Status& process, const OpenedNode& node) {
                           node.link->node(), there.getUid(), there.getGid(), remedy));
 }
 
+void check_root(const capture::Survey& process, const OpenedNode& node) {
+  if (process.changed_root.empty() || node.reply->getUser().getChangesRoot()) return;
+  throw Error(
+      Code::kRefused,
+      fmt::format("process {} has {} as its root directory (chroot), and {} may not give it "
+                  "that (it takes CAP_SYS_CHROOT); ask a telepad of root",
+                  process.pid, process.changed_root, node.link->node()));
+}
+
 }  // namespace telefork::session

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "capture/survey.h"
 #include "kernel/procfs_task.h"
 #include "net/address.h"
 #include "protocol/handshake.h"
@@ -42,5 +43,7 @@ std::unique_ptr<net::Stream> open_page_connection(const OpenedNode& node);
 
 // A process with other ids than the guest would have there can be no guest there: throws kRefused.
 void check_user(const kernel::Status& process, const OpenedNode& node);
+// And the root directory that it has.
+void check_root(const capture::Survey& process, const OpenedNode& node);
 
 }  // namespace telefork::session

@@ -15,6 +15,7 @@
 #include "image/reader.h"
 #include "kernel/abi.h"
 #include "kernel/pid_space.h"
+#include "kernel/procfs_file.h"
 #include "kernel/procfs_task.h"
 #include "restore/try_id.h"
 #include "session/file_negotiation.h"
@@ -65,6 +66,22 @@ void check_credentials(pid_t pid, const Offer& offer) {
               fmt::format("refused: process {}: it has {} there that its deputy has lost, by its "
                           "exec, and could not give it back; let it end there",
                           pid, may_be ? "capabilities" : "user or group ids"));
+}
+
+// Where it has taken another one there.
+template <class Offer>
+void check_root(pid_t pid, const Offer& offer) {
+  const std::string root = offer.getRoot();  // an older end does not say
+  const std::string here = kernel::read_root_link(pid);
+  auto removed = [](const std::string& link) { return link.ends_with(" (deleted)"); };
+  if (root.empty() || root == here || (removed(root) && removed(here)) ||
+      has(kernel::read_status(pid), CAP_SYS_CHROOT)) {
+    return;
+  }
+  throw Error(Code::kRefused,
+              fmt::format("refused: process {}: it has {} as its root directory there (chroot), "
+                          "which its deputy may not take on; let it end there",
+                          pid, root));
 }
 
 // The name of memory that has none: see kernel::map_files_path().
@@ -168,11 +185,13 @@ void ReturnSession::check_offer(protocol::schema::Offer::Reader offer) const {
   for (std::uint32_t tid : offer.getTids()) check_id("thread", static_cast<pid_t>(tid));
   check_credentials(pid_, offer);
   check_threads(pid_, offer);
+  check_root(pid_, offer);
   for (protocol::schema::OfferedMember::Reader member : offer.getMembers()) {
     const auto pid = static_cast<pid_t>(member.getPid());
     if (deputies_.is_found(pid)) {
       check_credentials(pid, member);
       check_threads(pid, member);
+      check_root(pid, member);
     } else {
       check_id("child's process", pid);
     }

@@ -510,6 +510,7 @@ void Telepad::fill_welcome(const Session& session,
   user.setUid(session.user.uid);
   user.setGid(session.user.gid);
   user.setChoosesIds(session.user.uid == 0 && may_set_ids());
+  user.setChangesRoot(session.user.uid == 0 && may_change_root());
   say_hosting(find_hosting(session.user.uid != ::geteuid()), reply.initHosting());
   std::vector<std::string> features = {
       std::string(protocol::kFeatureTrees), std::string(protocol::kFeatureLazy),

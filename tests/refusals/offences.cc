@@ -267,7 +267,15 @@ bool narrow_bounding_set() { return geteuid() == 0 && prctl(PR_CAPBSET_DROP, CAP
 
 bool give_up_new_privileges() { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0; }
 
-bool leave_root() { return unshare(CLONE_FS) == 0 && chroot("/usr") == 0; }
+// For one that is removed then.
+bool leave_root() {
+  char root[] = "/tmp/telefork-offence.XXXXXX";
+  const int folder = open("/tmp", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  const bool left = folder >= 0 && mkdtemp(root) != nullptr && unshare(CLONE_FS) == 0 &&
+                    chroot(root) == 0 && unlinkat(folder, root + sizeof "/tmp", AT_REMOVEDIR) == 0;
+  close(folder);
+  return left;
+}
 
 bool leave_descriptors() { return unshare(CLONE_FILES) == 0; }
 
@@ -430,7 +438,7 @@ const Offence kAll[] = {
      "to another one",
      descend_beyond_path_max},
     {"chroot", "process ", "its root directory is not this machine's (chroot)", change_root, "root",
-     false},
+     false, false},
     {"pid_namespace", "process ",
      "it is in another pid namespace than telefork; run telefork inside of that namespace",
      enter_pid_namespace, "root", false},

@@ -294,8 +294,9 @@ constexpr std::array kRules = {
 
     Rule{Reason::kForeignCode, Part::kThreads, "32-bit code in a 64-bit program",
          "thread {} runs 32-bit code", "", kStub},
-    Rule{Reason::kSyscallDispatch, Part::kThreads, "Syscall User Dispatch, from Linux 6.4 on",
-         "thread {} has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)", "", kStub},
+    Rule{Reason::kSyscallDispatch, Part::kThreads,
+         "Syscall User Dispatch, from Linux 6.4 on, for a call (`run_on`)",
+         "it has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)", ""},
     Rule{Reason::kNoRoomOnStack, Part::kThreads, "a stack that is full, or none",
          "thread {} has no room for a signal frame on its stack at {:#x}", "", kStub},
     Rule{Reason::kManySignals, Part::kThreads, "very many pending signals",

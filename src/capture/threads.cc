@@ -53,6 +53,13 @@ void fill_scheduling(pid_t tid, image::schema::Thread::Builder record) {
   if (CPU_COUNT(&cpus) < all) record.setAffinity(as_data(cpus));
 }
 
+void fill_dispatch(const kernel::SyscallUserDispatch& dispatch,
+                   image::schema::SyscallDispatch::Builder record) {
+  record.setOffset(dispatch.offset);
+  record.setLength(dispatch.length);
+  record.setSelector(dispatch.selector);
+}
+
 }  // namespace
 
 struct Capture::ThreadAnswers {
@@ -164,6 +171,13 @@ void Capture::write_thread(tracee::TracedThread& thread, const tracee::Stub& stu
     record.setCwd(kernel::read_cwd_link(tid));
     record.setRoot(kernel::read_root_link(tid));
     record.setUmask(kernel::read_status(tid).umask);
+  }
+  if (auto dispatch = thread.dispatch()) {
+    if (!survey_.whole) {
+      throw Error(Code::kRefused,
+                  refuse(fmt::format("thread {}", tid), Reason::kSyscallDispatch).text());
+    }
+    fill_dispatch(*dispatch, record.initDispatch());
   }
   fill_robust_list(tid, record);
   fill_scheduling(tid, record);

@@ -526,6 +526,13 @@ struct Timers {
   posix @1 :List(PosixTimer);
 }
 
+struct SyscallDispatch {
+  # PR_SET_SYSCALL_USER_DISPATCH, where it is on.
+  offset @0 :UInt64;          # system calls from here are not handed back
+  length @1 :UInt64;
+  selector @2 :UInt64;        # 0: all others are
+}
+
 struct Thread {
   tid @0 :UInt32;
   comm @1 :Text;
@@ -557,6 +564,7 @@ struct Thread {
   ownPersonality @27 :Bool;   # the next is another one than the first thread's
   personality @28 :UInt32;
   root @29 :Text;             # of one with its own directories; empty: that of the process
+  dispatch @30 :SyscallDispatch;
 }
 
 struct Command {

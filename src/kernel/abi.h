@@ -146,7 +146,8 @@ constexpr int kPtraceSeccompGetFilter = 0x420c;        // Linux 4.4
 constexpr int kPtraceSeccompGetMetadata = 0x420d;      // Linux 4.16
 constexpr int kPtraceGetSyscallInfo = 0x420e;          // Linux 5.3
 constexpr int kPtraceGetRseqConfiguration = 0x420f;    // Linux 5.13
-constexpr int kPtraceGetSyscallUserDispatch = 0x4211;  // Linux 6.4
+constexpr int kPtraceSetSyscallUserDispatch = 0x4210;  // Linux 6.4
+constexpr int kPtraceGetSyscallUserDispatch = 0x4211;  // likewise
 constexpr int kPtraceSetSyscallInfo = 0x4212;          // Linux 6.16
 
 struct SyscallUserDispatch {  // struct ptrace_sud_config

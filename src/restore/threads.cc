@@ -242,12 +242,36 @@ void Restorer::stop() {
   }
 }
 
+namespace {
+
+void restore_dispatch(Thread::Reader thread, tracee::TracedThread& traced) {
+  if (!thread.hasDispatch()) return;
+  constexpr std::uint64_t kOn = 1;  // PR_SYS_DISPATCH_ON
+  auto dispatch = thread.getDispatch();
+  try {
+    traced.set_dispatch({kOn, dispatch.getSelector(), dispatch.getOffset(), dispatch.getLength()});
+  } catch (const Error& error) {
+    if (error.error() != EIO) throw;
+    throw Error(Code::kRefused,
+                fmt::format("thread {} has its system calls dispatched "
+                            "(PR_SET_SYSCALL_USER_DISPATCH), and to restore that takes Linux 6.4",
+                            thread.getTid()));
+  }
+}
+
+}  // namespace
+
 void Restorer::become_guest() {
   parts_->socket_names.keep();
   parts_->segments.keep();
   parts_->named_memory.keep();
   tracee::ThreadState state = decode_thread_state(threads_.front().get<Thread>());
   blank_->stub().replace_with(state);
+  // Nothing is done inside of it any more.
+  restore_dispatch(threads_.front().get<Thread>(), blank_->thread());
+  for (std::size_t i = 1; i < threads_.size(); ++i) {
+    restore_dispatch(threads_[i].get<Thread>(), other_threads_[i - 1]);
+  }
 }
 
 pid_t Restorer::let_go() {

@@ -241,6 +241,11 @@ HeldProcess ParkedProcess::held_process() const {
 
 void ParkedProcess::leave_held() {
   TELEFORK_ASSERT(held() && !waiting_);
+  // Its stubs could do nothing more.
+  const bool dispatched =
+      std::any_of(frozen_.threads().begin(), frozen_.threads().end(),
+                  [](const TracedThread& thread) { return thread.holds_dispatch(); });
+  if (dispatched) ::kill(pid(), SIGKILL);
   forget();
   frozen_.thaw(caller());
 }

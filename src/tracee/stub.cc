@@ -51,17 +51,12 @@ WaitStatus resume_and_look(TracedThread& thread, int request, int signal,
   }
 }
 
-void check_can_be_entered(const TracedThread& thread, const ThreadState& state) {
+void prepare_to_enter(TracedThread& thread, const ThreadState& state) {
   if (!is_native_code(state.registers)) {
     throw Error(Code::kRefused, fmt::format("thread {} runs 32-bit code", thread.tid()));
   }
   // The stub's own would be signals to the program.
-  if (thread.dispatches_system_calls()) {
-    throw Error(
-        Code::kRefused,
-        fmt::format("thread {} has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)",
-                    thread.tid()));
-  }
+  thread.hold_dispatch();
 }
 
 }  // namespace
@@ -117,15 +112,17 @@ bool stop_at_event(TracedThread& thread) {
 
 bool leave_stub(TracedThread& thread, const Registers& as) {
   if (!leave_by_frame(thread)) return false;
-  if (!is_interrupted_call(as)) return true;
-  if (!stop_at_event(thread)) return false;
-  thread.set_registers(as);
+  if (is_interrupted_call(as)) {
+    if (!stop_at_event(thread)) return false;
+    thread.set_registers(as);
+  }
+  thread.release_dispatch();
   return true;
 }
 
 Stub::Stub(TracedThread& thread, pid_t pid, const Options& options)
     : thread_(thread), pid_(pid), original_(read_thread_state(thread)), place_(options.place) {
-  check_can_be_entered(thread, original_);
+  prepare_to_enter(thread, original_);
   choose_stop_signal(options.awaited_signals.value_or(original_.signal_mask));
   sigreturn_ =
       options.map != nullptr ? make_sigreturn_in(pid, *options.map) : make_sigreturn_in(pid);
@@ -154,7 +151,7 @@ Stub::Stub(TracedThread& thread, Stub& host)
   const std::size_t frame_size = signal_frame_size(original_.xstate);
   RemotePtr at = host.next_program(exit_size(frame_size) + kGuestProgramSize + kPageSize);
   programs_end_ = host.programs_end_;
-  check_can_be_entered(thread_, original_);
+  prepare_to_enter(thread_, original_);
   choose_stop_signal(original_.signal_mask);
   lay_exit(RemotePtr(round_up(at.value(), kPageSize)), frame_size);
   ScatteredMemory memory;
@@ -176,7 +173,7 @@ Stub::Stub(TracedThread& thread, Guest guest, Stub& host, ScatteredMemory& memor
       has_other_ids_(host.has_other_ids_),
       group_signals_(host.group_signals_),
       lender_(&host) {
-  check_can_be_entered(thread_, original_);
+  prepare_to_enter(thread_, original_);
   // One that waits for it alone, and is not blocked, would be ignored by what it does by default.
   take_stop_signal(group_signals_ | original_.signal_mask);
   lay_guest_exit(guest.room);
@@ -668,6 +665,7 @@ bool Stub::run_to_exec(const SyscallProgram& program, std::optional<ProgramRun>*
   WaitStatus status = resume_to_end(reap_others);
   if (status.kind() == WaitStatus::Kind::kEvent) {
     installed_ = false;
+    thread_.forget_dispatch();
     return true;
   }
   failed_run->emplace(take_results(whole, programs_));
@@ -701,6 +699,7 @@ void Stub::restore_state() {
   thread_.set_signal_mask(original_.signal_mask);
   thread_.set_xstate(original_.xstate);
   thread_.set_registers(original_.registers);
+  thread_.release_dispatch();
 }
 
 void Stub::begin_to_remove() {

@@ -78,7 +78,8 @@ class Stub {
   };
 
   // `thread` must be stopped by interrupt(). Throws kRefused for what cannot be entered (32-bit
-  // code, dispatched system calls, no libc's return from signals, no room on the stack), naming it.
+  // code, no libc's return from signals, no room on the stack), naming it. While it is in place
+  // nothing dispatches its system calls (TracedThread::hold_dispatch).
   Stub(TracedThread& thread, pid_t pid, const Options& options);
   // In another stopped thread of a process where `host` is in place: uses its pages, so that
   // nothing has to be mapped. `host` may run nothing while this one lives, and only one such stub

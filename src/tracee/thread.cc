@@ -91,7 +91,8 @@ TracedThread::TracedThread(TracedThread&& other) noexcept
       group_stop_(std::exchange(other.group_stop_, false)),
       leads_(std::exchange(other.leads_, false)),
       options_(std::exchange(other.options_, 0)),
-      kept_(std::exchange(other.kept_, 0)) {}
+      kept_(std::exchange(other.kept_, 0)),
+      held_dispatch_(std::exchange(other.held_dispatch_, {})) {}
 
 TracedThread& TracedThread::operator=(TracedThread&& other) noexcept {
   std::swap(tid_, other.tid_);
@@ -100,6 +101,7 @@ TracedThread& TracedThread::operator=(TracedThread&& other) noexcept {
   std::swap(leads_, other.leads_);
   std::swap(options_, other.options_);
   std::swap(kept_, other.kept_);
+  std::swap(held_dispatch_, other.held_dispatch_);
   return *this;
 }
 
@@ -344,12 +346,40 @@ std::vector<TracedThread::SeccompFilter> TracedThread::seccomp_filters() const {
   }
 }
 
-bool TracedThread::dispatches_system_calls() const {
+std::optional<kernel::SyscallUserDispatch> TracedThread::dispatch() const {
+  if (held_dispatch_) return held_dispatch_;
   kernel::SyscallUserDispatch dispatch;
   void* size = reinterpret_cast<void*>(sizeof(dispatch));
-  long result = ::ptrace(static_cast<__ptrace_request>(kernel::kPtraceGetSyscallUserDispatch), tid_,
-                         size, &dispatch);
-  return result == 0 && dispatch.mode != 0;
+  const long result = ::ptrace(static_cast<__ptrace_request>(kernel::kPtraceGetSyscallUserDispatch),
+                               tid_, size, &dispatch);
+  if (result != 0 || dispatch.mode == 0) return std::nullopt;
+  return dispatch;
+}
+
+void TracedThread::set_dispatch(const kernel::SyscallUserDispatch& dispatch) {
+  kernel::SyscallUserDispatch copy = dispatch;
+  call_ptrace(kernel::kPtraceSetSyscallUserDispatch, tid_, sizeof(copy), &copy,
+              "setting the dispatch of system calls of");
+}
+
+void TracedThread::hold_dispatch() {
+  if (held_dispatch_) return;
+  held_dispatch_ = dispatch();
+  if (!held_dispatch_) return;
+  set_options(options_);
+  set_dispatch({});
+}
+
+void TracedThread::release_dispatch() {
+  if (!held_dispatch_) return;
+  set_dispatch(*held_dispatch_);
+  forget_dispatch();
+}
+
+void TracedThread::forget_dispatch() {
+  if (!held_dispatch_) return;
+  held_dispatch_.reset();
+  set_options(options_);
 }
 
 bool TracedThread::at_system_call_entry() const {
@@ -363,7 +393,8 @@ void TracedThread::touch(RemotePtr address) const {
 }
 
 void TracedThread::set_options(std::uint64_t options) {
-  call_ptrace(PTRACE_SETOPTIONS, tid_, 0, options | kept_ | PTRACE_O_TRACESYSGOOD,
+  const std::uint64_t dies = held_dispatch_ ? PTRACE_O_EXITKILL : 0;
+  call_ptrace(PTRACE_SETOPTIONS, tid_, 0, options | kept_ | dies | PTRACE_O_TRACESYSGOOD,
               "setting options of");
   options_ = options;
 }
@@ -374,6 +405,7 @@ void TracedThread::suspend_seccomp(std::uint64_t more) {
 }
 
 void TracedThread::drop_options() {
+  release_dispatch();
   kept_ = 0;
   set_options(0);
 }
@@ -385,6 +417,13 @@ unsigned long TracedThread::event_message() const {
 }
 
 bool TracedThread::try_detach() {
+  if (held_dispatch_ && stopped_) {
+    try {
+      release_dispatch();
+    } catch (const Error& error) {
+      if (error.code() != Code::kGone) throw;  // else the next call says so
+    }
+  }
   if (::ptrace(PTRACE_DETACH, tid_, 0, 0) != 0) {
     if (errno == ESRCH) return false;
     throw_errno(fmt::format("detaching from thread {}", tid_));

@@ -18,6 +18,7 @@
 #include <sys/types.h>
 
 #include "base/remote_ptr.h"
+#include "kernel/abi.h"
 #include "tracee/change_wait.h"
 #include "tracee/registers.h"
 #include "tracee/wait_status.h"
@@ -104,8 +105,19 @@ class TracedThread {
   };
   // The oldest first. To read them takes CAP_SYS_ADMIN.
   std::vector<SeccompFilter> seccomp_filters() const;
-  // False too where the kernel cannot tell (before Linux 6.4).
-  bool dispatches_system_calls() const;
+  // Syscall User Dispatch, where it is on: the kernel hands its system calls back to the program
+  // (prctl(2), PR_SET_SYSCALL_USER_DISPATCH). Nothing too where the kernel cannot tell, before
+  // Linux 6.4.
+  std::optional<kernel::SyscallUserDispatch> dispatch() const;
+  // Where it is on: off until release_dispatch(), or until it is let go, so that it can be made to
+  // do system calls of ours. Nobody could put that back for a tracer that dies, so the thread dies
+  // with it (PTRACE_O_EXITKILL). dispatch() says what it will be.
+  void hold_dispatch();
+  void release_dispatch();
+  bool holds_dispatch() const { return held_dispatch_.has_value(); }
+  // It executes another program: an exec has ended it.
+  void forget_dispatch();
+  void set_dispatch(const kernel::SyscallUserDispatch& dispatch);
   // Of a thread in a syscall stop: whether it is the one at the entry (PTRACE_GET_SYSCALL_INFO).
   bool at_system_call_entry() const;
   // Makes a stack that ends above `address` grow to it, if it may: unlike process_vm_writev(2),
@@ -149,6 +161,7 @@ class TracedThread {
   bool leads_ = false;
   std::uint64_t options_ = 0;  // that were asked for
   std::uint64_t kept_ = 0;     // beside these
+  std::optional<kernel::SyscallUserDispatch> held_dispatch_;
 };
 
 }  // namespace telefork::tracee

@@ -111,26 +111,6 @@ class OfSeveral(Refusal):
 
 
 @unittest.skipIf(OFFENCE, "told of one")
-class OfAStoppedProcess(Refusal):
-    """What only the process itself can be asked for: `check` knows nothing of it."""
-
-    def refuses_to_save(self, offence, line):
-        offender = self.offender(offence)
-        self.assertEqual(call("check", offender.pid, "--for", "save").returncode, 0)
-        image = self.folder / "image.tfi"
-        done = call("save", offender.pid, image)
-        self.assertEqual(done.returncode, 75)  # it had begun
-        self.assertEqual(done.stderr.decode(), line.format(pid=offender.pid) +
-                         f"\ntelefork: process {offender.pid} runs on\n")
-        self.assertFalse(image.exists())
-        self.assertTrue(offender.is_undisturbed())
-
-    def test_with_dispatched_system_calls(self):
-        self.refuses_to_save("dispatch", "refused: thread {pid} has its system calls dispatched "
-                                         "(PR_SET_SYSCALL_USER_DISPATCH)")
-
-
-@unittest.skipIf(OFFENCE, "told of one")
 class LeftAtHome(Refusal):
     def test_is_listed_where_a_fork_would_leave_it(self):
         offender = self.offender("eventfd", "pidfd")

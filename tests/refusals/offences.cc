@@ -281,12 +281,6 @@ bool leave_descriptors() { return unshare(CLONE_FILES) == 0; }
 
 bool leave_network() { return unshare(CLONE_NEWNET) == 0; }
 
-bool dispatch_system_calls() {
-  constexpr int kPrSetSyscallUserDispatch = 59;
-  static char selector = 0;  // let all through
-  return prctl(kPrSetSyscallUserDispatch, 1, 0, 0, &selector) == 0;
-}
-
 bool change_root() { return chroot("/usr") == 0; }
 
 // Its children are in the namespace; so this goes on in one.
@@ -431,8 +425,6 @@ const Offence kAll[] = {
      in_a_thread<leave_descriptors>, "", false},
     {"namespace_of_a_thread", "thread ", "it does not have the first thread's net namespace, which",
      in_a_thread<leave_network>, "root", false},
-    {"dispatch", "", "has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)",
-     dispatch_system_calls, "syscall_user_dispatch", false},
     {"long_directory", "process ",
      "the path of its working directory is too long: the kernel does not tell it; have it change "
      "to another one",

@@ -292,6 +292,31 @@ TEST_P(ACall, ThatLeavesANamespaceIsRefused) {
   EXPECT_TRUE(went_well(outcome));
 }
 
+// Here, where the freeze is undone, and there.
+TEST_P(ACall, OfAThreadWhoseSystemCallsAreDispatchedIsRefused) {
+  Outcome outcome = run([this] {
+    static char selector = 0;  // all of them pass
+    auto dispatch = [](int mode) {
+      constexpr int kSetDispatch = 59;  // PR_SET_SYSCALL_USER_DISPATCH
+      return prctl(kSetDispatch, mode, 0, 0, mode == 0 ? nullptr : &selector) == 0;
+    };
+    Witness witness;
+    std::string error = error_of_call(node(), [&] {
+      witness.spoil();
+      require(dispatch(1));
+    });
+    require(contains(error, "it has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)"));
+    require_equal(int{telefork_error_code()}, int{TELEFORK_REFUSED});
+    require(dispatch(1));
+    error = error_of_call(node(), [] { _exit(1); });
+    require(contains(error, "it has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)"));
+    require(dispatch(0));
+    call_on(node(), [] {});
+    witness.expect_untouched();
+  });
+  EXPECT_TRUE(went_well(outcome));
+}
+
 // Root reads it nevertheless.
 TEST_P(ACall, ThatMayNotBeReadIsRefusedOrComesHome) {
   Outcome outcome = run([this] {

@@ -85,6 +85,9 @@
 // TEXT stands in docs/limits.md.
 #define VICTIM_ENDS_WITH_SESSION(text) victim_say("ends with its session: " text "\n")
 
+// The same as long as it is here: its deputy ends with 125.
+#define VICTIM_ENDS_WITH_SESSION_HERE(text) victim_say("ends with its session here: " text "\n")
+
 // Once it is ready it stops itself: the runner waits for that, and sends SIGCONT before the first
 // SIGTERM, when it is stopped where it came to.
 #define VICTIM_STOPS() victim_say("stops\n")

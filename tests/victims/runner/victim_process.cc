@@ -240,6 +240,9 @@ bool VictimProcess::await_ready() {
       declared_.loses_in_namespace = text;
     } else if (name == "ends with its session") {
       declared_.ends_with_session = text;
+    } else if (name == "ends with its session here") {
+      declared_.ends_with_session = text;
+      declared_.ends_as_deputy = false;
     } else if (name == "noted beside") {
       declared_.noted_beside = text;
     } else if (name == "clashes" || name == "clashes in files") {

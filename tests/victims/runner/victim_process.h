@@ -28,6 +28,7 @@ struct Declared {
   std::string stays_near;          // a sentence of docs/limits.md, or nothing
   std::string noted_beside;        // on stderr, of who runs beside itself; or nothing
   std::string ends_with_session;   // a sentence of docs/limits.md, or nothing
+  bool ends_as_deputy = true;      // likewise
   bool stops = false;              // by a signal, when it is ready
 };
 

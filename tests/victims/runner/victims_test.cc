@@ -578,7 +578,8 @@ void Fault::expect_resumed(pid_t pid) {
 
 bool Fault::ends_with_session(const VictimProcess& victim) const {
   const bool stands_still = fault_.step != Step::kChecked && fault_.step != Step::kAnnounced;
-  return !victim.declared().ends_with_session.empty() && stands_still &&
+  const bool is_deputy = fault_.step == Step::kHollowed && !victim.declared().ends_as_deputy;
+  return !victim.declared().ends_with_session.empty() && stands_still && !is_deputy &&
          fault_.killed == FaultCase::Killed::kSession;
 }
 

@@ -1,6 +1,7 @@
 #include "session/homeward.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <set>
 #include <utility>
 
@@ -106,6 +107,16 @@ std::vector<std::byte> copy_content(const UniqueFd& pipe) {
                 "(pipe(7), pipe-user-pages-soft)");
   }
   return bytes;
+}
+
+// Of one that has ended since it was looked at nothing is told.
+std::string root_of(pid_t pid) {
+  try {
+    return kernel::read_root_link(pid);
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone && error.error() != ENOENT) throw;
+    return "";
+  }
 }
 
 }  // namespace
@@ -228,7 +239,7 @@ void Homeward::send_offer(const capture::TreeSurvey& tree) {
     offer.setPermitted(permitted_of(tree.first()));
     offer.setUids({first.uids.data(), first.uids.size()});
     offer.setGids({first.gids.data(), first.gids.size()});
-    offer.setRoot(kernel::read_root_link(tree.first().pid));
+    offer.setRoot(root_of(tree.first().pid));
     offer.setThreads(kernel::list_threads(settings_.guest).size() > 1);
     offer.setSharesMemory(shares_memory(tree));
     offer.setEnded({ended.data(), ended.size()});
@@ -239,7 +250,7 @@ void Homeward::send_offer(const capture::TreeSurvey& tree) {
       members[i].setPermitted(permitted_of(member));
       members[i].setUids({member.status.uids.data(), member.status.uids.size()});
       members[i].setGids({member.status.gids.data(), member.status.gids.size()});
-      members[i].setRoot(kernel::read_root_link(member.pid));
+      members[i].setRoot(root_of(member.pid));
       members[i].setThreads(member.status.threads > 1);
     }
   });

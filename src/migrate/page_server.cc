@@ -113,7 +113,7 @@ PageServer::PageServer(std::unique_ptr<net::Stream> stream, ServedMemory memory)
   thread_ = start_quiet_thread([this] { run(); });
 }
 
-PageServer::PageServer(std::unique_ptr<net::Stream> stream, KeptMemory memory)
+PageServer::PageServer(std::unique_ptr<net::Stream> stream, const KeptMemory& memory)
     : PageServer(std::move(stream), "what was kept of its memory", ranges_of(memory.pages),
                  std::make_unique<KeptContent>(memory)) {
   thread_ = start_quiet_thread([this] { run(); });

@@ -70,7 +70,7 @@ class PageServer {
   };
 
   PageServer(std::unique_ptr<net::Stream> stream, ServedMemory memory);
-  PageServer(std::unique_ptr<net::Stream> stream, KeptMemory memory);
+  PageServer(std::unique_ptr<net::Stream> stream, const KeptMemory& memory);
   ~PageServer();
   PageServer(const PageServer&) = delete;
   PageServer& operator=(const PageServer&) = delete;

@@ -161,7 +161,7 @@ void KeptGuest::serve(std::unique_ptr<net::Stream> stream, const restore::LazyMe
   }
   came_ = kernel::unite_runs(came_, memory.pages);
   memory.read = [this](RemotePtr at, std::span<std::byte> to) { image_->read(at, to); };
-  server_ = std::make_unique<migrate::PageServer>(std::move(stream), std::move(memory));
+  server_ = std::make_unique<migrate::PageServer>(std::move(stream), memory);
 }
 
 void KeptGuest::keep(pid_t guest, kernel::PageMapAbi abi,

@@ -96,8 +96,8 @@ struct telefork_options {
   int die_with_parent; /* not 0: the child is killed when the parent process ends */
   /* Of a run_on, not 0: the next one to that node, with this too, sends what was written to here
    * since, and finds it without reading the rest. Until a call without it the kernel watches: the
-   * first write to a page after a call takes a fault (about a microsecond), and a huge page that is
-   * written to is split. Memory goes eagerly. */
+   * first write to a page after a call takes a fault more, and a huge page that is written to is
+   * split. Memory goes eagerly. */
   int repeat;
   int reserved[8]; /* 0 */
 };

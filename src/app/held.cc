@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "capture/tree.h"
 #include "kernel/procfs_task.h"
+#include "session/guest_tree.h"
 #include "session/registry.h"
 #include "session/watch_loan.h"
 #include "tracee/held_process.h"
@@ -33,16 +34,6 @@ pid_t try_read_tracer(pid_t pid) {
   } catch (const Error&) {
     return 0;
   }
-}
-
-// Or is it itself.
-bool descends_from(pid_t ancestor, pid_t pid) {
-  try {
-    while (pid != ancestor && pid > 1) pid = kernel::read_stat(pid).ppid;
-  } catch (const Error&) {
-    return false;  // one of them has ended
-  }
-  return pid == ancestor;
 }
 
 std::string why_away(const session::SessionInfo& info) {
@@ -84,7 +75,7 @@ void refuse_held(pid_t pid, Wish wish) {
     if (!info.hold) continue;
     for (const session::HeldMember& member : info.hold->members) {
       const pid_t held = member.process.process.pid;
-      if (!tracee::is_parked(member.process) || !descends_from(pid, held)) continue;
+      if (!tracee::is_parked(member.process) || !session::descends_from(pid, held)) continue;
       if (!info.left && info.state == "away") {
         if (wish == Wish::kHome) return;
         throw Error(Code::kRefused,

@@ -1,6 +1,7 @@
 #include "restore/homecoming.h"
 
 #include <algorithm>
+#include <span>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -12,6 +13,7 @@
 #include "kernel/procfs.h"
 #include "restore/siginfo.h"
 #include "restore/steps.h"
+#include "tracee/fd_passing.h"
 #include "tracee/memory.h"
 #include "tracee/pending_signals.h"
 
@@ -141,6 +143,22 @@ void Homecoming::reverse_by(long number, std::initializer_list<tracee::Argument>
 }
 
 void Homecoming::tell_reversal() { parked_.set_undo(reversal_.as_undo()); }
+
+// Its number in the process; -1: that has none left.
+int Homecoming::try_give(int fd) {
+  int there = -1;
+  try {
+    there = tracee::give_fds(parked_.stub(), settings_.our_socket, settings_.their_socket,
+                             std::span(&fd, 1))
+                .at(0);
+  } catch (const Error& error) {
+    if (error.code() != Code::kResources) throw;
+    return -1;
+  }
+  reverse_by(SYS_close, {there});
+  tell_reversal();
+  return there;
+}
 
 void Homecoming::run(SyscallProgram& program, bool always) {
   if (program.empty() || (!always && program.loaded_size() < kBatch)) return;

@@ -137,6 +137,7 @@ class Homecoming {
   void take_back();
   void reverse_by(long number, std::initializer_list<tracee::Argument> arguments);
   void tell_reversal();
+  int try_give(int fd);
   // Runs `program` and empties it, when it has grown large, or `always`.
   void run(tracee::SyscallProgram& program, bool always = true);
   void build_last_program(tracee::SyscallProgram& program);

@@ -15,7 +15,6 @@
 #include "kernel/procfs.h"
 #include "kernel/write_watch.h"
 #include "restore/homecoming.h"
-#include "tracee/fd_passing.h"
 #include "tracee/memory.h"
 
 namespace telefork::restore {
@@ -487,17 +486,7 @@ void Homecoming::add_memory(SyscallProgram& program) {
 
 // Where it has no number left the next call does without.
 void Homecoming::give_watch() {
-  if (settings_.watch_fd < 0) return;
-  try {
-    watch_there_ = tracee::give_fds(parked_.stub(), settings_.our_socket, settings_.their_socket,
-                                    std::span(&settings_.watch_fd, 1))
-                       .at(0);
-  } catch (const Error& error) {
-    if (error.code() != Code::kResources) throw;
-    return;
-  }
-  reverse_by(SYS_close, {watch_there_});
-  tell_reversal();
+  if (settings_.watch_fd >= 0) watch_there_ = try_give(settings_.watch_fd);
 }
 
 // Where one fails the pages count as written.

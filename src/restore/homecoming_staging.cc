@@ -15,7 +15,6 @@
 #include "kernel/pagemap.h"
 #include "restore/homecoming.h"
 #include "restore/page_reception.h"
-#include "tracee/fd_passing.h"
 
 namespace telefork::restore {
 namespace {
@@ -204,18 +203,9 @@ bool Homecoming::give_bulk() {
       0) {
     throw_errno("setting a socket's patience");
   }
-  try {
-    bulk_there_ = tracee::give_fds(parked_.stub(), settings_.our_socket, settings_.their_socket,
-                                   std::span(&settings_.bulk_fd, 1))
-                      .at(0);
-  } catch (const Error& error) {
-    if (error.code() != Code::kResources) throw;
-    settings_.bulk_fd = -1;
-    return false;
-  }
-  reverse_by(SYS_close, {bulk_there_});
-  tell_reversal();
-  return true;
+  bulk_there_ = try_give(settings_.bulk_fd);
+  if (bulk_there_ < 0) settings_.bulk_fd = -1;
+  return bulk_there_ >= 0;
 }
 
 void Homecoming::end_reception() {

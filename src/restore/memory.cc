@@ -25,15 +25,6 @@ constexpr std::size_t kBuffer = 256 * 1024;
 // sooner than somebody has waited for the first one.
 constexpr std::uint64_t kWorthFollowing = 64;
 
-std::vector<kernel::PageRun> runs_of(::capnp::List<image::schema::PageRun>::Reader list) {
-  std::vector<kernel::PageRun> runs;
-  runs.reserve(list.size());
-  for (image::schema::PageRun::Reader run : list) {
-    runs.push_back({RemotePtr(run.getStart()), run.getPages()});
-  }
-  return runs;
-}
-
 }  // namespace
 
 Restorer::Mapping& Restorer::mapping_of(RemotePtr address) {

@@ -20,6 +20,15 @@ Range range_of(image::schema::PageRun::Reader run) {
   return {RemotePtr(run.getStart()), run.getPages() * kPageSize};
 }
 
+std::vector<kernel::PageRun> runs_of(::capnp::List<image::schema::PageRun>::Reader list) {
+  std::vector<kernel::PageRun> runs;
+  runs.reserve(list.size());
+  for (image::schema::PageRun::Reader run : list) {
+    runs.push_back({RemotePtr(run.getStart()), run.getPages()});
+  }
+  return runs;
+}
+
 bool has_flag(Vma::Reader vma, VmFlag flag) {
   return (vma.getFlags() & static_cast<std::uint64_t>(flag)) != 0;
 }

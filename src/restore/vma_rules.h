@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/remote_ptr.h"
 #include "image/image.capnp.h"
+#include "kernel/pagemap.h"
 #include "kernel/procfs_maps.h"
 #include "tracee/syscall_program.h"
 
@@ -18,6 +20,8 @@ struct Range {
 };
 
 Range range_of(image::schema::PageRun::Reader run);
+// As they are told, one by one.
+std::vector<kernel::PageRun> runs_of(::capnp::List<image::schema::PageRun>::Reader list);
 
 bool has_flag(image::schema::Vma::Reader vma, kernel::VmFlag flag);
 // Whether pages of it may come with the image.

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "kernel/procfs_task.h"
+#include "session/data_bytes.h"
 #include "session/guest_tree.h"
 #include "session/registry.h"
 
@@ -21,15 +22,6 @@ namespace {
 // A node that does not answer keeps this process from hearing of anything else so long.
 constexpr std::chrono::seconds kConnectPatience(1);
 constexpr char kKeySeparator = ':';
-
-std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
-  const auto* begin = reinterpret_cast<const std::byte*>(data.begin());
-  return {begin, begin + data.size()};
-}
-
-::capnp::Data::Reader as_data(const std::vector<std::byte>& bytes) {
-  return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
-}
 
 // What names a session at its telepad.
 struct SessionKey {

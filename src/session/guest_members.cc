@@ -20,9 +20,6 @@ using Event = tracee::StopWatch::Event;
 // As a session whose process has ended says it: how it ended is not known.
 constexpr int kUnknownEnd = 125 << 8;
 
-int stopped_by(int signal) { return signal << 8 | 0x7f; }
-constexpr int kContinued = 0xffff;
-
 // It has ended; of one that its parent has waited for nobody knows how.
 int end_of(ProcessId id) {
   try {

@@ -32,6 +32,10 @@
 
 namespace telefork::session {
 
+// As waitpid(2) says it.
+constexpr int stopped_by(int signal) { return signal << 8 | 0x7f; }
+inline constexpr int kContinued = 0xffff;
+
 class GuestMembers {
  public:
   struct Change {

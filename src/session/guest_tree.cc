@@ -97,6 +97,16 @@ std::vector<pid_t> list_descendants() {
   return list_descendants_but([](pid_t) { return false; });
 }
 
+bool descends_from(pid_t ancestor, pid_t pid) {
+  try {
+    while (pid != ancestor && pid > 1) pid = kernel::read_stat(pid).ppid;
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    return false;
+  }
+  return pid == ancestor;
+}
+
 std::vector<pid_t> list_guests() { return list_descendants_but(is_helper); }
 
 Killing kill_descendants_once() {

@@ -14,6 +14,8 @@ std::vector<pid_t> list_descendants();
 // Without telefork's own processes, and what those have here: a guest that calls telefork has an
 // agent, which ends with it.
 std::vector<pid_t> list_guests();
+// Or is it itself. Not, where one of those between them has ended.
+bool descends_from(pid_t ancestor, pid_t pid);
 // Kills every descendant; those that end meanwhile are no error. Telefork's own processes are
 // killed only when nothing that descends from them lives: they have the userfaultfds of it
 // (guard_channel.h), and without these it would find zeros where its memory has not come. To be

@@ -123,15 +123,6 @@ void KeptGuest::tell_pages(protocol::Link& link, bool with_hashes) const {
   } while (!rest.empty());
 }
 
-std::vector<kernel::PageRun> runs_of(protocol::schema::KeptPages::Reader message) {
-  std::vector<kernel::PageRun> runs;
-  runs.reserve(message.getRuns().size());
-  for (image::schema::PageRun::Reader run : message.getRuns()) {
-    runs.push_back({RemotePtr(run.getStart()), run.getPages()});
-  }
-  return runs;
-}
-
 std::optional<KeptGuest> begin_to_keep(protocol::schema::Prepare::Reader task,
                                        const UniqueFd& channel, std::uint64_t most_kb) {
   const ::capnp::Data::Reader name = task.getKeep();

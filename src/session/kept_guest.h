@@ -79,9 +79,6 @@ class KeptGuest {
   std::unique_ptr<migrate::PageServer> server_;  // reads the image
 };
 
-// As they were told; nothing of them is checked.
-std::vector<kernel::PageRun> runs_of(protocol::schema::KeptPages::Reader message);
-
 // Of a guest that is to come so. Empty: it is not to be kept, or cannot be here.
 std::optional<KeptGuest> begin_to_keep(protocol::schema::Prepare::Reader task,
                                        const UniqueFd& channel, std::uint64_t most_kb);

@@ -13,10 +13,10 @@
 #include "kernel/pidfd.h"
 #include "migrate/save.h"
 #include "net/address.h"
+#include "restore/vma_rules.h"
 #include "session/agent_socket.h"
 #include "session/data_bytes.h"
 #include "session/hosting.h"
-#include "session/kept_guest.h"
 
 namespace telefork::session {
 namespace {
@@ -235,7 +235,7 @@ std::unique_ptr<capture::KeptThere> ProgramCall::receive_kept(
       return std::make_unique<capture::KeptThere>(clean());
     }
     if (!there) there = make_kept_there(kept.getSecret(), most);
-    there->add(runs_of(kept), as_bytes(kept.getHashes()));
+    there->add(restore::runs_of(kept.getRuns()), as_bytes(kept.getHashes()));
     last = kept.getLast();
   }
   return there->empty() ? nullptr : std::move(there);

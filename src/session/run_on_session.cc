@@ -15,12 +15,12 @@
 #include "image/writer.h"
 #include "kernel/abi.h"
 #include "restore/homecoming.h"
+#include "restore/vma_rules.h"
 #include "session/agent_socket.h"
 #include "session/data_bytes.h"
 #include "session/description.h"
 #include "session/fence.h"
 #include "session/homebound.h"
-#include "session/kept_guest.h"
 #include "session/sent_signal.h"
 #include "tracee/new_fd.h"
 
@@ -414,7 +414,7 @@ void RunOnSession::part_from_node() {
 // The node is not to say how much memory is taken here.
 void RunOnSession::remember_kept(const protocol::ReceivedMessage& message) {
   const auto kept = message->getKept();
-  for (const kernel::PageRun& run : runs_of(kept)) {
+  for (const kernel::PageRun& run : restore::runs_of(kept.getRuns())) {
     const bool behind = kept_there_.empty() || kept_there_.back().end() <= run.start;
     const bool is_one = run.pages > 0 && run.start.value() % kPageSize == 0 &&
                         run.pages <= (~std::uint64_t{0} - run.start.value()) / kPageSize;
@@ -424,8 +424,7 @@ void RunOnSession::remember_kept(const protocol::ReceivedMessage& message) {
     kernel::append_run(kept_there_, run);
   }
   if (!kept.getLast() || !watch_) return;
-  const std::span<const std::byte> token = as_bytes(kept.getToken());
-  watch_->remember(call_.node(), {token.begin(), token.end()}, std::move(kept_there_));
+  watch_->remember(call_.node(), copy_bytes(kept.getToken()), std::move(kept_there_));
   keep_watch_(watch_->pack());
 }
 

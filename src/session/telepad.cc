@@ -28,6 +28,7 @@
 #include "session/agent_socket.h"
 #include "session/become_user.h"
 #include "session/children.h"
+#include "session/data_bytes.h"
 #include "session/greeting.h"
 #include "session/guard_channel.h"
 #include "session/hosting.h"
@@ -72,15 +73,6 @@ struct FenceRequest {
   UniqueFd connection;
   std::vector<std::byte> token;
 };
-
-std::vector<std::byte> copy_bytes(::capnp::Data::Reader data) {
-  const auto* begin = reinterpret_cast<const std::byte*>(data.begin());
-  return {begin, begin + data.size()};
-}
-
-::capnp::Data::Reader as_data(const std::vector<std::byte>& bytes) {
-  return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
-}
 
 // The other half is for sessions.
 std::size_t half_of_the_descriptors() {

@@ -19,6 +19,7 @@
 #include "kernel/pidfd.h"
 #include "kernel/procfs_task.h"
 #include "net/stream.h"
+#include "session/guest_tree.h"
 #include "session/registry.h"
 
 namespace telefork::session {
@@ -33,9 +34,6 @@ constexpr std::size_t kLongestLine = 256 * 1024;  // of thousands of processes
 constexpr timeval kPatienceOfKeeper{1, 0};        // a request is sent with the connection
 // It may take its time to stop those that it lends.
 constexpr timeval kPatience{30, 0};
-
-constexpr int kStopped = SIGSTOP << 8 | 0x7f;
-constexpr int kContinued = 0xffff;
 
 void set_patience(const UniqueFd& talk, timeval patience) {
   ::setsockopt(talk.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
@@ -70,16 +68,6 @@ std::string receive_line(const UniqueFd& talk) {
 bool has_ended(const UniqueFd& process) {
   pollfd entry{process.get(), POLLIN, 0};
   return net::poll_until({&entry, 1}, net::Deadline::now()) > 0;
-}
-
-bool descends_from(pid_t ancestor, pid_t pid) {
-  try {
-    while (pid != ancestor && pid > 1) pid = kernel::read_stat(pid).ppid;
-  } catch (const Error& error) {
-    if (error.code() != Code::kGone) throw;
-    return false;
-  }
-  return pid == ancestor;
 }
 
 }  // namespace
@@ -136,7 +124,7 @@ void WatchLoan::tell(pid_t pid, int status) {
 void WatchLoan::tell_stopped(pid_t pid, bool stopped) {
   auto member = members_.find(pid);
   if (member == members_.end() || member->second == stopped) return;
-  tell(pid, stopped ? kStopped : kContinued);
+  tell(pid, stopped ? stopped_by(SIGSTOP) : kContinued);
 }
 
 void WatchLoan::tell_held(const tracee::HeldProcess& held) {

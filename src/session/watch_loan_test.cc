@@ -25,8 +25,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-constexpr int kStopped = SIGSTOP << 8 | 0x7f;
-constexpr int kContinued = 0xffff;
+constexpr int kStopped = stopped_by(SIGSTOP);
 constexpr pid_t kSeesItself = 7;  // the one that is watched
 
 pid_t fork_waiting() {

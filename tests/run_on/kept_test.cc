@@ -41,6 +41,19 @@ bool is_watched() {
   return false;
 }
 
+void move_elsewhere(Pages& pages) {
+  void* room = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  require(mremap(pages.start, kSize, kSize, MREMAP_MAYMOVE | MREMAP_FIXED, room) == room);
+  pages.start = static_cast<unsigned char*>(room);
+}
+
+// Zeros, in the same place.
+void map_anew(const Pages& pages) {
+  require(munmap(pages.start, kSize) == 0);
+  require(mmap(pages.start, kSize, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == pages.start);
+}
+
 std::size_t number_after(const std::string& text, const std::string& key) {
   const std::size_t at = text.find("\"" + key + "\":");
   return at == std::string::npos ? SIZE_MAX
@@ -112,7 +125,11 @@ class ACallRepeated : public ACallAgain {
   }
   void let_settle(int call) const {
     ASSERT_TRUE(file_comes(path("home" + std::to_string(call))));
-    while (telefork("ps --json").find("\"role\":\"away\"") != std::string::npos) usleep(1000);
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(3);
+    while (telefork("ps --json").find("\"role\":\"away\"") != std::string::npos) {
+      ASSERT_LT(std::chrono::steady_clock::now(), deadline) << "its session does not end";
+      usleep(1000);
+    }
     make_file(path("settled" + std::to_string(call)));
   }
   // Linux 6.7 can.
@@ -190,14 +207,9 @@ TEST_P(ACallAgain, KnowsNothingOfWhatWasDroppedMovedAndMadeMeanwhile) {
     call_on(
         node(), [] {}, eager());
     require(madvise(dropped.start, kSize / 2, MADV_DONTNEED) == 0);
-    void* room = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    require(mremap(moved.start, kSize, kSize, MREMAP_MAYMOVE | MREMAP_FIXED, room) == room);
     Pages there = moved;
-    there.start = static_cast<unsigned char*>(room);
-    require(munmap(unmapped.start, kSize) == 0);
-    void* again = mmap(unmapped.start, kSize, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    require(again == unmapped.start);
+    move_elsewhere(there);
+    map_anew(unmapped);
     unmapped.word(7) = 7;
     const auto expect_all = [&] {
       for (std::size_t page = 0; page < kCount; ++page) {
@@ -223,9 +235,7 @@ TEST_P(ACallAgain, ComesHomeThoughTheFunctionHasDroppedMovedAndForkedWhatWasKept
     call_on(
         node(), [] {}, eager());
     const auto change = [&] {
-      void* room = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      require(mremap(moved.start, kSize, kSize, MREMAP_MAYMOVE | MREMAP_FIXED, room) == room);
-      moved.start = static_cast<unsigned char*>(room);
+      move_elsewhere(moved);
       require(madvise(dropped.start, kSize / 2, MADV_DONTNEED) == 0);
       require(munmap(unmapped.start, kSize / 2) == 0);
       const pid_t child = fork();
@@ -365,13 +375,8 @@ TEST_P(ACallRepeated, KnowsNothingOfWhatWasDroppedMovedAndMadeMeanwhile) {
         node(), [] {}, repeated());
     settle(1);
     require(madvise(dropped.start, kSize / 2, MADV_DONTNEED) == 0);
-    void* room = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    require(mremap(moved.start, kSize, kSize, MREMAP_MAYMOVE | MREMAP_FIXED, room) == room);
-    moved.start = static_cast<unsigned char*>(room);
-    require(munmap(unmapped.start, kSize) == 0);
-    void* again = mmap(unmapped.start, kSize, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    require(again == unmapped.start);
+    move_elsewhere(moved);
+    map_anew(unmapped);
     unmapped.word(7) = 7;
     // What the node has there is something else.
     unsigned char* half = over.start + kSize / 2;

@@ -331,7 +331,10 @@ void Keeper::prepare() {
 
 // False: not here, where all of it is put in its place before the guest runs.
 bool Keeper::let_kept_follow(restore::RestoreSettings& settings) {
-  if (kernel::find_fault_bar(false) != kernel::FaultBar::kNone) return false;
+  if (settings_.pagemap == kernel::PageMapAbi::kEntries ||
+      kernel::find_fault_bar(false) != kernel::FaultBar::kNone) {
+    return false;
+  }
   auto [pager, server] = net::make_stream_pair();
   following_ = std::make_unique<Following>(std::move(pager), settings_.node,
                                            std::move(settings_.guard), false);

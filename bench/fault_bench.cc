@@ -152,7 +152,7 @@ class FaultBench {
     memory.shares_pages = true;
     memory.pagemap = kernel::pagemap_abi(kernel::probe_features());
     memory.mappings.push_back(mapping());
-    migrate::PageServer server(std::move(there), std::move(memory));
+    migrate::PageServer server(std::move(there), {memory});
     migrate::Pager pager(std::move(here), "the source", migrate::Pager::Guard{});
     const kernel::PageRun whole{start(), memory_.size() / kPage};
     pager.begin(guest.pid(), guest.watch(start()), {&whole, 1}, {}, {}, false);

@@ -105,33 +105,53 @@ class PageServer::KeptContent : public PageServer::Content {
   KeptMemory memory_;
 };
 
-PageServer::PageServer(std::unique_ptr<net::Stream> stream, ServedMemory memory)
-    : PageServer(std::move(stream),
-                 fmt::format("the memory that process {} keeps for it here", memory.pid),
-                 ranges_of(memory.mappings), std::make_unique<ProcessContent>(memory)) {
-  for (const PageRun& run : memory.ahead) pages_.leave_out(run);
-  thread_ = start_quiet_thread([this] { run(); });
+PageServer::Source::Source(std::uint32_t its_number, const std::vector<ServedPages::Range>& ranges,
+                           std::unique_ptr<Content> its_content)
+    : process(its_number),
+      content(std::move(its_content)),
+      pages(ranges, [this](RemotePtr start, RemotePtr end) { return content->look(start, end); }),
+      read_ahead(kReadAhead) {
+  if (!ranges.empty()) next_push = ranges.front().start;
 }
 
-PageServer::PageServer(std::unique_ptr<net::Stream> stream, const KeptMemory& memory)
-    : PageServer(std::move(stream), "what was kept of its memory", ranges_of(memory.pages),
-                 std::make_unique<KeptContent>(memory)) {
-  thread_ = start_quiet_thread([this] { run(); });
+PageServer::Source::~Source() = default;
+
+std::optional<PageRun> PageServer::Source::next(std::uint64_t limit) {
+  if (over) return std::nullopt;
+  return pages.next(next_push, limit);
 }
 
-PageServer::PageServer(std::unique_ptr<net::Stream> stream, std::string of,
-                       const std::vector<ServedPages::Range>& ranges,
-                       std::unique_ptr<Content> content)
+PageServer::PageServer(std::unique_ptr<net::Stream> stream)
     : stream_(std::move(stream)),
-      of_(std::move(of)),
-      content_(std::move(content)),
-      pages_(ranges, [this](RemotePtr start, RemotePtr end) { return content_->look(start, end); }),
       buffer_(kMaxPagesInMessage * kPageSize),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      news_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      read_ahead_(kReadAhead) {
+      news_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!wake_ || !news_) throw_errno("making an eventfd");
-  if (!ranges.empty()) next_push_ = ranges.front().start;
+}
+
+PageServer::PageServer(std::unique_ptr<net::Stream> stream,
+                       const std::vector<ServedMemory>& memories)
+    : PageServer(std::move(stream)) {
+  TELEFORK_ASSERT(!memories.empty());
+  for (const ServedMemory& memory : memories) {
+    auto [source, is_new] =
+        sources_.try_emplace(memory.process, memory.process, ranges_of(memory.mappings),
+                             std::make_unique<ProcessContent>(memory));
+    for (const PageRun& run : memory.ahead) source->second.pages.leave_out(run);
+  }
+  start();
+}
+
+PageServer::PageServer(std::unique_ptr<net::Stream> stream, KeptMemory memory)
+    : PageServer(std::move(stream)) {
+  const std::vector<ServedPages::Range> ranges = ranges_of(memory.pages);
+  sources_.try_emplace(0, 0U, ranges, std::make_unique<KeptContent>(std::move(memory)));
+  start();
+}
+
+void PageServer::start() {
+  pushed_ = &sources_.begin()->second;
+  thread_ = start_quiet_thread([this] { run(); });
 }
 
 PageServer::~PageServer() {
@@ -157,7 +177,7 @@ void PageServer::run() {
     if (error.code() == Code::kLost) {
       progress_.closed = true;
     } else {
-      error.add_context(of_);
+      error.add_context("the memory that is kept for it here");
       progress_.failure = error;
     }
   }
@@ -175,13 +195,15 @@ void PageServer::serve() {
     }
     // The buffer is free when all of it has left.
     const bool busy = !stream_.flushed();
+    Source* behind = nullptr;
     if (!busy && !wanted_.empty()) {
-      answer(wanted_.front());
+      const auto [source, address] = wanted_.front();
       wanted_.pop_front();
+      answer(*source, address);
     } else if (!busy && may_push()) {
       push();
-    } else if (!busy && behind_is_due_) {
-      send_behind();
+    } else if (!busy && (behind = find_behind_due()) != nullptr) {
+      send_behind(*behind);
     } else {
       std::vector<pollfd> entries = stream_.poll_entries();
       entries.push_back({wake_.get(), POLLIN, 0});
@@ -198,18 +220,29 @@ void PageServer::take(const PageMessage& message) {
       pushing_ = !all_told_;
       return;
     case Kind::kWant:
-      wanted_.emplace_back(message.address);
+      wanted_.emplace_back(&source_of(message), RemotePtr(message.address));
       return;
-    case Kind::kPlaced:
+    case Kind::kPlaced: {
+      Source& source = source_of(message);
       window_.confirmed(message.count, SendWindow::Clock::now());
-      behind_is_due_ = behind_.pages > 0;
+      source.behind_is_due = source.behind.pages > 0;
       note_completion();
       return;
+    }
     case Kind::kHold:
       pushing_ = false;
-      behind_ = {};
-      behind_is_due_ = false;
+      for (auto& [process, source] : sources_) {
+        source.behind = {};
+        source.behind_is_due = false;
+      }
       return;
+    case Kind::kOver: {
+      Source& source = source_of(message);
+      source.over = true;
+      source.behind = {};
+      source.behind_is_due = false;
+      return;
+    }
     case Kind::kEnough:
       enough_ = true;
       return;
@@ -218,13 +251,21 @@ void PageServer::take(const PageMessage& message) {
   }
 }
 
+PageServer::Source& PageServer::source_of(const PageMessage& message) {
+  auto found = sources_.find(message.process);
+  if (found != sources_.end()) return found->second;
+  throw Error(Code::kCorrupt, fmt::format("memory of process {} is wanted, of which none was left",
+                                          message.process));
+}
+
 // The rest follows whom it is waited for by: most often he goes on from there. Who is not known to
 // gets the page itself first, and is not to wait for others: whoever puts it in its place may have
 // been woken on this processor. What lies behind it goes when it is there.
-void PageServer::answer(RemotePtr address) {
-  const bool reads_on = address == expected_want_;
-  read_ahead_ = reads_on ? std::min(2 * read_ahead_, kMaxPagesInMessage) : kReadAhead;
-  std::optional<ServedPages::Answer> answer = pages_.answer(address, read_ahead_);
+void PageServer::answer(Source& source, RemotePtr address) {
+  if (source.over) return;
+  const bool reads_on = address == source.expected_want;
+  source.read_ahead = reads_on ? std::min(2 * source.read_ahead, kMaxPagesInMessage) : kReadAhead;
+  std::optional<ServedPages::Answer> answer = source.pages.answer(address, source.read_ahead);
   {
     std::lock_guard lock(mutex_);
     ++progress_.wanted;
@@ -236,29 +277,38 @@ void PageServer::answer(RemotePtr address) {
   }
   const PageRun& run = answer->run;
   const std::uint64_t now = reads_on || !answer->has_content ? run.pages : 1;
-  expected_want_ = run.start + now * kPageSize;
-  next_push_ = expected_want_;
-  behind_ = {expected_want_, run.pages - now};
-  behind_is_due_ = false;
+  pushed_ = &source;
+  source.expected_want = run.start + now * kPageSize;
+  source.next_push = source.expected_want;
+  source.behind = {source.expected_want, run.pages - now};
+  source.behind_is_due = false;
   if (answer->has_content) {
-    send_pages({run.start, now});
+    send_pages(source, {run.start, now});
   } else {
-    pages_.mark_sent(run);
-    stream_.send({Kind::kZeros, 0, run.start.value(), run.pages});
+    source.pages.mark_sent(run);
+    stream_.send(source.message(Kind::kZeros, run));
   }
 }
 
-void PageServer::send_behind() {
-  const PageRun behind = std::exchange(behind_, {});
-  behind_is_due_ = false;
-  std::optional<PageRun> run = pages_.next(behind.start, behind.pages);
+PageServer::Source* PageServer::find_behind_due() {
+  for (auto& [process, source] : sources_) {
+    if (source.behind_is_due) return &source;
+  }
+  return nullptr;
+}
+
+void PageServer::send_behind(Source& source) {
+  const PageRun behind = std::exchange(source.behind, {});
+  source.behind_is_due = false;
+  std::optional<PageRun> run = source.pages.next(behind.start, behind.pages);
   if (!run || run->start != behind.start) return;
-  expected_want_ = run->end();
-  next_push_ = run->end();
-  send_pages(*run);
+  source.expected_want = run->end();
+  source.next_push = run->end();
+  send_pages(source, *run);
 }
 
 void PageServer::borrow(UniqueFd control, UniqueFd pages) {
+  TELEFORK_ASSERT(sources_.size() == 1);
   std::lock_guard lock(mutex_);
   offered_.emplace(std::move(control), std::move(pages));
 }
@@ -285,18 +335,28 @@ void PageServer::push() {
   if (pushing_) ask_lender();
 }
 
+// Of the one that somebody waited for last, or that was pushed, as long as there is any.
+std::optional<PageRun> PageServer::next_to_push(std::uint64_t limit) {
+  std::optional<PageRun> run = pushed_->next(limit);
+  for (auto& [process, source] : sources_) {
+    if (run) break;
+    run = source.next(limit);
+    if (run) pushed_ = &source;
+  }
+  if (run) pushed_->next_push = run->end();
+  return run;
+}
+
 void PageServer::push_from_buffer() {
-  std::optional<PageRun> run = pages_.next(next_push_, kPushPages);
+  std::optional<PageRun> run = next_to_push(kPushPages);
   if (!run) return end_push();
-  next_push_ = run->end();
-  send_pages(*run);
+  send_pages(*pushed_, *run);
 }
 
 void PageServer::ask_lender() {
-  lent_ = pages_.next(next_push_, most_lent_);
+  lent_ = next_to_push(most_lent_);
   if (!lent_) return;
-  next_push_ = lent_->end();
-  pages_.mark_sent(*lent_);
+  pushed_->pages.mark_sent(*lent_);
   const iovec wanted{reinterpret_cast<void*>(lent_->start.value()), lent_->pages * kPageSize};
   if (::send(lender_.get(), &wanted, sizeof(wanted), MSG_NOSIGNAL) != ssize_t{sizeof(wanted)}) {
     throw Error(Code::kGone, "who has it has ended");
@@ -306,7 +366,7 @@ void PageServer::ask_lender() {
 void PageServer::send_lent() {
   const PageRun run = *std::exchange(lent_, {});
   window_.sent(run.pages * kPageSize, SendWindow::Clock::now());
-  stream_.send_from(lent_pages_.get(), {Kind::kPages, 0, run.start.value(), run.pages});
+  stream_.send_from(lent_pages_.get(), pushed_->message(Kind::kPages, run));
   std::lock_guard lock(mutex_);
   progress_.pages += run.pages;
 }
@@ -333,20 +393,20 @@ void PageServer::set_complete() {
 }
 
 // Those that are all zeros are told as such: somebody may wait for them.
-void PageServer::send_pages(const PageRun& run) {
+void PageServer::send_pages(Source& source, const PageRun& run) {
   const std::span<std::byte> bytes = buffer_.bytes().first(run.pages * kPageSize);
-  content_->read(run.start, bytes);
-  pages_.mark_sent(run);
+  source.content->read(run.start, bytes);
+  source.pages.mark_sent(run);
   std::uint64_t sent = 0;
   capture::split_by_zeros(bytes, [&](std::uint64_t first, std::uint64_t pages, bool zero) {
-    const RemotePtr at = run.start + first * kPageSize;
+    const PageRun part{run.start + first * kPageSize, pages};
     if (zero) {
-      stream_.send({Kind::kZeros, 0, at.value(), pages});
+      stream_.send(source.message(Kind::kZeros, part));
       return;
     }
     const std::span<std::byte> piece = bytes.subspan(first * kPageSize, pages * kPageSize);
     window_.sent(piece.size(), SendWindow::Clock::now());
-    stream_.send({Kind::kPages, 0, at.value(), pages}, piece);
+    stream_.send(source.message(Kind::kPages, part), piece);
     sent += pages;
   });
   std::lock_guard lock(mutex_);

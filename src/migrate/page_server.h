@@ -1,25 +1,24 @@
-// The source's end of lazy migration: the memory of a process that runs elsewhere already. What it
-// waits for there goes first, then the rest, in the order in which it comes to need it.
+// The source's end of lazy migration: the memory of a process that runs elsewhere already, or of
+// several. What it waits for there goes first, then the rest, in the order in which it comes to
+// need it; then that of the next one.
 //
-//     PageServer server(std::move(stream), memory);  // a thread serves from now on
+//     PageServer server(std::move(stream), {memory});  // a thread serves from now on
 //     ...
 //     server.progress()
 //
 // The process stands still, or is a copy of the one that left; it is only read. The destructor ends
-// the thread. What was kept of an earlier life of the process is served likewise, at the
-// destination itself. A connection that is lost ends it too, which progress() tells: whoever is at
-// the other end says on the control connection what that means. How much may be under way is
-// bounded (send_window.h), so that what is waited for is not behind more than that.
+// the thread. A connection that is lost ends it too, which progress() tells: whoever is at the
+// other end says on the control connection what that means. How much may be under way is bounded
+// (send_window.h), so that what is waited for is not behind more than that.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <span>
-#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -44,6 +43,7 @@ struct ServedMemory {
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   std::vector<kernel::Vma> mappings;   // private, anonymous and readable; rising
   std::vector<kernel::PageRun> ahead;  // of these: what of it holds anything went ahead
+  std::uint32_t process = 0;           // as the messages call it
 };
 
 // Memory of which a copy is at hand.
@@ -54,10 +54,6 @@ struct KeptMemory {
 };
 
 class PageServer {
-  class Content;
-  class ProcessContent;
-  class KeptContent;
-
  public:
   struct Progress {
     std::uint64_t pages = 0;   // sent
@@ -69,8 +65,10 @@ class PageServer {
     std::optional<Error> failure;
   };
 
-  PageServer(std::unique_ptr<net::Stream> stream, ServedMemory memory);
-  PageServer(std::unique_ptr<net::Stream> stream, const KeptMemory& memory);
+  // Of at least one process.
+  PageServer(std::unique_ptr<net::Stream> stream, const std::vector<ServedMemory>& memories);
+  // Of one, here itself: what was kept of an earlier life of it.
+  PageServer(std::unique_ptr<net::Stream> stream, KeptMemory memory);
   ~PageServer();
   PageServer(const PageServer&) = delete;
   PageServer& operator=(const PageServer&) = delete;
@@ -79,7 +77,7 @@ class PageServer {
   int fd() const { return news_.get(); }
   // From now on the process, or one with its memory, lends its pages (tracee/snapshot.h): what is
   // pushed is copied by nobody but who receives it, where the connection can do that. Both stay
-  // open as long as this serves.
+  // open as long as this serves. Of one process alone.
   void borrow(UniqueFd control, UniqueFd pages);
 
   Progress progress() const;
@@ -87,13 +85,42 @@ class PageServer {
   void check() const;
 
  private:
-  // Without its thread.
-  PageServer(std::unique_ptr<net::Stream> stream, std::string of,
-             const std::vector<ServedPages::Range>& ranges, std::unique_ptr<Content> content);
+  class Content;
+  class ProcessContent;
+  class KeptContent;
+
+  // One of the processes, and how far it is.
+  struct Source {
+    Source(std::uint32_t its_number, const std::vector<ServedPages::Range>& ranges,
+           std::unique_ptr<Content> its_content);
+    ~Source();
+    // What is to be pushed next.
+    std::optional<kernel::PageRun> next(std::uint64_t limit);
+    protocol::PageMessage message(protocol::PageMessage::Kind kind,
+                                  const kernel::PageRun& run) const {
+      return {kind, process, run.start.value(), run.pages};
+    }
+
+    const std::uint32_t process;  // as the messages call it
+    const std::unique_ptr<Content> content;
+    ServedPages pages;
+    RemotePtr next_push;
+    RemotePtr expected_want;  // of who reads on from page to page
+    std::uint64_t read_ahead;
+    kernel::PageRun behind;  // what was asked for last, and may be wanted next
+    bool behind_is_due = false;
+    bool over = false;  // nobody there needs any more of it
+  };
+
+  // Without sources, and its thread.
+  explicit PageServer(std::unique_ptr<net::Stream> stream);
+  void start();
   void run();
   void serve();
   void take(const protocol::PageMessage& message);
-  void answer(RemotePtr address);
+  Source& source_of(const protocol::PageMessage& message);
+  void answer(Source& source, RemotePtr address);
+  std::optional<kernel::PageRun> next_to_push(std::uint64_t limit);
   void take_offer();
   void push();
   void push_from_buffer();
@@ -102,26 +129,21 @@ class PageServer {
   void end_push();
   void note_completion();
   void set_complete();
-  void send_behind();
-  void send_pages(const kernel::PageRun& run);
+  Source* find_behind_due();
+  void send_behind(Source& source);
+  void send_pages(Source& source, const kernel::PageRun& run);
   bool may_push() const { return (pushing_ || lent_) && window_.has_room(); }
 
   PageStream stream_;
-  std::string of_;  // whose memory it is, for Errors
-  std::unique_ptr<Content> content_;
-  ServedPages pages_;
+  std::map<std::uint32_t, Source> sources_;  // by Source::process
+  Source* pushed_ = nullptr;                 // the one whose pages are pushed
   MappedRegion buffer_;
   UniqueFd wake_;  // an eventfd: end
   UniqueFd news_;  // another
   bool enough_ = false;
   bool pushing_ = false;
   bool all_told_ = false;
-  RemotePtr next_push_;
-  RemotePtr expected_want_;  // of who reads on from page to page
-  std::uint64_t read_ahead_;
-  kernel::PageRun behind_;  // what was asked for last, and may be wanted next
-  bool behind_is_due_ = false;
-  std::deque<RemotePtr> wanted_;
+  std::deque<std::pair<Source*, RemotePtr>> wanted_;
   SendWindow window_;
   std::uint64_t most_lent_ = 0;          // pages at once; 0: they are not borrowed
   UniqueFd lender_;                      // asks for pages

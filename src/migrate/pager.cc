@@ -74,19 +74,27 @@ Pager::~Pager() {
 }
 
 void Pager::begin(pid_t guest, Userfault faults, std::span<const PageRun> ranges,
-                  std::span<const PageRun> arrived, std::vector<PageRun> wiped, bool tracks) {
-  TELEFORK_ASSERT(!thread_.joinable());
+                  std::span<const PageRun> arrived, std::vector<PageRun> wiped, bool tracks,
+                  std::uint32_t process) {
   guard_.hold(faults.fd());
-  guest_ = guest;
-  wiped_ = std::move(wiped);
-  tracks_ = tracks;
-  spaces_.emplace_back(std::move(faults), MissingPages());
-  MissingPages& missing = spaces_.front().missing;
+  MissingPages missing;
   for (const PageRun& range : ranges) missing.add(range.start, range.pages);
   for (const PageRun& run : arrived) {
     missing.take(run.start, run.pages, [](RemotePtr, RemotePtr, std::uint64_t) {});
   }
-  thread_ = start_quiet_thread([this] { run(); });
+  std::lock_guard lock(mutex_);
+  TELEFORK_ASSERT(spaces_.empty() || (!tracks && !tracks_));
+  if (failure_) std::rethrow_exception(failure_);
+  if (progress_.complete) throw Error(Code::kGone, "what came with it has ended");
+  Space& space = spaces_.emplace_back(process, std::move(faults), std::move(missing));
+  space.guest = guest;
+  space.wiped = std::move(wiped);
+  tracks_ = tracks;
+  if (thread_.joinable()) {
+    ::eventfd_write(wake_.get(), 1);
+  } else {
+    thread_ = start_quiet_thread([this] { run(); });
+  }
 }
 
 void Pager::let_come() {
@@ -104,9 +112,12 @@ void Pager::hold() {
 void Pager::fetch_moved() {
   std::unique_lock lock(mutex_);
   if (spaces_.empty()) return;
-  auto moved = [this] { return spaces_.front().missing.moved_sources(); };
+  Space& space = spaces_.front();
+  auto moved = [&space] { return space.missing.moved_sources(); };
   for (const PageRun& run : moved()) {
-    for (std::uint64_t page = 0; page < run.pages; ++page) ask(run.start + page * kPageSize);
+    for (std::uint64_t page = 0; page < run.pages; ++page) {
+      ask(space.process, run.start + page * kPageSize);
+    }
   }
   ::eventfd_write(wake_.get(), 1);
   changed_.wait(lock, [&] { return failure_ || moved().empty(); });
@@ -123,7 +134,9 @@ void Pager::check() {
 Pager::Progress Pager::progress() const {
   std::lock_guard lock(mutex_);
   Progress progress = progress_;
-  progress.missing = spaces_.empty() ? 0 : spaces_.front().missing.count();
+  for (const Space& space : spaces_) {
+    if (space.guest != 0) progress.missing += space.missing.count();
+  }
   return progress;
 }
 
@@ -160,13 +173,16 @@ void Pager::serve() {
     stream_.flush_some();
     forget_ended();
     changed_.notify_all();
-    if (spaces_.size() == 1 && spaces_.front().over) {
-      // It has executed another program, or has ended, and so have its children: nobody needs it.
+    if (!spaces_.empty() && std::all_of(spaces_.begin(), spaces_.end(),
+                                        [](const Space& space) { return space.over; })) {
+      // They have executed other programs, or have ended, and so have their children: nobody needs
+      // it.
       on_all();
       guard_.release();
       lock.unlock();
       return say_that_it_is_enough();
     }
+    tell_of_ended();
     if (!progress_.complete || tracks_) continue;
     guard_.release();
     spaces_.clear();  // who waits still looks again, at memory like any other
@@ -339,12 +355,12 @@ void Pager::on_fault(Space& space, RemotePtr at) {
   std::optional<RemotePtr> source = space.missing.source_of(at);
   if (!source) return give_zero(space, at);
   space.waiting.emplace(at, Clock::now());
-  ask(*source);
+  ask(space.process, *source);
 }
 
-void Pager::ask(RemotePtr source) {
-  if (!asked_.insert(source).second) return;
-  to_send_.push_back({Kind::kWant, 0, source.value(), 1});
+void Pager::ask(std::uint32_t process, RemotePtr source) {
+  if (!asked_.emplace(process, source).second) return;
+  to_send_.push_back({Kind::kWant, process, source.value(), 1});
 }
 
 // A page that moves is asked for where it was, and found where it is.
@@ -352,7 +368,8 @@ void Pager::on_change(Space& space, Userfault::Event event) {
   switch (event.kind) {
     case Change::kForked:
       guard_.hold(event.child.get());
-      spaces_.emplace_back(Userfault(std::move(event.child)), missing_in_child_of(space));
+      spaces_.emplace_back(space.process, Userfault(std::move(event.child)),
+                           missing_in_child_of(space));
       return;
     case Change::kMoved:
       // That the old place is unmapped comes behind it, when another may have moved there.
@@ -380,16 +397,16 @@ void Pager::on_change(Space& space, Userfault::Event event) {
 // What it has told to be wiped in children (madvise(2), MADV_WIPEONFORK) is zeros there. Of the
 // children's own children it is what they have from it. It may have ended since: then it is what it
 // was when this was last looked at.
-MissingPages Pager::missing_in_child_of(const Space& space) {
+MissingPages Pager::missing_in_child_of(Space& space) {
   MissingPages missing = space.missing;
-  if (&space != &spaces_.front() || missing.count() == 0) return missing;
-  const std::vector<kernel::Vma> map = map_unless_ended(guest_);
-  if (!map.empty()) wiped_.clear();
+  if (space.guest == 0 || missing.count() == 0) return missing;
+  const std::vector<kernel::Vma> map = map_unless_ended(space.guest);
+  if (!map.empty()) space.wiped.clear();
   for (const kernel::Vma& vma : map) {
     if (!vma.has(kernel::VmFlag::kWipeOnFork)) continue;
-    kernel::append_run(wiped_, {vma.start, vma.size() / kPageSize});
+    kernel::append_run(space.wiped, {vma.start, vma.size() / kPageSize});
   }
-  for (const PageRun& run : wiped_) missing.forget(run.start, run.end());
+  for (const PageRun& run : space.wiped) missing.forget(run.start, run.end());
   return missing;
 }
 
@@ -417,26 +434,41 @@ void Pager::take(const PageStream::Received& received) {
   const RemotePtr source(message.address);
   switch (message.kind) {
     case Kind::kPages:
-      take_pages(source, received.pages);
-      to_send_.push_back({Kind::kPlaced, 0, 0, received.pages.size()});
+      check_process(message.process);
+      take_pages(message.process, source, received.pages);
+      to_send_.push_back({Kind::kPlaced, message.process, 0, received.pages.size()});
       progress_.pages += message.count;
       break;
     case Kind::kZeros:
-      for (Space& space : spaces_) give_zeros(space, source, message.count);
+      check_process(message.process);
+      for (Space& space : spaces_) {
+        if (space.process == message.process) give_zeros(space, source, message.count);
+      }
       break;
     case Kind::kAll:
       return on_all();
     default:
       throw Error(Code::kCorrupt, "the other end wants pages, where it is to send them");
   }
-  asked_.erase(asked_.lower_bound(source), asked_.lower_bound(source + message.count * kPageSize));
+  asked_.erase(asked_.lower_bound({message.process, source}),
+               asked_.lower_bound({message.process, source + message.count * kPageSize}));
+}
+
+void Pager::check_process(std::uint32_t process) const {
+  if (std::any_of(spaces_.begin(), spaces_.end(),
+                  [process](const Space& space) { return space.process == process; })) {
+    return;
+  }
+  throw Error(Code::kCorrupt,
+              "pages of process " + std::to_string(process) + " came, of which nothing is missing");
 }
 
 // What is lent (PageServer::borrow) nobody has looked at yet: zeros take no memory.
-void Pager::take_pages(RemotePtr source, std::span<const std::byte> bytes) {
+void Pager::take_pages(std::uint32_t process, RemotePtr source, std::span<const std::byte> bytes) {
   capture::split_by_zeros(bytes, [&](std::uint64_t first, std::uint64_t pages, bool zero) {
     const RemotePtr at = source + first * kPageSize;
     for (Space& space : spaces_) {
+      if (space.process != process) continue;
       if (zero) {
         give_zeros(space, at, pages);
       } else {
@@ -544,11 +576,25 @@ void Pager::on_all() {
   }
 }
 
-// Its own stays: it is asked for what is missing.
+// Those that came stay: they are asked for what is missing.
 void Pager::forget_ended() {
-  if (spaces_.empty()) return;
-  for (auto space = std::next(spaces_.begin()); space != spaces_.end();) {
-    space = space->over ? spaces_.erase(space) : std::next(space);
+  std::erase_if(spaces_, [](const Space& space) { return space.guest == 0 && space.over; });
+}
+
+// Of several: when one has ended, or has executed another program, and so have all that have its
+// memory from it, no more of that is to come.
+void Pager::tell_of_ended() {
+  for (Space& space : spaces_) {
+    if (space.guest == 0 || !space.over || space.told_over) continue;
+    const auto has_the_same = [&space](const Space& other) {
+      return &other != &space && other.process == space.process;
+    };
+    const auto came = [&space](const Space& other) { return &other != &space && other.guest != 0; };
+    if (std::any_of(spaces_.begin(), spaces_.end(), has_the_same)) continue;
+    if (std::none_of(spaces_.begin(), spaces_.end(), came)) continue;
+    space.told_over = true;
+    space.missing.clear();
+    to_send_.push_back({Kind::kOver, space.process, 0, 0});
   }
 }
 

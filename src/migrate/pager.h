@@ -4,6 +4,7 @@
 //
 //     Pager pager(std::move(stream), node, guard);
 //     pager.begin(pid, std::move(faults), ranges, arrived, wiped, tracks);  // it stands still
+//     ... of several each one, by its number ...
 //     pager.let_come();                                             // it runs: all the rest too
 //     ... poll pager.fd(); pager.check() ...
 //
@@ -48,7 +49,7 @@ namespace telefork::migrate {
 class Pager {
  public:
   struct Progress {
-    std::uint64_t missing = 0;  // pages of the process, those that hold nothing among them
+    std::uint64_t missing = 0;  // pages of the processes, those that hold nothing among them
     std::uint64_t pages = 0;    // came
     std::uint64_t faults = 0;   // times that it waited for one
     std::chrono::nanoseconds blocked{0};  // so long, all together
@@ -70,10 +71,12 @@ class Pager {
 
   // Of process `guest`. `ranges` are mapped and enlisted in `faults`; `arrived` are the pages of
   // them that have come already, `wiped` what its children find zeros in (MADV_WIPEONFORK).
-  // `tracks`: pages are put there as not written (WriteWatch), and faults are answered to the end.
+  // `tracks`: pages are put there as not written (WriteWatch), and faults are answered to the end;
+  // only of one alone. `process`: which of several it is to the source. Throws why what came with
+  // it is not served any more.
   void begin(pid_t guest, kernel::Userfault faults, std::span<const kernel::PageRun> ranges,
              std::span<const kernel::PageRun> arrived, std::vector<kernel::PageRun> wiped,
-             bool tracks);
+             bool tracks, std::uint32_t process = 0);
   void let_come();
   void hold();
   // Waits until it has come.
@@ -94,13 +97,16 @@ class Pager {
   using Clock = std::chrono::steady_clock;
   using Changes = std::list<kernel::Userfault::Event>;
 
-  // The process, or one that it has forked.
+  // A process that came, or one that such a one has forked.
   struct Space {
-    Space(kernel::Userfault its, MissingPages pages)
-        : faults(std::move(its)), missing(std::move(pages)) {}
+    Space(std::uint32_t source, kernel::Userfault its, MissingPages pages)
+        : process(source), faults(std::move(its)), missing(std::move(pages)) {}
 
+    std::uint32_t process;  // at the source: whose memory it has
+    pid_t guest = 0;        // of one that came
     kernel::Userfault faults;
     MissingPages missing;
+    std::vector<kernel::PageRun> wiped;              // likewise: what its children find zeros in
     std::map<RemotePtr, Clock::time_point> waiting;  // where somebody waits, and since when
     // What is not yet told, and where somebody waits of whom that may have to do with.
     Changes changes;
@@ -108,6 +114,7 @@ class Pager {
     // Memory was moved from there: that it is unmapped is still to be told, or never.
     std::multiset<std::pair<RemotePtr, RemotePtr>> moved_away;
     bool over = false;
+    bool told_over = false;  // the source knows
   };
 
   void run();
@@ -127,17 +134,19 @@ class Pager {
   bool is_waiting_for_events() const;
   void on_fault(Space& space, RemotePtr at);
   void on_change(Space& space, kernel::Userfault::Event event);
-  MissingPages missing_in_child_of(const Space& space);
-  void take_pages(RemotePtr source, std::span<const std::byte> bytes);
+  static MissingPages missing_in_child_of(Space& space);
+  void check_process(std::uint32_t process) const;
+  void take_pages(std::uint32_t process, RemotePtr source, std::span<const std::byte> bytes);
   void place(Space& space, RemotePtr source, std::span<const std::byte> bytes);
   bool place_run(Space& space, RemotePtr at, std::span<const std::byte> bytes);
   void give_zeros(Space& space, RemotePtr source, std::uint64_t pages);
   void give_zero(Space& space, RemotePtr at);
   void wake(Space& space, RemotePtr start, RemotePtr end);
   std::vector<RemotePtr> end_waiting(Space& space, RemotePtr start, RemotePtr end);
-  void ask(RemotePtr source);
+  void ask(std::uint32_t process, RemotePtr source);
   void on_all();
   void forget_ended();
+  void tell_of_ended();
 
   PageStream stream_;
   std::string node_;
@@ -147,12 +156,10 @@ class Pager {
 
   mutable std::mutex mutex_;  // over all of this
   std::condition_variable changed_;
-  pid_t guest_ = 0;
-  std::list<Space> spaces_;
-  std::set<RemotePtr> asked_;  // at the source
+  std::list<Space> spaces_;  // the first that came is the first of them, for good
+  std::set<std::pair<std::uint32_t, RemotePtr>> asked_;  // of whom, and where at the source
   std::vector<protocol::PageMessage> to_send_;
   std::vector<kernel::PageRun> moved_to_;
-  std::vector<kernel::PageRun> wiped_;
   bool tracks_ = false;
   bool ended_ = false;
   Progress progress_;

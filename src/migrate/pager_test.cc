@@ -124,7 +124,7 @@ class PagerTest : public testing::Test {
     memory.pagemap = kernel::pagemap_abi(kernel::probe_features());
     memory.mappings = {mapping()};
     memory.ahead = arrived;
-    server_ = std::make_unique<PageServer>(std::move(there), std::move(memory));
+    server_ = std::make_unique<PageServer>(std::move(there), std::vector<ServedMemory>{memory});
     pager_ = std::make_unique<Pager>(std::move(here), "home", Pager::Guard{});
     const PageRun whole{start(), kPages};
     pager_->begin(guest_, std::move(faults), {&whole, 1}, arrived, {}, tracks);

@@ -54,6 +54,8 @@ inline constexpr std::string_view kFeatureCompress = "compress";
 inline constexpr std::string_view kFeatureKeep = "keep";
 // Several processes that belong together can come to it.
 inline constexpr std::string_view kFeatureTrees = "trees";
+// Memory may follow each of them (Prepare.lazy).
+inline constexpr std::string_view kFeatureLazyTrees = "lazy-trees";
 inline constexpr std::string_view kJoinPreamble = "TFBULK01";
 inline constexpr std::size_t kJoinIdSize = 16;
 inline constexpr std::size_t kJoinSecretSize = 32;

@@ -20,7 +20,7 @@ struct Header {
 };
 static_assert(sizeof(Header) == kPageMessageSize);
 
-bool is_known(std::uint8_t kind) { return (kind >= 1 && kind <= 5) || (kind >= 16 && kind <= 18); }
+bool is_known(std::uint8_t kind) { return (kind >= 1 && kind <= 6) || (kind >= 16 && kind <= 18); }
 
 bool has_range(PageMessage::Kind kind) {
   return kind == PageMessage::Kind::kPages || kind == PageMessage::Kind::kZeros;

@@ -7,8 +7,10 @@
 //     placed   so many bytes are there            all    what has not come is zeros
 //     hold     push no more
 //     enough   nobody there needs any of it
+//     over     nobody there needs any of that process's
 //
-// Addresses are those that the process had at the source. Pure.
+// Addresses are those that the process had at the source; of several each message but begin, hold,
+// enough and all says which one. Pure.
 #pragma once
 
 #include <array>
@@ -25,12 +27,13 @@ struct PageMessage {
     kPlaced = 3,
     kHold = 4,
     kEnough = 5,
+    kOver = 6,
     kPages = 16,
     kZeros = 17,
     kAll = 18,
   };
   Kind kind = Kind::kAll;
-  std::uint32_t process = 0;  // of several, which: 0 is the first
+  std::uint32_t process = 0;  // of several, which: as they come in the image, 0 is the first
   std::uint64_t address = 0;
   std::uint64_t count = 0;  // pages; of kPlaced bytes
 };

@@ -11,8 +11,8 @@ namespace {
 using Kind = PageMessage::Kind;
 
 TEST(PageMessage, ComesBackAsItWas) {
-  for (Kind kind : {Kind::kBegin, Kind::kWant, Kind::kPlaced, Kind::kHold, Kind::kPages,
-                    Kind::kZeros, Kind::kAll}) {
+  for (Kind kind : {Kind::kBegin, Kind::kWant, Kind::kPlaced, Kind::kHold, Kind::kEnough,
+                    Kind::kOver, Kind::kPages, Kind::kZeros, Kind::kAll}) {
     const PageMessage sent{kind, 7, 0x7f0000001000, 3};
     const PageMessage got = decode_page_message(encode_page_message(sent));
     EXPECT_EQ(got.kind, sent.kind);
@@ -35,7 +35,7 @@ Code code_of(PageMessage message) {
 }
 
 TEST(PageMessage, RefusesWhatNobodySays) {
-  EXPECT_EQ(code_of({static_cast<Kind>(6), 0, 0, 0}), Code::kCorrupt);
+  EXPECT_EQ(code_of({static_cast<Kind>(7), 0, 0, 0}), Code::kCorrupt);
   EXPECT_EQ(code_of({Kind::kWant, 0, 0x1001, 0}), Code::kCorrupt);
   EXPECT_EQ(code_of({Kind::kPages, 0, 0x1000, 0}), Code::kCorrupt);
   EXPECT_EQ(code_of({Kind::kPages, 0, 0x1000, kMaxPagesInMessage + 1}), Code::kCorrupt);

@@ -58,6 +58,7 @@ namespace telefork::restore {
 // Memory of the guest that is mapped, and whose pages follow when it runs (Vma.lazy, or kept here).
 struct LazyMemory {
   pid_t guest = 0;
+  std::uint32_t process = 0;  // the how manieth of the image; the first is 0
   UniqueFd
       userfaultfd;  // made by the guest, as Userfault::flags() has it, and not asked anything yet
   std::vector<kernel::PageRun> ranges;   // rising
@@ -103,8 +104,9 @@ struct RestoreSettings {
   std::function<void(const std::string&)> warn;
   // Whether to tell of the link to the program file too, which only a privileged restorer can set.
   bool tells_of_exe = true;
-  // Called when all memory is in place, before anything else is restored: from then on whoever
-  // touches what has not come waits for an answer. Empty: an image with such memory is refused.
+  // Called when all memory of a process is in place, before anything else of it is restored: from
+  // then on whoever touches what has not come waits for an answer. Empty: an image with such memory
+  // is refused.
   std::function<void(LazyMemory)> follow;
   // Called when what came in rounds of pages ahead of that one is here; `last`: they are over.
   // Empty: an image that begins with such is refused.

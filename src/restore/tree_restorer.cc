@@ -120,6 +120,13 @@ RestoreSettings TreeRestorer::settings_of_later(pid_t pid) const {
   settings.find_blank = first.find_blank;
   settings.own_clocks = first.own_clocks;
   settings.bulk_fd = first.bulk_fd;
+  if (first.follow) {
+    settings.follow = [follow = first.follow,
+                       process = static_cast<std::uint32_t>(members_.size())](LazyMemory lazy) {
+      lazy.process = process;
+      follow(std::move(lazy));
+    };
+  }
   settings.warn = [tell = first.warn, pid](const std::string& text) {
     if (tell) tell(fmt::format("process {}: {}", pid, text));
   };

@@ -92,10 +92,7 @@ void CopySession::describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen
   capture::write_tree(tree, writer);
   capture::CaptureSettings settings;
   settings.pagemap = settings_.pagemap;
-  std::vector<kernel::PageRun> in_use;
-  if (memory_.is_lazy()) in_use = capture::find_places_in_use(frozen.of(request_.pid));
-  plan_ = memory_.plan(tree.first(), std::move(in_use));
-  settings.lazy = &plan_;
+  plans_ = memory_.plan_all(tree, frozen);
   settings.live = live;
   settings.few_pages = live != nullptr && !needs_snapshots();
   kept_.resize(tree.members.size() - 1);
@@ -103,6 +100,7 @@ void CopySession::describe(capture::TreeSurvey& tree, tracee::FrozenTree& frozen
     auto process = std::make_unique<CopiedProcess>(frozen.of(tree.members[i].pid));
     CopiedProcess& it = *process;
     processes_.push_back(std::move(process));
+    settings.lazy = &plans_[i];
     if (i == 0) {
       it.describe(tree, i, settings, writer, [this] { link().flush_some(); });
     } else {
@@ -126,15 +124,21 @@ void CopySession::make_snapshots(image::Writer& writer) {
 }
 
 void CopySession::send_pages(image::Writer& writer) {
+  std::vector<pid_t> snapshots;
+  std::vector<bool> follows;
   for (std::size_t i = 0; i < processes_.size(); ++i) {
     if (i > 0) kept_[i - 1].write_to(writer);
     processes_[i]->write_pages(writer);
-    if (i == 0) {
-      pages_ =
-          memory_.serve(std::move(plan_), processes_[i]->snapshot().pid, true, settings_.pagemap);
-    }
-    if (!pages_) drop_snapshot(*processes_[i]);
+    snapshots.push_back(processes_[i]->snapshot().pid);
+    follows.push_back(!plans_[i].mappings.empty());
+    if (!follows[i]) drop_snapshot(*processes_[i]);
   }
+  pages_ = memory_.serve_all(std::move(plans_), snapshots, true, settings_.pagemap);
+  std::vector<std::unique_ptr<CopiedProcess>> served;
+  for (std::size_t i = 0; i < processes_.size(); ++i) {
+    if (follows[i]) served.push_back(std::move(processes_[i]));
+  }
+  processes_ = std::move(served);
 }
 
 // A zombie harms nobody: the copy is not to fail by it.

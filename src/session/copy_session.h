@@ -18,7 +18,7 @@
 // each. Pages go behind the records of their process, so what those behind the first have is kept
 // here until the pages of those before were sent. The first alone has a deputy.
 //
-// Where memory follows the copy (Mode::lazy) it is served from the snapshot, which stays so long.
+// Where memory follows the copy (Mode::lazy) it is served from the snapshots, which stay so long.
 // Where it goes ahead (Mode::live) and little is left when the process is frozen, that is sent from
 // the process itself: nothing of it is copied on write.
 //
@@ -62,8 +62,8 @@ class CopySession : public Departure {
 
   std::vector<std::unique_ptr<CopiedProcess>> processes_;  // parents before their children
   std::vector<image::RecordBuffer> kept_;                  // of those behind the first
-  capture::LazyPlan plan_;
-  std::unique_ptr<migrate::PageServer> pages_;  // of the first, which has its snapshot so long
+  std::vector<capture::LazyPlan> plans_;                   // of each
+  std::unique_ptr<migrate::PageServer> pages_;             // of those that have a snapshot so long
   OwnDeputy::Settings deputy_settings_;
   std::optional<OwnDeputy> deputy_;
   std::optional<deputy::Supervisor> supervisor_;

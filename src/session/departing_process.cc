@@ -71,14 +71,15 @@ void DepartingProcess::open_session_socket(const CommonEnd* end) {
   parked_->stub().run(close);
   if (!session_socket_) throw Error(Code::kFailed, "the deputy's socket is not there");
   close_on_death({numbers[0]});
+  undo_.undo(SYS_close, {numbers[0]});
   if (end != nullptr) {
     const int given[] = {end->fd()};
     const int number =
         tracee::give_fds(parked_->stub(), session_socket_.get(), numbers[0], given).front();
     their_fds_.push_back(number);
-    tracee::SyscallProgram undo = CommonEnd::undo(number, own_pid_, parked_->held_process().lease);
-    undo.undo(SYS_close, {numbers[0]});
-    parked_->set_undo(undo);
+    undo_ = CommonEnd::undo(number, own_pid_, parked_->held_process().lease);
+    undo_.undo(SYS_close, {numbers[0]});
+    parked_->set_undo(undo_);
   }
 }
 
@@ -119,8 +120,7 @@ void DepartingProcess::take_stale_signals() {
 void DepartingProcess::leave_held() {
   if (std::optional<siginfo_t> last = parked_->end_waiting()) taken_signals_.push_back(*last);
   if (!taken_signals_.empty()) {
-    tracee::SyscallProgram undo;
-    for (const int fd : their_fds_) undo.undo(SYS_close, {fd});
+    tracee::SyscallProgram undo = undo_;
     for (const siginfo_t& info : taken_signals_) {
       undo.undo(SYS_rt_sigqueueinfo, {own_pid_, info.si_signo, undo.object(info)});
     }

@@ -73,7 +73,8 @@ class DepartingProcess {
   std::vector<siginfo_t> captured_signals_;  // pending ones that have gone with it
   std::vector<siginfo_t> taken_signals_;     // of them, to be given back if it goes on here
   UniqueFd session_socket_;                  // our end
-  std::vector<int> their_fds_;  // the socket's number in the process first, then what is beside it
+  std::vector<int> their_fds_;   // the socket's number in the process first, then what is beside it
+  tracee::SyscallProgram undo_;  // of these
   std::optional<deputy::Supervisor> supervisor_;
 };
 

@@ -134,9 +134,8 @@ void Departure::choose_mode() {
                                : "the memory of several processes does not go ahead of them yet; "
                                  "use mode eager");
   } else {
-    memory_.choose(settings_.laziness, request_.mode, looked_.status.resident_kb, *opened_,
-                   request_.node.text(),
-                   alone_ ? "" : "memory does not follow several processes yet; use mode eager");
+    memory_.choose(settings_.laziness, request_.mode, resident_ / 1024, *opened_,
+                   request_.node.text(), alone_ ? "" : why_not_lazy_trees(*opened_->reply));
   }
   memory_.say(info_);
   report_.mode = info_.mode;

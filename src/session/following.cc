@@ -32,14 +32,15 @@ std::function<void(restore::LazyMemory)> Following::taker(bool tracks) {
 
 void Following::take(restore::LazyMemory lazy, bool tracks) {
   kernel::Userfault faults(std::move(lazy.userfaultfd), tracks);
-  ranges_ = std::move(lazy.ranges);
-  for (const kernel::PageRun& range : ranges_) {
+  for (const kernel::PageRun& range : lazy.ranges) {
     faults.enlist(range.start, range.pages * kPageSize, tracks);
   }
   // Without one of its own the pager ends it when all has come.
   if (tracks) faults_.emplace(faults.duplicate());
   begun_ = true;
-  pager_.begin(lazy.guest, std::move(faults), ranges_, lazy.arrived, std::move(lazy.wiped), tracks);
+  pager_.begin(lazy.guest, std::move(faults), lazy.ranges, lazy.arrived, std::move(lazy.wiped),
+               tracks, lazy.process);
+  if (tracks) ranges_ = std::move(lazy.ranges);
 }
 
 void Following::let_come() {

@@ -1,4 +1,5 @@
 // The memory of a guest that follows it, as its keeper has it: the page connection, and the pager.
+// Of several that came together that of each.
 //
 //     Following following(std::move(page_connection), node, guard, from_home);
 //     settings.follow = following.taker(tracks);
@@ -36,7 +37,7 @@ class Following {
         pager_(std::move(page_connection), std::move(node),
                {[this](int fd) { guard_.hold(fd); }, [this] { guard_.release(); }}) {}
 
-  // `tracks`: what the guest writes will be asked for.
+  // `tracks`: what the guest writes will be asked for; of one alone.
   std::function<void(restore::LazyMemory)> taker(bool tracks);
   void let_come();
   // Readable when it has failed, or when all has come, until check(); -1: there is nothing to
@@ -52,7 +53,7 @@ class Following {
   bool has_begun() const { return begun_; }
   // The guest stands still, and goes home: what it has not touched stays there.
   void settle();
-  // Of what follows, in [start, end), what has come, or was dropped; rising.
+  // The same: of what follows, in [start, end), what has come, or was dropped; rising.
   std::vector<kernel::PageRun> came(RemotePtr start, RemotePtr end) const;
   // What has not come, and was not dropped; rising.
   std::vector<kernel::PageRun> missing() const;
@@ -67,7 +68,7 @@ class Following {
   migrate::Pager pager_;
   bool begun_ = false;
   std::optional<kernel::Userfault> faults_;
-  std::vector<kernel::PageRun> ranges_;
+  std::vector<kernel::PageRun> ranges_;  // of one whose writes are tracked
 };
 
 }  // namespace telefork::session

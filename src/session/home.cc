@@ -170,11 +170,11 @@ void Home::poll_once() {
   note_loss();
   deliver_end();
   if (finished_) return;
-  if (!is_hushed() && are_signals_complete()) send_signals();
+  if (!is_hushed() && are_signals_complete()) send_signals(owed_signals_, link_);
   lease_.take_turn();
   if (options_.on_turn) options_.on_turn();
   if (entries[call_entry].revents != 0 && may_be_called()) {
-    send_signals();
+    send_signals(owed_signals_, link_);
     bring_home();
   }
 }
@@ -319,31 +319,6 @@ bool Home::are_signals_complete() {
     if (supervisor.is_asked()) complete = false;
   });
   return complete;
-}
-
-void Home::send_signals() {
-  for (const OwedSignals::Batch& batch : owed_signals_.take()) {
-    link_.send([&](Message::Builder message) {
-      auto signal = message.initSignal();
-      signal.setNumber(static_cast<std::uint32_t>(batch.signal.number));
-      signal.setFromTerminal(batch.signal.to_group);
-      signal.setPid(static_cast<std::uint32_t>(batch.signal.guest_pid));
-      auto others = signal.initOthers(static_cast<unsigned>(batch.others.size()));
-      for (unsigned i = 0; i < others.size(); ++i) {
-        others.set(i, static_cast<std::uint32_t>(batch.others[i]));
-      }
-      const std::optional<signalfd_siginfo>& info = batch.signal.info;
-      if (!info || info->ssi_code != SI_QUEUE) return;
-      siginfo_t raw{};
-      raw.si_signo = batch.signal.number;
-      raw.si_code = SI_QUEUE;
-      raw.si_pid = static_cast<pid_t>(info->ssi_pid);
-      raw.si_uid = info->ssi_uid;
-      raw.si_value.sival_ptr = reinterpret_cast<void*>(info->ssi_ptr);
-      signal.setSiginfo(
-          ::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(&raw), sizeof(raw)));
-    });
-  }
 }
 
 void Home::on_home_signal(Seat& seat, const deputy::Event& event) {

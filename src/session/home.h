@@ -115,7 +115,6 @@ class Home {
   // others do when they have it.
   void ask_others_of_group(const Seat& seat, pid_t group);
   bool are_signals_complete();
-  void send_signals();
   bool is_hushed() const { return !finished_ && lease_.is_hushed(); }
   void deliver_end();
   bool may_be_called() const {

@@ -46,6 +46,11 @@ std::string why_not_lazy(const protocol::schema::HelloReply::Reader& reply) {
   return reply.getHosting().getMemory();
 }
 
+std::string why_not_lazy_trees(const protocol::schema::HelloReply::Reader& reply) {
+  if (protocol::offers(reply, protocol::kFeatureLazyTrees)) return "";
+  return "the telefork there is older, and memory follows one process alone to it; update it";
+}
+
 std::string why_not_live(const protocol::schema::HelloReply::Reader& reply) {
   if (protocol::offers(reply, protocol::kFeatureLive)) return "";
   return "the telefork there is older, and takes memory of processes that stand still; update it";

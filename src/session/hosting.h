@@ -34,6 +34,8 @@ Hosting find_hosting(bool as_other_user);
 void say_hosting(const Hosting& hosting, protocol::schema::Hosting::Builder reply);
 // Why its memory cannot follow a process there; empty: it can.
 std::string why_not_lazy(const protocol::schema::HelloReply::Reader& reply);
+// Why that of each of several cannot, where that of one can.
+std::string why_not_lazy_trees(const protocol::schema::HelloReply::Reader& reply);
 // Why it cannot come while the process runs here.
 std::string why_not_live(const protocol::schema::HelloReply::Reader& reply);
 bool lets_keep_ids(const protocol::schema::HelloReply::Reader& reply);

@@ -63,6 +63,14 @@ TEST(AReply, SaysWhyMemoryCannotFollow) {
   EXPECT_EQ(reply.why_not_lazy(), "only root may");
 }
 
+TEST(AReply, SaysWhyMemoryCannotFollowSeveralProcesses) {
+  Reply reply;
+  reply.root.initFeatures(1).set(0, std::string(protocol::kFeatureLazy));
+  EXPECT_THAT(why_not_lazy_trees(reply.root.asReader()), HasSubstr("older"));
+  reply.root.initFeatures(1).set(0, std::string(protocol::kFeatureLazyTrees));
+  EXPECT_EQ(why_not_lazy_trees(reply.root.asReader()), "");
+}
+
 TEST(AReply, OfANodeThatMayNotTraceRefusesEveryProcess) {
   Reply reply;
   reply.say({"Yama lets only root trace", "", ""});

@@ -132,17 +132,15 @@ void MoveSession::depart() {
   tell_streams(tree.first());
   if (!memory_.is_live()) write_header(Header::Purpose::MOVE, here_.reader(), writer);
   capture::write_tree(tree, writer);
-  std::vector<kernel::PageRun> in_use;
-  if (memory_.is_lazy()) in_use = capture::find_places_in_use(frozen.of(request_.pid));
-  capture::LazyPlan plan = memory_.plan(tree.first(), std::move(in_use));
-  of_first.lazy = &plan;
+  std::vector<capture::LazyPlan> plans = memory_.plan_all(tree, frozen);
   park(std::move(frozen), tree);
   for (std::size_t i = 0; i < processes_.size(); ++i) {
-    processes_[i]->write(tree, i, i == 0 ? of_first : capture_settings, writer,
-                         [this] { link().flush_some(); });
+    capture::CaptureSettings& own = i == 0 ? of_first : capture_settings;
+    own.lazy = &plans[i];
+    processes_[i]->write(tree, i, own, writer, [this] { link().flush_some(); });
     if (i == 0) reach(Step::kDescribed);
   }
-  pages_ = memory_.serve(std::move(plan), request_.pid, false, settings_.pagemap);
+  pages_ = memory_.serve_all(std::move(plans), going_, false, settings_.pagemap);
   writer.end();
   link().flush();
   // The destination has enough to do.
@@ -280,7 +278,7 @@ DepartureReport MoveSession::run() {
     if (pages_) {
       set_lease(tracee::ParkedProcess::kWithoutEnd);
       tell_hold(true);
-      processes_.front()->take_stale_signals();
+      for (const auto& process : processes_) process->take_stale_signals();
     }
     if (request_.detach) {
       if (!pages_ || stand_in({})) let_go();
@@ -368,9 +366,10 @@ void MoveSession::roll_back() noexcept {
 
 // Until nobody there needs what is here. False: it has ended, and here too.
 bool MoveSession::stand_in(const std::function<bool()>& may_read_input) {
-  DepartingProcess& process = *processes_.front();
+  std::vector<DepartingProcess*> processes;
+  for (const auto& process : processes_) processes.push_back(process.get());
   StandIn::Outcome outcome =
-      StandIn({link(), *pump_, signals_, process, *pages_, settings_.lease, may_read_input,
+      StandIn({link(), *pump_, signals_, processes, *pages_, settings_.lease, may_read_input,
                [this] {
                  const migrate::PageServer::Progress progress = pages_->progress();
                  if (std::exchange(info_.pages_came, progress.pages) != progress.pages) {
@@ -382,8 +381,31 @@ bool MoveSession::stand_in(const std::function<bool()>& may_read_input) {
   pages_.reset();
   reach(Step::kAllThere);
   messages_ = std::move(outcome.messages);
-  if (outcome.ended && request_.detach) end_here(0);
+  if (outcome.ended && request_.detach) {
+    if (!outcome.finished) leave_rest_there();
+    end_here(0);
+  }
   return !outcome.ended;
+}
+
+// The first has ended there; the others, and what they have begun, have no home any more. Where
+// none is left the node says so by itself, and hears of nothing.
+void MoveSession::leave_rest_there() {
+  auto await_finish = [this] {
+    while (link().receive_while_heard()->which() != Message::FINISHED) {
+    }
+  };
+  try {
+    link().send([](Message::Builder message) { message.setDismiss(); });
+    link().flush();
+    await_finish();
+  } catch (const Error& error) {
+    try {
+      await_finish();
+    } catch (const Error&) {
+      report_.warnings.push_back("what it has begun there may have ended: " + error.text());
+    }
+  }
 }
 
 // The link's errors name it already.
@@ -395,14 +417,28 @@ std::string MoveSession::of_node(const std::string& text) const {
 std::string MoveSession::lose_held(const Error& error) {
   std::string text = await_end_there(error);
   pages_.reset();
-  if (error.code() == Code::kGone || processes_.empty() || !processes_.front()->is_parked()) {
-    return text;
+  if (common_end_ && common_end_->decided()) {
+    end_here(kEndedBySession);
+    return text + "; some of its processes had become deputies, and all have ended here";
   }
+  const bool several = processes_.size() > 1;
+  const bool none_is_left =
+      std::all_of(processes_.begin(), processes_.end(), [](const auto& process) {
+        return !process->is_parked() || tracee::was_killed(process->pid());
+      });
+  if (none_is_left || (!several && error.code() == Code::kGone)) return text;
   const std::chrono::duration<double> lost = time_lost(*info_.hold);
-  text += fmt::format(
-      "; its memory had not all come there: it is held here as it was {1:.3g} s ago: `telefork "
-      "resume {0}` takes it up, `kill -9 {0}` ends it",
-      request_.pid, lost.count());
+  if (several) {
+    text += fmt::format(
+        "; their memory had not all come there: they are held here as they were {1:.3g} s ago: "
+        "`telefork resume {0}` takes them up, `kill -9` ends each",
+        request_.pid, lost.count());
+  } else {
+    text += fmt::format(
+        "; its memory had not all come there: it is held here as it was {1:.3g} s ago: `telefork "
+        "resume {0}` takes it up, `kill -9 {0}` ends it",
+        request_.pid, lost.count());
+  }
   leave_held();
   return text;
 }
@@ -416,7 +452,9 @@ void MoveSession::stay(std::function<bool()> may_read_input) {
     } catch (const Error& error) {
       const std::string text = lose_held(error);
       // Whoever has killed it here is told nothing, as of a deputy.
-      if (!tracee::was_killed(request_.pid)) deputy::tell_on(complaints_, of_node(text));
+      if (going_.size() > 1 || !tracee::was_killed(request_.pid)) {
+        deputy::tell_on(complaints_, of_node(text));
+      }
       return;
     }
   }

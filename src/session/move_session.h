@@ -27,7 +27,8 @@
 //
 // Where its memory follows it (Mode::lazy) it stays parked behind started too, and stands in for
 // the deputy (stand_in.h): only when nobody there needs what is here does it become that, or end.
-// If the node or the link is lost before, it is held here, as it was when it left.
+// If the node or the link is lost before, it is held here, as it was when it left. Of several all
+// stay, whole, until no memory of any of them is needed there: the instant of no return is theirs.
 //
 //   ... started -> standing in -> hollow | let go -> end
 //                      \-> held
@@ -71,6 +72,7 @@ class MoveSession : public Departure {
   void on_killed(DepartingProcess& process);
   void let_go();
   bool stand_in(const std::function<bool()>& may_read_input);
+  void leave_rest_there();
   std::string of_node(const std::string& text) const;
   std::string lose_held(const Error& error);
   [[noreturn]] void on_failure(const Error& error);

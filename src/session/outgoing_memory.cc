@@ -5,11 +5,18 @@
 #include "session/hosting.h"
 
 namespace telefork::session {
+namespace {
+
+// A telepad guards so many, and those of what they fork there (guard_channel.cc).
+constexpr std::size_t kMostProcesses = 128;
+
+}  // namespace
 
 void OutgoingMemory::choose(const Laziness& laziness, Mode mode, std::uint64_t resident_kb,
                             const OpenedNode& node, const std::string& node_name,
                             const std::string& why_not) {
   least_ = laziness.mapping_kb * 1024;
+  takes_several_ = why_not_lazy_trees(*node.reply).empty();
   choice_ =
       laziness.choose(mode, resident_kb, node_name, why_not.empty() ? why_not_lazy(node) : why_not);
 }
@@ -43,14 +50,42 @@ capture::LazyPlan OutgoingMemory::plan(const capture::Survey& survey,
 std::unique_ptr<migrate::PageServer> OutgoingMemory::serve(capture::LazyPlan plan, pid_t pid,
                                                            bool shares_pages,
                                                            kernel::PageMapAbi pagemap) {
-  if (plan.mappings.empty()) return nullptr;
-  migrate::ServedMemory memory;
-  memory.pid = pid;
-  memory.shares_pages = shares_pages;
-  memory.pagemap = pagemap;
-  memory.mappings = std::move(plan.mappings);
-  memory.ahead = std::move(plan.ahead);
-  return std::make_unique<migrate::PageServer>(std::move(connection_), std::move(memory));
+  std::vector<capture::LazyPlan> plans;
+  plans.push_back(std::move(plan));
+  return serve_all(std::move(plans), {pid}, shares_pages, pagemap);
+}
+
+std::vector<capture::LazyPlan> OutgoingMemory::plan_all(const capture::TreeSurvey& tree,
+                                                        tracee::FrozenTree& frozen) const {
+  std::vector<capture::LazyPlan> plans(tree.members.size());
+  if (!is_lazy()) return plans;
+  std::size_t follow = 0;
+  for (std::size_t i = 0; i < plans.size() && follow < kMostProcesses; ++i) {
+    if (i > 0 && !takes_several_) break;
+    const capture::Survey& member = tree.members[i];
+    plans[i] = plan(member, capture::find_places_in_use(frozen.of(member.pid)));
+    if (!plans[i].mappings.empty()) ++follow;
+  }
+  return plans;
+}
+
+std::unique_ptr<migrate::PageServer> OutgoingMemory::serve_all(std::vector<capture::LazyPlan> plans,
+                                                               const std::vector<pid_t>& pids,
+                                                               bool shares_pages,
+                                                               kernel::PageMapAbi pagemap) {
+  std::vector<migrate::ServedMemory> memories;
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    if (plans[i].mappings.empty()) continue;
+    migrate::ServedMemory& memory = memories.emplace_back();
+    memory.pid = pids.at(i);
+    memory.shares_pages = shares_pages;
+    memory.pagemap = pagemap;
+    memory.mappings = std::move(plans[i].mappings);
+    memory.ahead = std::move(plans[i].ahead);
+    memory.process = static_cast<std::uint32_t>(i);
+  }
+  if (memories.empty()) return nullptr;
+  return std::make_unique<migrate::PageServer>(std::move(connection_), std::move(memories));
 }
 
 }  // namespace telefork::session

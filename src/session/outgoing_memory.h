@@ -7,6 +7,8 @@
 //     ... the image, with CaptureSettings::lazy = &plan ...
 //     pages = memory.serve(std::move(plan), {pid}, pagemap);   // null: nothing follows
 //
+// Of several processes plan_all() and serve_all(), in the order in which they are in the image.
+//
 // Owned by the session process.
 #pragma once
 
@@ -16,11 +18,13 @@
 #include <vector>
 
 #include "capture/lazy_plan.h"
+#include "capture/tree.h"
 #include "migrate/page_server.h"
 #include "net/stream.h"
 #include "session/laziness.h"
 #include "session/node_link.h"
 #include "session/registry.h"
+#include "tracee/frozen_tree.h"
 
 namespace telefork::session {
 
@@ -50,9 +54,18 @@ class OutgoingMemory {
   std::unique_ptr<migrate::PageServer> serve(capture::LazyPlan plan, pid_t pid, bool shares_pages,
                                              kernel::PageMapAbi pagemap);
 
+  // Of each that was surveyed, `frozen` holds it; of those that are not lazy, or too many, nothing.
+  std::vector<capture::LazyPlan> plan_all(const capture::TreeSurvey& tree,
+                                          tracee::FrozenTree& frozen) const;
+  // `pids`: of each plan the process that has its memory.
+  std::unique_ptr<migrate::PageServer> serve_all(std::vector<capture::LazyPlan> plans,
+                                                 const std::vector<pid_t>& pids, bool shares_pages,
+                                                 kernel::PageMapAbi pagemap);
+
  private:
   Laziness::Choice choice_;
-  std::uint64_t least_ = 0;  // of a mapping that follows
+  std::uint64_t least_ = 0;     // of a mapping that follows
+  bool takes_several_ = false;  // the node: memory that follows each of several
   std::unique_ptr<net::Stream> connection_;
 };
 

@@ -53,4 +53,29 @@ std::vector<OwedSignals::Batch> OwedSignals::take() {
   return batches;
 }
 
+void send_signals(OwedSignals& owed, protocol::Link& link) {
+  for (const OwedSignals::Batch& batch : owed.take()) {
+    link.send([&](protocol::schema::Message::Builder message) {
+      auto signal = message.initSignal();
+      signal.setNumber(static_cast<std::uint32_t>(batch.signal.number));
+      signal.setFromTerminal(batch.signal.to_group);
+      signal.setPid(static_cast<std::uint32_t>(batch.signal.guest_pid));
+      auto others = signal.initOthers(static_cast<unsigned>(batch.others.size()));
+      for (unsigned i = 0; i < others.size(); ++i) {
+        others.set(i, static_cast<std::uint32_t>(batch.others[i]));
+      }
+      const std::optional<signalfd_siginfo>& info = batch.signal.info;
+      if (!info || info->ssi_code != SI_QUEUE) return;
+      siginfo_t raw{};
+      raw.si_signo = batch.signal.number;
+      raw.si_code = SI_QUEUE;
+      raw.si_pid = static_cast<pid_t>(info->ssi_pid);
+      raw.si_uid = info->ssi_uid;
+      raw.si_value.sival_ptr = reinterpret_cast<void*>(info->ssi_ptr);
+      signal.setSiginfo(
+          ::capnp::Data::Reader(reinterpret_cast<const kj::byte*>(&raw), sizeof(raw)));
+    });
+  }
+}
+
 }  // namespace telefork::session

@@ -2,6 +2,7 @@
 //
 //     if (owed.add({pid, group, SIGTERM, false, info})) ...    // ask the others of the group
 //     for (const OwedSignals::Batch& batch : owed.take()) ...  // one message each
+//     send_signals(owed, link);                                // which does just that
 //
 // A signal to a process group is pending at all of it before any of it runs on (kernel/signal.c:
 // __kill_pgrp_info). Its deputies hand it on one by one; sent one by one, the first could end
@@ -14,6 +15,8 @@
 
 #include <sys/signalfd.h>
 #include <sys/types.h>
+
+#include "protocol/link.h"
 
 namespace telefork::session {
 
@@ -40,5 +43,7 @@ class OwedSignals {
  private:
   std::vector<Signal> signals_;
 };
+
+void send_signals(OwedSignals& owed, protocol::Link& link);
 
 }  // namespace telefork::session

@@ -1,15 +1,16 @@
-// A process that runs elsewhere before its memory has come there: here it is whole still, read by a
-// PageServer, and stands in for its deputy until nobody there needs it.
+// A process that runs elsewhere before its memory has come there, or several: here they are whole
+// still, read by a PageServer, and stand in for their deputies until nobody there needs them.
 //
-//   the pid at home, parked  <-- StandIn -->  link
+//   the pids at home, parked <-- StandIn -->  link
 //   stdin, stdout, stderr    <-- StdioPump -->
 //
 //     StandIn stand_in(parts);
-//     Outcome outcome = stand_in.run();   // now it may become the deputy, and the Home begins
+//     Outcome outcome = stand_in.run();   // now they may become deputies, and the Home begins
 //
-// It takes the signals that are sent to the process, and stops and goes on as the guest does. Of
-// the guest's end it keeps the message: the deputy is to tell it. Throws what ends the session; the
-// process is parked then as it was. Owned by the session process.
+// It takes the signals that are sent to each process, and stops and goes on as that one does there.
+// Of an end there it keeps the message: the deputy is to tell it. Throws what ends the session, the
+// death of one of them here among that, since its memory is lost with it; all are parked then as
+// they were. Owned by the session process.
 #pragma once
 
 #include <functional>
@@ -21,6 +22,7 @@
 #include "session/departing_process.h"
 #include "session/home_lease.h"
 #include "session/lease.h"
+#include "session/owed_signals.h"
 #include "session/sent_signal.h"
 #include "session/signal_fd.h"
 #include "tracee/parked_process.h"
@@ -33,42 +35,55 @@ class StandIn {
     protocol::Link& link;
     proxy::StdioPump& pump;
     SignalFd& signals;  // SIGCHLD
-    DepartingProcess& process;
+    // The one that was asked for first.
+    std::vector<DepartingProcess*> processes;
     const migrate::PageServer& pages;
     Lease lease;
     std::function<bool()> may_read_input;  // as HomeOptions
     std::function<void()> on_turn;         // a few times a second at most
   };
-  explicit StandIn(Parts parts) : parts_(std::move(parts)), lease_(parts_.link, parts_.lease) {}
+  explicit StandIn(Parts parts);
 
   struct Outcome {
-    // What was said of the guest and is the Home's to act on.
+    // What was said of them and is the Home's to act on.
     std::vector<protocol::ReceivedMessage> messages;
-    bool ended = false;  // that was its end
+    bool ended = false;     // the first one has
+    bool finished = false;  // the node says no more
   };
   Outcome run();
 
  private:
+  // One of the pids here, and whom it stands for.
+  struct Seat {
+    DepartingProcess* process;
+    pid_t guest_pid;            // as it sees itself; 0: the first
+    bool stopped = false;       // the one there, or about to be
+    bool stands_still = false;  // the one here, by a signal
+    GroupSignals group_signals{};
+
+    tracee::ParkedProcess& parked() const { return process->parked(); }
+  };
+
   bool is_over() const;
   void poll_once();
-  void on_event(const tracee::ParkedProcess::Event& event);
+  void look_at_processes();
+  void on_event(Seat& seat, const tracee::ParkedProcess::Event& event);
+  void on_signal(Seat& seat, const siginfo_t& info);
+  bool owe(Seat& seat, const siginfo_t& info, pid_t group);
+  void take_from_group(const Seat& seat, pid_t group);
+  void send_owed();
   void on_message(protocol::ReceivedMessage message);
-  void on_status(protocol::schema::Status::Reader status);
-  void send_signal(const siginfo_t& info);
-  void stop();
-  void go_on();
+  bool on_status(protocol::schema::Status::Reader status);
+  void stop(Seat& seat);
+  void go_on(Seat& seat);
   bool may_read_input();
 
-  tracee::ParkedProcess& parked() { return parts_.process.parked(); }
-
   Parts parts_;
+  std::vector<Seat> seats_;
   HomeLease lease_;
   Outcome outcome_;
   bool all_there_ = false;
-  bool finished_ = false;      // the node says no more
-  bool stopped_ = false;       // the guest, or about to be
-  bool stands_still_ = false;  // the process here, by a signal
-  GroupSignals group_signals_;
+  OwedSignals owed_signals_;
 };
 
 }  // namespace telefork::session

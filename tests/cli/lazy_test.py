@@ -71,6 +71,16 @@ class Narrow(ByNarrowCable, DepartureTest):
         found = [entry for entry in sessions() if (entry["pid"], entry["role"]) == (pid, role)]
         return found[0] if found else None
 
+    def session_of(self, pid):
+        found, = [other for other in cli.processes()
+                  if arguments_of(other)[1:3] == [b"move", b"%d" % pid]]
+        return found
+
+    def is_held(self, process):
+        cli.wait_until(lambda: (self.entry(process.pid) or {"remedy": ""})["remedy"] ==
+                       f"telefork resume {process.pid}")
+        self.refuses(self.call("move", process.pid, self.node), 3, "it is held here")
+
 
 class Terminal(Narrow):
     def test_shows_how_far_it_has_come(self):
@@ -153,11 +163,6 @@ class Move(Narrow):
                           done.stderr)
         self.is_whole(process)
 
-    def session_of(self, pid):
-        found, = [other for other in cli.processes()
-                  if arguments_of(other)[1:3] == [b"move", b"%d" % pid]]
-        return found
-
     def all_comes(self, process):
         self.cable.widen()
         # It becomes a deputy first.
@@ -174,11 +179,6 @@ class Move(Narrow):
         self.assertIsNone(self.entry(process.pid))
         self.is_whole(process)
         self.ends(process)
-
-    def is_held(self, process):
-        cli.wait_until(lambda: (self.entry(process.pid) or {"remedy": ""})["remedy"] ==
-                       f"telefork resume {process.pid}")
-        self.refuses(self.call("move", process.pid, self.node), 3, "it is held here")
 
     def test_runs_there_before_its_memory_has_come(self):
         process = self.away()
@@ -337,16 +337,6 @@ class Refused(DepartureTest):
         victim = self.victim(0)
         self.assertEqual(call("move", victim.pid, self.node, "--mode", "other").returncode, 2)
         self.assertEqual(victim.finish(), (42, b"pass\n"))
-
-    def test_a_tree_goes_eagerly_or_says_why(self):
-        pair = self.start("sh", "-c", "read line; sleep 60 & read line; exit 3")
-        self.refuses_after_child(pair)
-
-    def refuses_after_child(self, process):
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        cli.wait_until(lambda: cli.children(process.pid))
-        self.refuses(call("move", process.pid, self.node, "--mode", "lazy"), 3, "use mode eager")
 
 
 class Fork(Narrow):

@@ -619,7 +619,7 @@ std::vector<std::string> names_of_the_unstopped() {
 // `make soak` has the others too, of which each of its rounds takes some.
 class AnyFault : public Fault {};
 
-// Its memory follows it, however small that is. What is not alone takes its along.
+// Its memory follows it, however small that is, and that of those that go along with it.
 template <class ModeOf>
 class Lazily : public ModeOf {
   void SetUp() override {
@@ -670,11 +670,16 @@ class LazyFault : public Lazily<Fault> {
 
 // The original will be killed with all its children, and with what keeps the copy's memory.
 class LazyFork : public Lazily<Fork> {
-  static std::size_t watched_mappings(pid_t pid) {
-    const std::string smaps = fork_test::slurp("/proc/" + std::to_string(pid) + "/smaps");
+  // With those of its children.
+  static std::size_t watched_mappings(pid_t first) {
+    std::vector<pid_t> pids = fork_test::list_descendants(first);
+    pids.push_back(first);
     std::size_t count = 0;
-    for (auto at = smaps.find(" um "); at != std::string::npos; at = smaps.find(" um ", at + 1)) {
-      ++count;
+    for (const pid_t pid : pids) {
+      const std::string smaps = fork_test::slurp("/proc/" + std::to_string(pid) + "/smaps");
+      for (auto at = smaps.find(" um "); at != std::string::npos; at = smaps.find(" um ", at + 1)) {
+        ++count;
+      }
     }
     return count;
   }
@@ -744,7 +749,7 @@ INSTANTIATE_TEST_SUITE_P(Victims, Fault,
                          name_of);
 TEST_P(LazyFault, LeavesItHereOrLost) { run_all(); }
 INSTANTIATE_TEST_SUITE_P(Victims, LazyFault,
-                         testing::ValuesIn(at_all_steps({"memory_private", "fd_epoll"},
+                         testing::ValuesIn(at_all_steps({"memory_private", "tree_pipes"},
                                                         steps_of_lazy_move())),
                          name_of);
 TEST_P(AnyFault, LeavesItHereOrLost) { run_all(); }

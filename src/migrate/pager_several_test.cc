@@ -133,7 +133,7 @@ class PagerOfSeveral : public testing::Test {
     for (const Member& member : members_) {
       memories.push_back(served(member.source, member.process));
     }
-    server_ = std::make_unique<PageServer>(std::move(there), std::move(memories));
+    server_ = std::make_unique<PageServer>(std::move(there), memories);
     pager_ = std::make_unique<Pager>(std::move(here), "home", Pager::Guard{});
     for (Member& member : members_) begin(member, member.process);
   }
@@ -251,8 +251,8 @@ class PageServerOfTwo : public PagerOfSeveral {
     if (IsSkipped() || HasFatalFailure()) return;
     for (std::uint64_t page = 0; page < kPages; ++page) area_[page * 512] = content_of(0, page);
     auto [here, there] = net::make_stream_pair();
-    std::vector<ServedMemory> memories = {served(::getpid(), 0), served(::getpid(), 1)};
-    server_ = std::make_unique<PageServer>(std::move(there), std::move(memories));
+    const std::vector<ServedMemory> memories = {served(::getpid(), 0), served(::getpid(), 1)};
+    server_ = std::make_unique<PageServer>(std::move(there), memories);
     stream_ = std::make_unique<PageStream>(std::move(here));
   }
 

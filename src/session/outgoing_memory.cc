@@ -85,7 +85,7 @@ std::unique_ptr<migrate::PageServer> OutgoingMemory::serve_all(std::vector<captu
     memory.process = static_cast<std::uint32_t>(i);
   }
   if (memories.empty()) return nullptr;
-  return std::make_unique<migrate::PageServer>(std::move(connection_), std::move(memories));
+  return std::make_unique<migrate::PageServer>(std::move(connection_), memories);
 }
 
 }  // namespace telefork::session

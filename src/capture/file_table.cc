@@ -1,14 +1,18 @@
 #include "capture/file_table.h"
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <string_view>
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/sysmacros.h>
 
 #include "base/error.h"
 #include "base/file_io.h"
+#include "base/remote_ptr.h"
+#include "capture/zero_page.h"
 #include "image/hash.h"
 
 namespace telefork::capture {
@@ -57,6 +61,40 @@ std::vector<FileExtent> find_extents(const UniqueFd& file, const std::string& pa
     extents.push_back({static_cast<std::uint64_t>(data), static_cast<std::uint64_t>(hole - data)});
     at = hole;
   }
+}
+
+// Whether all of those bytes are zero.
+bool is_zero(const UniqueFd& file, const FileEntry& entry, const FileExtent& part) {
+  bool zero = true;
+  read_in_pieces(file, part.offset, part.size, entry.path, [&zero](auto bytes) {
+    for (; zero && bytes.size() >= kPageSize; bytes = bytes.subspan(kPageSize)) {
+      zero = is_zero_page(bytes.first(kPageSize));
+    }
+    zero = zero && std::all_of(bytes.begin(), bytes.end(),
+                               [](std::byte byte) { return byte == std::byte{0}; });
+  });
+  return zero;
+}
+
+// hugetlbfs tells nobody where its files have holes, only how much of them is none: a page that is
+// all zeros counts as one (hugetlbfs_file_operations in fs/hugetlbfs/inode.c).
+std::vector<FileExtent> find_huge_extents(const UniqueFd& file, const FileEntry& entry) {
+  constexpr std::uint64_t kBlock = 512;  // of st_blocks
+  struct stat stat {};
+  look(file, entry.path, stat);
+  const auto size = static_cast<std::uint64_t>(stat.st_size);
+  const std::uint64_t filled = static_cast<std::uint64_t>(stat.st_blocks) * kBlock;
+  const std::uint64_t page = std::uint64_t{1} << entry.huge_shift();
+  std::vector<FileExtent> extents;
+  for (std::uint64_t at = 0; filled > 0 && at < size; at += page) {
+    if (filled < size && is_zero(file, entry, {at, page})) continue;
+    if (!extents.empty() && extents.back().offset + extents.back().size == at) {
+      extents.back().size += page;
+    } else {
+      extents.push_back({at, page});
+    }
+  }
+  return extents;
 }
 
 // Cap'n Proto has no such copy for a part of a message that is there already.
@@ -153,6 +191,12 @@ const UniqueFd& FileTable::open(std::size_t index) const {
   return entry.file;
 }
 
+// The block of such a file is its page (fs/hugetlbfs/inode.c, hugetlbfs_fill_super).
+unsigned FileEntry::huge_shift() const {
+  if (identity.fs_type != HUGETLBFS_MAGIC) return 0;
+  return static_cast<unsigned>(std::countr_zero(static_cast<std::uint64_t>(stat.st_blksize)));
+}
+
 void FileTable::compute_hash(std::size_t index) {
   FileEntry& entry = entries_.at(index);
   if (!entry.hash.empty() || !entry.readable) return;
@@ -213,7 +257,8 @@ void FileTable::capture_copy(std::size_t index, image::RecordSink& sink) const {
 void FileTable::capture_itself(std::size_t index, image::RecordSink& sink) const {
   const FileEntry& entry = entries_[index];
   const UniqueFd& file = open(index);
-  const std::vector<FileExtent> extents = find_extents(file, entry.path);
+  const std::vector<FileExtent> extents =
+      entry.huge_shift() != 0 ? find_huge_extents(file, entry) : find_extents(file, entry.path);
   ::capnp::MallocMessageBuilder message;
   auto content = message.initRoot<image::schema::FileContent>();
   content.setId(entry.content_id);
@@ -222,6 +267,7 @@ void FileTable::capture_itself(std::size_t index, image::RecordSink& sink) const
   content.setFileSize(static_cast<std::uint64_t>(entry.stat.st_size));
   if (entry.content == FileEntry::Content::MEMORY_FILE) {
     content.setName(entry.path.substr(std::string_view(kMemoryFilePrefix).size()));
+    content.setHugeShift(static_cast<std::uint8_t>(entry.huge_shift()));
     content.setSeals(static_cast<std::uint32_t>(std::max(0, ::fcntl(file.get(), F_GET_SEALS))));
   } else if (entry.content == FileEntry::Content::NAMED_MEMORY) {
     content.setName(entry.path);

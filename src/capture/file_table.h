@@ -61,6 +61,8 @@ struct FileEntry {
   bool refused = false;
 
   bool moves() const { return content != Content::COPY; }
+  // Of one of hugetlb pages: log2 of their bytes; else 0.
+  unsigned huge_shift() const;
   // The destination is not asked about it.
   bool is_settled() const { return moves() || refused; }
 };

@@ -195,6 +195,7 @@ void Capture::write_mapping(std::size_t index, image::RecordSink& sink) {
   record.setOffset(vma.offset);
   record.setFlags(vma.flags);
   record.setSharedId(mapping.shared_id);
+  record.setHugeShift(static_cast<std::uint8_t>(vma.huge_shift()));
   record.setLazy(settings_.lazy != nullptr && settings_.lazy->has(vma));
   if (mapping.segment) fill_segment(*mapping.segment, record.initSegment());
   if (mapping.file) survey_.files.fill(*mapping.file, record.initFile());

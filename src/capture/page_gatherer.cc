@@ -89,9 +89,11 @@ class PageGatherer::MemoryReader {
   }
 
  private:
-  // Pages behind guards are seen through the object only.
+  // Pages behind guards are seen through the object only. To read huge ones through the mapping
+  // would take pages from the pool for its holes, which read(2) of hugetlbfs does not.
   static bool is_seen_through_file(const Mapping& mapping, bool guarded) {
-    return mapping.kind == Vma::Kind::SHARED_ANONYMOUS && (guarded || !mapping.vma.read);
+    return mapping.kind == Vma::Kind::SHARED_ANONYMOUS &&
+           (guarded || !mapping.vma.read || mapping.vma.has(kernel::VmFlag::kHugeTlb));
   }
   bool may_pin(const Mapping& mapping, bool guarded) const {
     // Only so it is waited for what has not come yet (docs/limits.md).

@@ -144,7 +144,9 @@ constexpr std::array kRules = {
     Rule{Reason::kUnknownShared, Part::kMemory, "shared memory that is none of these",
          "shared memory of an unknown kind cannot move", ""},
     Rule{Reason::kHugeTlb, Part::kMemory,
-         "hugetlb, but for `telefork save` and `move` private anonymous memory of 2 MB pages",
+         "hugetlb; for `telefork save`, `move` and `fork` only a file of a hugetlbfs that is "
+         "mounted, pages larger than 1 GB, what is shared without a reservation (MAP_NORESERVE) "
+         "of a plain user's, and one page mapped twice by remap_file_pages(2)",
          "hugetlb memory cannot be captured yet", "use transparent huge pages"},
     Rule{Reason::kUserfaultfd, Part::kMemory, "memory watched by the program's own userfaultfd",
          "a userfaultfd of the program watches it", "end that use of userfaultfd"},

@@ -1,5 +1,6 @@
 // Sorts the memory map by what becomes of each VMA.
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <map>
 #include <set>
@@ -18,6 +19,7 @@
 #include "base/unique_fd.h"
 #include "capture/survey.h"
 #include "image/content_file.h"
+#include "image/format.h"
 #include "image/named_memory.h"
 
 namespace telefork::capture {
@@ -45,14 +47,26 @@ bool may_write(pid_t pid, const Vma& vma) {
 // in arch/x86/mm/pkeys.c); the destination's kernel does the same.
 bool is_execute_only(const Vma& vma) { return vma.protection() == PROT_EXEC; }
 
-// The file that the kernel makes for MAP_HUGETLB.
-bool is_anonymous_hugetlb(const Vma& vma) { return vma.path == "/anon_hugepage" && vma.deleted; }
+bool is_memory_file(const Vma& vma) {
+  return vma.deleted && vma.path.starts_with(kMemoryFilePrefix);
+}
 
-// Memory that is made anew by its flags alone.
-bool is_remade_by_flags(const Vma& vma, VmFlag flag) {
+// What lies in no file of a hugetlbfs that somebody has mounted. Of shared anonymous memory only
+// its file tells what is in it without filling its holes, for which there need be no pages where
+// they were not reserved.
+bool is_movable_hugetlb(pid_t pid, const Vma& vma) {
+  constexpr std::uint64_t kMostKb = std::uint64_t{1} << (image::kMostHugeShift - 10);
+  if (!std::has_single_bit(vma.kernel_page_kb) || vma.kernel_page_kb > kMostKb) return false;
+  if (vma.is_shared_anonymous() && vma.has(VmFlag::kNoReserve)) {
+    return ::access(kernel::map_files_path(pid, vma).c_str(), R_OK) == 0;
+  }
+  return vma.is_anonymous_hugetlb() || is_memory_file(vma) || vma.is_system_v();
+}
+
+// Memory that is made anew by its flags, where the whole process moves.
+bool is_made_anew(pid_t pid, const Vma& vma, VmFlag flag) {
   if (flag == VmFlag::kSealed || flag == VmFlag::kDroppable) return true;
-  return flag == VmFlag::kHugeTlb && is_anonymous_hugetlb(vma) && !vma.shared &&
-         vma.kernel_page_kb == kHugePageSize / 1024;
+  return flag == VmFlag::kHugeTlb && is_movable_hugetlb(pid, vma);
 }
 
 // Why the memory behind a VMA cannot be captured, whatever it maps; nothing: it can.
@@ -77,7 +91,7 @@ std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
     if (pair.flag == VmFlag::kUffdMissing && (is_in_a_call(survey) || is_guest(survey.pid))) {
       continue;
     }
-    if (survey.whole && is_remade_by_flags(vma, pair.flag)) continue;
+    if (survey.whole && is_made_anew(survey.pid, vma, pair.flag)) continue;
     return refuse(describe(vma), pair.reason);
   }
   if (!vma.unknown_flags.empty()) {
@@ -86,7 +100,9 @@ std::optional<Refusal> refuse_by_flags(Survey& survey, const Vma& vma) {
   if (vma.protection_key != 0 && !is_execute_only(vma)) {
     return refuse(describe(vma), Reason::kProtectionKey);
   }
-  if (vma.flags == 0 && is_anonymous_hugetlb(vma)) return refuse(describe(vma), Reason::kHugeTlb);
+  if (vma.flags == 0 && vma.is_anonymous_hugetlb()) {
+    return refuse(describe(vma), Reason::kHugeTlb);
+  }
   return std::nullopt;
 }
 
@@ -158,9 +174,26 @@ std::uint64_t shared_id_of(const Vma& vma, Survey& survey) {
       .first->second;
 }
 
+bool is_mapped_twice(const Mapping& mapping, const Survey& survey) {
+  const Vma& vma = mapping.vma;
+  return std::any_of(survey.mappings.begin(), survey.mappings.end(), [&](const Mapping& other) {
+    return other.shared_id == mapping.shared_id && other.vma.offset < vma.offset + vma.size() &&
+           vma.offset < other.vma.offset + other.vma.size();
+  });
+}
+
+// It becomes anonymous, where it is not. No mremap(2) makes another mapping of huge pages
+// (mm/mremap.c).
+void share_as_anonymous(Mapping& mapping, Survey& survey) {
+  mapping.kind = Kind::SHARED_ANONYMOUS;
+  mapping.shared_id = shared_id_of(mapping.vma, survey);
+  if (!mapping.vma.has(VmFlag::kHugeTlb) || !is_mapped_twice(mapping, survey)) return;
+  survey.refusals.push_back(refuse(describe(mapping.vma), Reason::kHugeTlb));
+}
+
 // A file in memory that has no name, on whichever tmpfs: nothing of it outlives its users.
 bool is_nameless_memory(const Vma& vma) {
-  if (vma.path.starts_with("/memfd:") || vma.path.starts_with("/SYSV")) return true;
+  if (vma.path.starts_with(kMemoryFilePrefix) || vma.path.starts_with("/SYSV")) return true;
   if (!vma.deleted) return false;
   std::vector<kernel::MountInfo> mounts = kernel::read_mountinfo(::getpid());
   return std::any_of(mounts.begin(), mounts.end(), [&vma](const kernel::MountInfo& mount) {
@@ -198,7 +231,10 @@ bool try_move_file(const SurveyOptions& options, Mapping& mapping, Survey& surve
   const Vma& vma = mapping.vma;
   if (!moves_whole(options.purpose) || !vma.deleted || vma.is_system_v()) return false;
   const dev_t device = makedev(vma.dev_major, vma.dev_minor);
-  if (!options.copy_shared && survey.outside.find_file(device, vma.inode) != 0) return false;
+  // Who has it mapped private has what is in it at this instant.
+  if (vma.shared && !options.copy_shared && survey.outside.find_file(device, vma.inode) != 0) {
+    return false;
+  }
   std::string path = open_path_of(survey.pid, vma);
   struct stat stat;
   if (::stat(path.c_str(), &stat) != 0 || stat.st_ino != vma.inode || stat.st_dev != device ||
@@ -206,9 +242,8 @@ bool try_move_file(const SurveyOptions& options, Mapping& mapping, Survey& surve
     return false;
   }
   mapping.file = survey.files.add(path, vma.path, true);
-  survey.files.move(*mapping.file, vma.path.starts_with(kMemoryFilePrefix)
-                                       ? FileEntry::Content::MEMORY_FILE
-                                       : FileEntry::Content::UNLINKED_FILE);
+  survey.files.move(*mapping.file, is_memory_file(vma) ? FileEntry::Content::MEMORY_FILE
+                                                       : FileEntry::Content::UNLINKED_FILE);
   return true;
 }
 
@@ -258,11 +293,7 @@ void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& 
   if (try_move_segment(options, mapping, survey)) return;
   if (try_move_named_memory(options, mapping, survey)) return;
   if (!is_homes(options, vma) && is_shared_memory(survey.pid, vma)) {
-    if (options.copy_shared) {
-      mapping.kind = Kind::SHARED_ANONYMOUS;
-      mapping.shared_id = shared_id_of(vma, survey);
-      return;
-    }
+    if (options.copy_shared) return share_as_anonymous(mapping, survey);
     survey.refusals.push_back(refuse(describe(vma), reason_there(options, Reason::kMemoryFile)));
     return;
   }
@@ -274,8 +305,7 @@ void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& 
 }
 
 void survey_shared_memory(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
-  mapping.kind = Kind::SHARED_ANONYMOUS;
-  mapping.shared_id = shared_id_of(mapping.vma, survey);
+  share_as_anonymous(mapping, survey);
   if (options.copy_shared) return;
   if (options.sharer == 0 && !survey.outside.is_shared(mapping.vma)) return;
   survey.refusals.push_back(
@@ -298,12 +328,14 @@ void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey
   }
   if (vma.is_shared_anonymous()) {
     survey_shared_memory(options, mapping, survey);
-  } else if (is_anonymous_hugetlb(vma)) {
+  } else if (vma.is_anonymous_hugetlb()) {
     mapping.kind = Kind::ANONYMOUS;
   } else if (vma.is_file() && vma.shared) {
     survey_shared_file(options, mapping, survey);
   } else if (vma.is_file()) {
     mapping.kind = Kind::PRIVATE_FILE;
+    // A copy of it in other pages could not be mapped like it.
+    if (vma.has(VmFlag::kHugeTlb) && try_move_file(options, mapping, survey)) return;
     mapping.file = add_file(vma, survey);
   } else if (vma.shared) {
     survey.refusals.push_back(refuse(describe(vma), Reason::kUnknownShared));

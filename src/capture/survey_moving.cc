@@ -164,7 +164,9 @@ Sorted MovingDescriptors::sort_file(const OpenFile& open, Description descriptio
   struct statfs filesystem {};
   std::string path = kernel::fd_open_path(survey_.thread, open.fd);
   if (::statfs(path.c_str(), &filesystem) != 0) throw_errno("looking at " + path);
-  if (filesystem.f_type == HUGETLBFS_MAGIC) return Obstacle{Reason::kHugeTlb, ""};
+  if (filesystem.f_type == HUGETLBFS_MAGIC && content != FileEntry::Content::MEMORY_FILE) {
+    return Obstacle{Reason::kHugeTlb, ""};
+  }
   if (static_cast<std::uint64_t>(filesystem.f_type) == kSecretMemory) {
     return Obstacle{Reason::kOtherFile, ""};
   }

@@ -32,7 +32,9 @@ std::optional<Segment> find_own_segment(const kernel::Vma& vma, const std::set<p
   const auto id = static_cast<int>(vma.inode);
   shmid_ds about{};
   if (::shmctl(id, IPC_STAT, &about) != 0) return std::nullopt;
-  const bool whole = vma.offset == 0 && vma.size() == round_up(about.shm_segsz, kPageSize);
+  const std::uint64_t page =
+      vma.has(kernel::VmFlag::kHugeTlb) ? std::uint64_t{1} << vma.huge_shift() : kPageSize;
+  const bool whole = vma.offset == 0 && vma.size() == round_up(about.shm_segsz, page);
   const bool locked = (about.shm_perm.mode & SHM_LOCKED) != 0;
   if (!whole || locked || about.shm_nattch != count_mappings(vma, movers)) return std::nullopt;
   return Segment{id,

@@ -170,28 +170,23 @@ void survey_member(pid_t pid, const SurveyOptions& options,
   }
 }
 
-// Of what one process has shared of an object: from where to where.
-std::map<std::uint64_t, std::uint64_t> sizes_of_shared_memory(const TreeSurvey& tree) {
-  std::map<std::uint64_t, std::uint64_t> sizes;
+struct SharedPart {
+  std::uint64_t size = 0;  // as far as it is mapped
+  const kernel::Vma* vma = nullptr;
+};
+
+// By Mapping::shared_id.
+std::map<std::uint64_t, SharedPart> list_shared_memory(const TreeSurvey& tree) {
+  std::map<std::uint64_t, SharedPart> parts;
   for (const Survey& member : tree.members) {
     for (const Mapping& mapping : member.mappings) {
       if (mapping.kind != Vma::Kind::SHARED_ANONYMOUS || mapping.segment) continue;
-      std::uint64_t& size = sizes[mapping.shared_id];
-      size = std::max(size, mapping.vma.offset + mapping.vma.size());
+      SharedPart& part = parts[mapping.shared_id];
+      part.size = std::max(part.size, mapping.vma.offset + mapping.vma.size());
+      if (part.vma == nullptr) part.vma = &mapping.vma;
     }
   }
-  return sizes;
-}
-
-bool is_without_reserve(const TreeSurvey& tree, std::uint64_t shared_id) {
-  for (const Survey& member : tree.members) {
-    for (const Mapping& mapping : member.mappings) {
-      if (mapping.kind == Vma::Kind::SHARED_ANONYMOUS && mapping.shared_id == shared_id) {
-        return mapping.vma.has(kernel::VmFlag::kNoReserve);
-      }
-    }
-  }
-  return false;
+  return parts;
 }
 
 void fill_member(const Kin& part, const image::TreeMember& ids, Member::Builder record) {
@@ -309,13 +304,14 @@ void write_tree(const TreeSurvey& tree, image::RecordSink& sink) {
     // What its parent has asked about is told to nobody again (kernel/exit.c, wait_task_stopped).
     list[i].setStopUntold(parts[i].stat->exit_code != 0);
   }
-  const auto sizes = sizes_of_shared_memory(tree);
-  auto shared = record.initShared(static_cast<unsigned>(sizes.size()));
+  const auto all_shared = list_shared_memory(tree);
+  auto shared = record.initShared(static_cast<unsigned>(all_shared.size()));
   unsigned i = 0;
-  for (const auto& [id, size] : sizes) {
+  for (const auto& [id, part] : all_shared) {
     shared[i].setId(id);
-    shared[i].setSize(size);
-    shared[i].setNoReserve(is_without_reserve(tree, id));
+    shared[i].setSize(part.size);
+    shared[i].setNoReserve(part.vma->has(kernel::VmFlag::kNoReserve));
+    shared[i].setHugeShift(static_cast<std::uint8_t>(part.vma->huge_shift()));
     ++i;
   }
   fill_session_terminals(tree, record);

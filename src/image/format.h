@@ -63,6 +63,9 @@ constexpr std::size_t kReadStep = 1024 * 1024;
 // Whoever writes pages splits them by this, and stays far below kMaxMetadata.
 constexpr std::size_t kMaxRunsPerRecord = 1024 * 1024;
 
+// The largest pages of hugetlb that a record may speak of: 1 GB, as log2 (Vma.hugeShift).
+constexpr unsigned kMostHugeShift = 30;
+
 struct FrameHeader {
   std::uint32_t magic = kMagic;
   std::uint16_t type = 0;

@@ -134,6 +134,7 @@ void set_range(schema::Vma::Builder& vma) {
   vma.disownStaged();
   vma.setStart(0x10000);
   vma.setEnd(0x20000);
+  vma.setHugeShift(21);
   for (unsigned i = 0; i < 2; ++i) {
     vma.getGuardRuns()[i].setStart(0x18000 + i * 2 * kPageSize);
     vma.getGuardRuns()[i].setPages(1);
@@ -157,6 +158,7 @@ void set_content(schema::FileContent::Builder& content) {
   content.setSize(100);
   content.setKind(schema::FileContent::Kind::MEMORY_FILE);
   content.setFileSize(10'000);
+  content.setHugeShift(0);
   for (unsigned i = 0; i < 2; ++i) {
     content.getExtents()[i].setOffset(4096 * i);
     content.getExtents()[i].setSize(50);
@@ -222,6 +224,7 @@ void set_members(schema::Tree::Builder& tree) {
     member.setState(i == 0 ? schema::Member::State::STOPPED : schema::Member::State::LIVES);
     tree.getShared()[i].setId(i);
     tree.getShared()[i].setSize((i + 1) * kPageSize);
+    tree.getShared()[i].setHugeShift(21);
   }
 }
 

@@ -86,6 +86,7 @@ struct FileContent {
   uid @9 :UInt32;             # from here on of named memory, whose name is its path
   gid @10 :UInt32;
   identity @11 :FileIdentity;
+  hugeShift @12 :UInt8;       # of a memory file of hugetlb pages: as of a Vma; 0: it has none
   enum Kind {
     copy @0;                  # the content alone: who opens it only reads
     memoryFile @1;            # from here on: the file itself, which nobody else has
@@ -202,6 +203,7 @@ struct SharedMemory {
   id @0 :UInt64;              # Vma.sharedId
   size @1 :UInt64;            # as far as it is mapped
   noReserve @2 :Bool;         # MAP_NORESERVE
+  hugeShift @3 :UInt8;        # of hugetlb pages: as of a Vma; 0: it has none
 }
 
 struct Process {
@@ -262,6 +264,7 @@ struct Vma {
   segment @9 :Segment;        # of kind sharedAnonymous: where it is memory of System V
   lazy @10 :Bool;             # over a link: its pages follow when the process runs (wire-protocol.md)
   staged @11 :List(PageRun);  # over a link: of its pages, what came in rounds and still holds
+  hugeShift @12 :UInt8;       # of hugetlb: its pages are of 2^hugeShift bytes; 0: of 2 MB
   enum Kind {
     anonymous @0;
     privateFile @1;

@@ -411,6 +411,37 @@ TEST(ImageReader, RefusesExtentsThatAreNotTheFiles) {
   EXPECT_THAT(error_of({}), HasSubstr("its extents are 0 bytes, its payload 8"));
 }
 
+TEST(ImageReader, RefusesHugePagesThatCannotBe) {
+  constexpr std::uint64_t kHuge = std::uint64_t{2} << 20;
+  struct File {
+    std::uint8_t shift;
+    std::uint64_t offset;
+    std::uint64_t size;
+    schema::FileContent::Kind kind = schema::FileContent::Kind::MEMORY_FILE;
+  };
+  auto error_of = [](const File& file) {
+    return error_of_image_with([&](Writer& writer) {
+      ::capnp::MallocMessageBuilder message;
+      auto content = message.initRoot<schema::FileContent>();
+      content.setId(1);
+      content.setSize(kHuge);
+      content.setKind(file.kind);
+      content.setFileSize(file.size);
+      content.setHugeShift(file.shift);
+      content.initExtents(1)[0].setOffset(file.offset);
+      content.getExtents()[0].setSize(kHuge);
+      writer.begin_payload_record(RecordType::kFileContent, message, kHuge);
+      writer.payload(std::vector<std::byte>(kHuge));
+    });
+  };
+  EXPECT_EQ(error_of({21, kHuge, 2 * kHuge}), "");
+  EXPECT_THAT(error_of({31, kHuge, 2 * kHuge}), HasSubstr("no huge page is of 2^31 bytes"));
+  EXPECT_THAT(error_of({21, kHuge, 2 * kHuge + 1}), HasSubstr("is no whole huge pages"));
+  EXPECT_THAT(error_of({21, kPageSize, 2 * kHuge}), HasSubstr("is no whole huge pages"));
+  EXPECT_THAT(error_of({21, 0, kHuge, schema::FileContent::Kind::UNLINKED_FILE}),
+              HasSubstr("only a memory file"));
+}
+
 std::string error_of_files_with(const std::function<void(schema::Files::Builder)>& change) {
   return error_of_image_with([&](Writer& writer) {
     write_moving_file(writer, {{0, 8}});

@@ -42,6 +42,10 @@ template <class... Args>
   throw Error(Code::kCorrupt, fmt::format(format, std::forward<Args>(args)...));
 }
 
+void check_huge_shift(unsigned shift) {
+  if (shift > kMostHugeShift) refuse("no huge page is of 2^{} bytes", shift);
+}
+
 // Runs rise, do not overlap, and lie in the VMA [start, end).
 class RunCheck {
  public:
@@ -67,11 +71,19 @@ void check_extents(schema::FileContent::Reader content) {
   std::uint64_t end = 0;
   std::uint64_t bytes = 0;
   if (content.getFileSize() > INT64_MAX) refuse("its file is too large");
+  check_huge_shift(content.getHugeShift());
+  const std::uint64_t page = std::uint64_t{1} << content.getHugeShift();
+  if (content.getFileSize() % page != 0) {
+    refuse("its file of {} bytes is no whole huge pages", content.getFileSize());
+  }
   for (schema::Extent::Reader extent : content.getExtents()) {
     const std::uint64_t at = extent.getOffset();
     if (at < end || at > content.getFileSize() || extent.getSize() > content.getFileSize() - at) {
       refuse("its extent of {} bytes at {} overlaps or leaves the file of {} bytes",
              extent.getSize(), at, content.getFileSize());
+    }
+    if (at % page != 0 || extent.getSize() % page != 0) {
+      refuse("its extent of {} bytes at {} is no whole huge pages", extent.getSize(), at);
     }
     end = at + extent.getSize();
     bytes += extent.getSize();
@@ -222,6 +234,7 @@ void RecordRules::check_tree(schema::Tree::Reader tree) {
         !shared.insert(memory.getId()).second) {
       refuse("its shared memory {} has no size", memory.getId());
     }
+    check_huge_shift(memory.getHugeShift());
   }
 }
 
@@ -258,6 +271,7 @@ void RecordRules::check_vma(schema::Vma::Reader vma) {
   if (after != vmas_.begin() && std::prev(after)->second > start) {
     refuse("the VMA {:#x}-{:#x} overlaps the one at {:#x}", start, end, std::prev(after)->first);
   }
+  check_huge_shift(vma.getHugeShift());
   RunCheck check;
   for (schema::PageRun::Reader run : vma.getGuardRuns()) check.add(run, start, end);
   RunCheck staged;
@@ -309,6 +323,9 @@ void RecordRules::check_file_content(const Record& record) {
   const bool itself = named || content.getKind() == schema::FileContent::Kind::MEMORY_FILE ||
                       content.getKind() == schema::FileContent::Kind::UNLINKED_FILE;
   if (itself) check_extents(content);
+  if (content.getHugeShift() != 0 && content.getKind() != schema::FileContent::Kind::MEMORY_FILE) {
+    refuse("only a memory file has huge pages of its own");
+  }
   if (named && !is_named_memory(content.getName().cStr())) {
     refuse("{} is no name of memory", content.getName().cStr());
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <limits>
 
 #include <fmt/format.h>
@@ -186,7 +187,14 @@ bool Vma::is_shared_anonymous() const {
   if (!shared || inode == 0) return false;
   // With a name given by prctl(PR_SET_VMA) the kernel writes [anon_shmem:name]. The inode of
   // "/dev/zero (deleted)" is on the kernel's own tmpfs; the device file itself is never deleted.
-  return path.starts_with("[anon_shmem:") || (deleted && path == "/dev/zero");
+  return path.starts_with("[anon_shmem:") || (deleted && path == "/dev/zero") ||
+         is_anonymous_hugetlb();
+}
+
+unsigned Vma::huge_shift() const {
+  constexpr unsigned kKilobyte = 10;
+  if (!has(VmFlag::kHugeTlb)) return 0;
+  return static_cast<unsigned>(std::countr_zero(kernel_page_kb)) + kKilobyte;
 }
 
 bool Vma::is_vdso_or_vvar() const { return is_vdso() || path.starts_with("[vvar"); }

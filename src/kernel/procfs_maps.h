@@ -96,6 +96,8 @@ struct Vma {
   int protection_key = 0;            // pkey_mprotect
 
   std::uint64_t size() const { return end - start; }
+  // Of hugetlb: log2 of the bytes of a page. 0 of all else.
+  unsigned huge_shift() const;
   bool has(VmFlag flag) const { return (flags & static_cast<std::uint64_t>(flag)) != 0; }
   // PROT_READ, PROT_WRITE and PROT_EXEC as mmap(2) takes them.
   int protection() const;
@@ -104,6 +106,8 @@ struct Vma {
   bool is_anonymous() const;
   // Shared memory without a file of its own: MAP_SHARED|MAP_ANONYMOUS, also after fork.
   bool is_shared_anonymous() const;
+  // The file that the kernel makes for MAP_ANONYMOUS|MAP_HUGETLB, mapped private or shared.
+  bool is_anonymous_hugetlb() const { return deleted && path == "/anon_hugepage"; }
   // The kernel's own pages: [vdso], [vvar], [vvar_vclock] and what later kernels call [vvar*].
   // They are moved together or not at all, and never read: [vvar] answers EIO.
   bool is_vdso_or_vvar() const;

@@ -114,6 +114,24 @@ TEST(Maps, KnowsTheFirstSegmentOfSystemVMemoryForAFileThoughItsInodeIsZero) {
   EXPECT_TRUE(vmas[0].is_file() && vmas[0].is_system_v() && !vmas[0].is_shared_anonymous());
 }
 
+TEST(Maps, KnowsAnonymousMemoryOfHugePages) {
+  const auto vmas = parse_smaps(
+      "200000-600000 rw-s 00000000 00:0f 7 /anon_hugepage (deleted)\n"
+      "KernelPageSize:     2048 kB\n"
+      "VmFlags: rd wr sh mr mw me ms de ht\n"
+      "600000-800000 rw-p 00000000 00:0f 8 /anon_hugepage (deleted)\n"
+      "KernelPageSize:     2048 kB\n"
+      "VmFlags: rd wr mr mw me de ht\n"
+      "800000-801000 rw-p 00000000 00:00 0\n"
+      "KernelPageSize:        4 kB\n"
+      "VmFlags: rd wr mr mw me\n");
+  ASSERT_EQ(vmas.size(), 3u);
+  EXPECT_TRUE(vmas[0].is_anonymous_hugetlb() && vmas[0].is_shared_anonymous());
+  EXPECT_TRUE(vmas[1].is_anonymous_hugetlb() && !vmas[1].is_shared_anonymous());
+  EXPECT_EQ(vmas[0].huge_shift(), 21u);
+  EXPECT_EQ(vmas[2].huge_shift(), 0u);
+}
+
 TEST(Maps, RefusesGarbageAsCorrupt) {
   for (std::string_view text :
        {"hello", "1000", "1000-", "1000-2000", "1000-2000 rwxq 0 0:0 0\n",

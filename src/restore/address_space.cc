@@ -35,13 +35,13 @@ bool AddressSpace::is_free(RemotePtr start, RemotePtr end) const {
   return next == taken_.begin() || std::prev(next)->second <= start.value();
 }
 
-RemotePtr AddressSpace::allocate(std::uint64_t size, RemotePtr congruent) {
-  std::uint64_t offset = congruent.value() % kHugePageSize;
+RemotePtr AddressSpace::allocate(std::uint64_t size, RemotePtr congruent, std::uint64_t alignment) {
+  std::uint64_t offset = congruent.value() % alignment;
   std::uint64_t candidate = kFirst + kGap;
   auto next = taken_.upper_bound(candidate);
   if (next != taken_.begin()) candidate = std::max(candidate, std::prev(next)->second + kGap);
   for (;; ++next) {
-    std::uint64_t at = round_up(candidate, kHugePageSize) + offset;
+    std::uint64_t at = round_up(candidate, alignment) + offset;
     std::uint64_t limit = next == taken_.end() ? kLast : std::min(kLast, next->first);
     if (size < kLast && at + size + kGap <= limit) {
       take(RemotePtr(at), RemotePtr(at + size));

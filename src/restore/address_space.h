@@ -17,9 +17,10 @@ class AddressSpace {
   // [start, end) is taken; it may overlap what is taken already.
   void take(RemotePtr start, RemotePtr end);
   // A free range of `size` bytes, at least kGap away from everything, now taken. Its address is
-  // `congruent` modulo 2 MB, so that huge pages put there can be moved to that address as they
-  // are. Throws kResources when there is none.
-  RemotePtr allocate(std::uint64_t size, RemotePtr congruent);
+  // `congruent` modulo `alignment`, so that huge pages put there can be moved to that address as
+  // they are. Throws kResources when there is none.
+  RemotePtr allocate(std::uint64_t size, RemotePtr congruent,
+                     std::uint64_t alignment = kHugePageSize);
   bool is_free(RemotePtr start, RemotePtr end) const;
 
   // A stack must not grow into a neighbour (vm.heap-stack-gap, mm/mmap.c stack_guard_gap: 256

@@ -25,6 +25,15 @@ TEST(AddressSpace, KeepsTheOffsetInAHugePage) {
   EXPECT_EQ(at.value() % kHugePageSize, 0x123000u);
 }
 
+TEST(AddressSpace, AlignsForLargerPagesWhatIsToHoldThem) {
+  constexpr std::uint64_t kGigabyte = std::uint64_t{1} << 30;
+  AddressSpace space;
+  space.take(RemotePtr(0x10000000000), RemotePtr(0x10000800000));
+  const RemotePtr at = space.allocate(2 * kGigabyte, RemotePtr(), kGigabyte);
+  EXPECT_EQ(at.value() % kGigabyte, 0u);
+  EXPECT_FALSE(space.is_free(at, at + 2 * kGigabyte));
+}
+
 TEST(AddressSpace, MergesWhatOverlaps) {
   AddressSpace space;
   space.take(RemotePtr(0x1000), RemotePtr(0x3000));

@@ -1,6 +1,7 @@
 #include "restore/content_store.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <span>
 #include <string>
 
@@ -13,6 +14,7 @@
 #include "base/error.h"
 #include "base/file_io.h"
 #include "image/content_file.h"
+#include "restore/vma_rules.h"
 
 namespace telefork::restore {
 namespace {
@@ -20,6 +22,10 @@ namespace {
 using image::schema::FileContent;
 
 constexpr std::size_t kPiece = 1024 * 1024;
+
+unsigned huge_flags(unsigned shift) {
+  return shift == 0 ? 0 : MFD_HUGETLB | static_cast<unsigned>(huge_page_flags(shift));
+}
 
 UniqueFd make_memory_file(const char* name, unsigned flags) {
   UniqueFd file(::memfd_create(name, MFD_CLOEXEC | flags));
@@ -36,7 +42,8 @@ UniqueFd make_unlinked_file(const std::string& folder) {
 UniqueFd make_file(FileContent::Reader content) {
   switch (content.getKind()) {
     case FileContent::Kind::MEMORY_FILE:
-      return make_memory_file(content.getName().cStr(), MFD_ALLOW_SEALING);
+      return make_memory_file(content.getName().cStr(),
+                              MFD_ALLOW_SEALING | huge_flags(content.getHugeShift()));
     case FileContent::Kind::UNLINKED_FILE:
       return make_unlinked_file(content.getFolder());
     default:
@@ -66,7 +73,51 @@ class Writer {
   std::vector<std::byte> buffer_;
 };
 
+// A page of a file, mapped here.
+class MappedPage {
+ public:
+  MappedPage(const UniqueFd& file, off_t at, std::size_t size)
+      : size_(size),
+        data_(::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), at)) {
+    if (data_ == MAP_FAILED) throw_errno("mapping a huge page of a file");
+  }
+  MappedPage(const MappedPage&) = delete;
+  MappedPage& operator=(const MappedPage&) = delete;
+  ~MappedPage() { ::munmap(data_, size_); }
+  std::span<std::byte> bytes() const { return {static_cast<std::byte*>(data_), size_}; }
+
+ private:
+  std::size_t size_;
+  void* data_;
+};
+
+// No write(2) is one to hugetlbfs. What is allocated ahead is no SIGBUS later.
+void write_huge_page(const UniqueFd& file, std::uint64_t at, unsigned shift,
+                     image::RecordSource& source) {
+  const std::size_t size = std::size_t{1} << shift;
+  const auto offset = static_cast<off_t>(at);
+  while (::fallocate(file.get(), 0, offset, static_cast<off_t>(size)) != 0) {
+    if (errno != EINTR) throw_errno(fmt::format("making {} of a file", huge_pages_name(shift)));
+  }
+  source.read_payload(MappedPage(file, offset, size).bytes());
+}
+
+void write_huge_extents(FileContent::Reader content, image::RecordSource& source,
+                        const UniqueFd& file) {
+  const std::uint64_t page = std::uint64_t{1} << content.getHugeShift();
+  for (image::schema::Extent::Reader extent : content.getExtents()) {
+    const std::uint64_t end = extent.getOffset() + extent.getSize();
+    for (std::uint64_t at = extent.getOffset(); at < end; at += page) {
+      write_huge_page(file, at, content.getHugeShift(), source);
+    }
+  }
+  if (::ftruncate(file.get(), static_cast<off_t>(content.getFileSize())) != 0) {
+    throw_errno("the size of a file of huge pages");
+  }
+}
+
 void write_extents(FileContent::Reader content, image::RecordSource& source, const UniqueFd& file) {
+  if (content.getHugeShift() != 0) return write_huge_extents(content, source, file);
   Writer writer(source, file);
   for (image::schema::Extent::Reader extent : content.getExtents()) {
     if (::lseek(file.get(), static_cast<off_t>(extent.getOffset()), SEEK_SET) < 0) {

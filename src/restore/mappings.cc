@@ -43,6 +43,12 @@ bool would_merge(Vma::Reader left, Vma::Reader right) {
   return kernel::would_merge(traits_of(left), traits_of(right));
 }
 
+std::string describe_mapping(Vma::Reader vma, const char* what) {
+  const unsigned shift = huge_shift(vma);
+  return fmt::format("mapping {} at {}", shift != 0 ? huge_pages_name(shift) : what,
+                     place_name(vma));
+}
+
 bool has_guard_pages() {
   MappedRegion page(kPageSize);
   return ::madvise(page.data(), kPageSize, kernel::kMadvGuardInstall) == 0;
@@ -77,8 +83,10 @@ void Restorer::map_memory() {
 
 void Restorer::unmap_wholes(SyscallProgram& program) {
   for (const auto& [id, shared] : shared_) {
-    if (!shared.whole) continue;
-    program.call("unmapping shared memory", SYS_munmap, {shared.whole, shared.size});
+    if (shared.whole) {
+      program.call("unmapping shared memory", SYS_munmap, {shared.whole, shared.size});
+    }
+    if (shared.file >= 0) program.call("closing shared memory", SYS_close, {shared.file});
   }
 }
 
@@ -86,10 +94,8 @@ void Restorer::map_private(Mapping& mapping, bool apart, SyscallProgram& program
   Vma::Reader vma = mapping.vma();
   mapping.protection = apart ? kWritable : first_protection(vma);
   if (apart) mapping.at = space_.allocate(mapping.size(), mapping.start());
-  const char* what = has_flag(vma, VmFlag::kHugeTlb) ? "mapping huge pages (vm.nr_hugepages) at "
-                                                     : "mapping memory at ";
-  program.call_expecting(what + place_name(vma), static_cast<std::int64_t>(mapping.at.value()),
-                         SYS_mmap,
+  program.call_expecting(describe_mapping(vma, "memory"),
+                         static_cast<std::int64_t>(mapping.at.value()), SYS_mmap,
                          {mapping.at, mapping.size(), mapping.protection,
                           map_flags(vma) | MAP_FIXED_NOREPLACE, mapping.file, vma.getOffset()});
   // A page that was there once is what keeps it apart (an anon_vma, and pgoff of the old place).
@@ -99,35 +105,52 @@ void Restorer::map_private(Mapping& mapping, bool apart, SyscallProgram& program
   }
 }
 
-// Of one object that is mapped more than once, or in part, the whole is mapped first; each mapping
-// is a copy of a part of it: mremap(2) from a size of 0.
+// Of one object that is mapped more than once, or in part, the whole is mapped first, and each
+// mapping is a part of that.
 void Restorer::map_shared(Mapping& mapping, SyscallProgram& program) {
   Vma::Reader vma = mapping.vma();
   mapping.protection = kWritable;
   if (vma.hasSegment()) return attach_segment(mapping, 0, program);
   SharedMemory& shared = shared_.at(vma.getSharedId());
-  std::string name = "mapping shared memory at " + place_name(vma);
-  auto expected = static_cast<std::int64_t>(vma.getStart());
+  const std::string name = describe_mapping(vma, "shared memory");
   if (shared.users == 1 && vma.getOffset() == 0 && !shared.inherited) {
     program.call_expecting(
-        name, expected, SYS_mmap,
+        name, static_cast<std::int64_t>(vma.getStart()), SYS_mmap,
         {mapping.at, mapping.size(), kWritable, map_flags(vma) | MAP_FIXED_NOREPLACE, -1, 0});
     return;
   }
-  if (!shared.whole) {
-    shared.whole = space_.allocate(shared.size, RemotePtr());
+  if (!shared.whole && shared.file < 0) {
+    shared.whole = room_for(shared);
     program.call_expecting(
         name, static_cast<std::int64_t>(shared.whole.value()), SYS_mmap,
         {shared.whole, shared.size, kWritable, map_flags(vma) | MAP_FIXED_NOREPLACE, -1, 0});
   }
+  map_part(mapping, shared, program);
+}
+
+// A copy: mremap(2) from a size of 0. Huge pages cannot be had so (mm/mremap.c): of them the part
+// itself goes there, since nobody has one twice.
+void Restorer::map_part(const Mapping& mapping, const SharedMemory& shared,
+                        SyscallProgram& program) {
+  const Vma::Reader vma = mapping.vma();
+  const std::string name = describe_mapping(vma, "shared memory");
+  const auto expected = static_cast<std::int64_t>(vma.getStart());
+  if (shared.file >= 0) {
+    const int flags = MAP_SHARED | MAP_FIXED_NOREPLACE | (map_flags(vma) & MAP_NORESERVE);
+    program.call_expecting(
+        name, expected, SYS_mmap,
+        {mapping.at, mapping.size(), kWritable, flags, shared.file, vma.getOffset()});
+    return;
+  }
+  const std::uint64_t old_size = shared.huge_shift != 0 ? mapping.size() : 0;
   program.call_expecting(name, expected, SYS_mremap,
-                         {shared.whole + vma.getOffset(), 0, mapping.size(),
+                         {shared.whole + vma.getOffset(), old_size, mapping.size(),
                           MREMAP_MAYMOVE | MREMAP_FIXED, mapping.at});
 }
 
 // To be filled it is writable.
 void Restorer::attach_segment(Mapping& mapping, int flags, SyscallProgram& program) {
-  const int id = parts_->segments.get(mapping.vma().getSegment());
+  const int id = parts_->segments.get(mapping.vma().getSegment(), huge_shift(mapping.vma()));
   const auto expected = static_cast<std::int64_t>(mapping.start().value());
   program.call_expecting("attaching memory at " + place_name(mapping.vma()), expected, SYS_shmat,
                          {id, mapping.start(), flags});

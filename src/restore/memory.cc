@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 
 #include "base/error.h"
+#include "kernel/abi.h"
 #include "kernel/procfs_maps.h"
 #include "kernel/userfault.h"
 #include "kernel/write_watch.h"
@@ -128,11 +129,21 @@ std::vector<PagePiece> Restorer::place(const std::vector<kernel::PageRun>& runs,
       RemotePtr cut(round_down((at + kReceptionChunk).value(), kHugePageSize));
       std::uint64_t size = std::min(end, cut) - at;
       pieces.push_back({at, size, huge_allowed});
+      if (huge_shift(vma) != 0) make_hugetlb_pages(vma, {at, size}, program);
       if (pieces.back().has_huge()) get_ready_for_huge_pages(mapping, program);
       at = at + size;
     }
   }
   return pieces;
+}
+
+// Those that are not reserved may be more than there are.
+void Restorer::make_hugetlb_pages(Vma::Reader vma, Range range, SyscallProgram& program) {
+  const unsigned shift = huge_shift(vma);
+  const std::uint64_t page = std::uint64_t{1} << shift;
+  const std::uint64_t start = round_down(range.start.value(), page);
+  program.call(fmt::format("making {} at {}", huge_pages_name(shift), place_name(vma)), SYS_madvise,
+               {start, round_up(range.end().value(), page) - start, kernel::kMadvPopulateWrite});
 }
 
 void Restorer::get_ready_for_huge_pages(Mapping& mapping, SyscallProgram& program) {

@@ -200,6 +200,8 @@ class Restorer {
     unsigned users = 0;
     RemotePtr whole;  // where all of it is mapped, if it is
     bool inherited = false;
+    unsigned huge_shift = 0;  // of hugetlb
+    int file = -1;            // its number in a blank that was there, of hugetlb: to map parts of it
   };
 
   // start.cc: the blank process and room in its address space.
@@ -228,7 +230,11 @@ class Restorer {
   void give_files();
   void clear_blank(tracee::SyscallProgram& program);
   void move_shared_memory_aside(tracee::SyscallProgram& program);
-  void get_shared_memory(TreeParts::SharedArea& area, RemotePtr at,
+  RemotePtr room_for(const SharedMemory& shared);
+  void make_shared_memory(TreeParts::SharedArea& area, SharedMemory& shared,
+                          tracee::SyscallProgram& program);
+  int get_shared_file(const TreeParts::SharedArea& area);
+  void get_shared_memory(TreeParts::SharedArea& area, SharedMemory& shared,
                          tracee::SyscallProgram& program);
   // staged.cc: memory that comes while the process runs elsewhere still.
   void take_round(image::Record record);
@@ -251,6 +257,8 @@ class Restorer {
   void unmap_wholes(tracee::SyscallProgram& program);
   void map_private(Mapping& mapping, bool apart, tracee::SyscallProgram& program);
   void map_shared(Mapping& mapping, tracee::SyscallProgram& program);
+  void map_part(const Mapping& mapping, const SharedMemory& shared,
+                tracee::SyscallProgram& program);
   void attach_segment(Mapping& mapping, int flags, tracee::SyscallProgram& program);
   void settle_memory(tracee::SyscallProgram& program);
   void lock_memory();
@@ -269,6 +277,8 @@ class Restorer {
   void add_kept_that_follows(LazyMemory& lazy);
   void get_ready_for_huge_pages(Mapping& mapping, tracee::SyscallProgram& program);
   void open_for_pages(Mapping& mapping, tracee::SyscallProgram& program);
+  static void make_hugetlb_pages(image::schema::Vma::Reader vma, Range range,
+                                 tracee::SyscallProgram& program);
   void begin_to_follow();
   // process.cc
   void restore_layout();

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "kernel/system_v.h"
+#include "restore/vma_rules.h"
 
 namespace telefork::restore {
 namespace {
@@ -48,14 +49,18 @@ Segments::~Segments() {
   for (const auto& [id, marked] : made_) ::shmctl(id, IPC_RMID, nullptr);
 }
 
-int Segments::get(Segment::Reader record) {
+int Segments::get(Segment::Reader record, unsigned huge_shift) {
   if (made_.contains(record.getId())) return record.getId();
   choose_next_id(record);
   const auto key = static_cast<key_t>(record.getKey());
-  const int id = ::shmget(key, record.getSize(), IPC_CREAT | IPC_EXCL | 0600);
-  if (id < 0) {
-    refuse(record, errno == EEXIST ? "its key is taken" : std::strerror(errno));
+  const int huge = huge_shift != 0 ? SHM_HUGETLB | huge_page_flags(huge_shift) : 0;
+  const int id = ::shmget(key, record.getSize(), IPC_CREAT | IPC_EXCL | 0600 | huge);
+  if (id < 0 && errno == EEXIST) refuse(record, "its key is taken");
+  if (id < 0 && huge_shift != 0) {
+    const int error = errno;
+    refuse(record, fmt::format("{}: {}", huge_pages_name(huge_shift), std::strerror(error)));
   }
+  if (id < 0) refuse(record, std::strerror(errno));
   made_.emplace(id, (record.getMode() & SHM_DEST) != 0);
   if (id != record.getId()) {
     ::shmctl(id, IPC_RMID, nullptr);

@@ -19,8 +19,9 @@ class Segments {
   Segments(const Segments&) = delete;
   Segments& operator=(const Segments&) = delete;
   ~Segments();
-  // Its id. Throws kRefused where its id or its key cannot be had here.
-  int get(image::schema::Segment::Reader record);
+  // Its id. Throws kRefused where its id or its key cannot be had here. `huge_shift`: that of its
+  // pages (vma_rules.h); 0: they are small.
+  int get(image::schema::Segment::Reader record, unsigned huge_shift);
   // Marks those for destruction that were. What has not been kept by then is nobody's.
   void keep();
 

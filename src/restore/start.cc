@@ -407,12 +407,16 @@ void Restorer::lay_out() {
     const Vma::Reader vma = mapping.vma();
     if (vma.getKind() != Vma::Kind::SHARED_ANONYMOUS || vma.hasSegment()) continue;
     SharedMemory& shared = shared_[mapping.vma().getSharedId()];
+    shared.huge_shift = huge_shift(vma);
     shared.size = std::max(shared.size, mapping.vma().getOffset() + mapping.size());
     ++shared.users;
     auto area = parts_->shared.find(mapping.vma().getSharedId());
     if (area == parts_->shared.end()) continue;
     if (shared.size > area->second.size) {
       throw Error(Code::kCorrupt, "shared memory of the tree is larger than it says");
+    }
+    if (shared.huge_shift != area->second.huge_shift) {
+      throw Error(Code::kCorrupt, "shared memory of the tree has other pages than it says");
     }
     shared.inherited = true;
   }
@@ -512,39 +516,61 @@ void Restorer::move_shared_memory_aside(SyscallProgram& program) {
     if (!shared.inherited) continue;
     TreeParts::SharedArea& area = parts_->shared.at(id);
     shared.size = area.size;
-    shared.whole = space_.allocate(area.size, RemotePtr());
     if (parts_->were_there) {
-      get_shared_memory(area, shared.whole, program);
+      get_shared_memory(area, shared, program);
       continue;
     }
+    shared.whole = room_for(shared);
     program.call_expecting(
         "moving shared memory", static_cast<std::int64_t>(shared.whole.value()), SYS_mremap,
         {area.address, area.size, area.size, MREMAP_MAYMOVE | MREMAP_FIXED, shared.whole});
   }
 }
 
+RemotePtr Restorer::room_for(const SharedMemory& shared) {
+  const std::uint64_t page = std::uint64_t{1} << shared.huge_shift;
+  return space_.allocate(shared.size, RemotePtr(), std::max(page, kHugePageSize));
+}
+
 // Nobody was born with it: the first that needs it makes it, and the others get it from that one,
 // by a name that the kernel gives to nobody else (proc(5), /proc/PID/map_files).
-void Restorer::get_shared_memory(TreeParts::SharedArea& area, RemotePtr at,
+void Restorer::get_shared_memory(TreeParts::SharedArea& area, SharedMemory& shared,
                                  SyscallProgram& program) {
-  const int flags = MAP_SHARED | MAP_FIXED_NOREPLACE | (area.no_reserve ? MAP_NORESERVE : 0);
-  const auto expected = static_cast<std::int64_t>(at.value());
-  if (area.holder == 0) {
-    area.holder = blank_->pid();
-    area.address = at;
-    program.call_expecting("making shared memory", expected, SYS_mmap,
-                           {at, area.size, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0});
+  const bool is_first = area.holder == 0;
+  if (is_first) make_shared_memory(area, shared, program);
+  if (shared.huge_shift != 0) {
+    run_if_large(program, true);
+    shared.file = get_shared_file(area);
     return;
   }
+  if (is_first) return;
+  shared.whole = room_for(shared);
+  const int number = get_shared_file(area);
+  const int flags = MAP_SHARED | MAP_FIXED_NOREPLACE | (area.no_reserve ? MAP_NORESERVE : 0);
+  program.call_expecting("sharing memory", static_cast<std::int64_t>(shared.whole.value()),
+                         SYS_mmap,
+                         {shared.whole, area.size, PROT_READ | PROT_WRITE, flags, number, 0});
+  program.call("closing shared memory", SYS_close, {number});
+}
+
+void Restorer::make_shared_memory(TreeParts::SharedArea& area, SharedMemory& shared,
+                                  SyscallProgram& program) {
+  shared.whole = room_for(shared);
+  area.holder = blank_->pid();
+  area.address = shared.whole;
+  program.call_expecting(
+      "making shared memory", static_cast<std::int64_t>(shared.whole.value()), SYS_mmap,
+      {shared.whole, area.size, PROT_READ | PROT_WRITE, area.flags() | MAP_FIXED_NOREPLACE, -1, 0});
+}
+
+// Its number in the blank.
+int Restorer::get_shared_file(const TreeParts::SharedArea& area) {
   kernel::Vma vma;
   vma.start = area.address;
   vma.end = area.address + area.size;
   const UniqueFd file = open_file(kernel::map_files_path(area.holder, vma), O_RDWR);
   const int given[] = {file.get()};
-  const int number = blank_->give_fds(given).front();
-  program.call_expecting("sharing memory", expected, SYS_mmap,
-                         {at, area.size, PROT_READ | PROT_WRITE, flags, number, 0});
-  program.call("closing shared memory", SYS_close, {number});
+  return blank_->give_fds(given).front();
 }
 
 Blank& Restorer::start_first() {

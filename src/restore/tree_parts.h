@@ -60,9 +60,13 @@ struct TreeParts {
   SessionTerminals* terminals = nullptr;  // RestoreSettings has it
   struct SharedArea {
     RemotePtr address;  // in each of them, from its birth; else in the holder
-    std::uint64_t size;
+    std::uint64_t size = 0;
     bool no_reserve = false;
-    pid_t holder = 0;  // of processes that were there already: who has it by now
+    unsigned huge_shift = 0;  // of hugetlb
+    pid_t holder = 0;         // of processes that were there already: who has it by now
+
+    // MAP_*, for who makes it.
+    int flags() const;
   };
   std::map<std::uint64_t, SharedArea> shared;  // by Vma.sharedId
   std::map<pid_t, pid_t> pids;    // as the processes see themselves -> as this one sees them

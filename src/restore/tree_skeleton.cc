@@ -19,6 +19,7 @@
 #include "kernel/pid_space.h"
 #include "kernel/procfs_state.h"
 #include "kernel/procfs_task.h"
+#include "restore/vma_rules.h"
 
 namespace telefork::restore {
 namespace {
@@ -116,28 +117,36 @@ std::unique_ptr<Blank> TreeSkeleton::take(pid_t pid) {
   return std::move(found->second.owned);
 }
 
+int TreeParts::SharedArea::flags() const {
+  return MAP_SHARED | MAP_ANONYMOUS | (no_reserve ? MAP_NORESERVE : 0) |
+         (huge_shift != 0 ? MAP_HUGETLB | huge_page_flags(huge_shift) : 0);
+}
+
 void TreeSkeleton::map_shared_memory() {
   SyscallProgram program;
   std::vector<Result> addresses;
-  for (image::schema::SharedMemory::Reader memory : tree_.getShared()) {
-    addresses.push_back(program.call(
-        "mapping shared memory", SYS_mmap,
-        {0, memory.getSize(), PROT_READ | PROT_WRITE,
-         MAP_SHARED | MAP_ANONYMOUS | (memory.getNoReserve() ? MAP_NORESERVE : 0), -1, 0}));
+  know_shared_memory();
+  for (const auto& [id, area] : parts_.shared) {
+    const std::string what =
+        area.huge_shift != 0 ? huge_pages_name(area.huge_shift) : "shared memory";
+    addresses.push_back(program.call("mapping " + what, SYS_mmap,
+                                     {0, area.size, PROT_READ | PROT_WRITE, area.flags(), -1, 0}));
   }
   if (program.empty()) return;
   const tracee::ProgramRun run = stub_of(tree_.getMembers()[0].getPid()).run(program);
-  for (unsigned i = 0; i < tree_.getShared().size(); ++i) {
-    const auto memory = tree_.getShared()[i];
-    const auto address = static_cast<std::uint64_t>(run.result(addresses[i]));
-    parts_.shared[memory.getId()] = {RemotePtr(address), memory.getSize()};
+  auto address = addresses.begin();
+  for (auto& [id, area] : parts_.shared) {
+    area.address = RemotePtr(static_cast<std::uint64_t>(run.result(*address++)));
   }
 }
 
-// Who needs it gets it later (Restorer::get_shared_memory).
+// Of those that were there who needs it gets it later (Restorer::get_shared_memory).
 void TreeSkeleton::know_shared_memory() {
   for (image::schema::SharedMemory::Reader memory : tree_.getShared()) {
-    parts_.shared[memory.getId()] = {RemotePtr(), memory.getSize(), memory.getNoReserve()};
+    TreeParts::SharedArea& area = parts_.shared[memory.getId()];
+    area.size = memory.getSize();
+    area.no_reserve = memory.getNoReserve();
+    area.huge_shift = memory.getHugeShift();
   }
 }
 

@@ -1,9 +1,12 @@
 #include "restore/vma_rules.h"
 
+#include <asm-generic/hugetlb_encode.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "base/error.h"
+#include "image/format.h"
 #include "kernel/abi.h"
 
 namespace telefork::restore {
@@ -12,9 +15,11 @@ using image::schema::Vma;
 using kernel::VmFlag;
 using tracee::SyscallProgram;
 
-constexpr int kMapHuge2Mb = 21 << MAP_HUGE_SHIFT;
+constexpr unsigned kShiftOf2Mb = 21;
 
 static_assert(kWritable == (PROT_READ | PROT_WRITE));
+// Of MFD_HUGETLB and SHM_HUGETLB too.
+static_assert(HUGETLB_FLAG_ENCODE_SHIFT == MAP_HUGE_SHIFT);
 
 Range range_of(image::schema::PageRun::Reader run) {
   return {RemotePtr(run.getStart()), run.getPages() * kPageSize};
@@ -42,6 +47,23 @@ bool is_kernels_own(Vma::Reader vma) {
          vma.getKind() == Vma::Kind::VSYSCALL;
 }
 
+unsigned huge_shift(Vma::Reader vma) {
+  if (!has_flag(vma, VmFlag::kHugeTlb)) return 0;
+  return vma.getHugeShift() == 0 ? kShiftOf2Mb : vma.getHugeShift();
+}
+
+int huge_page_flags(unsigned shift) {
+  TELEFORK_ASSERT(shift <= image::kMostHugeShift);  // image/record_rules.h
+  return static_cast<int>(shift << MAP_HUGE_SHIFT);
+}
+
+std::string huge_pages_name(unsigned shift) {
+  if (shift == kShiftOf2Mb) return "huge pages (vm.nr_hugepages)";
+  const std::uint64_t kilobytes = (std::uint64_t{1} << shift) / 1024;
+  return fmt::format("huge pages of {0} kB (/sys/kernel/mm/hugepages/hugepages-{0}kB/nr_hugepages)",
+                     kilobytes);
+}
+
 int map_flags(Vma::Reader vma) {
   int flags = 0;
   switch (vma.getKind()) {
@@ -57,7 +79,9 @@ int map_flags(Vma::Reader vma) {
     default:
       flags = MAP_PRIVATE | MAP_ANONYMOUS;
   }
-  if (has_flag(vma, VmFlag::kHugeTlb)) flags |= MAP_HUGETLB | kMapHuge2Mb;
+  // A file says itself what its pages are.
+  const unsigned shift = huge_shift(vma);
+  if (shift != 0 && (flags & MAP_ANONYMOUS) != 0) flags |= MAP_HUGETLB | huge_page_flags(shift);
   if (has_flag(vma, VmFlag::kDroppable)) flags = (flags & ~MAP_TYPE) | kernel::kMapDroppable;
   if (has_flag(vma, VmFlag::kNoReserve)) flags |= MAP_NORESERVE;
   if (has_flag(vma, VmFlag::kGrowsDown)) flags |= MAP_GROWSDOWN;

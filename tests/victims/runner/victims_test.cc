@@ -23,6 +23,7 @@
 
 #include "destination.h"
 #include "fault.h"
+#include "kernel/testing_huge_pages.h"
 #include "process_state.h"
 #include "scene.h"
 #include "seen_process.h"
@@ -129,9 +130,13 @@ class Mode : public testing::TestWithParam<std::string> {
   void expect_end(VictimProcess& victim) const;
 
   std::string folder_;
+  std::optional<telefork::kernel::SpareHugePages> huge_pages_;
 };
 
 void Mode::SetUp() {
+  // Of what is here, what is there, and what has come back, for an instant.
+  constexpr int kHugePages = 48;
+  if (victim_name().find("hugetlb") != std::string::npos) huge_pages_.emplace(kHugePages);
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   std::string path = fs::temp_directory_path() / "telefork-victim.XXXXXX";
   ASSERT_NE(mkdtemp(path.data()), nullptr);

@@ -221,7 +221,8 @@ constexpr std::array kRules = {
          "other than for a fork",
          "it shares its {}, which would stay", "end that one first"},
     Rule{Reason::kSharerMoves, Part::kProcess,
-         "the same with a process that goes along (clone(2), vfork(2))",
+         "the same with a process that goes along, but for descriptors and directories that parent "
+         "and child share, other than for `telefork home`",
          "it shares its {}, which cannot be restored yet",
          "wait until that one has ended or begun another program"},
     Rule{Reason::kTraced, Part::kProcess, "a debugger attached", "process {} traces it",

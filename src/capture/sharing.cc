@@ -85,6 +85,14 @@ std::optional<Sharing::Place> Sharing::find(std::size_t part, pid_t pid) {
   return Place{first, false};
 }
 
+bool Sharing::is_shared(SharedPart part, pid_t a, pid_t b) const {
+  const std::vector<Group>& groups = groups_.at(static_cast<std::size_t>(part));
+  return std::any_of(groups.begin(), groups.end(), [&](const Group& group) {
+    return std::find(group.begin(), group.end(), a) != group.end() &&
+           std::find(group.begin(), group.end(), b) != group.end();
+  });
+}
+
 std::map<std::string, std::vector<pid_t>> Sharing::of(pid_t member) const {
   std::map<pid_t, std::string> parts;
   for (std::size_t part = 0; part < kParts; ++part) {

@@ -19,12 +19,16 @@
 
 namespace telefork::capture {
 
+enum class SharedPart { kMemory, kDescriptors, kDirectories };
+
 class Sharing {
  public:
   explicit Sharing(const std::set<pid_t>& members);
 
   // The others by what they have in common with `member`, each list in rising order.
   std::map<std::string, std::vector<pid_t>> of(pid_t member) const;
+  // Whether those two have it in common, of which one is a member.
+  bool is_shared(SharedPart part, pid_t a, pid_t b) const;
 
  private:
   using Group = std::vector<pid_t>;  // who have the same

@@ -90,6 +90,9 @@ struct SurveyOptions {
   pid_t sharer = 0;  // fork: the process that it was, or is about to be, forked from
   // fork: the thread that is about to make it, as the process sees it; 0: the first one.
   pid_t caller = 0;
+
+  // Whether processes are made where it comes to: at home each has been one all the time.
+  bool may_share_again() const { return moves_whole(purpose) && purpose != Purpose::kHome; }
 };
 
 // What an epoll watches.
@@ -220,6 +223,9 @@ struct Survey {
   std::set<pid_t> own_directories;
   // And those that have other ids or capabilities than the first one.
   std::set<pid_t> own_credentials;
+  // It has them in common with its parent, which goes along.
+  bool shares_descriptors = false;
+  bool shares_directories = false;
   // What is found out meanwhile.
   std::shared_ptr<SurveyBeside> beside;
   bool whole = false;           // moves_whole()

@@ -42,7 +42,10 @@ Refusals find_sharers(const SurveyOptions& options, pid_t pid, const std::string
   for (const auto& [parts, others] : sharing->of(pid)) {
     for (pid_t other : others) {
       if (options.tree.contains(other)) {
-        if (other > pid) own[parts].push_back(other);
+        // The others are looked at when the whole tree is known (tree.cc).
+        const bool settled =
+            !options.may_share_again() || sharing->is_shared(SharedPart::kMemory, pid, other);
+        if (settled && other > pid) own[parts].push_back(other);
       } else if (!is_launcher(other)) {
         sharers[parts].push_back(other);
       }

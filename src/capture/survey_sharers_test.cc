@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "capture/survey.h"
+#include "capture/tree.h"
 
 namespace telefork::capture {
 namespace {
@@ -26,14 +27,20 @@ int wait_for_ever(void* name) {
   for (;;) ::pause();
 }
 
-// A process that has cloned another one with these flags.
+// A process that has cloned another one with these flags, or, for `siblings`, whose child has
+// cloned another child of it.
 class SharingProcess {
  public:
-  explicit SharingProcess(int flags, const char* name = nullptr) {
+  explicit SharingProcess(int flags, const char* name = nullptr, bool siblings = false) {
     auto [from, to] = make_pipe();
     pid_ = ::fork();
     if (pid_ == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      if (siblings) {
+        flags |= CLONE_PARENT;
+        if (::fork() != 0) wait_for_ever(nullptr);
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      }
       constexpr std::size_t kStack = 65536;
       void* stack = ::mmap(nullptr, kStack, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
@@ -104,6 +111,40 @@ TEST(Sharing, IsFoundForManyAtOnce) {
   EXPECT_THAT(sharing.of(both.pid()), ElementsAre(Pair(parts, ElementsAre(both.sharer_pid()))));
   EXPECT_THAT(sharing.of(both.sharer_pid()), ElementsAre(Pair(parts, ElementsAre(both.pid()))));
   EXPECT_THAT(sharing.of(none.pid()), IsEmpty());
+  EXPECT_TRUE(sharing.is_shared(SharedPart::kDirectories, both.pid(), both.sharer_pid()));
+  EXPECT_FALSE(sharing.is_shared(SharedPart::kMemory, both.pid(), both.sharer_pid()));
+  EXPECT_FALSE(sharing.is_shared(SharedPart::kDescriptors, both.pid(), memory.pid()));
+}
+
+std::vector<std::string> sharing_refusals(const TreeSurvey& tree) {
+  std::vector<std::string> lines;
+  for (const Refusal& refusal : tree.refusals) {
+    if (refusal.text().find("it shares its") != std::string::npos) lines.push_back(refusal.text());
+  }
+  return lines;
+}
+
+TEST(SurveyOfTrees, FindsWhatAChildSharesWithItsParent) {
+  const SharingProcess process(CLONE_FILES | CLONE_FS);
+  SurveyOptions options;
+  options.purpose = Purpose::kMove;
+  const TreeSurvey tree = survey_tree(process.pid(), options);
+  ASSERT_EQ(tree.members.size(), 2u);
+  EXPECT_THAT(sharing_refusals(tree), IsEmpty());
+  EXPECT_TRUE(tree.members[1].shares_descriptors && tree.members[1].shares_directories);
+  EXPECT_FALSE(tree.members[0].shares_descriptors || tree.members[0].shares_directories);
+  // Nobody is made there.
+  options.purpose = Purpose::kHome;
+  EXPECT_THAT(sharing_refusals(survey_tree(process.pid(), options)),
+              ElementsAre(HasSubstr("descriptors, directories and umask with process ")));
+}
+
+TEST(SurveyOfTrees, RefusesWhatIsNotSharedByParentAndChild) {
+  const SharingProcess siblings(CLONE_FILES, nullptr, true);
+  SurveyOptions options;
+  options.purpose = Purpose::kMove;
+  EXPECT_THAT(sharing_refusals(survey_tree(siblings.pid(), options)),
+              ElementsAre(HasSubstr("descriptors with process ")));
 }
 
 TEST(Sharing, IsOfNobodyWhoHasEnded) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <csignal>
 #include <map>
+#include <set>
 #include <string>
 
 #include <capnp/message.h>
@@ -10,8 +11,11 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "capture/removed_directory.h"
+#include "capture/root_directory.h"
 #include "capture/session_terminals.h"
 #include "image/tree_plan.h"
+#include "kernel/procfs_file.h"
 #include "kernel/procfs_task.h"
 #include "tracee/snapshot.h"
 
@@ -93,6 +97,66 @@ void look_at_plan(TreeSurvey& tree) {
     });
     const kernel::Stat& stat = *parts[static_cast<std::size_t>(found - members.begin())].stat;
     tree.refusals.push_back(refuse(name_of(stat.pid, stat.comm), Reason::kUnmakeable, trouble.why));
+  }
+}
+
+// Whom its parent makes there, as the kernel sees them here.
+std::set<pid_t> list_children_of_makers(const TreeSurvey& tree) {
+  const std::vector<Kin> parts = parts_of(tree);
+  const std::vector<image::TreeMember> members = plan_members(parts);
+  std::set<pid_t> made;
+  for (const image::TreeStep& step : image::plan_tree(members).steps) {
+    if (step.kind != image::TreeStep::Kind::kMake) continue;
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      const bool is_it = members[i].id == step.id && members[i].parent == step.other;
+      if (is_it) made.insert(parts[i].stat->pid);
+    }
+  }
+  return made;
+}
+
+// Or of its threads: by a descriptor, which is to be had in a table of its own only.
+bool enters_directory_of_its_own(const Survey& its) {
+  std::set<pid_t> tasks = its.own_directories;
+  if (!its.shares_directories) {
+    tasks.insert(its.pid);
+    const std::string cwd = kernel::read_cwd_link(its.pid);
+    if (find_mode_of_removed_directory(cwd, kernel::cwd_path(its.pid)) != 0) return true;
+  }
+  return std::any_of(tasks.begin(), tasks.end(), [](pid_t task) {
+    return find_root_directory(task).kind != RootKind::kOurs;
+  });
+}
+
+// Only at its birth a process comes to have something in common with another one, and that is who
+// makes it.
+void look_at_sharing(const Sharing& sharing, TreeSurvey& tree) {
+  const std::set<pid_t> made = list_children_of_makers(tree);
+  auto refuse_shared = [&tree](std::size_t member, const std::string& what) {
+    const Survey& its = tree.members[member];
+    tree.refusals.push_back(
+        refuse(name_of(its.pid, its.status.name), Reason::kSharerMoves, what));
+  };
+  auto look = [&](SharedPart part, const char* name, std::size_t member) {
+    const Survey& its = tree.members[member];
+    if (made.contains(its.pid) && sharing.is_shared(part, its.pid, its.stat.ppid)) return true;
+    for (std::size_t i = 0; i < member; ++i) {
+      const pid_t other = tree.members[i].pid;
+      if (!sharing.is_shared(part, its.pid, other)) continue;
+      refuse_shared(member, fmt::format("{} with process {}", name, other));
+      break;
+    }
+    return false;
+  };
+  for (std::size_t i = 1; i < tree.members.size(); ++i) {
+    Survey& its = tree.members[i];
+    if (sharing.is_shared(SharedPart::kMemory, its.pid, its.stat.ppid)) continue;  // as refused
+    its.shares_descriptors = look(SharedPart::kDescriptors, "descriptors", i);
+    its.shares_directories = look(SharedPart::kDirectories, "directories and umask", i);
+    if (its.shares_descriptors && enters_directory_of_its_own(its)) {
+      refuse_shared(i, fmt::format("descriptors with process {}, and is in a directory of its own",
+                                   its.stat.ppid));
+    }
   }
 }
 
@@ -203,6 +267,8 @@ void fill_member(const Kin& part, const image::TreeMember& ids, Member::Builder 
     record.setGid(part.status->gids[0]);
     return;
   }
+  record.setSharesDescriptors(part.survey->shares_descriptors);
+  record.setSharesDirectories(part.survey->shares_directories);
   const std::vector<pid_t> threads = kernel::list_threads(part.stat->pid);
   auto tids = record.initThreads(static_cast<unsigned>(threads.size()));
   for (unsigned i = 0; i < tids.size(); ++i) {
@@ -286,6 +352,7 @@ TreeSurvey survey_tree(pid_t pid, const SurveyOptions& options, Survey earlier) 
   }
   look_at_plan(tree);
   look_at_clocks(tree);
+  if (own.sharing && own.may_share_again()) look_at_sharing(*own.sharing, tree);
   return tree;
 }
 

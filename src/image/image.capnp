@@ -191,6 +191,8 @@ struct Member {
   uid @10 :UInt32;            # of one that has ended
   gid @11 :UInt32;
   noTerminal @12 :Bool;       # its session has one, and it does not (TIOCNOTTY)
+  sharesDescriptors @13 :Bool;  # its parent's are its own too, and theirs its (CLONE_FILES)
+  sharesDirectories @14 :Bool;  # likewise: working directory, root and umask (CLONE_FS)
   enum State {
     lives @0;
     stopped @1;               # by a signal

@@ -242,6 +242,7 @@ void Restorer::share_descriptors(std::span<Restorer* const> all) {
   parts.descriptions.resize(all.front()->descriptions().size());
   for (Restorer* one : all) {
     if (!one->files_) throw Error(Code::kCorrupt, "the image lacks its descriptors");
+    if (one->has_parents(parts.with_parents_descriptors)) continue;
     std::set<std::uint32_t> taken;
     for (image::schema::Descriptor::Reader descriptor :
          one->files_->get<image::schema::Files>().getDescriptors()) {
@@ -258,6 +259,7 @@ void Restorer::share_descriptors(std::span<Restorer* const> all) {
   }
   if (parts.sockets) count_sent_along(parts, all.front());
   for (Restorer* one : all) {
+    if (one->has_parents(parts.with_parents_descriptors)) continue;
     for (const std::uint32_t index : one->find_hidden_targets()) ++parts.descriptions[index].users;
   }
 }
@@ -459,7 +461,6 @@ void Restorer::restore_descriptors() {
   }
   find_directories();
   std::vector<WantedNumber> wanted = wanted_numbers();
-  close_mapped_files();
   const int limit = make_room_for_descriptors(wanted);
   open_common_part();
   const std::size_t at_once = files_at_once();

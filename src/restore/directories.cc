@@ -90,6 +90,7 @@ void Restorer::find_directories() {
 
 // Its descriptors are in their places.
 void Restorer::enter_directories() {
+  if (has_parents(parts_->with_parents_directories)) return;  // who is where it belongs
   SyscallProgram opening;
   std::vector<std::pair<Directory*, tracee::Result>> opened;
   for (auto& [path, directory] : directories_) {

@@ -132,6 +132,9 @@ class Restorer {
   void set_streams(UniqueFd (&&streams)[3]);
   // One record. False: it was the End. Throws what cannot be restored here, by name.
   bool take(image::RecordSource& source);
+  // Of several, first of all: its memory is whole, and nothing of telefork's has a number in it any
+  // more, but what more comes in by.
+  void finish_memory();
   void finish();
   // Lets the guest run. The caller reaps it from now on.
   pid_t release();
@@ -201,7 +204,7 @@ class Restorer {
     RemotePtr whole;  // where all of it is mapped, if it is
     bool inherited = false;
     unsigned huge_shift = 0;  // of hugetlb
-    int file = -1;            // its number in a blank that was there, of hugetlb: to map parts of it
+    int file = -1;  // its number in a blank that was there, of hugetlb: to map parts of it
   };
 
   // start.cc: the blank process and room in its address space.
@@ -378,6 +381,9 @@ class Restorer {
   void run_if_large(tracee::SyscallProgram& program, bool always = false);
   image::schema::Process::Reader process() const;
   void warn(const std::string& text) const;
+  bool has_parents(const std::set<pid_t>& sharers) const {
+    return sharers.contains(static_cast<pid_t>(process().getPid()));
+  }
 
   RestoreSettings settings_;
   std::optional<image::Record> process_;
@@ -416,6 +422,7 @@ class Restorer {
   bool areas_mapped_ = false;
   bool is_first_round_ = false;
   bool prepared_ = false;
+  bool has_memory_ = false;
 };
 
 }  // namespace telefork::restore

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstring>
 #include <span>
+#include <utility>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -579,7 +580,7 @@ Blank& Restorer::start_first() {
 }
 
 void Restorer::finish() {
-  with_context("making the guest's process", [&] { prepare(); });
+  finish_memory();
   finish_as_this_user();
   // Who is another user afterwards may not be one whose CPUs this process can choose.
   with_context("restoring credentials", [&] { restore_credentials(); });
@@ -599,7 +600,9 @@ void Restorer::finish() {
   with_context("restoring the process", [&] { restore_seccomp(); });
 }
 
-void Restorer::finish_as_this_user() {
+void Restorer::finish_memory() {
+  if (std::exchange(has_memory_, true)) return;
+  with_context("making the guest's process", [&] { prepare(); });
   tracee::SameCpu turns(blank_->pid());
   with_context("restoring memory", [&] {
     SyscallProgram program;
@@ -611,7 +614,13 @@ void Restorer::finish_as_this_user() {
     begin_to_follow();
   });
   with_context("restoring the process", [&] { restore_layout(); });
+  with_context("restoring descriptors", [&] { close_mapped_files(); });
+}
+
+void Restorer::finish_as_this_user() {
+  tracee::SameCpu turns(blank_->pid());
   with_context("restoring descriptors", [&] {
+    if (has_parents(parts_->with_parents_descriptors)) return;
     restore_descriptors();
     restore_event_files();
     close_hidden_targets();

@@ -69,6 +69,8 @@ struct TreeParts {
     int flags() const;
   };
   std::map<std::uint64_t, SharedArea> shared;  // by Vma.sharedId
+  std::set<pid_t> with_parents_descriptors;    // as they see themselves
+  std::set<pid_t> with_parents_directories;
   std::map<pid_t, pid_t> pids;    // as the processes see themselves -> as this one sees them
   std::set<pid_t> threads;        // as they see themselves
   std::map<pid_t, pid_t> groups;  // as the image calls them -> as the processes see them

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <csignal>
 #include <ctime>
+#include <functional>
 #include <iterator>
 #include <utility>
 
@@ -188,9 +189,14 @@ void TreeRestorer::finish() {
   std::vector<Restorer*> all;
   for (const auto& member : members_) all.push_back(member.get());
   Restorer::share_descriptors(all);
-  for (Restorer* member : all) {
-    with_context(fmt::format("process {}", member->guest_pid()), [&] { member->finish(); });
-  }
+  auto with_each = [&all](const std::function<void(Restorer&)>& act) {
+    for (Restorer* member : all) {
+      with_context(fmt::format("process {}", member->guest_pid()), [&] { act(*member); });
+    }
+  };
+  // Who shares its descriptors with another one has numbers there of its own until then.
+  with_each([](Restorer& member) { member.finish_memory(); });
+  with_each([](Restorer& member) { member.finish(); });
   all.front()->settle_common_part();
   with_context("stopping processes", [&] { stop_those_that_were(); });
 }

@@ -213,9 +213,30 @@ void TreeSkeleton::check_places() {
   }
 }
 
+// Who was there already can come to share nothing any more.
+void TreeSkeleton::know_sharers() {
+  for (Member::Reader member : tree_.getMembers()) {
+    const auto pid = static_cast<pid_t>(member.getPid());
+    if (member.getSharesDescriptors()) parts_.with_parents_descriptors.insert(pid);
+    if (member.getSharesDirectories()) parts_.with_parents_directories.insert(pid);
+    if (!parts_.were_there || sharing_flags(member.getPid()) == 0) continue;
+    throw Error(Code::kRefused,
+                fmt::format("process {}: what it shares with its parent cannot be had here", pid));
+  }
+}
+
+std::uint64_t TreeSkeleton::sharing_flags(std::uint32_t id) const {
+  const auto pid = static_cast<pid_t>(id);
+  std::uint64_t flags = 0;
+  if (parts_.with_parents_descriptors.contains(pid)) flags |= CLONE_FILES;
+  if (parts_.with_parents_directories.contains(pid)) flags |= CLONE_FS;
+  return flags;
+}
+
 void TreeSkeleton::make(const std::function<void(tracee::Stub&)>& in_first) {
   const image::TreePlan plan = image::plan_tree(image::members_of(tree_));
   if (!plan.troubles.empty()) throw Error(Code::kCorrupt, "the tree cannot be made");
+  know_sharers();
   in_first(stub_of(tree_.getMembers()[0].getPid()));
   if (parts_.were_there) {
     know_shared_memory();
@@ -294,7 +315,12 @@ void TreeSkeleton::make_child(const TreeStep& step) {
   tracee::Stub& stub = stub_of(step.other);
   SyscallProgram program;
   clone_args arguments{};
-  arguments.flags = CLONE_PTRACE | (sibling ? CLONE_PARENT : 0);
+  arguments.flags = CLONE_PTRACE | (sibling ? CLONE_PARENT : 0) | sharing_flags(step.id);
+  if (sibling && sharing_flags(step.id) != 0) {
+    throw Error(
+        Code::kCorrupt,
+        fmt::format("process {} cannot share with a parent that does not make it", step.id));
+  }
   arguments.exit_signal = sibling ? 0 : step.exit_signal;  // a sibling has its maker's
   const std::string what = fmt::format("making process {}", step.id);
   const auto wanted = static_cast<pid_t>(step.id);

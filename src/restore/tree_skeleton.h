@@ -50,6 +50,8 @@ class TreeSkeleton {
   tracee::Stub& stub_of(std::uint32_t id);
   void map_shared_memory();
   void know_shared_memory();
+  void know_sharers();
+  std::uint64_t sharing_flags(std::uint32_t id) const;
   bool is_in_place(const image::TreeStep& step);
   bool is_there(std::uint32_t group_or_session) const;
   void join_first();

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -77,6 +78,8 @@ SyscallProgram become_deputy(const DeputyStart& start) {
     environment.push_back(fmt::format("{}={}", TELEFORK_DEPUTY_PARENT, start.die_with_parent));
   }
   SyscallProgram become;
+  // Another process may have them too.
+  become.call("having descriptors of its own", SYS_unshare, {CLONE_FILES});
   become.call("keeping the session socket", SYS_fcntl, {start.session_fd, F_SETFD, 0});
   // Everything else goes, so that nobody waits for the end of a pipe that a deputy holds; but for
   // stderr, as long as the child has its own: the deputy may have to say why nobody else can.

@@ -123,9 +123,8 @@ bool enters_directory_of_its_own(const Survey& its) {
     const std::string cwd = kernel::read_cwd_link(its.pid);
     if (find_mode_of_removed_directory(cwd, kernel::cwd_path(its.pid)) != 0) return true;
   }
-  return std::any_of(tasks.begin(), tasks.end(), [](pid_t task) {
-    return find_root_directory(task).kind != RootKind::kOurs;
-  });
+  return std::any_of(tasks.begin(), tasks.end(),
+                     [](pid_t task) { return find_root_directory(task).kind != RootKind::kOurs; });
 }
 
 // Only at its birth a process comes to have something in common with another one, and that is who
@@ -134,8 +133,7 @@ void look_at_sharing(const Sharing& sharing, TreeSurvey& tree) {
   const std::set<pid_t> made = list_children_of_makers(tree);
   auto refuse_shared = [&tree](std::size_t member, const std::string& what) {
     const Survey& its = tree.members[member];
-    tree.refusals.push_back(
-        refuse(name_of(its.pid, its.status.name), Reason::kSharerMoves, what));
+    tree.refusals.push_back(refuse(name_of(its.pid, its.status.name), Reason::kSharerMoves, what));
   };
   auto look = [&](SharedPart part, const char* name, std::size_t member) {
     const Survey& its = tree.members[member];

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "image/named_memory.h"
 #include "kernel/procfs.h"
+#include "tracee/snapshot.h"
 
 namespace telefork::capture {
 namespace {
@@ -54,15 +55,18 @@ bool OutsideHolders::is_shared(const kernel::Vma& vma) {
   return shared_->contains(shared_object_of(vma));
 }
 
-// Another user's process cannot have got this memory by fork.
+// Another user's process cannot have got this memory by fork. A snapshot, of a copy that is under
+// way, never writes.
 void OutsideHolders::look_at_shared_memory() {
   shared_.emplace();
   for (const pid_t other : kernel::list_processes()) {
     if (moves(other)) continue;
     as_far_as_seen([&] {
+      std::set<SharedObject> shared;
       for (const kernel::Vma& vma : kernel::read_maps(other)) {
-        if (vma.shared) shared_->insert(shared_object_of(vma));
+        if (vma.shared) shared.insert(shared_object_of(vma));
       }
+      if (!shared.empty() && !tracee::is_snapshot(other)) shared_->merge(shared);
     });
   }
 }

@@ -134,8 +134,11 @@ void Departure::choose_mode() {
                                : "the memory of several processes does not go ahead of them yet; "
                                  "use mode eager");
   } else {
-    memory_.choose(settings_.laziness, request_.mode, resident_ / 1024, *opened_,
-                   request_.node.text(), alone_ ? "" : why_not_lazy_trees(*opened_->reply));
+    // What has children is held as a whole until the last page of all is there: as is asked for.
+    Laziness laziness = settings_.laziness;
+    if (!alone_ && !laziness.process_kb) laziness.process_kb = Laziness::kNever;
+    memory_.choose(laziness, request_.mode, resident_ / 1024, *opened_, request_.node.text(),
+                   alone_ ? "" : why_not_lazy_trees(*opened_->reply));
   }
   memory_.say(info_);
   report_.mode = info_.mode;

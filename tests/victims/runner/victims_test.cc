@@ -669,7 +669,7 @@ class LazyFault : public Lazily<Fault> {
   // Before anything stands still the connection for its pages is opened.
   int code_without_keeper() const override { return fault().step == Step::kChecked ? 1 : kUndone; }
   bool may_say(const std::string& line) const override {
-    return was_resumed() && line.find("its memory had not all come there") != std::string::npos;
+    return was_resumed() && line.find(" memory had not all come there") != std::string::npos;
   }
 };
 

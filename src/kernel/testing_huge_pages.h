@@ -26,12 +26,14 @@ class SpareHugePages {
     before_ = std::stoi(text);
     given_ = set(before_ + count);
   }
-  ~SpareHugePages() {
-    if (given_) set(before_);
-  }
+  ~SpareHugePages() { take_back(); }
   SpareHugePages(const SpareHugePages&) = delete;
   SpareHugePages& operator=(const SpareHugePages&) = delete;
   bool given() const { return given_; }
+  // Nobody else has any until the owner ends.
+  void take_back() {
+    if (given_) given_ = !set(before_);
+  }
 
  private:
   static constexpr const char* kPath = "/proc/sys/vm/nr_overcommit_hugepages";

@@ -107,12 +107,13 @@ TEST_F(RoundTripOfHugetlb, TellsThatThereAreTooFew) {
         self.travel();
       });
       traveller.save(options);
-      spare_.reset();
+      spare_->take_back();
       const std::string said = error_of_load(traveller, options);
       const char* doing = reserve == 0 ? "mapping" : "making";
       EXPECT_NE(said.find(std::string(doing) + " huge pages (vm.nr_hugepages) at "),
                 std::string::npos)
           << said;
+      spare_.reset();
       spare_ = std::make_unique<kernel::SpareHugePages>(24);
     }
   }
@@ -222,7 +223,7 @@ TEST_F(RoundTripOfHugetlb, TellsThatThereAreTooFewForAMemoryFile) {
     self.travel();
   });
   traveller.save(options);
-  spare_.reset();
+  spare_->take_back();
   const std::string said = error_of_load(traveller, options);
   EXPECT_NE(said.find("huge pages (vm.nr_hugepages)"), std::string::npos) << said;
 }

@@ -198,7 +198,10 @@ capture::SurveyOptions Check::survey_options() const {
   options.detached = command_.detach;
   if (purpose() == capture::Purpose::kMove) {
     const auto keeper = session::find_keeper_call(command_.pid, visible_registries());
-    if (keeper) options.keeper = keeper->keeper;
+    if (keeper) {
+      options.keeper = keeper->keeper;
+      options.own_namespaces = keeper->namespaces;
+    }
   }
   // It stays, and with it all that it shares.
   if (purpose() == capture::Purpose::kFork) options.sharer = command_.pid;

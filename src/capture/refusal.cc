@@ -246,8 +246,11 @@ constexpr std::array kRules = {
          "where "
          "the root directory has no path for telefork: mounted over, or outside of telefork's own",
          "its root directory is not this machine's (chroot)", ""},
-    Rule{Reason::kNamespace, Part::kProcess, "other namespaces than telefork's",
-         "it is in another {} namespace than telefork", "run telefork inside of that namespace"},
+    Rule{
+        Reason::kNamespace, Part::kProcess,
+        "other namespaces than telefork's; for a `telefork move` of what has come here, than those "
+        "that were made for it",
+        "it is in another {} namespace than telefork", "run telefork inside of that namespace"},
     Rule{Reason::kLeftNamespace, Part::kProcess,
          "on the way home of `run_on`: another namespace than it began in, but for a mount "
          "namespace",

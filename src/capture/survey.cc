@@ -1,6 +1,7 @@
 #include "capture/survey.h"
 
 #include <linux/capability.h>
+#include <algorithm>
 #include <cerrno>
 
 #include <fcntl.h>
@@ -24,11 +25,12 @@ std::string name_of(const Survey& survey) {
 // What a process of another network or mount namespace sees is not what its new home has. A
 // container's process is captured by the telepad of that container. But where a run_on() brought it
 // its keeper may have made some, which show it nothing else than its ids (restore/pid_namespace.h).
-void survey_namespaces(Survey& survey) {
+void survey_namespaces(const SurveyOptions& options, Survey& survey) {
   for (const char* name : {"pid", "mnt", "net", "user", "ipc", "uts"}) {
-    if (kernel::read_ns_link(survey.thread, name) == kernel::read_ns_link(::getpid(), name)) {
-      continue;
-    }
+    const std::string link = kernel::read_ns_link(survey.thread, name);
+    if (link == kernel::read_ns_link(::getpid(), name)) continue;
+    const auto& own = options.own_namespaces;
+    if (std::find(own.begin(), own.end(), link) != own.end()) continue;
     bool by_keeper = std::string_view(name) == "pid" || std::string_view(name) == "mnt" ||
                      std::string_view(name) == "user";
     if (by_keeper && is_in_a_call(survey)) continue;
@@ -214,7 +216,7 @@ void survey_policy(const SurveyOptions& options, Survey& survey) {
   if (returns) {
     survey_left_namespaces(*options.namespaces, survey);
   } else {
-    survey_namespaces(survey);
+    survey_namespaces(options, survey);
   }
   if (has_children_elsewhere(survey)) {
     survey.refusals.push_back(returns ? refuse(process, Reason::kLeftNamespace, "pid")

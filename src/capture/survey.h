@@ -75,6 +75,9 @@ struct SurveyOptions {
   pid_t asker = 0;
   // Who traces it, and lets go of it when that is asked for; 0: nobody does.
   pid_t keeper = 0;
+  // Those that were made for it when it came here, as the links in /proc/PID/ns name them; they
+  // show it nothing else than its ids.
+  std::vector<std::string> own_namespaces;
   // What has come of it, as list_tree() has it, where that was listed while all stood still.
   const std::vector<pid_t>* known_tree = nullptr;
   // Those of them that have a snapshot (tracee/snapshot.h) among their children, likewise.

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "kernel/abi.h"
 #include "kernel/pid_space.h"
+#include "kernel/procfs.h"
 #include "tracee/fd_passing.h"
 
 namespace telefork::restore {
@@ -157,7 +158,8 @@ Blank::Blank(Blank&& other) noexcept
 
 Blank Blank::take(UniqueFd socket, int number, tracee::TracedThread thread) {
   const pid_t pid = thread.tid();
-  Blank blank(pid, pid, std::move(socket), std::move(thread));
+  const pid_t own_pid = kernel::read_status(pid).ns_pids.back();
+  Blank blank(pid, own_pid, std::move(socket), std::move(thread));
   blank.socket_number_ = number;
   return blank;
 }

@@ -189,7 +189,8 @@ std::unique_ptr<capture::LivePlan> Departure::end_rounds(tracee::FrozenTree& fro
 }
 
 tracee::FrozenTree Departure::freeze() {
-  if (request_.keeper) loan_.emplace(*request_.keeper, request_.pid);
+  if (request_.keeper && !request_.keeper->path.empty())
+    loan_.emplace(*request_.keeper, request_.pid);
   try {
     return tracee::FrozenTree::freeze(
         request_.pid, [](pid_t) { return 0; }, tracee::Patience{tracee::FrozenProcess::kLimit});

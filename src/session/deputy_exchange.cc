@@ -176,7 +176,7 @@ restore::Blank DeputyExchange::take() {
 
 void DeputyExchange::give_back(restore::TreeRestorer& restorer, const UniqueFd& standard_error) {
   UniqueFd ours;
-  TracedThread thread = restorer.become(pid_, [&](restore::Blank& blank) {
+  TracedThread thread = restorer.become(own_pid_, [&](restore::Blank& blank) {
     tracee::Stub& stub = blank.stub();
     raise_limits(stub);
     DeputyStart start;

@@ -31,8 +31,10 @@ namespace telefork::session {
 class DeputyExchange {
  public:
   // `supervisor` is of process `pid`. All must outlive it.
-  DeputyExchange(pid_t pid, std::optional<deputy::Supervisor>& supervisor, const Programs& programs)
-      : pid_(pid), supervisor_(supervisor), programs_(programs) {}
+  // `own_pid`: as it sees itself.
+  DeputyExchange(pid_t pid, pid_t own_pid, std::optional<deputy::Supervisor>& supervisor,
+                 const Programs& programs)
+      : pid_(pid), own_pid_(own_pid), supervisor_(supervisor), programs_(programs) {}
 
   // What the deputy has sent by then can be read from the supervisor; it is to go before
   // give_back(). Where it throws the deputy is as it was, but for kGone: then it has ended, and was
@@ -49,6 +51,7 @@ class DeputyExchange {
   restore::Blank exec_blank(tracee::TracedThread& thread);
 
   pid_t pid_;
+  pid_t own_pid_;
   std::optional<deputy::Supervisor>& supervisor_;
   const Programs& programs_;
   std::vector<std::string> arguments_;  // the deputy's, which are the program's, as is its name

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/procfs_file.h"
 #include "kernel/procfs_task.h"
 #include "session/guest_tree.h"
 
@@ -263,6 +264,15 @@ std::vector<pid_t> GuestMembers::list_others_of_group(pid_t pid) const {
     if (place.group_before == before && ::getpgid(other) == group) return {};
   }
   return list_new_of_group(group);
+}
+
+std::vector<std::string> list_made_namespaces(pid_t guest) {
+  std::vector<std::string> made;
+  for (const char* name : {"pid", "mnt", "user"}) {
+    std::string link = kernel::read_ns_link(guest, name);
+    if (link != kernel::read_ns_link(::getpid(), name)) made.push_back(std::move(link));
+  }
+  return made;
 }
 
 }  // namespace telefork::session

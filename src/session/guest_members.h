@@ -120,4 +120,8 @@ class GuestMembers {
   std::map<pid_t, OnLoan> lent_;
 };
 
+// The namespaces that a guest's keeper, this process, has made for it (restore/pid_namespace.h), as
+// the links in /proc/PID/ns name them. Before it runs: later it may have made others.
+std::vector<std::string> list_made_namespaces(pid_t guest);
+
 }  // namespace telefork::session

@@ -23,7 +23,6 @@
 #include "kernel/pid_space.h"
 #include "kernel/procfs_system.h"
 #include "kernel/procfs_task.h"
-#include "kernel/userfault.h"
 #include "migrate/libc_watch.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
@@ -331,10 +330,7 @@ void Keeper::prepare() {
 
 // False: not here, where all of it is put in its place before the guest runs.
 bool Keeper::let_kept_follow(restore::RestoreSettings& settings) {
-  if (settings_.pagemap == kernel::PageMapAbi::kEntries ||
-      kernel::find_fault_bar(false) != kernel::FaultBar::kNone) {
-    return false;
-  }
+  if (!may_follow(settings_.pagemap)) return false;
   auto [pager, server] = net::make_stream_pair();
   following_ = std::make_unique<Following>(std::move(pager), settings_.node,
                                            std::move(settings_.guard), false);
@@ -471,6 +467,7 @@ void Keeper::host() {
   info.guest_pid = restorer_ ? restorer_->guest_pid() : guest_;
   members_ = GuestMembers(guest_, info.guest_pid,
                           restorer_ ? restorer_->groups_before() : std::map<pid_t, pid_t>());
+  info.namespaces = list_made_namespaces(guest_);
   if (following_) following_->report(info);
   auto finder = homebound_ ? homebound_->change_finder() : protocol::schema::ChangeFinder::NONE;
   info.changes_found_by = change_finder_name(finder);

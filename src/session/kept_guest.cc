@@ -13,6 +13,7 @@
 #include "base/file_io.h"
 #include "kernel/procfs.h"
 #include "kernel/procfs_maps.h"
+#include "kernel/userfault.h"
 #include "kernel/write_watch.h"
 #include "net/fd_passing.h"
 #include "session/data_bytes.h"
@@ -135,6 +136,11 @@ std::optional<KeptGuest> begin_to_keep(protocol::schema::Prepare::Reader task,
   KeptGuest guest(channel.duplicate(), {bytes, bytes + name.size()}, most_kb * 1024);
   guest.ask();
   return guest;
+}
+
+bool may_follow(kernel::PageMapAbi abi) {
+  return abi != kernel::PageMapAbi::kEntries &&
+         kernel::find_fault_bar(false) == kernel::FaultBar::kNone;
 }
 
 void KeptGuest::read(RemotePtr at, std::span<std::byte> to) {

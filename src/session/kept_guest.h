@@ -79,6 +79,9 @@ class KeptGuest {
   std::unique_ptr<migrate::PageServer> server_;  // reads the image
 };
 
+// Whether what a node has kept can come to a guest when it touches that: where it can be waited
+// for, and be told what was written to since.
+bool may_follow(kernel::PageMapAbi abi);
 // Of a guest that is to come so. Empty: it is not to be kept, or cannot be here.
 std::optional<KeptGuest> begin_to_keep(protocol::schema::Prepare::Reader task,
                                        const UniqueFd& channel, std::uint64_t most_kb);

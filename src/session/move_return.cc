@@ -37,7 +37,8 @@ std::vector<ReturningDeputies::Deputy> MoveSession::deputies() {
     const bool first = deputies.empty();
     std::optional<deputy::Supervisor>& supervisor = process->supervisor();
     if (!first && (!supervisor || !supervisor->is_watching())) continue;
-    deputies.push_back({process->pid(), &supervisor, first ? &streams_[2] : nullptr});
+    deputies.push_back(
+        {process->pid(), process->own_pid(), &supervisor, first ? &streams_[2] : nullptr});
   }
   return deputies;
 }

@@ -41,7 +41,10 @@ capture::SurveyOptions MoveSession::survey_options() const {
   options.takes_stdin = !request_.detach;
   options.detached = request_.detach;
   options.asker = request_.asker;
-  if (request_.keeper) options.keeper = request_.keeper->keeper;
+  if (request_.keeper) {
+    options.keeper = request_.keeper->keeper;
+    options.own_namespaces = request_.keeper->namespaces;
+  }
   if (request_.agent_fd >= 0) options.own_fds.insert(request_.agent_fd);
   if (caller_) options.own_fds.insert(caller_->session_fd);
   return options;

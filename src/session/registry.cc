@@ -34,8 +34,8 @@ std::string without_newlines(std::string text) {
   return text;
 }
 
-// One "key value" a line; a value has no newline, and only "warning" and "held" come more than
-// once.
+// One "key value" a line; a value has no newline, and only "warning", "held" and "namespace"
+// come more than once.
 std::string encode(const SessionInfo& info) {
   std::string text = fmt::format(
       "role {}\npid {}\nguest {}\nnode {}\nstate {}\nchanges_found_by {}\nbytes {}\ncommand {}\n",
@@ -55,6 +55,7 @@ std::string encode(const SessionInfo& info) {
                           held.caller, held.gate.value(), held.lease.value(), member.common_end);
     }
   }
+  for (const std::string& name : info.namespaces) text += fmt::format("namespace {}\n", name);
   for (const std::string& warning : info.warnings) {
     text += fmt::format("warning {}\n", without_newlines(warning));
   }
@@ -113,6 +114,8 @@ SessionInfo decode(const std::string& content) {
     std::string value = line.substr(space + 1);
     if (line.starts_with("warning ")) {
       info.warnings.push_back(std::move(value));
+    } else if (line.starts_with("namespace ")) {
+      info.namespaces.push_back(std::move(value));
     } else if (line.starts_with("held ")) {
       if (auto member = decode_member(value)) members.push_back(*member);
     } else {

@@ -72,6 +72,8 @@ struct SessionInfo {
   std::uint64_t pages_sent = 0;
   std::uint64_t pages_kept = 0;
   std::vector<std::string> warnings;  // what is not as it was before
+  // Those that its keeper has made for a guest, as the links in /proc/PID/ns name them.
+  std::vector<std::string> namespaces;
   std::optional<Hold> hold;
   // Only listed:
   std::string call;   // where it can be called home (home_call.h); empty: it cannot

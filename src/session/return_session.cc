@@ -110,7 +110,8 @@ ReturnSession::ReturnSession(const Parts& parts, Request request)
       request_(std::move(request)),
       lease_(parts.link, parts.lease),
       deputies_(parts.deputies, parts.programs),
-      pid_(deputies_.first()),
+      pid_(deputies_.first().pid),
+      own_pid_(deputies_.first().own_pid),
       last_step_(Clock::now()) {}
 
 void ReturnSession::say(std::string_view state) {
@@ -130,7 +131,6 @@ ReturnSession::Outcome ReturnSession::run() {
   const auto start = Clock::now();
   state_before_ = parts_.registry.info().state;
   try {
-    refuse_what_stands();
     call();
     take_image();
     hand_over();
@@ -140,17 +140,6 @@ ReturnSession::Outcome ReturnSession::run() {
   }
   outcome_.report.total_ms = ms_between(start, Clock::now());
   return std::move(outcome_);
-}
-
-void ReturnSession::refuse_what_stands() {
-  // Those of several are in one.
-  if (kernel::read_status(pid_).ns_pids.size() == kernel::read_status(::getpid()).ns_pids.size()) {
-    return;
-  }
-  throw Error(
-      Code::kRefused,
-      fmt::format("refused: process {}: it is in another pid namespace than what carries it",
-                  pid_));
 }
 
 // Up to the moment from which it may stand still there.
@@ -170,7 +159,9 @@ void ReturnSession::call() {
   say("coming home");
 }
 
+// In a pid namespace that was made for it (restore/pid_namespace.h) that is seen when it is made.
 void ReturnSession::check_id(const char* what, pid_t id) const {
+  if (own_pid_ != pid_) return;
   const int error = restore::try_id(id);
   if (error == 0) return;
   throw Error(Code::kRefused,
@@ -297,7 +288,7 @@ void ReturnSession::give_signals() {
     program.call_any("sending a signal that came meanwhile", SYS_rt_sigqueueinfo,
                      {pid, info.si_signo, program.object(info)});
   };
-  for (const deputy::Event& event : deputies_.take_events_of_first()) add(pid_, event);
+  for (const deputy::Event& event : deputies_.take_events_of_first()) add(own_pid_, event);
   for (const auto& [pid, event] : deputies_.take_events_of_others()) add(pid, event);
   for (const auto& [pid, program] : programs) {
     try {
@@ -312,7 +303,7 @@ void ReturnSession::give_signals() {
 void ReturnSession::release() {
   give_signals();
   const std::vector<pid_t> ended = restorer_->release_found();
-  if (std::find(ended.begin(), ended.end(), pid_) != ended.end()) {
+  if (std::find(ended.begin(), ended.end(), own_pid_) != ended.end()) {
     released_ = gone_ = true;
     throw killed(pid_);
   }

@@ -111,7 +111,6 @@ class ReturnSession {
   using Clock = std::chrono::steady_clock;
   using Which = protocol::schema::Message::Which;
 
-  void refuse_what_stands();
   void call();
   void check_offer(protocol::schema::Offer::Reader offer) const;
   void check_id(const char* what, pid_t id) const;
@@ -141,7 +140,8 @@ class ReturnSession {
   Request request_;
   HomeLease lease_;
   ReturningDeputies deputies_;
-  const pid_t pid_;  // of the first
+  const pid_t pid_;      // of the first
+  const pid_t own_pid_;  // as it sees itself
   restore::OpenFiles files_{true};
   std::unique_ptr<restore::TreeRestorer> restorer_;
   Outcome outcome_;

@@ -21,7 +21,7 @@ ReturningDeputies::ReturningDeputies(const std::vector<Deputy>& deputies,
 
 ReturningDeputies::One* ReturningDeputies::find(pid_t pid) const {
   auto found = std::find_if(all_.begin(), all_.end(),
-                            [pid](const auto& one) { return one->deputy.pid == pid; });
+                            [pid](const auto& one) { return one->deputy.own_pid == pid; });
   return found == all_.end() || (*found)->gone ? nullptr : found->get();
 }
 
@@ -56,7 +56,7 @@ void ReturningDeputies::look() {
 void ReturningDeputies::throw_if_disturbed() const {
   for (const auto& one : all_) {
     const pid_t pid = one->deputy.pid;
-    if (one->killed || is_taken_and_killed(pid)) {
+    if (one->killed || is_taken_and_killed(*one)) {
       throw Error(one == all_.front() ? Code::kGone : Code::kFailed,
                   fmt::format("process {} was killed on its way home", pid));
     }
@@ -131,22 +131,21 @@ void ReturningDeputies::throw_if_left() const {
   }
 }
 
-bool ReturningDeputies::is_taken_and_killed(pid_t pid) const {
-  const One* one = find(pid);
-  return one != nullptr && one->exchange.taken() && (tracee::was_killed(pid) || has_ended(pid));
+bool ReturningDeputies::is_taken_and_killed(const One& one) {
+  const pid_t pid = one.deputy.pid;
+  return !one.gone && one.exchange.taken() && (tracee::was_killed(pid) || has_ended(pid));
 }
 
 pid_t ReturningDeputies::find_killed() const {
   for (const auto& one : all_) {
-    if (one->killed || is_taken_and_killed(one->deputy.pid)) return one->deputy.pid;
+    if (one->killed || is_taken_and_killed(*one)) return one->deputy.pid;
   }
   return 0;
 }
 
 bool ReturningDeputies::are_all_killed() const {
-  return std::all_of(all_.begin(), all_.end(), [this](const auto& one) {
-    return one->gone || is_taken_and_killed(one->deputy.pid);
-  });
+  return std::all_of(all_.begin(), all_.end(),
+                     [this](const auto& one) { return one->gone || is_taken_and_killed(*one); });
 }
 
 std::optional<Error> ReturningDeputies::give_back(restore::TreeRestorer* restorer) {
@@ -157,7 +156,7 @@ std::optional<Error> ReturningDeputies::give_back(restore::TreeRestorer* restore
     One& one = **at;
     if (one.gone || !one.exchange.taken()) continue;
     try {
-      if (is_taken_and_killed(one.deputy.pid)) throw Error(Code::kGone, "");
+      if (is_taken_and_killed(one)) throw Error(Code::kGone, "");
       const UniqueFd* standard_error = one.deputy.standard_error;
       one.exchange.give_back(*restorer, standard_error == nullptr ? kNone : *standard_error);
     } catch (const Error& error) {
@@ -180,7 +179,7 @@ std::vector<std::pair<pid_t, Event>> ReturningDeputies::take_events_of_others() 
   for (const auto& one : all_) {
     if (one == all_.front()) continue;
     for (const Event& event : std::exchange(one->events, {})) {
-      events.emplace_back(one->deputy.pid, event);
+      events.emplace_back(one->deputy.own_pid, event);
     }
   }
   return events;

@@ -34,13 +34,14 @@ class ReturningDeputies {
  public:
   struct Deputy {
     pid_t pid;
+    pid_t own_pid;  // as it sees itself, and its process there is to see itself
     std::optional<deputy::Supervisor>* supervisor;
     const UniqueFd* standard_error;  // that it has too; null: none
   };
   // The first one is that of the process that was asked for. All must outlive it.
   ReturningDeputies(const std::vector<Deputy>& deputies, const Programs& programs);
 
-  pid_t first() const { return all_.front()->deputy.pid; }
+  const Deputy& first() const { return all_.front()->deputy; }
   bool several() const { return all_.size() > 1; }
   void add_interest(std::vector<pollfd>& entries) const;
   // Takes up what has happened to them.
@@ -48,6 +49,7 @@ class ReturningDeputies {
   // One was killed (kGone of the first one), or stopped by somebody here.
   void throw_if_disturbed() const;
   bool first_is_gone() const { return all_.front()->gone; }
+  // Numbers of processes are those as they see themselves from here on, where nothing else is said.
   // How one of them that is not the first fares there. False: it has no deputy.
   bool obey(protocol::schema::Status::Reader status);
 
@@ -60,7 +62,7 @@ class ReturningDeputies {
   bool any_taken() const;
   // Throws where one is still there, for a process that has not come.
   void throw_if_left() const;
-  // 0: none.
+  // As this process sees it; 0: none.
   pid_t find_killed() const;
   bool are_all_killed() const;
   // `restorer` has those that were taken; null where none was. Who was killed meanwhile is gone.
@@ -74,7 +76,7 @@ class ReturningDeputies {
  private:
   struct One {
     One(const Deputy& from, const Programs& programs)
-        : deputy(from), exchange(from.pid, *from.supervisor, programs) {}
+        : deputy(from), exchange(from.pid, from.own_pid, *from.supervisor, programs) {}
     Deputy deputy;
     DeputyExchange exchange;
     std::vector<deputy::Event> events;
@@ -85,7 +87,7 @@ class ReturningDeputies {
     deputy::Supervisor& supervisor() const { return **deputy.supervisor; }
   };
   One* find(pid_t pid) const;
-  bool is_taken_and_killed(pid_t pid) const;
+  static bool is_taken_and_killed(const One& one);
   void on_killed(One& one);
 
   std::vector<std::unique_ptr<One>> all_;

@@ -74,8 +74,8 @@ bool has_ended(const UniqueFd& process) {
 
 std::optional<KeeperCall> find_keeper_call(pid_t pid, const std::vector<std::string>& registries) {
   for (const SessionInfo& info : list_sessions(registries)) {
-    if (info.role != "guest" || info.call.empty() || !descends_from(info.session, pid)) continue;
-    return KeeperCall{info.session, info.call};
+    if (info.role != "guest" || !descends_from(info.session, pid)) continue;
+    return KeeperCall{info.session, info.call, info.namespaces};
   }
   return std::nullopt;
 }

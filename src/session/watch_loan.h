@@ -35,12 +35,13 @@
 
 namespace telefork::session {
 
-// Where the keeper of a guest can be asked.
+// The keeper of a guest, and where it can be asked.
 struct KeeperCall {
   pid_t keeper = 0;
-  std::string path;
+  std::string path;                     // empty: it watches nobody
+  std::vector<std::string> namespaces;  // that it has made: SessionInfo::namespaces
 };
-// Of the keeper that `pid` descends from. Empty: there is none, or it watches nobody.
+// Of the keeper that `pid` descends from. Empty: there is none.
 std::optional<KeeperCall> find_keeper_call(pid_t pid, const std::vector<std::string>& registries);
 
 class WatchLoan {

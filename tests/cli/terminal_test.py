@@ -144,6 +144,9 @@ class Terminal(DepartureTest):
         talk.expect("Stopped(.|\n)*PROMPT> ")
         talk.type("fg\n")
         talk.expect(r"exec sleep 1000'\r\n")
+        # The shell says that before it gives its job the terminal.
+        shell = shell_of(self.guest_of(program.pid))
+        cli.wait_until(lambda: [terminal_of(shell)[1]] == cli.children(shell))
         talk.type("\x03")
         talk.expect("PROMPT> ")
         self.check_shell(talk)

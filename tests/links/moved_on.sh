@@ -17,7 +17,7 @@ refuses() {
 
 machines_for_test
 for name in alpha beta gamma; do machine_start "$name" "$1/bin/telepad" --quiet; done
-# With ids that are free on the others: in a pid namespace of its own it could not go on from beta.
+# With ids that are free on the others: the processes have the same everywhere.
 machine_run alpha sh -c 'echo 20000 >/proc/sys/kernel/ns_last_pid'
 for mode in eager lazy; do
   rm -f "$machines_folder/id"

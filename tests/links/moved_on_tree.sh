@@ -13,7 +13,7 @@ for name in alpha beta gamma; do
   machine_start "$name" "$build/bin/telepad" --quiet
   TELEFORK_MACHINES+="$name ${machine_pid[$name]} $(machine_node "$name") "
 done
-# With ids that are free on the others: in a pid namespace of its own none could go on from beta.
+# With ids that are free on the others: the processes have the same everywhere.
 machine_run alpha sh -c 'echo 20000 >/proc/sys/kernel/ns_last_pid'
 TELEFORK_BIN=$build/bin TELEFORK_VICTIM=none TELEFORK_MACHINES=$TELEFORK_MACHINES \
   PYTHONPATH=$here/../cli python3 "$here/moved_on_tree.py" "$@"

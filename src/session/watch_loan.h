@@ -38,8 +38,8 @@ namespace telefork::session {
 // The keeper of a guest, and where it can be asked.
 struct KeeperCall {
   pid_t keeper = 0;
-  std::string path;                     // empty: it watches nobody
-  std::vector<std::string> namespaces;  // that it has made: SessionInfo::namespaces
+  std::string path;                          // empty: it watches nobody
+  std::vector<std::string> namespaces = {};  // that it has made: SessionInfo::namespaces
 };
 // Of the keeper that `pid` descends from. Empty: there is none.
 std::optional<KeeperCall> find_keeper_call(pid_t pid, const std::vector<std::string>& registries);

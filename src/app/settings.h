@@ -15,7 +15,7 @@
 //   kill_ms = 60000
 //   home_ms = 90000
 //   [lazy]                                          # session/laziness.h
-//   process_kb = 16384                              # where it is said, of a move too
+//   process_kb = 16384                              # where it is said, of a move and of a tree too
 //   mapping_kb = 1024
 //   [link]                                          # net/compression.h
 //   compress = "auto"                               # or none, lz4, zstd: of what goes by TCP

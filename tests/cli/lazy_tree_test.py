@@ -259,6 +259,12 @@ class Fork(Narrowly):
         self.assertTrue(self.entry(home)["memory_follows"])
         guests = self.guests_of(home)
         self.assertEqual(len(guests), 3)
+        # Another copy meanwhile: what the first one is read from is in nobody's way.
+        code, another = cli.call_json("fork", process.pid, "local")
+        self.assertEqual((code, another.get("processes")), (0, 3), another)
+        for pid in self.guests_of(another["home_pid"]):
+            os.kill(pid, signal.SIGKILL)
+        cli.wait_until(lambda: another["home_pid"] not in cli.processes())
         # The originals run on, and all write to one place.
         self.are_whole(process)
         self.cable.widen()

@@ -196,12 +196,10 @@ capture::SurveyOptions Check::survey_options() const {
   options.trace_bar = kernel::read_trace_bar();
   options.purpose = purpose();
   options.detached = command_.detach;
-  if (purpose() == capture::Purpose::kMove) {
+  if (capture::moves_whole(purpose())) {
     const auto keeper = session::find_keeper_call(command_.pid, visible_registries());
-    if (keeper) {
-      options.keeper = keeper->keeper;
-      options.own_namespaces = keeper->namespaces;
-    }
+    if (keeper) options.own_namespaces = keeper->namespaces;
+    if (keeper && purpose() == capture::Purpose::kMove) options.keeper = keeper->keeper;
   }
   // It stays, and with it all that it shares.
   if (purpose() == capture::Purpose::kFork) options.sharer = command_.pid;

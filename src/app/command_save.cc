@@ -13,6 +13,7 @@
 #include "kernel/yama.h"
 #include "migrate/save.h"
 #include "session/signal_fd.h"
+#include "session/watch_loan.h"
 
 namespace telefork::app {
 namespace {
@@ -62,6 +63,8 @@ int save_command(const SaveCommand& command) {
   settings.copy_shared = command.copy_shared;
   settings.pagemap = best_pagemap_abi();
   settings.trace_bar = kernel::read_trace_bar();
+  const auto keeper = session::find_keeper_call(command.pid, visible_registries());
+  if (keeper) settings.own_namespaces = keeper->namespaces;
   settings.interrupted = [&] {
     while (signals.try_read()) asked_to_end = true;
     return asked_to_end;

@@ -166,9 +166,7 @@ void serve(const DepartCommand& command, const DepartureKind& kind, UniqueFd tal
     session::DepartureSettings settings = make_settings(command, talk.get());
     settings.on_sent = [&](std::uint64_t sent, std::uint64_t all) { progress.show(sent, all); };
     session::DepartureRequest request = make_request(command, asker);
-    if (kind.moves_on) {
-      request.keeper = session::find_keeper_call(command.pid, visible_registries());
-    }
+    request.keeper = session::find_keeper_call(command.pid, visible_registries());
     session = kind.make(std::move(settings), std::move(request));
     report = session->run();
     progress.clear();

@@ -248,8 +248,8 @@ constexpr std::array kRules = {
          "its root directory is not this machine's (chroot)", ""},
     Rule{
         Reason::kNamespace, Part::kProcess,
-        "other namespaces than telefork's; for a `telefork move` of what has come here, than those "
-        "that were made for it",
+        "other namespaces than telefork's; for `telefork save`, `move` and `fork` of what has come "
+        "here, than those that were made for it",
         "it is in another {} namespace than telefork", "run telefork inside of that namespace"},
     Rule{Reason::kLeftNamespace, Part::kProcess,
          "on the way home of `run_on`: another namespace than it began in, but for a mount "

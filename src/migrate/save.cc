@@ -243,6 +243,7 @@ capture::TreeSurvey Save::survey(const capture::Survey* before) const {
   options.purpose = capture::Purpose::kSave;
   options.trace_bar = settings_.trace_bar;
   options.copy_shared = settings_.copy_shared;
+  options.own_namespaces = settings_.own_namespaces;
   capture::TreeSurvey tree = survey_tree_by_pid(settings_.pid, options);
   if (tree.refusals.empty()) settle_files(tree, before);
   capture::throw_refusals(tree.refusals);

@@ -38,6 +38,7 @@ struct SaveSettings {
   bool copy_shared = false;
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
   kernel::TraceBar trace_bar = kernel::TraceBar::kNone;
+  std::vector<std::string> own_namespaces;  // capture::SurveyOptions has them
   // Asked between pieces; true: give up.
   std::function<bool()> interrupted;
   int interrupt_fd = -1;  // readable: `interrupted` is to be asked

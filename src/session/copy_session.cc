@@ -21,6 +21,7 @@ capture::SurveyOptions CopySession::survey_options() const {
   options.copy_shared = request_.copy_shared;
   options.leave_home = request_.leave_fds;
   options.asker = request_.asker;
+  if (request_.keeper) options.own_namespaces = request_.keeper->namespaces;
   return options;
 }
 

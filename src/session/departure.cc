@@ -188,9 +188,13 @@ std::unique_ptr<capture::LivePlan> Departure::end_rounds(tracee::FrozenTree& fro
   return plan;
 }
 
-tracee::FrozenTree Departure::freeze() {
-  if (request_.keeper && !request_.keeper->path.empty())
+void Departure::borrow() {
+  if (request_.keeper && !request_.keeper->path.empty()) {
     loan_.emplace(*request_.keeper, request_.pid);
+  }
+}
+
+tracee::FrozenTree Departure::freeze() {
   try {
     return tracee::FrozenTree::freeze(
         request_.pid, [](pid_t) { return 0; }, tracee::Patience{tracee::FrozenProcess::kLimit});

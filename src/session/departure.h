@@ -51,7 +51,7 @@ struct DepartureRequest {
   bool leave_fds = false;  // of a copy: descriptors of what cannot be copied stay here
   pid_t asker = 0;         // the command; 0: none
   int agent_fd = -1;  // of a process that has asked itself: its library's socket, no part of it
-  std::optional<KeeperCall> keeper;  // of a move: who watches it, or what came here with it
+  std::optional<KeeperCall> keeper;  // who has brought it here, or whom it has come of
 };
 
 // That of a process which is copied.
@@ -137,6 +137,8 @@ class Departure {
   // Mode::kLive: it runs. What goes wrong leaves it as it was.
   void send_rounds(image::Writer& writer);
   // With all that has come of it.
+  // From the keeper that watches them: who traces them otherwise.
+  void borrow();
   tracee::FrozenTree freeze();
   // What lies there ahead of what is frozen; null: nothing. `map`: the first process's, as it is
   // then to be surveyed; it outlives what is returned.
@@ -190,7 +192,7 @@ class Departure {
   std::optional<proxy::StdioPump> pump_;
   DepartureReport report_;
   bool frozen_ = false;
-  // Of a guest with what came here with it, from freeze() on; outlives what traces them.
+  // Of a guest with what came here with it, from borrow() on; outlives what traces them.
   std::optional<WatchLoan> loan_;
   // Its memory goes ahead, until it stands still. It is watched here as long as it may go on here.
   std::unique_ptr<LiveRounds> rounds_;

@@ -97,6 +97,7 @@ void MoveSession::depart() {
     send_rounds(writer);
   }
   freeze_start_ = Clock::now();
+  borrow();
   tracee::FrozenTree frozen = freeze();
   tell_keeper(frozen);
   // From its filters' being in force again it might not end as it is to.

@@ -95,6 +95,21 @@ class MovedOn(DepartureTest):
         self.assertEqual(pair.ask("home"), ((1, 0), (1, 0)))
         self.assertEqual(pair.finish(), Pair.passed)
 
+    def test_is_copied_and_saved_from_there(self):
+        victim = self.victim(THREADS, 8)
+        there = self.move(victim.pid, self.node)
+        code, copy = call_json("fork", there, self.further)
+        self.assertEqual((code, own_pid(copy["pid"])), (0, victim.pid), copy)
+        os.kill(copy["pid"], signal.SIGKILL)
+        cli.wait_until(lambda: copy["home_pid"] not in cli.processes())
+        image = self.folder / "there.tfi"
+        done = call("save", "--keep", there, image)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.home(victim.pid)
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+        done = call("load", image, stdin=b"go\n")
+        self.assertEqual((done.returncode, done.stdout), (42, b"pass\n"), done.stderr)
+
     def test_that_cannot_go_on_stays_where_it_is(self):
         victim = self.victim(THREADS, 8)
         there = self.move(victim.pid, self.node)

@@ -95,13 +95,20 @@ class MovedOn(DepartureTest):
         self.assertEqual(pair.ask("home"), ((1, 0), (1, 0)))
         self.assertEqual(pair.finish(), Pair.passed)
 
-    def test_is_copied_and_saved_from_there(self):
-        victim = self.victim(THREADS, 8)
-        there = self.move(victim.pid, self.node)
+    def test_is_copied_from_there(self):
+        process = self.listener()
+        there = self.move(process.pid, self.node)
         code, copy = call_json("fork", there, self.further)
-        self.assertEqual((code, own_pid(copy["pid"])), (0, victim.pid), copy)
+        self.assertEqual((code, own_pid(copy["pid"])), (0, process.pid), copy)
+        os.kill(copy["home_pid"], signal.SIGUSR1)
+        self.assertEqual(process.stdout.readline(), b"%d\n" % signal.SIGUSR1)
         os.kill(copy["pid"], signal.SIGKILL)
         cli.wait_until(lambda: copy["home_pid"] not in cli.processes())
+        self.home(process.pid)
+
+    def test_is_saved_from_there(self):
+        victim = self.victim(THREADS, 8)
+        there = self.move(victim.pid, self.node)
         image = self.folder / "there.tfi"
         done = call("save", "--keep", there, image)
         self.assertEqual(done.returncode, 0, done.stderr)

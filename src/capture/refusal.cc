@@ -252,10 +252,10 @@ constexpr std::array kRules = {
         "here, than those that were made for it",
         "it is in another {} namespace than telefork", "run telefork inside of that namespace"},
     Rule{Reason::kLeftNamespace, Part::kProcess,
-         "on the way home of `run_on`: another namespace than it began in, but for a mount "
-         "namespace",
+         "on the way home: another namespace than it began in, but for a mount namespace of a "
+         "`run_on`",
          "it has left its {} namespace there, and does not come home in another",
-         "have f stay in it, or leave it in a child"},
+         "have it, or f of a call, stay in it, or leave it in a child"},
     Rule{Reason::kChildrenElsewhere, Part::kProcess,
          "children in another pid namespace than the process's own (unshare(2), setns(2))",
          "its children are in another pid namespace than it is itself",

@@ -33,8 +33,10 @@ void survey_namespaces(const SurveyOptions& options, Survey& survey) {
     if (std::find(own.begin(), own.end(), link) != own.end()) continue;
     bool by_keeper = std::string_view(name) == "pid" || std::string_view(name) == "mnt" ||
                      std::string_view(name) == "user";
-    if (by_keeper && is_in_a_call(survey)) continue;
-    survey.refusals.push_back(refuse(name_of(survey), Reason::kNamespace, name));
+    const bool homewards = options.purpose == Purpose::kHome;
+    if (by_keeper && !homewards && is_in_a_call(survey)) continue;
+    const Reason reason = homewards ? Reason::kLeftNamespace : Reason::kNamespace;
+    survey.refusals.push_back(refuse(name_of(survey), reason, name));
   }
 }
 

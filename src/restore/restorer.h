@@ -86,6 +86,7 @@ struct RestoreSettings {
   // but the pages has come and the ids of its other threads are free here; of a tree before its
   // first process is made, and of each for which `is_found` says so, children first.
   std::function<Blank(pid_t)> find_blank;
+  bool finds_in_namespace = false;  // those are in a pid namespace that was made for them
   std::function<bool(pid_t)> is_found;
   // Of the sessions that these lead, for as long as one may be given up again: one that gets a
   // terminal here is added. Outlives the restorer; null: they have none.

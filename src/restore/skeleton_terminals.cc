@@ -32,8 +32,8 @@ void TreeSkeleton::take_back_terminals() {
     const std::uint32_t session = terminal.getSession();
     there.insert(static_cast<pid_t>(session));
     if (!found_.contains(session)) continue;
-    const auto pid = static_cast<pid_t>(session);
-    if (kernel::read_stat(pid).session == pid) take_back(terminal);
+    const kernel::Status leader = kernel::read_status(node(session).blank->pid());
+    if (leader.ns_sids.back() == static_cast<pid_t>(session)) take_back(terminal);
   }
   if (parts_.terminals == nullptr) return;
   for (const auto& [pid, master] : *parts_.terminals) {
@@ -75,8 +75,8 @@ void TreeSkeleton::without_signals(const UniqueFd& master, std::span<const int> 
   }
   std::map<std::uint32_t, std::uint64_t> pending;
   for (const std::uint32_t id : found_) {
-    if (kernel::read_stat(static_cast<pid_t>(id)).pgrp != foreground) continue;
-    pending[id] = kernel::read_status(static_cast<pid_t>(id)).shared_pending;
+    const kernel::Status status = kernel::read_status(node(id).blank->pid());
+    if (status.ns_pgids.front() == foreground) pending[id] = status.shared_pending;
   }
   act();
   for (const auto& [id, before] : pending) {

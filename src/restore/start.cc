@@ -353,7 +353,7 @@ void Restorer::start_blank_early() {
 
 // At home: under the pid that has stood for it.
 void Restorer::find_blank() {
-  const std::string taken = describe_taken_id(false);
+  const std::string taken = settings_.finds_in_namespace ? "" : describe_taken_id(false);
   if (!taken.empty()) {
     throw Error(Code::kRefused, taken + ", and the process must keep its ids");
   }

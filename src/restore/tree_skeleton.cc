@@ -37,6 +37,21 @@ pid_t find_child(pid_t parent, pid_t wanted) {
   throw Error(Code::kGone, fmt::format("process {} has ended at its birth", wanted));
 }
 
+// As a process sees them; 0: it does not.
+struct Place {
+  pid_t parent;
+  pid_t group;
+  pid_t session;
+};
+
+Place place_of(const Blank& blank) {
+  const kernel::Status status = kernel::read_status(blank.pid());
+  Place place{0, status.ns_pgids.back(), status.ns_sids.back()};
+  const kernel::Status parent = kernel::read_status(status.ppid);
+  if (parent.ns_pids.size() == status.ns_pids.size()) place.parent = parent.ns_pids.back();
+  return place;
+}
+
 // The first of its signal-delivery stops is that of the signal which is to end it.
 void die_by(tracee::TracedThread& thread, int signal) {
   if (::kill(thread.tid(), signal) != 0) throw_errno("ending a process that had ended");
@@ -153,26 +168,26 @@ void TreeSkeleton::know_shared_memory() {
 // Whether somebody who was found is in it.
 bool TreeSkeleton::is_there(std::uint32_t group_or_session) const {
   return std::any_of(found_.begin(), found_.end(), [&](std::uint32_t id) {
-    const kernel::Stat stat = kernel::read_stat(static_cast<pid_t>(id));
-    return stat.pgrp == static_cast<pid_t>(group_or_session) ||
-           stat.session == static_cast<pid_t>(group_or_session);
+    const Place place = place_of(*nodes_.at(id).blank);
+    return place.group == static_cast<pid_t>(group_or_session) ||
+           place.session == static_cast<pid_t>(group_or_session);
   });
 }
 
 bool TreeSkeleton::is_in_place(const TreeStep& step) {
   if (needless_.contains(step.id)) return true;
   if (!found_.contains(step.id)) return false;
-  const kernel::Stat stat = kernel::read_stat(static_cast<pid_t>(step.id));
+  const Place place = place_of(*node(step.id).blank);
   switch (step.kind) {
     case TreeStep::Kind::kMake:
     case TreeStep::Kind::kMakeSibling:
       return true;
     case TreeStep::Kind::kNewSession:
-      return stat.session == static_cast<pid_t>(step.id);
+      return place.session == static_cast<pid_t>(step.id);
     case TreeStep::Kind::kNewGroup:
-      return stat.pgrp == static_cast<pid_t>(step.id);
+      return place.group == static_cast<pid_t>(step.id);
     case TreeStep::Kind::kJoinGroup:
-      return stat.pgrp == static_cast<pid_t>(step.other);
+      return place.group == static_cast<pid_t>(step.other);
     case TreeStep::Kind::kEnd:
       break;
   }
@@ -182,10 +197,10 @@ bool TreeSkeleton::is_in_place(const TreeStep& step) {
 // Whoever is made is born into it.
 void TreeSkeleton::join_first() {
   const Member::Reader first = tree_.getMembers()[0];
-  const pid_t group = kernel::read_stat(static_cast<pid_t>(first.getPid())).pgrp;
+  const pid_t group = place_of(*node(first.getPid()).blank).group;
   for (Member::Reader member : tree_.getMembers()) {
-    const auto pid = static_cast<pid_t>(member.getPid());
-    if (member.getPgid() != first.getPgid() || kernel::read_stat(pid).pgrp == group) continue;
+    if (member.getPgid() != first.getPgid()) continue;
+    if (place_of(*node(member.getPid()).blank).group == group) continue;
     SyscallProgram program;
     program.call("joining the process group of the first", SYS_setpgid, {0, group});
     stub_of(member.getPid()).run(program);
@@ -194,22 +209,21 @@ void TreeSkeleton::join_first() {
 
 void TreeSkeleton::check_places() {
   const Member::Reader first = tree_.getMembers()[0];
-  const kernel::Stat of_first = kernel::read_stat(static_cast<pid_t>(first.getPid()));
+  const Place of_first = place_of(*node(first.getPid()).blank);
   for (Member::Reader member : tree_.getMembers()) {
     if (member.getPid() == first.getPid()) continue;
-    const auto pid = static_cast<pid_t>(member.getPid());
-    const kernel::Stat stat = kernel::read_stat(pid);
+    const Place place = place_of(*node(member.getPid()).blank);
     const pid_t group =
-        member.getPgid() == first.getPgid() ? of_first.pgrp : static_cast<pid_t>(member.getPgid());
+        member.getPgid() == first.getPgid() ? of_first.group : static_cast<pid_t>(member.getPgid());
     const pid_t session =
         member.getSid() == first.getSid() ? of_first.session : static_cast<pid_t>(member.getSid());
     const char* what = nullptr;
-    if (stat.session != session) what = "session";
-    if (stat.pgrp != group) what = "process group";
-    if (stat.ppid != static_cast<pid_t>(member.getPpid())) what = "parent";
+    if (place.session != session) what = "session";
+    if (place.group != group) what = "process group";
+    if (place.parent != static_cast<pid_t>(member.getPpid())) what = "parent";
     if (what == nullptr) continue;
-    throw Error(Code::kRefused,
-                fmt::format("process {}: its {} here is another one than there", pid, what));
+    throw Error(Code::kRefused, fmt::format("process {}: its {} here is another one than there",
+                                            member.getPid(), what));
   }
 }
 

@@ -164,6 +164,7 @@ void Homeward::refuse(const Error& error) {
 capture::SurveyOptions Homeward::survey_options() {
   capture::SurveyOptions options;
   options.purpose = capture::Purpose::kHome;
+  options.own_namespaces = settings_.namespaces;
   options.streams = settings_.streams;
   // Of what has no name at home the only one is here.
   options.originals = [this](std::uint64_t device, std::uint64_t inode) {

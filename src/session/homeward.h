@@ -51,6 +51,7 @@ class Homeward {
     std::map<unsigned, std::uint64_t> streams;  // the inodes of its standard streams' pipes
     restore::ArrivedFiles files;                // what came for it, as home calls it
     std::string registry;                       // see registry.h; empty: none
+    std::vector<std::string> namespaces;        // that were made for it: SessionInfo has them
     kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;
     Steps steps;
     // All that live here because of it. Who is not of its tree would stay behind.

@@ -426,6 +426,7 @@ void Keeper::let_go_home() {
   settings.streams = pipes_;
   settings.files = arrived_;
   settings.registry = settings_.registry;
+  settings.namespaces = registered_.info().namespaces;
   settings.pagemap = settings_.pagemap;
   settings.steps = settings_.steps;
   settings.list_all = [this] { return list_others(); };

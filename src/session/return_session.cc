@@ -159,10 +159,11 @@ void ReturnSession::call() {
   say("coming home");
 }
 
-// In a pid namespace that was made for it (restore/pid_namespace.h) that is seen when it is made.
+// In a pid namespace that was made for it (restore/pid_namespace.h) whether it is taken is seen
+// when it is made.
 void ReturnSession::check_id(const char* what, pid_t id) const {
-  if (own_pid_ != pid_) return;
-  const int error = restore::try_id(id);
+  const bool tries = own_pid_ == pid_;
+  const int error = tries ? restore::try_id(id) : kernel::may_choose_ids(pid_) ? 0 : EPERM;
   if (error == 0) return;
   throw Error(Code::kRefused,
               fmt::format("refused: process {1}: its {2} id {0} {3}, and it must keep its ids", id,
@@ -178,13 +179,13 @@ void ReturnSession::check_offer(protocol::schema::Offer::Reader offer) const {
   check_threads(pid_, offer);
   check_root(pid_, offer);
   for (protocol::schema::OfferedMember::Reader member : offer.getMembers()) {
-    const auto pid = static_cast<pid_t>(member.getPid());
-    if (deputies_.is_found(pid)) {
+    const auto own = static_cast<pid_t>(member.getPid());
+    if (const pid_t pid = deputies_.seen_here(own); pid != 0) {
       check_credentials(pid, member);
       check_threads(pid, member);
       check_root(pid, member);
     } else {
-      check_id("child's process", pid);
+      check_id("child's process", own);
     }
   }
   // Their deputies have ended, and are gone.
@@ -232,6 +233,7 @@ restore::RestoreSettings ReturnSession::settings() {
     look_at_deputies();
     return deputies_.take(pid);
   };
+  settings.finds_in_namespace = own_pid_ != pid_;
   settings.terminals = &parts_.terminals;
   settings.is_found = [this](pid_t pid) { return deputies_.is_found(pid); };
   return settings;

@@ -105,6 +105,11 @@ bool ReturningDeputies::ready() const {
 
 bool ReturningDeputies::is_found(pid_t pid) const { return find(pid) != nullptr; }
 
+pid_t ReturningDeputies::seen_here(pid_t pid) const {
+  const One* one = find(pid);
+  return one == nullptr ? 0 : one->deputy.pid;
+}
+
 restore::Blank ReturningDeputies::take(pid_t pid) {
   One* one = find(pid);
   if (one == nullptr) throw Error(Code::kGone, fmt::format("process {} has ended", pid));
@@ -145,7 +150,7 @@ pid_t ReturningDeputies::find_killed() const {
 
 bool ReturningDeputies::are_all_killed() const {
   return std::all_of(all_.begin(), all_.end(),
-                     [this](const auto& one) { return one->gone || is_taken_and_killed(*one); });
+                     [](const auto& one) { return one->gone || is_taken_and_killed(*one); });
 }
 
 std::optional<Error> ReturningDeputies::give_back(restore::TreeRestorer* restorer) {

@@ -58,6 +58,8 @@ class ReturningDeputies {
   bool ready() const;
   // Whether one of them stands for the process, or did until it was taken.
   bool is_found(pid_t pid) const;
+  // That one as this process sees it; 0: there is none.
+  pid_t seen_here(pid_t pid) const;
   restore::Blank take(pid_t pid);
   bool any_taken() const;
   // Throws where one is still there, for a process that has not come.

@@ -83,7 +83,7 @@ class WatchLoanTest : public net::InTestFolder {
     say.reset();
     go_ = std::move(tell);
     char word = 0;
-    look_until([&] {
+    look_until([&said = said] {
       pollfd ready{said.get(), POLLIN, 0};
       return net::poll_until({&ready, 1}, net::Deadline::now()) > 0;
     });

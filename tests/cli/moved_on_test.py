@@ -117,6 +117,31 @@ class MovedOn(DepartureTest):
         done = call("load", image, stdin=b"go\n")
         self.assertEqual((done.returncode, done.stdout), (42, b"pass\n"), done.stderr)
 
+    def test_with_children_that_were_begun_on_the_way(self):
+        # Who may not choose ids is refused, before anything stands still.
+        is_root = os.geteuid() == 0
+        program = self.start("sh", "-c", 'read line; sleep 1000 & a=$!; echo $a; read line; '
+                             'sleep 1000 & b=$!; echo $b; read line; kill $a $b; wait; echo all')
+        def begin():
+            program.stdin.write(b"\n")
+            program.stdin.flush()
+            return int(program.stdout.readline())
+        there = self.move(program.pid, self.node)
+        begin()
+        further = self.move(there, self.further)
+        begin()
+        self.assertEqual(len(cli.children(further)), 2)
+        done = call("home", there)
+        if not is_root:
+            self.assertEqual(done.returncode, 3, done.stderr)
+            self.assertIn(b"it takes CAP_CHECKPOINT_RESTORE", done.stderr)
+            self.assertEqual(program.communicate(b"\n", timeout=cli.PATIENCE)[0], b"all\n")
+            return
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(cli.children(there)), 2)
+        self.home_when_ids_are_free(program.pid)
+        self.assertEqual(program.communicate(b"\n", timeout=cli.PATIENCE)[0], b"all\n")
+
     def test_that_cannot_go_on_stays_where_it_is(self):
         victim = self.victim(THREADS, 8)
         there = self.move(victim.pid, self.node)
@@ -137,6 +162,19 @@ class MovedOn(DepartureTest):
         done = call("move", there, self.further)
         self.assertEqual(done.returncode, 3, done.stderr)
         self.assertIn(b"it is in another uts namespace than telefork", done.stderr)
+        done = call("home", program.pid)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertIn(b"it has left its uts namespace there", done.stderr)
+
+    def test_with_mounts_of_its_own_does_not_come_home(self):
+        user = ["--user", "--map-root-user"] if os.geteuid() else []
+        program = self.start("sh", "-c", 'read line; exec unshare "$@" sh -c "echo there; read line"',
+                             "-", *user, "--mount")
+        self.move(program.pid, self.node)
+        program.stdin.write(b"\n")
+        program.stdin.flush()
+        self.assertEqual(program.stdout.readline(), b"there\n")
+        self.refuses(call("home", program.pid), 3, "it has left its mnt namespace there")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ struct Place {
 Place place_of(const Blank& blank) {
   const kernel::Status status = kernel::read_status(blank.pid());
   Place place{0, status.ns_pgids.back(), status.ns_sids.back()};
+  if (status.ppid == 0) return place;
   const kernel::Status parent = kernel::read_status(status.ppid);
   if (parent.ns_pids.size() == status.ns_pids.size()) place.parent = parent.ns_pids.back();
   return place;

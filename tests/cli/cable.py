@@ -8,7 +8,7 @@ import sys
 import threading
 
 NARROW = 1 << 17  # bytes that pass at once where it is narrow
-WAIT = 0.05  # seconds between them
+WAIT = 0.15  # seconds between them
 
 wide = threading.Event()
 

@@ -648,9 +648,11 @@ class Lazily : public ModeOf {
   }
 };
 using Lazy = Lazily<Move>;
-// What is stopped waits for that until it is continued (docs/limits.md).
+// What is stopped, or has a child that is, waits for that until it is continued (docs/limits.md).
 class LazyThereAndBack : public Lazily<ThereAndBack> {
-  bool may_come_home(const Declared& declared) const override { return !declared.stops; }
+  bool may_come_home(const Declared& /*declared*/) const override {
+    return victim_name().find("stopped") == std::string::npos;
+  }
 };
 
 // Until all has come there it is held here when either end is lost, and its parent sees nothing.

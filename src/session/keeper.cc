@@ -468,7 +468,7 @@ void Keeper::host() {
   info.guest_pid = restorer_ ? restorer_->guest_pid() : guest_;
   members_ = GuestMembers(guest_, info.guest_pid,
                           restorer_ ? restorer_->groups_before() : std::map<pid_t, pid_t>());
-  info.namespaces = list_made_namespaces(guest_);
+  if (restorer_) info.namespaces = list_made_namespaces(guest_);
   if (following_) following_->report(info);
   auto finder = homebound_ ? homebound_->change_finder() : protocol::schema::ChangeFinder::NONE;
   info.changes_found_by = change_finder_name(finder);

@@ -142,6 +142,10 @@ class MovedOn(DepartureTest):
         self.home_when_ids_are_free(program.pid)
         self.assertEqual(program.communicate(b"\n", timeout=cli.PATIENCE)[0], b"all\n")
 
+    def test_a_command_needs_no_namespace(self):
+        done = call("run", self.node, "--", "echo", "there")
+        self.assertEqual((done.returncode, done.stdout), (0, b"there\n"), done.stderr)
+
     def test_that_cannot_go_on_stays_where_it_is(self):
         victim = self.victim(THREADS, 8)
         there = self.move(victim.pid, self.node)

@@ -2,6 +2,7 @@
 option(TELEFORK_TESTS "build the tests" ON)
 option(TELEFORK_BENCH "build the benchmarks" ON)
 option(TELEFORK_FUZZ "build the fuzz targets (clang only)" OFF)
+option(TELEFORK_UNITY "compile the files of a folder several at a time, as one text" OFF)
 option(TELEFORK_PRECOMPILE "precompile the headers that most files include" ON)
 set(TELEFORK_TEST_OPTIONS "" CACHE STRING "what the compiler is told besides for tests alone")
 set(TELEFORK_PROGRAM_OPTIONS "" CACHE STRING "the same, for the files of src/app")
@@ -20,6 +21,12 @@ if(TELEFORK_SANITIZE)
     -fsanitize=${TELEFORK_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(telefork_flags INTERFACE -fsanitize=${TELEFORK_SANITIZE})
 endif()
+
+# Most of a compilation goes to the libraries' headers. It only saves time too; but what files of one
+# folder call by one name, each in an unnamed namespace of its own, is an error where they meet.
+function(telefork_unite)
+  set_target_properties(${ARGN} PROPERTIES UNITY_BUILD ${TELEFORK_UNITY} UNITY_BUILD_BATCH_SIZE 6)
+endfunction()
 
 # telefork_precompile(NAME FOR library|test LIBS library... HEADERS header...): what targets of
 # that kind and the same flags may take with telefork_use_precompiled(TARGET NAME). It only saves time:

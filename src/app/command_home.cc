@@ -32,7 +32,6 @@ namespace {
 using session::HomeAnswer;
 using session::SessionInfo;
 
-constexpr int kUndone = 75;
 constexpr std::chrono::milliseconds kLookInterval{100};
 
 [[noreturn]] void refuse(pid_t pid, const std::string& why) {

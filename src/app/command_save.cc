@@ -18,8 +18,6 @@
 namespace telefork::app {
 namespace {
 
-constexpr int kUndone = 75;
-
 // The process is saved, and has ended: not to be able to say so where it was asked for is no reason
 // to say nothing.
 void tell(const migrate::SaveReport& report, const SaveCommand& command) {

@@ -34,8 +34,6 @@ namespace {
 using session::Departure;
 using session::DepartureReport;
 
-constexpr int kUndone = 75;
-
 session::DepartureRequest make_request(const DepartCommand& command, pid_t asker) {
   session::DepartureRequest request;
   request.asker = asker;

@@ -35,6 +35,8 @@ std::vector<std::string> visible_registries();
 
 // 2, 3, 4 and 5 where the code says so, 75 never, else 1.
 int exit_code(const Error& error);
+// Of what stood still, and runs on as if nothing had been.
+inline constexpr int kUndone = 75;
 
 // A reader that has gone (SIGPIPE) and a file size limit (SIGXFSZ) are errors of the write; ends of
 // children are told (SIGCHLD), though the program may have been started with that signal ignored.

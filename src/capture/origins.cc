@@ -20,13 +20,13 @@ namespace {
 
 using image::schema::FileDescription;
 
-constexpr int kSignals = 64;  // as valid_signal() in the kernel has them
+constexpr int kSignalWords = 64;  // as valid_signal() in the kernel has them
 
 // First what is sent anyway where none is said (SIGIO), then what does nothing by default.
-std::array<int, kSignals> marks_in_order() {
-  std::array<int, kSignals> marks{SIGIO, SIGURG, SIGWINCH};
+std::array<int, kSignalWords> marks_in_order() {
+  std::array<int, kSignalWords> marks{SIGIO, SIGURG, SIGWINCH};
   std::size_t next = 3;
-  for (int signal = 1; signal <= kSignals; ++signal) {
+  for (int signal = 1; signal <= kSignalWords; ++signal) {
     if (signal != SIGIO && signal != SIGURG && signal != SIGWINCH) marks.at(next++) = signal;
   }
   return marks;
@@ -57,7 +57,7 @@ Origins::Origins(pid_t guest, image::schema::Files::Reader files) : guest_(guest
 }
 
 void Origins::add(int fd, Origin origin) {
-  static const std::array<int, kSignals> kMarks = marks_in_order();
+  static const std::array<int, kSignalWords> kMarks = marks_in_order();
   UniqueFd file = kernel::take_fd(guest_, fd);
   if (!file) throw Error(Code::kFailed, fmt::format("the guest's descriptor {} is not there", fd));
   kernel::FdInfo info = kernel::read_fdinfo(guest_, fd);

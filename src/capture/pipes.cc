@@ -14,14 +14,15 @@
 #include "kernel/pidfd.h"
 
 namespace telefork::capture {
-namespace {
 
-using Kind = image::schema::FileDescription::Kind;
-
-struct Piece {
+struct PipePiece {
   std::uint32_t size;
   bool packet;
 };
+
+namespace {
+
+using Kind = image::schema::FileDescription::Kind;
 
 std::size_t bytes_in(const UniqueFd& pipe, const std::string& name) {
   int count = 0;
@@ -50,7 +51,7 @@ std::pair<UniqueFd, UniqueFd> copy_pipe(const UniqueFd& pipe, int capacity, std:
 // read(2) ends where a packet ends, whoever reads. One byte more, behind all of it, tells of the
 // last piece too: it comes with it where that is none.
 void take_pieces(const UniqueFd& read, const UniqueFd& write, std::vector<std::byte>& bytes,
-                 std::vector<Piece>& pieces, const std::string& name) {
+                 std::vector<PipePiece>& pieces, const std::string& name) {
   std::size_t taken = 0;
   std::vector<std::byte> buffer(bytes.size() + 1);
   bool marked = false;
@@ -72,7 +73,7 @@ void take_pieces(const UniqueFd& read, const UniqueFd& write, std::vector<std::b
 struct Capture::PipeContent {
   int capacity = 0;
   std::vector<std::byte> bytes;
-  std::vector<Piece> pieces;
+  std::vector<PipePiece> pieces;
 };
 
 Capture::PipeContent Capture::read_pipe(std::size_t index) {

@@ -27,7 +27,7 @@ namespace {
 
 using kernel::Vma;
 using kernel::VmFlag;
-using Kind = image::schema::Vma::Kind;
+using VmaKind = image::schema::Vma::Kind;
 
 std::string describe(const Vma& vma) {
   return fmt::format("mapping {:#x}-{:#x} of {}", vma.start.value(), vma.end.value(),
@@ -185,7 +185,7 @@ bool is_mapped_twice(const Mapping& mapping, const Survey& survey) {
 // It becomes anonymous, where it is not. No mremap(2) makes another mapping of huge pages
 // (mm/mremap.c).
 void share_as_anonymous(Mapping& mapping, Survey& survey) {
-  mapping.kind = Kind::SHARED_ANONYMOUS;
+  mapping.kind = VmaKind::SHARED_ANONYMOUS;
   mapping.shared_id = shared_id_of(mapping.vma, survey);
   if (!mapping.vma.has(VmFlag::kHugeTlb) || !is_mapped_twice(mapping, survey)) return;
   survey.refusals.push_back(refuse(describe(mapping.vma), Reason::kHugeTlb));
@@ -275,7 +275,7 @@ bool try_move_segment(const SurveyOptions& options, Mapping& mapping, Survey& su
   }
   mapping.segment = find_own_segment(mapping.vma, survey.outside.movers());
   if (!mapping.segment) return false;
-  mapping.kind = Kind::SHARED_ANONYMOUS;
+  mapping.kind = VmaKind::SHARED_ANONYMOUS;
   mapping.shared_id = shared_id_of(mapping.vma, survey);
   return true;
 }
@@ -288,7 +288,7 @@ Reason reason_there(const SurveyOptions& options, Reason reason) {
 
 void survey_shared_file(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
-  mapping.kind = Kind::SHARED_FILE;
+  mapping.kind = VmaKind::SHARED_FILE;
   if (try_move_file(options, mapping, survey)) return;
   if (try_move_segment(options, mapping, survey)) return;
   if (try_move_named_memory(options, mapping, survey)) return;
@@ -315,11 +315,11 @@ void survey_shared_memory(const SurveyOptions& options, Mapping& mapping, Survey
 void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey) {
   const Vma& vma = mapping.vma;
   if (vma.is_vdso_or_vvar()) {
-    mapping.kind = vma.is_vdso() ? Kind::VDSO : Kind::VVAR;
+    mapping.kind = vma.is_vdso() ? VmaKind::VDSO : VmaKind::VVAR;
     return;
   }
   if (vma.is_vsyscall()) {
-    mapping.kind = Kind::VSYSCALL;
+    mapping.kind = VmaKind::VSYSCALL;
     return;
   }
   if (std::optional<Refusal> refusal = refuse_by_flags(survey, vma)) {
@@ -329,18 +329,18 @@ void sort_mapping(const SurveyOptions& options, Mapping& mapping, Survey& survey
   if (vma.is_shared_anonymous()) {
     survey_shared_memory(options, mapping, survey);
   } else if (vma.is_anonymous_hugetlb()) {
-    mapping.kind = Kind::ANONYMOUS;
+    mapping.kind = VmaKind::ANONYMOUS;
   } else if (vma.is_file() && vma.shared) {
     survey_shared_file(options, mapping, survey);
   } else if (vma.is_file()) {
-    mapping.kind = Kind::PRIVATE_FILE;
+    mapping.kind = VmaKind::PRIVATE_FILE;
     // A copy of it in other pages could not be mapped like it.
     if (vma.has(VmFlag::kHugeTlb) && try_move_file(options, mapping, survey)) return;
     mapping.file = add_file(vma, survey);
   } else if (vma.shared) {
     survey.refusals.push_back(refuse(describe(vma), Reason::kUnknownShared));
   } else {
-    mapping.kind = vma.has(VmFlag::kGrowsDown) ? Kind::STACK : Kind::ANONYMOUS;
+    mapping.kind = vma.has(VmFlag::kGrowsDown) ? VmaKind::STACK : VmaKind::ANONYMOUS;
   }
 }
 
@@ -396,7 +396,8 @@ std::vector<Vma> read_vmas(const SurveyOptions& options, const Survey& earlier,
 
 // Those of vDSO and vvar are made anew wherever it comes to, from what they are there.
 bool is_remade(const Mapping& mapping) {
-  return mapping.kind == Kind::VDSO || mapping.kind == Kind::VVAR || mapping.kind == Kind::VSYSCALL;
+  return mapping.kind == VmaKind::VDSO || mapping.kind == VmaKind::VVAR ||
+         mapping.kind == VmaKind::VSYSCALL;
 }
 
 // What works in a process maps something there: the stub, and what a return replaces is there twice
@@ -446,7 +447,7 @@ bool is_guest(pid_t pid) {
 
 void survey_mappings(const SurveyOptions& options, const Survey& earlier, Survey& survey) {
   for (Vma& vma : read_vmas(options, earlier, survey)) {
-    Mapping mapping{std::move(vma), Kind::ANONYMOUS, std::nullopt, 0};
+    Mapping mapping{std::move(vma), VmaKind::ANONYMOUS, std::nullopt, 0};
     sort_mapping(options, mapping, survey);
     survey.mappings.push_back(std::move(mapping));
   }

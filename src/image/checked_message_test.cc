@@ -36,7 +36,7 @@ CheckedMessage check_thread(std::vector<std::uint64_t> words) {
 }
 
 template <class F>
-std::string error_of(F&& f) {
+std::string corruption_of(F&& f) {
   try {
     f();
     return "";
@@ -81,22 +81,22 @@ TEST(CheckedMessage, TakesAnEmptyMessageAsAllDefaults) {
 TEST(CheckedMessage, RefusesWordsBehindTheMessage) {
   std::vector<std::uint64_t> words = thread_words();
   words.push_back(0);
-  EXPECT_THAT(error_of([&] { check_thread(words); }), HasSubstr("behind"));
+  EXPECT_THAT(corruption_of([&] { check_thread(words); }), HasSubstr("behind"));
 }
 
 TEST(CheckedMessage, RefusesAMessageCutAtAnyWord) {
   const std::vector<std::uint64_t> words = thread_words();
   for (std::size_t n = 1; n < words.size(); ++n) {
-    EXPECT_NE(error_of([&] { check_thread({words.begin(), words.begin() + n}); }), "") << n;
+    EXPECT_NE(corruption_of([&] { check_thread({words.begin(), words.begin() + n}); }), "") << n;
   }
 }
 
 TEST(CheckedMessage, RefusesAnEnumerantThatItDoesNotKnow) {
   ::capnp::MallocMessageBuilder message;
   message.initRoot<schema::Vma>().setKind(static_cast<schema::Vma::Kind>(99));
-  EXPECT_THAT(
-      error_of([&] { CheckedMessage(words_of(message), ::capnp::Schema::from<schema::Vma>()); }),
-      HasSubstr("kind has the unknown value 99"));
+  EXPECT_THAT(corruption_of(
+                  [&] { CheckedMessage(words_of(message), ::capnp::Schema::from<schema::Vma>()); }),
+              HasSubstr("kind has the unknown value 99"));
 }
 
 TEST(CheckedMessage, RefusesDataWhereTextShouldBe) {
@@ -104,7 +104,7 @@ TEST(CheckedMessage, RefusesDataWhereTextShouldBe) {
   // FileIdentity has its text where FileRef has its path, and a number of words of its own.
   auto file = message.initRoot<::capnp::AnyPointer>().initAsAnyStruct(4, 4);
   file.getPointerSection()[0].initAs<::capnp::Data>(3).asBytes()[2] = 'x';
-  EXPECT_THAT(error_of([&] {
+  EXPECT_THAT(corruption_of([&] {
                 CheckedMessage(words_of(message), ::capnp::Schema::from<schema::FileRef>());
               }),
               HasSubstr("is no FileRef"));
@@ -121,8 +121,9 @@ TEST(CheckedMessage, RefusesAMessageThatUnfoldsToMoreThanItIs) {
   // All other pointers are made to lead to where the last one does.
   const std::size_t last = words.size() - kShared - 1;
   for (std::size_t i = 1; i < kPointers; ++i) words[last - i] = words[last] + (i << 2);
-  EXPECT_THAT(error_of([&] { CheckedMessage(words, ::capnp::Schema::from<schema::Command>()); }),
-              HasSubstr("limit"));
+  EXPECT_THAT(
+      corruption_of([&] { CheckedMessage(words, ::capnp::Schema::from<schema::Command>()); }),
+      HasSubstr("limit"));
 }
 
 // What passes the check can be read without an exception: everything is visited once more, as

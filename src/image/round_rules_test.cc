@@ -16,7 +16,7 @@ namespace {
 using samples::error_of_reading;
 using ::testing::HasSubstr;
 
-struct Parts {
+struct RoundParts {
   std::vector<std::uint32_t> rounds = {0, 1, 2};
   std::function<void(RecordSink&)> in_rounds = [](auto&) {};
   std::uint64_t staged = 0x11000;  // 0: none
@@ -31,7 +31,7 @@ void write(RecordSink& sink, RecordType type,
   sink.write(type, message);
 }
 
-void write_rounds(RecordSink& sink, const Parts& parts) {
+void write_rounds(RecordSink& sink, const RoundParts& parts) {
   for (const std::uint32_t number : parts.rounds) {
     write<schema::Round>(sink, RecordType::kRound,
                          [number](schema::Round::Builder round) { round.setNumber(number); });
@@ -41,7 +41,7 @@ void write_rounds(RecordSink& sink, const Parts& parts) {
   parts.in_rounds(sink);
 }
 
-void write_process(RecordSink& sink, const Parts& parts) {
+void write_process(RecordSink& sink, const RoundParts& parts) {
   samples::write_process(sink);
   write<schema::Vma>(sink, RecordType::kVma, [&](schema::Vma::Builder vma) {
     // Another one in the same place.
@@ -58,7 +58,7 @@ void write_process(RecordSink& sink, const Parts& parts) {
   sink.begin_payload_record(RecordType::kPages, message, 0);
 }
 
-std::string error_of(const Parts& parts) {
+std::string error_of(const RoundParts& parts) {
   MemorySink file;
   Writer writer(file);
   samples::write_header(writer);
@@ -70,13 +70,13 @@ std::string error_of(const Parts& parts) {
 
 TEST(RoundRules, TakeRoundsAheadOfTheProcess) {
   EXPECT_EQ(error_of({}), "");
-  Parts parts;
+  RoundParts parts;
   parts.staged = 0;
   EXPECT_EQ(error_of(parts), "");
 }
 
 TEST(RoundRules, RefuseRoundsOutOfOrder) {
-  Parts parts;
+  RoundParts parts;
   parts.rounds = {0, 2};
   EXPECT_THAT(error_of(parts), HasSubstr("its round 2 is not the next one"));
   parts.rounds = {1};
@@ -84,7 +84,7 @@ TEST(RoundRules, RefuseRoundsOutOfOrder) {
 }
 
 TEST(RoundRules, RefuseWhatIsOnlyKnownOfAProcessThatStandsStill) {
-  Parts parts;
+  RoundParts parts;
   parts.in_rounds = [](RecordSink& sink) {
     write<schema::Signals>(sink, RecordType::kSignals, [](auto) {});
   };
@@ -94,7 +94,7 @@ TEST(RoundRules, RefuseWhatIsOnlyKnownOfAProcessThatStandsStill) {
 }
 
 TEST(RoundRules, RefusePagesOfRoundsWhereThereWereNone) {
-  Parts parts;
+  RoundParts parts;
   parts.rounds = {};
   EXPECT_THAT(error_of(parts), HasSubstr("has pages of rounds, and there were none"));
   parts.staged = 0;
@@ -102,7 +102,7 @@ TEST(RoundRules, RefusePagesOfRoundsWhereThereWereNone) {
 }
 
 TEST(RoundRules, RefusePagesOfRoundsOutsideTheirVma) {
-  Parts parts;
+  RoundParts parts;
   parts.staged = 0x13000;
   EXPECT_THAT(error_of(parts), HasSubstr("overlaps or leaves the VMA"));
   parts = {};

@@ -16,7 +16,7 @@ namespace {
 using samples::error_of_reading;
 using ::testing::HasSubstr;
 
-struct Parts {
+struct TreeParts {
   std::function<void(schema::Tree::Builder)> tree = [](auto) {};
   std::function<void(unsigned, schema::Files::Builder)> files = [](unsigned, auto) {};
   std::vector<std::uint32_t> processes = {10, 11};
@@ -45,7 +45,7 @@ void fill_tree(schema::Tree::Builder tree) {
   tree.initShared(1)[0].setSize(kPageSize);
 }
 
-void write_process(RecordSink& sink, const Parts& parts, unsigned number) {
+void write_process(RecordSink& sink, const TreeParts& parts, unsigned number) {
   write<schema::Process>(sink, RecordType::kProcess,
                          [&](auto process) { process.setPid(parts.processes[number]); });
   // At the same addresses as the one before.
@@ -65,7 +65,7 @@ void write_process(RecordSink& sink, const Parts& parts, unsigned number) {
   samples::write_pages(sink, {{0x10000, 1}}, kPageSize);
 }
 
-std::string error_of(const Parts& parts) {
+std::string error_of(const TreeParts& parts) {
   MemorySink file;
   Writer writer(file);
   samples::write_header(writer);
@@ -81,7 +81,7 @@ std::string error_of(const Parts& parts) {
 TEST(TreeRules, TakeAWholeTree) { EXPECT_EQ(error_of({}), ""); }
 
 TEST(TreeRules, RefuseProcessesThatAreNotTheNextOfTheirTree) {
-  Parts parts;
+  TreeParts parts;
   parts.processes = {11, 10};
   EXPECT_THAT(error_of(parts), HasSubstr("its process 11 is not the next one of its tree"));
   parts.processes = {10, 10};
@@ -95,13 +95,13 @@ TEST(TreeRules, RefuseProcessesThatAreNotTheNextOfTheirTree) {
 }
 
 TEST(TreeRules, RefuseAProcessThatLacksSomething) {
-  Parts parts;
+  TreeParts parts;
   parts.signals = false;
   EXPECT_THAT(error_of(parts), HasSubstr("process 10 before it lacks its files, its signals"));
 }
 
 TEST(TreeRules, RefuseATerminalThatIsNoSessions) {
-  Parts parts;
+  TreeParts parts;
   auto with_terminals = [&](std::uint32_t leader, std::vector<std::uint32_t> sessions) {
     parts.tree = [leader, sessions](schema::Tree::Builder tree) {
       if (leader != 0) {
@@ -124,7 +124,7 @@ TEST(TreeRules, RefuseATerminalThatIsNoSessions) {
 }
 
 TEST(TreeRules, RefuseATreeThatCannotBeMade) {
-  Parts parts;
+  TreeParts parts;
   parts.tree = [](schema::Tree::Builder tree) { tree.getMembers()[1].setPpid(77); };
   EXPECT_THAT(error_of(parts), HasSubstr("11 cannot be made: its parent 77 is not among them"));
   parts.tree = [](schema::Tree::Builder tree) { tree.getMembers()[1].setPid(10); };
@@ -136,7 +136,7 @@ TEST(TreeRules, RefuseATreeThatCannotBeMade) {
 }
 
 TEST(TreeRules, RefuseAStatusThatNobodyEndsWith) {
-  Parts parts;
+  TreeParts parts;
   parts.tree = [](schema::Tree::Builder tree) {
     tree.getMembers()[0].setState(schema::Member::State::ENDED);
   };
@@ -148,7 +148,7 @@ TEST(TreeRules, RefuseAStatusThatNobodyEndsWith) {
 }
 
 TEST(TreeRules, RefuseSharedMemoryOfNoSize) {
-  Parts parts;
+  TreeParts parts;
   for (const std::uint64_t size : {std::uint64_t{0}, kPageSize - 1, std::uint64_t{1} << 60}) {
     parts.tree = [size](schema::Tree::Builder tree) { tree.getShared()[0].setSize(size); };
     EXPECT_THAT(error_of(parts), HasSubstr("has no size")) << size;
@@ -160,7 +160,7 @@ TEST(TreeRules, RefuseSharedMemoryOfNoSize) {
 }
 
 TEST(TreeRules, RefuseDescriptionsAndContentsOfALaterProcess) {
-  Parts parts;
+  TreeParts parts;
   parts.files = [](unsigned number, schema::Files::Builder files) {
     if (number == 1) files.initDescriptions(1);
   };

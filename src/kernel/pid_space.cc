@@ -31,7 +31,7 @@ constexpr pid_t kMostTries = 32;
 constexpr char kOtherwise[] = ", or use a node whose telepad is root's";
 
 // What the new pid 1 says of its /proc, or the errno of making it.
-int try_pid_namespace(int flags) {
+int try_clone(int flags) {
   // Without an exit signal, as in probe_tries.cc.
   long pid = ::syscall(SYS_clone, flags, 0, 0, 0, 0);
   if (pid < 0) return errno;
@@ -62,12 +62,17 @@ bool is_top_of_its_mounts(int root) {
 
 }  // namespace
 
-void set_next_id(pid_t id) {
-  const UniqueFd file = open_file(kLastPidPath, O_WRONLY);
+NextId::NextId(pid_t id)
+    : file_(open_file(kLastPidPath, O_WRONLY)), before_(read_system_file(kLastPidPath)) {
   const std::string text = std::to_string(id - 1);
-  if (::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+  if (::write(file_.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
     throw_errno(fmt::format("asking for the id {}", id));
   }
+}
+
+// The same was permitted before. A file of sysctl(2) takes a number from its beginning alone.
+NextId::~NextId() {
+  [[maybe_unused]] const ssize_t done = ::pwrite(file_.get(), before_.data(), before_.size(), 0);
 }
 
 // Nothing is written, which is permitted or not as something is.
@@ -91,8 +96,8 @@ bool may_choose_ids(pid_t pid) {
 }
 
 int try_pid_namespace() {
-  int error = try_pid_namespace(CLONE_NEWPID);
-  return error == EPERM ? try_pid_namespace(CLONE_NEWPID | CLONE_NEWUSER) : error;
+  int error = try_clone(CLONE_NEWPID);
+  return error == EPERM ? try_clone(CLONE_NEWPID | CLONE_NEWUSER) : error;
 }
 
 pid_t choose_stretch(pid_t last, pid_t limit, unsigned salt,

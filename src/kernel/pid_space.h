@@ -15,6 +15,8 @@
 
 #include <sys/types.h>
 
+#include "base/unique_fd.h"
+
 namespace telefork::kernel {
 
 bool may_choose_ids();
@@ -26,12 +28,25 @@ bool may_choose_ids(pid_t pid);
 // where the child that tried was killed.
 int try_pid_namespace();
 
-// Who writes a number to it has the next ids of its own pid namespace given out behind that one, if
-// it has CAP_CHECKPOINT_RESTORE over it and there is the file (CONFIG_CHECKPOINT_RESTORE).
+// Who writes a number to it (class NextId) has the next ids of its own pid namespace given out
+// behind that one, if it has CAP_CHECKPOINT_RESTORE over it and there is the file
+// (CONFIG_CHECKPOINT_RESTORE).
 inline constexpr char kLastPidPath[] = "/proc/sys/kernel/ns_last_pid";
-// The id of the next process or thread there, if it is free and nobody begins another one before.
-void set_next_id(pid_t id);
 bool may_set_next_id();
+// The next process or thread there has `id`, if that is free and nobody begins another one before.
+// At its end the ids go on where they were: others near this one may be free for the only reason
+// that whoever has them is away.
+class NextId {
+ public:
+  explicit NextId(pid_t id);
+  ~NextId();
+  NextId(const NextId&) = delete;
+  NextId& operator=(const NextId&) = delete;
+
+ private:
+  UniqueFd file_;
+  std::string before_;
+};
 
 // How many ids a stretch has.
 inline constexpr pid_t kIdStretch = 256;

@@ -56,7 +56,39 @@ TEST(MaySetNextId, IsSoOfRootAndNotOfWhomItBecomes) {
   EXPECT_EQ(status, 0);
 }
 
-// Likewise.
+// The id of a child that ends at once, as this process sees it.
+pid_t id_of_child() {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  ::waitpid(child, nullptr, 0);
+  return child;
+}
+
+// Where nobody else begins a process.
+TEST(NextId, IsOfTheNextProcessAlone) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::unshare(CLONE_NEWPID) != 0) ::_exit(1);
+    const pid_t first = ::fork();
+    if (first == 0) {
+      if (id_of_child() != 2) ::_exit(2);
+      {
+        const NextId next(20'000);
+        if (id_of_child() != 20'000) ::_exit(3);
+      }
+      ::_exit(id_of_child() == 3 ? 0 : 4);
+    }
+    int status = 0;
+    ::waitpid(first, &status, 0);
+    ::_exit(WEXITSTATUS(status));
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+// In a child, for there is no way back.
 TEST(TryPidNamespace, SaysThatItIsInAChroot) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs root";
   const std::string folder = std::filesystem::temp_directory_path() / "telefork-chroot.XXXXXX";

@@ -17,7 +17,7 @@ struct Entry {
   std::string_view what_is_lost;
 };
 
-constexpr auto kEntries = std::to_array<Entry>({
+constexpr auto kFeatures = std::to_array<Entry>({
     {"ptrace", &Features::ptrace,
      "No process can be stopped and looked into: nothing can be moved from or to this machine."},
     {"process_vm", &Features::process_vm,
@@ -188,7 +188,7 @@ Features probe_features() {
 
 std::vector<FeatureReport> describe(const Features& features) {
   std::vector<FeatureReport> reports;
-  for (const Entry& entry : kEntries) {
+  for (const Entry& entry : kFeatures) {
     reports.push_back({entry.name, features.*entry.member, entry.what_is_lost});
     bool by_setting = entry.member == &Features::user_namespace &&
                       features.user_namespace_bar != UserNamespaceBar::kNone;
@@ -200,7 +200,7 @@ std::vector<FeatureReport> describe(const Features& features) {
 }
 
 bool try_set_feature(Features& features, std::string_view name, bool present) {
-  for (const Entry& entry : kEntries) {
+  for (const Entry& entry : kFeatures) {
     if (entry.name != name) continue;
     features.*entry.member = present;
     return true;

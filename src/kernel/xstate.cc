@@ -14,7 +14,7 @@ constexpr std::size_t kFixedSize = kXsaveLegacySize + kXsaveHeaderSize;
 constexpr std::size_t kXstateBvOffset = kXsaveLegacySize;
 // The kernel keeps xcr0 here, in bytes that the CPU leaves to software (struct user_xstateregs).
 constexpr std::size_t kSoftwareXcr0Offset = 464;
-constexpr std::uint32_t kXsaveLeaf = 0xd;
+constexpr std::uint32_t kXstateLeaf = 0xd;
 constexpr std::uint64_t kLegacyStates = 3;  // x87 and sse
 // AMX is 11 KB; the architecture has no bound.
 constexpr std::uint32_t kMaxArea = 1 << 20;
@@ -58,7 +58,7 @@ void copy_state(std::span<const std::byte> area, const XsaveState& from,
 std::vector<XsaveState> xsave_layout(const CpuFacts& facts) {
   std::vector<XsaveState> layout;
   for (const CpuLeaf& leaf : facts.leaves)
-    if (leaf.leaf == kXsaveLeaf && leaf.subleaf >= 2) layout.push_back(checked_state(leaf));
+    if (leaf.leaf == kXstateLeaf && leaf.subleaf >= 2) layout.push_back(checked_state(leaf));
   std::sort(layout.begin(), layout.end(),
             [](const XsaveState& a, const XsaveState& b) { return a.bit < b.bit; });
   return layout;

@@ -574,7 +574,7 @@ const char* name_of(Way way) {
   return "the process receives most of its pages";
 }
 
-void expect_comes_home(const std::function<void(Away&)>& victim, Way way) {
+void expect_comes_home_by(Way way, const std::function<void(Away&)>& victim) {
   Journey journey(victim);
   try {
     journey.leave();
@@ -589,8 +589,8 @@ void expect_comes_home(const std::function<void(Away&)>& victim, Way way) {
   EXPECT_EQ(status, 0) << "the victim said: " << said;
 }
 
-void expect_stays_away(const std::function<void(Away&)>& victim, const std::string& why,
-                       const std::function<void(Journey&)>& at_home, Way way) {
+void expect_stays_away_by(Way way, const std::function<void(Away&)>& victim, const std::string& why,
+                          const std::function<void(Journey&)>& at_home) {
   Journey journey(victim);
   journey.leave();
   journey.capture_guest();
@@ -615,7 +615,7 @@ void expect_comes_home(const std::function<void(Away&)>& victim) {
   std::vector<int> own_fds = kernel::list_fds(::getpid());
   for (Way way : kWays) {
     SCOPED_TRACE(name_of(way));
-    expect_comes_home(victim, way);
+    expect_comes_home_by(way, victim);
   }
   EXPECT_EQ(kernel::list_fds(::getpid()), own_fds) << "descriptors of the tracer";
 }
@@ -624,7 +624,7 @@ void expect_stays_away(const std::function<void(Away&)>& victim, const std::stri
                        const std::function<void(Journey&)>& at_home) {
   for (Way way : kWays) {
     SCOPED_TRACE(name_of(way));
-    expect_stays_away(victim, why, at_home, way);
+    expect_stays_away_by(way, victim, why, at_home);
   }
 }
 

@@ -27,32 +27,19 @@
 #include "kernel/probe.h"
 #include "kernel/procfs.h"
 #include "migrate/homecoming_trip.h"
+#include "migrate/testing_memory.h"
 
 namespace telefork::migrate {
 namespace {
 
-constexpr std::size_t kPages = 16;
-constexpr std::size_t kSize = kPages * kPageSize;
-
-char* map(std::size_t size, int protection, int flags, int fd = -1) {
-  void* at = ::mmap(nullptr, size, protection, flags, fd, 0);
-  VERIFY(at != MAP_FAILED);
-  return static_cast<char*>(at);
-}
+constexpr std::size_t kSomePages = 16;
+constexpr std::size_t kSize = kSomePages * kPageSize;
 
 char* map_private() { return map(kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS); }
 char* map_shared() { return map(kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS); }
 
 bool all(const char* at, std::size_t size, char wanted) {
   return std::all_of(at, at + size, [=](char byte) { return byte == wanted; });
-}
-
-kernel::Vma vma_at(const void* at) {
-  auto address = RemotePtr(reinterpret_cast<std::uint64_t>(at));
-  for (const kernel::Vma& vma : kernel::read_smaps(::getpid())) {
-    if (vma.start <= address && address < vma.end) return vma;
-  }
-  return {};
 }
 
 [[gnu::noinline]] void come_home_from_a_deep_stack(Away& away) {

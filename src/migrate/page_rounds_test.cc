@@ -22,7 +22,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::Pair;
 
-constexpr std::size_t kPages = 2000;  // more than are read at once
+constexpr std::size_t kTrackedPages = 2000;  // more than are read at once
 
 // The first byte of each page that came, by its number in the area.
 class Came final : public image::RecordSink {
@@ -79,7 +79,7 @@ class Rounds : public ::testing::Test {
     if (memory_ != nullptr) ::munmap(memory_, size());
   }
 
-  static constexpr std::size_t size() { return kPages * kPageSize; }
+  static constexpr std::size_t size() { return kTrackedPages * kPageSize; }
   RemotePtr start() const { return RemotePtr(reinterpret_cast<std::uint64_t>(memory_)); }
   std::byte* page(std::size_t number) { return memory_ + number * kPageSize; }
   PageRounds::Round send(Came& came) {
@@ -97,19 +97,19 @@ class Rounds : public ::testing::Test {
 };
 
 TEST_F(Rounds, AllThatHoldsSomethingIsOfTheFirst) {
-  std::memset(page(5), 1, (kPages - 10) * kPageSize);
+  std::memset(page(5), 1, (kTrackedPages - 10) * kPageSize);
   std::memset(page(9), 0, kPageSize);
   Came came(start());
   const PageRounds::Round round = send(came);
-  EXPECT_EQ(round.pages, kPages - 10);
-  EXPECT_EQ(round.sent, kPages - 11);
-  EXPECT_EQ(came.pages.size(), kPages - 11);
+  EXPECT_EQ(round.pages, kTrackedPages - 10);
+  EXPECT_EQ(round.sent, kTrackedPages - 11);
+  EXPECT_EQ(came.pages.size(), kTrackedPages - 11);
   EXPECT_EQ(came.pages.count(9), 0u);
   EXPECT_GT(pieces_, 0);
 }
 
 TEST_F(Rounds, WhatIsWrittenIsOfTheNext) {
-  std::memset(page(0), 1, kPages * kPageSize);
+  std::memset(page(0), 1, kTrackedPages * kPageSize);
   next_round();
   EXPECT_THAT(next_round(), IsEmpty());
   *page(3) = std::byte{3};
@@ -128,7 +128,7 @@ TEST_F(Rounds, WhatWasNotThereBeforeIsOfTheNext) {
 }
 
 TEST_F(Rounds, WhatIsDroppedOrZeroOrGoneIsNotSent) {
-  std::memset(page(0), 1, kPages * kPageSize);
+  std::memset(page(0), 1, kTrackedPages * kPageSize);
   next_round();
   ASSERT_EQ(::madvise(page(10), kPageSize, MADV_DONTNEED), 0);
   std::memset(page(11), 0, kPageSize);

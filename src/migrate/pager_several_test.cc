@@ -32,14 +32,14 @@ using Area = std::uint64_t*;
 using Body = std::function<bool(Area)>;
 using Kind = protocol::PageMessage::Kind;
 
-constexpr std::uint64_t kPages = 400;
+constexpr std::uint64_t kPagesOfEach = 400;
 
 std::uint64_t content_of(std::uint32_t process, std::uint64_t page) {
   return (std::uint64_t{process} + 1) << 32 | page;
 }
 
 bool all_of(std::uint32_t process, const std::uint64_t* area) {
-  for (std::uint64_t page = 0; page < kPages; ++page) {
+  for (std::uint64_t page = 0; page < kPagesOfEach; ++page) {
     if (area[page * 512] != content_of(process, page)) return false;
   }
   return true;
@@ -58,7 +58,7 @@ class PagerOfSeveral : public testing::Test {
  protected:
   void SetUp() override {
     if (!kernel::probe_features().uffd_kernel_faults) GTEST_SKIP() << "needs: uffd_kernel_faults";
-    void* memory = ::mmap(nullptr, kPages * kPageSize, PROT_READ | PROT_WRITE,
+    void* memory = ::mmap(nullptr, kPagesOfEach * kPageSize, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     ASSERT_NE(memory, MAP_FAILED);
     area_ = static_cast<Area>(memory);
@@ -73,7 +73,7 @@ class PagerOfSeveral : public testing::Test {
         ::waitpid(pid, nullptr, 0);
       }
     }
-    if (area_ != nullptr) ::munmap(area_, kPages * kPageSize);
+    if (area_ != nullptr) ::munmap(area_, kPagesOfEach * kPageSize);
   }
 
   RemotePtr start() const { return RemotePtr(reinterpret_cast<std::uintptr_t>(area_)); }
@@ -82,7 +82,7 @@ class PagerOfSeveral : public testing::Test {
   // may.
   void add(std::uint32_t process, const Body& body) {
     Member member{process};
-    for (std::uint64_t page = 0; page < kPages; ++page) {
+    for (std::uint64_t page = 0; page < kPagesOfEach; ++page) {
       area_[page * 512] = content_of(process, page);
     }
     member.source = ::fork();
@@ -93,7 +93,7 @@ class PagerOfSeveral : public testing::Test {
     member.guest = ::fork();
     if (member.guest == 0) {
       ours.reset();
-      void* memory = ::mmap(area_, kPages * kPageSize, PROT_READ | PROT_WRITE,
+      void* memory = ::mmap(area_, kPagesOfEach * kPageSize, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
       UniqueFd fd(static_cast<int>(::syscall(SYS_userfaultfd, kernel::Userfault::flags())));
       std::byte byte{1};
@@ -120,7 +120,7 @@ class PagerOfSeveral : public testing::Test {
     memory.pagemap = kernel::pagemap_abi(kernel::probe_features());
     kernel::Vma vma;
     vma.start = start();
-    vma.end = start() + kPages * kPageSize;
+    vma.end = start() + kPagesOfEach * kPageSize;
     vma.read = vma.write = true;
     memory.mappings = {vma};
     memory.process = process;
@@ -140,8 +140,8 @@ class PagerOfSeveral : public testing::Test {
 
   void begin(Member& member, std::uint32_t process) {
     kernel::Userfault faults(std::move(member.userfaultfd), false);
-    faults.enlist(start(), kPages * kPageSize, false);
-    const PageRun whole{start(), kPages};
+    faults.enlist(start(), kPagesOfEach * kPageSize, false);
+    const PageRun whole{start(), kPagesOfEach};
     pager_->begin(member.guest, std::move(faults), {&whole, 1}, {}, {}, false, process);
   }
 
@@ -174,7 +174,7 @@ TEST_F(PagerOfSeveral, EachFindsItsOwn) {
     add(process, [process](Area area) { return all_of(process, area); });
   }
   connect();
-  EXPECT_EQ(pager_->progress().missing, 3 * kPages);
+  EXPECT_EQ(pager_->progress().missing, 3 * kPagesOfEach);
   for (const Member& member : members_) let_run(member);
   pager_->let_come();
   for (Member& member : members_) EXPECT_EQ(await_end(member), 0);
@@ -189,7 +189,7 @@ TEST_F(PagerOfSeveral, AllComesThoughNobodyWaits) {
   while (!pager_->progress().complete) pager_->check();
   EXPECT_EQ(pager_->progress().faults, 0u);
   EXPECT_EQ(pager_->progress().missing, 0u);
-  EXPECT_EQ(server_->progress().pages, 2 * kPages);
+  EXPECT_EQ(server_->progress().pages, 2 * kPagesOfEach);
   for (const Member& member : members_) let_run(member);
   for (Member& member : members_) EXPECT_EQ(await_end(member), 0);
 }
@@ -210,8 +210,8 @@ TEST_F(PagerOfSeveral, AChildHasItsOwnParentsMemory) {
 
 TEST_F(PagerOfSeveral, WhatOneDoesToItsMemoryIsItsOwn) {
   add(0, [](Area area) {
-    return ::munmap(area, kPages / 2 * kPageSize) == 0 &&
-           area[kPages / 2 * 512] == content_of(0, kPages / 2);
+    return ::munmap(area, kPagesOfEach / 2 * kPageSize) == 0 &&
+           area[kPagesOfEach / 2 * 512] == content_of(0, kPagesOfEach / 2);
   });
   add(1, [](Area area) { return all_of(1, area); });
   connect();
@@ -249,7 +249,8 @@ class PageServerOfTwo : public PagerOfSeveral {
   void SetUp() override {
     PagerOfSeveral::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    for (std::uint64_t page = 0; page < kPages; ++page) area_[page * 512] = content_of(0, page);
+    for (std::uint64_t page = 0; page < kPagesOfEach; ++page)
+      area_[page * 512] = content_of(0, page);
     auto [here, there] = net::make_stream_pair();
     const std::vector<ServedMemory> memories = {served(::getpid(), 0), served(::getpid(), 1)};
     server_ = std::make_unique<PageServer>(std::move(there), memories);
@@ -275,7 +276,7 @@ TEST_F(PageServerOfTwo, SendsNoMoreOfOneThatNobodyNeeds) {
       stream_->send({Kind::kPlaced, 1, 0, received->pages.size()});
     }
   }
-  EXPECT_EQ(pages, kPages);
+  EXPECT_EQ(pages, kPagesOfEach);
 }
 
 TEST_F(PageServerOfTwo, RefusesToGiveWhatIsNobodys) {

@@ -18,11 +18,11 @@ namespace {
 
 using image::RecordType;
 
-constexpr std::int64_t kSecond = 1'000'000'000;
-constexpr std::int64_t kDay = 86'400 * kSecond;
+constexpr std::int64_t kOneSecond = 1'000'000'000;
+constexpr std::int64_t kDay = 86'400 * kOneSecond;
 
 std::int64_t nanoseconds(const timespec& time) {
-  return std::int64_t{time.tv_sec} * kSecond + time.tv_nsec;
+  return std::int64_t{time.tv_sec} * kOneSecond + time.tv_nsec;
 }
 
 // Through the vDSO.
@@ -171,8 +171,8 @@ TEST_F(RoundTripOfClocks, FireATimerAtItsAbsoluteTime) {
         int id = -1;
         VERIFY(::syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id) == 0);
         // Not before it is on its way, however busy the machine is.
-        std::int64_t deadline = told(CLOCK_MONOTONIC) + 4 * kSecond;
-        itimerspec value{{0, 0}, {deadline / kSecond, deadline % kSecond}};
+        std::int64_t deadline = told(CLOCK_MONOTONIC) + 4 * kOneSecond;
+        itimerspec value{{0, 0}, {deadline / kOneSecond, deadline % kOneSecond}};
         VERIFY(::syscall(SYS_timer_settime, id, TIMER_ABSTIME, &value, nullptr) == 0);
         if (self.travel()) deadline += kDay;
         timespec patience = {20, 0};
@@ -189,10 +189,10 @@ TEST_F(RoundTripOfClocks, SleepUntilAnAbsoluteTime) {
         std::int64_t before = told(CLOCK_MONOTONIC);
         bool moved = self.travel();
         std::int64_t until = before + (moved ? kDay : 0);
-        timespec passed{until / kSecond, until % kSecond};
+        timespec passed{until / kOneSecond, until % kOneSecond};
         VERIFY(::clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &passed, nullptr) == 0);
-        until = told(CLOCK_MONOTONIC) + kSecond / 50;
-        timespec soon{until / kSecond, until % kSecond};
+        until = told(CLOCK_MONOTONIC) + kOneSecond / 50;
+        timespec soon{until / kOneSecond, until % kOneSecond};
         VERIFY(::clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &soon, nullptr) == 0);
         VERIFY(told(CLOCK_MONOTONIC) >= until);
       },

@@ -16,6 +16,7 @@
 #include "kernel/procfs_maps.h"
 #include "kernel/testing_huge_pages.h"
 #include "migrate/round_trip.h"
+#include "migrate/testing_memory.h"
 
 namespace telefork::migrate {
 namespace {
@@ -35,20 +36,6 @@ class RoundTripOfHugetlb : public ::testing::Test {
 
   std::unique_ptr<kernel::SpareHugePages> spare_ = std::make_unique<kernel::SpareHugePages>(24);
 };
-
-char* map(std::size_t size, int protection, int flags, int fd = -1, off_t offset = 0) {
-  void* at = ::mmap(nullptr, size, protection, flags, fd, offset);
-  VERIFY(at != MAP_FAILED);
-  return static_cast<char*>(at);
-}
-
-kernel::Vma vma_at(const void* address) {
-  const RemotePtr at(reinterpret_cast<std::uint64_t>(address));
-  for (const kernel::Vma& vma : kernel::read_smaps(::getpid())) {
-    if (vma.start <= at && at < vma.end) return vma;
-  }
-  return {};
-}
 
 bool is_hugetlb(const void* address) {
   const kernel::Vma vma = vma_at(address);

@@ -11,11 +11,10 @@
 
 #include "base/error.h"
 #include "migrate/round_trip.h"
+#include "migrate/testing_memory.h"
 
 namespace telefork::migrate {
 namespace {
-
-constexpr std::size_t kPage = 4096;
 
 class RoundTripOfMemoryFiles : public ::testing::Test {
  protected:
@@ -36,12 +35,6 @@ off_t size_of(int fd) {
   struct stat stat {};
   VERIFY(::fstat(fd, &stat) == 0);
   return stat.st_size;
-}
-
-char* map(int fd, std::size_t size, int protection, int flags) {
-  void* memory = ::mmap(nullptr, size, protection, flags, fd, 0);
-  VERIFY(memory != MAP_FAILED);
-  return static_cast<char*>(memory);
 }
 
 TEST_F(RoundTripOfMemoryFiles, KeepsNameContentAndPosition) {
@@ -95,21 +88,21 @@ TEST_F(RoundTripOfMemoryFiles, KeepsSeals) {
 TEST_F(RoundTripOfMemoryFiles, AreOneWithTheirMappings) {
   expect_survives([](Self& self) {
     const int file = ::memfd_create("mapped", 0);
-    VERIFY(::ftruncate(file, 3 * kPage) == 0);
-    char* first = map(file, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED);
-    char* second = map(file, 3 * kPage, PROT_READ, MAP_SHARED);
-    char* own = map(file, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE);
-    std::strcpy(first + kPage, "through the mapping");
+    VERIFY(::ftruncate(file, 3 * kPageSize) == 0);
+    char* first = map(2 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, file);
+    char* second = map(3 * kPageSize, PROT_READ, MAP_SHARED, file);
+    char* own = map(kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, file);
+    std::strcpy(first + kPageSize, "through the mapping");
     std::strcpy(own, "private");
-    put(file, 2 * kPage, "beyond it");
+    put(file, 2 * kPageSize, "beyond it");
     self.travel();
-    VERIFY(std::strcmp(second + kPage, "through the mapping") == 0);
-    VERIFY(std::strcmp(second + 2 * kPage, "beyond it") == 0);
+    VERIFY(std::strcmp(second + kPageSize, "through the mapping") == 0);
+    VERIFY(std::strcmp(second + 2 * kPageSize, "beyond it") == 0);
     VERIFY(std::strcmp(own, "private") == 0 && first[0] == 0);
     std::strcpy(first, "again");
     expect_at(file, 0, "again");
-    put(file, kPage, "by the file");
-    VERIFY(std::memcmp(second + kPage, "by the file", 11) == 0);
+    put(file, kPageSize, "by the file");
+    VERIFY(std::memcmp(second + kPageSize, "by the file", 11) == 0);
   });
 }
 
@@ -131,9 +124,9 @@ TEST_F(RoundTripOfMemoryFiles, LiveInTheirMappingsAlone) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs: root";
   expect_survives([](Self& self) {
     const int file = ::memfd_create("closed", 0);
-    VERIFY(::ftruncate(file, 2 * kPage) == 0);
-    char* first = map(file, kPage, PROT_READ | PROT_WRITE, MAP_SHARED);
-    char* second = map(file, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED);
+    VERIFY(::ftruncate(file, 2 * kPageSize) == 0);
+    char* first = map(kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, file);
+    char* second = map(2 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, file);
     VERIFY(::close(file) == 0);
     std::strcpy(first, "shared");
     self.travel();
@@ -147,8 +140,8 @@ TEST_F(RoundTripOfMemoryFiles, LiveInTheirMappingsAlone) {
 TEST_F(RoundTripOfMemoryFiles, StayWithWhoElseHasThem) {
   const Victim victim = [](Self& self) {
     const int file = ::memfd_create("of two", 0);
-    VERIFY(::ftruncate(file, kPage) == 0);
-    char* memory = map(file, kPage, PROT_READ | PROT_WRITE, MAP_SHARED);
+    VERIFY(::ftruncate(file, kPageSize) == 0);
+    char* memory = map(kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, file);
     int ends[2];
     VERIFY(::pipe2(ends, O_CLOEXEC) == 0);
     const pid_t child = ::fork();
@@ -217,8 +210,8 @@ TEST_F(RoundTripOfMemoryFiles, MoveWithTheMappingsOfADeletedFile) {
         ScratchFile place("0123456789");
         const int file = ::open(place.path().c_str(), O_RDWR);
         const int reader = ::open(place.path().c_str(), O_RDONLY);
-        VERIFY(::ftruncate(file, kPage) == 0 && ::unlink(place.path().c_str()) == 0);
-        char* memory = map(file, kPage, PROT_READ | PROT_WRITE, MAP_SHARED);
+        VERIFY(::ftruncate(file, kPageSize) == 0 && ::unlink(place.path().c_str()) == 0);
+        char* memory = map(kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, file);
         self.travel();
         VERIFY(std::memcmp(memory, "0123456789", 10) == 0);
         memory[0] = 'x';

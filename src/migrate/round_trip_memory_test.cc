@@ -22,6 +22,7 @@
 #include "kernel/abi.h"
 #include "kernel/procfs_maps.h"
 #include "migrate/round_trip.h"
+#include "migrate/testing_memory.h"
 
 namespace telefork::migrate {
 namespace {
@@ -30,23 +31,6 @@ class RoundTripOfMemory : public ::testing::Test {
  protected:
   void SetUp() override { SKIP_WITHOUT_PIDS(); }
 };
-
-constexpr std::size_t kPage = kPageSize;
-
-char* map(std::size_t size, int protection = PROT_READ | PROT_WRITE,
-          int flags = MAP_PRIVATE | MAP_ANONYMOUS, int fd = -1, off_t offset = 0) {
-  void* at = ::mmap(nullptr, size, protection, flags, fd, offset);
-  VERIFY(at != MAP_FAILED);
-  return static_cast<char*>(at);
-}
-
-kernel::Vma vma_at(const void* address) {
-  RemotePtr at(reinterpret_cast<std::uint64_t>(address));
-  for (const kernel::Vma& vma : kernel::read_smaps(::getpid())) {
-    if (vma.start <= at && at < vma.end) return vma;
-  }
-  return {};
-}
 
 // Different bytes for every page and place.
 void fill(char* start, std::size_t size, unsigned seed) {
@@ -98,15 +82,15 @@ TEST_F(RoundTripOfMemory, KeepsEveryProtection) {
     };
     std::vector<Area> areas;
     // Where the processor has protection keys, what may only be executed may not be read.
-    char* code = map(kPage, PROT_EXEC);
+    char* code = map(kPageSize, PROT_EXEC);
     bool executable_is_readable = fault_at(code, false) == 0;
-    VERIFY(::munmap(code, kPage) == 0);
+    VERIFY(::munmap(code, kPageSize) == 0);
     for (int protection = 0; protection < 8; ++protection) {
       for (bool touched : {false, true}) {
-        char* at = map(8 * kPage, touched ? PROT_READ | PROT_WRITE : protection);
+        char* at = map(8 * kPageSize, touched ? PROT_READ | PROT_WRITE : protection);
         if (touched) {
-          fill(at, 4 * kPage, static_cast<unsigned>(protection));
-          VERIFY(::mprotect(at, 8 * kPage, protection) == 0);
+          fill(at, 4 * kPageSize, static_cast<unsigned>(protection));
+          VERIFY(::mprotect(at, 8 * kPageSize, protection) == 0);
         }
         areas.push_back({protection, touched, at});
       }
@@ -119,36 +103,36 @@ TEST_F(RoundTripOfMemory, KeepsEveryProtection) {
       if (readable) {
         VERIFY(fault_at(area.at, true) == ((area.protection & PROT_WRITE) != 0 ? 0 : SIGSEGV));
       }
-      VERIFY(::mprotect(area.at, 8 * kPage, PROT_READ | PROT_WRITE) == 0);
+      VERIFY(::mprotect(area.at, 8 * kPageSize, PROT_READ | PROT_WRITE) == 0);
       auto seed = static_cast<unsigned>(area.protection);
-      if (area.touched) VERIFY(is_filled(area.at, 4 * kPage, seed));
-      VERIFY(is_zero(area.at + 4 * kPage, 4 * kPage));
+      if (area.touched) VERIFY(is_filled(area.at, 4 * kPageSize, seed));
+      VERIFY(is_zero(area.at + 4 * kPageSize, 4 * kPageSize));
     }
   });
 }
 
 TEST_F(RoundTripOfMemory, KeepsGuardPagesMadeByMprotect) {
   expect_survives([](Self& self) {
-    char* at = map(64 * kPage);
-    fill(at, 64 * kPage, 1);
+    char* at = map(64 * kPageSize);
+    fill(at, 64 * kPageSize, 1);
     for (std::size_t page = 0; page < 64; page += 8) {
-      VERIFY(::mprotect(at + page * kPage, kPage, PROT_NONE) == 0);
+      VERIFY(::mprotect(at + page * kPageSize, kPageSize, PROT_NONE) == 0);
     }
     self.travel();
     for (std::size_t page = 0; page < 64; ++page) {
-      VERIFY(fault_at(at + page * kPage, false) == (page % 8 == 0 ? SIGSEGV : 0));
+      VERIFY(fault_at(at + page * kPageSize, false) == (page % 8 == 0 ? SIGSEGV : 0));
     }
-    VERIFY(::mprotect(at, 64 * kPage, PROT_READ) == 0);
-    VERIFY(is_filled(at, 64 * kPage, 1));
+    VERIFY(::mprotect(at, 64 * kPageSize, PROT_READ) == 0);
+    VERIFY(is_filled(at, 64 * kPageSize, 1));
   });
 }
 
 TEST_F(RoundTripOfMemory, RunsCodeThatWasMadeAtRunTime) {
   expect_survives([](Self& self) {
-    char* at = map(kPage);
+    char* at = map(kPageSize);
     const unsigned char code[] = {0xb8, 0x2a, 0, 0, 0, 0xc3};  // mov $42, %eax; ret
     std::memcpy(at, code, sizeof(code));
-    VERIFY(::mprotect(at, kPage, PROT_READ | PROT_EXEC) == 0);
+    VERIFY(::mprotect(at, kPageSize, PROT_READ | PROT_EXEC) == 0);
     self.travel();
     VERIFY(reinterpret_cast<int (*)()>(at)() == 42);
   });
@@ -158,14 +142,14 @@ TEST_F(RoundTripOfMemory, LeavesSparseMemorySparse) {
   constexpr std::size_t kSize = std::size_t{1} << 30;
   TripReport report = expect_survives([](Self& self) {
     char* at = map(kSize);
-    for (std::size_t offset : {std::size_t{0}, kSize / 2, kSize - kPage}) {
-      fill(at + offset, kPage, 3);
+    for (std::size_t offset : {std::size_t{0}, kSize / 2, kSize - kPageSize}) {
+      fill(at + offset, kPageSize, 3);
     }
     VERIFY(vma_at(at).anonymous_kb == 12);
     self.travel();
     VERIFY(vma_at(at).anonymous_kb == 12);
-    for (std::size_t offset : {std::size_t{0}, kSize / 2, kSize - kPage}) {
-      VERIFY(is_filled(at + offset, kPage, 3));
+    for (std::size_t offset : {std::size_t{0}, kSize / 2, kSize - kPageSize}) {
+      VERIFY(is_filled(at + offset, kPageSize, 3));
     }
     VERIFY(at[kSize / 4] == 0);
   });
@@ -175,14 +159,14 @@ TEST_F(RoundTripOfMemory, LeavesSparseMemorySparse) {
 TEST_F(RoundTripOfMemory, DoesNotSendZeroPages) {
   constexpr std::size_t kPages = 4000;
   TripReport report = expect_survives([](Self& self) {
-    char* at = map(kPages * kPage);
-    std::memset(at, 1, kPages * kPage);
-    std::memset(at, 0, kPages * kPage);
-    at[7 * kPage + 5] = 'x';
-    at[3000 * kPage + 4095] = 'y';
+    char* at = map(kPages * kPageSize);
+    std::memset(at, 1, kPages * kPageSize);
+    std::memset(at, 0, kPages * kPageSize);
+    at[7 * kPageSize + 5] = 'x';
+    at[3000 * kPageSize + 4095] = 'y';
     if (self.travel()) VERIFY(vma_at(at).anonymous_kb == 8);
-    for (std::size_t i = 0; i < kPages * kPage; ++i) {
-      char expected = i == 7 * kPage + 5 ? 'x' : i == 3000 * kPage + 4095 ? 'y' : '\0';
+    for (std::size_t i = 0; i < kPages * kPageSize; ++i) {
+      char expected = i == 7 * kPageSize + 5 ? 'x' : i == 3000 * kPageSize + 4095 ? 'y' : '\0';
       VERIFY(at[i] == expected);
     }
   });
@@ -192,15 +176,15 @@ TEST_F(RoundTripOfMemory, DoesNotSendZeroPages) {
 TEST_F(RoundTripOfMemory, CarriesWhatIsScattered) {
   expect_survives([](Self& self) {
     constexpr std::size_t kPages = 20'000;
-    char* at = map(kPages * kPage);
+    char* at = map(kPages * kPageSize);
     for (std::size_t page = 0; page < kPages; page += 3) {
-      fill(at + page * kPage, kPage, static_cast<unsigned>(page));
+      fill(at + page * kPageSize, kPageSize, static_cast<unsigned>(page));
     }
     self.travel();
     for (std::size_t page = 0; page < kPages; ++page) {
-      char* here = at + page * kPage;
-      VERIFY(page % 3 == 0 ? is_filled(here, kPage, static_cast<unsigned>(page))
-                           : is_zero(here, kPage));
+      char* here = at + page * kPageSize;
+      VERIFY(page % 3 == 0 ? is_filled(here, kPageSize, static_cast<unsigned>(page))
+                           : is_zero(here, kPageSize));
     }
   });
 }
@@ -285,11 +269,11 @@ TEST_F(RoundTripOfMemory, KeepsWhatMadviseSaid) {
     for (int advice : {MADV_DONTFORK, MADV_DONTDUMP, MADV_WIPEONFORK, MADV_HUGEPAGE,
                        MADV_NOHUGEPAGE, MADV_SEQUENTIAL, MADV_RANDOM, MADV_MERGEABLE}) {
       for (bool touched : {false, true}) {
-        char* at = map(16 * kPage);
-        if (touched) fill(at, 4 * kPage, 1);
-        VERIFY(::madvise(at, 16 * kPage, advice) == 0 || advice == MADV_MERGEABLE);
+        char* at = map(16 * kPageSize);
+        if (touched) fill(at, 4 * kPageSize, 1);
+        VERIFY(::madvise(at, 16 * kPageSize, advice) == 0 || advice == MADV_MERGEABLE);
         // So that no two of them are one.
-        map(kPage, PROT_NONE);
+        map(kPageSize, PROT_NONE);
         areas.push_back(at);
       }
     }
@@ -301,29 +285,29 @@ TEST_F(RoundTripOfMemory, KeepsWhatMadviseSaid) {
     if (child == 0) {
       // DONTFORK, touched: not there. WIPEONFORK, touched: zeros.
       if (fault_at(areas[1], false) != SIGSEGV) ::_exit(1);
-      if (!is_zero(areas[5], 16 * kPage)) ::_exit(2);
+      if (!is_zero(areas[5], 16 * kPageSize)) ::_exit(2);
       ::_exit(0);
     }
     int status = -1;
     VERIFY(::waitpid(child, &status, 0) == child && status == 0);
-    VERIFY(is_filled(areas[1], 4 * kPage, 1) && is_filled(areas[5], 4 * kPage, 1));
+    VERIFY(is_filled(areas[1], 4 * kPageSize, 1) && is_filled(areas[5], 4 * kPageSize, 1));
   });
 }
 
 TEST_F(RoundTripOfMemory, KeepsMemoryLocked) {
   TripReport report = expect_survives([](Self& self) {
-    char* locked = map(8 * kPage);
-    char* later = map(8 * kPage);
-    char* unlocked = map(8 * kPage);
-    VERIFY(::mlock(locked, 8 * kPage) == 0);
-    VERIFY(::mlock2(later, 8 * kPage, MLOCK_ONFAULT) == 0);
-    VERIFY(::mlock(unlocked, 8 * kPage) == 0);
-    VERIFY(::munlock(unlocked, 8 * kPage) == 0);
-    fill(locked, kPage, 2);
-    fill(later, kPage, 3);
-    char* none = map(8 * kPage, PROT_NONE);
+    char* locked = map(8 * kPageSize);
+    char* later = map(8 * kPageSize);
+    char* unlocked = map(8 * kPageSize);
+    VERIFY(::mlock(locked, 8 * kPageSize) == 0);
+    VERIFY(::mlock2(later, 8 * kPageSize, MLOCK_ONFAULT) == 0);
+    VERIFY(::mlock(unlocked, 8 * kPageSize) == 0);
+    VERIFY(::munlock(unlocked, 8 * kPageSize) == 0);
+    fill(locked, kPageSize, 2);
+    fill(later, kPageSize, 3);
+    char* none = map(8 * kPageSize, PROT_NONE);
     // It is locked by then.
-    VERIFY(::mlock(none, 8 * kPage) != 0 && errno == ENOMEM);
+    VERIFY(::mlock(none, 8 * kPageSize) != 0 && errno == ENOMEM);
     self.travel();
     VERIFY(vma_at(locked).has(kernel::VmFlag::kLocked));
     VERIFY(vma_at(none).has(kernel::VmFlag::kLocked));
@@ -332,7 +316,7 @@ TEST_F(RoundTripOfMemory, KeepsMemoryLocked) {
     VERIFY(vma_at(later).has(kernel::VmFlag::kLockOnFault));
     VERIFY(vma_at(later).rss_kb == 4);
     VERIFY(!vma_at(unlocked).has(kernel::VmFlag::kLocked));
-    VERIFY(is_filled(locked, kPage, 2) && is_filled(later, kPage, 3));
+    VERIFY(is_filled(locked, kPageSize, 2) && is_filled(later, kPageSize, 3));
   });
   EXPECT_TRUE(report.warnings.empty());
 }
@@ -341,9 +325,9 @@ TEST_F(RoundTripOfMemory, KeepsMemoryWithoutReserve) {
   expect_survives([](Self& self) {
     char* huge = map(std::size_t{1} << 40, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
-    fill(huge + (std::size_t{1} << 39), kPage, 8);
+    fill(huge + (std::size_t{1} << 39), kPageSize, 8);
     self.travel();
-    VERIFY(is_filled(huge + (std::size_t{1} << 39), kPage, 8));
+    VERIFY(is_filled(huge + (std::size_t{1} << 39), kPageSize, 8));
     VERIFY(vma_at(huge).has(kernel::VmFlag::kNoReserve));
     VERIFY(vma_at(huge).rss_kb == 4);
   });
@@ -369,17 +353,17 @@ TEST_F(RoundTripOfMemory, LetsOtherMemoryGrowDown) {
     char* room = map(64 << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
     VERIFY(::munmap(room, 64 << 20) == 0);
     char* start = room + (32 << 20);
-    void* at = ::mmap(start, 16 * kPage, PROT_READ | PROT_WRITE,
+    void* at = ::mmap(start, 16 * kPageSize, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE, -1, 0);
     VERIFY(at == start);
-    fill(start, 16 * kPage, 4);
+    fill(start, 16 * kPageSize, 4);
     start[-1] = 1;
     self.travel();
-    VERIFY(is_filled(start, 16 * kPage, 4));
+    VERIFY(is_filled(start, 16 * kPageSize, 4));
     VERIFY(start[-1] == 1);
-    start[-5 * static_cast<std::ptrdiff_t>(kPage)] = 2;
-    VERIFY(vma_at(start - 5 * kPage).has(kernel::VmFlag::kGrowsDown));
-    VERIFY(vma_at(start - 5 * kPage).end == vma_at(start).end);
+    start[-5 * static_cast<std::ptrdiff_t>(kPageSize)] = 2;
+    VERIFY(vma_at(start - 5 * kPageSize).has(kernel::VmFlag::kGrowsDown));
+    VERIFY(vma_at(start - 5 * kPageSize).end == vma_at(start).end);
   });
 }
 
@@ -399,25 +383,26 @@ TEST_F(RoundTripOfMemory, GoesOnWithItsHeap) {
     VERIFY(::sbrk(0) == old_end);
     VERIFY(::sbrk(1 << 20) == old_end);
     // From here on malloc(3) may move the break, too.
-    VERIFY(vma_at(old_end + kPage).is_heap());
+    VERIFY(vma_at(old_end + kPageSize).is_heap());
     std::vector<int> numbers(1'000'000, 3);
     VERIFY(numbers.back() == 3);
   });
 }
 
 TEST_F(RoundTripOfMemory, KeepsDirtyPagesOfPrivateFileMappings) {
-  std::string content(16 * kPage, 'f');
-  for (std::size_t page = 0; page < 16; ++page) content[page * kPage] = static_cast<char>(page);
+  std::string content(16 * kPageSize, 'f');
+  for (std::size_t page = 0; page < 16; ++page) content[page * kPageSize] = static_cast<char>(page);
   ScratchFile file(content);
   TripReport report = expect_survives([&](Self& self) {
     int fd = ::open(file.path().c_str(), O_RDONLY);
-    char* at = map(15 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, kPage);
+    char* at = map(15 * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, kPageSize);
     ::close(fd);
-    std::memset(at + 3 * kPage, 'd', kPage);
-    std::memset(at + 5 * kPage, 0, kPage);  // a page of zeros where the file has something else
+    std::memset(at + 3 * kPageSize, 'd', kPageSize);
+    std::memset(at + 5 * kPageSize, 0,
+                kPageSize);  // a page of zeros where the file has something else
     self.travel();
     for (std::size_t page = 0; page < 15; ++page) {
-      char* here = at + page * kPage;
+      char* here = at + page * kPageSize;
       char expected = page == 3 ? 'd' : page == 5 ? '\0' : 'f';
       VERIFY(here[1] == expected && here[4095] == expected);
       if (expected == 'f') VERIFY(here[0] == static_cast<char>(page + 1));
@@ -429,56 +414,57 @@ TEST_F(RoundTripOfMemory, KeepsDirtyPagesOfPrivateFileMappings) {
 }
 
 TEST_F(RoundTripOfMemory, KeepsMappingsBeyondTheEndOfTheirFile) {
-  ScratchFile file(std::string(kPage + kPage / 2, 'f'));
+  ScratchFile file(std::string(kPageSize + kPageSize / 2, 'f'));
   expect_survives([&](Self& self) {
     int fd = ::open(file.path().c_str(), O_RDONLY);
-    char* at = map(4 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    char* at = map(4 * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
     ::close(fd);
-    at[kPage + 1] = 'd';
+    at[kPageSize + 1] = 'd';
     self.travel();
-    VERIFY(at[0] == 'f' && at[kPage] == 'f' && at[kPage + 1] == 'd');
-    VERIFY(at[kPage + kPage / 2] == 0);
-    VERIFY(fault_at(at + 2 * kPage, false) == SIGBUS);
+    VERIFY(at[0] == 'f' && at[kPageSize] == 'f' && at[kPageSize + 1] == 'd');
+    VERIFY(at[kPageSize + kPageSize / 2] == 0);
+    VERIFY(fault_at(at + 2 * kPageSize, false) == SIGBUS);
   });
 }
 
 TEST_F(RoundTripOfMemory, WritesToFilesThroughSharedMappings) {
-  ScratchFile file(std::string(4 * kPage, 'f'));
+  ScratchFile file(std::string(4 * kPageSize, 'f'));
   expect_survives([&](Self& self) {
     int fd = ::open(file.path().c_str(), O_RDWR);
-    char* at = map(4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    char* read_only = map(4 * kPage, PROT_READ, MAP_SHARED, fd, 0);
+    char* at = map(4 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    char* read_only = map(4 * kPageSize, PROT_READ, MAP_SHARED, fd, 0);
     ::close(fd);
     at[5] = '5';
     self.travel();
     at[6] = '6';
     VERIFY(read_only[5] == '5' && read_only[6] == '6');
-    VERIFY(::mprotect(read_only, kPage, PROT_READ | PROT_WRITE) == 0);
+    VERIFY(::mprotect(read_only, kPageSize, PROT_READ | PROT_WRITE) == 0);
   });
   EXPECT_EQ(file.read().substr(4, 4), "f56f");
 }
 
 TEST_F(RoundTripOfMemory, DoesNotWriteThroughAReadOnlySharedMapping) {
-  ScratchFile file(std::string(4 * kPage, 'f'));
+  ScratchFile file(std::string(4 * kPageSize, 'f'));
   expect_survives([&](Self& self) {
     int fd = ::open(file.path().c_str(), O_RDONLY);
-    char* at = map(4 * kPage, PROT_READ, MAP_SHARED, fd, 0);
+    char* at = map(4 * kPageSize, PROT_READ, MAP_SHARED, fd, 0);
     ::close(fd);
     self.travel();
-    VERIFY(at[3 * kPage] == 'f');
-    VERIFY(::mprotect(at, kPage, PROT_READ | PROT_WRITE) == -1 && errno == EACCES);
+    VERIFY(at[3 * kPageSize] == 'f');
+    VERIFY(::mprotect(at, kPageSize, PROT_READ | PROT_WRITE) == -1 && errno == EACCES);
   });
 }
 
 TEST_F(RoundTripOfMemory, KeepsSharedAnonymousMemory) {
   expect_survives([](Self& self) {
-    char* at = map(1000 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
-    fill(at + 10 * kPage, kPage, 1);
-    fill(at + 999 * kPage, kPage, 2);
+    char* at = map(1000 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+    fill(at + 10 * kPageSize, kPageSize, 1);
+    fill(at + 999 * kPageSize, kPageSize, 2);
     self.travel();
     VERIFY(vma_at(at).rss_kb <= 16);
-    VERIFY(is_filled(at + 10 * kPage, kPage, 1) && is_filled(at + 999 * kPage, kPage, 2));
-    VERIFY(is_zero(at, 10 * kPage));
+    VERIFY(is_filled(at + 10 * kPageSize, kPageSize, 1) &&
+           is_filled(at + 999 * kPageSize, kPageSize, 2));
+    VERIFY(is_zero(at, 10 * kPageSize));
     // It is shared memory still: a child's writes are seen.
     pid_t child = ::fork();
     if (child == 0) {
@@ -492,33 +478,33 @@ TEST_F(RoundTripOfMemory, KeepsSharedAnonymousMemory) {
 
 TEST_F(RoundTripOfMemory, KeepsAliasesOfSharedMemoryAliases) {
   expect_survives([](Self& self) {
-    char* whole = map(16 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
-    char* other = map(16 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
-    fill(whole, 16 * kPage, 1);
-    void* part = ::mremap(whole + 4 * kPage, 0, 8 * kPage, MREMAP_MAYMOVE);
-    void* read_only = ::mremap(whole, 0, 16 * kPage, MREMAP_MAYMOVE);
+    char* whole = map(16 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+    char* other = map(16 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+    fill(whole, 16 * kPageSize, 1);
+    void* part = ::mremap(whole + 4 * kPageSize, 0, 8 * kPageSize, MREMAP_MAYMOVE);
+    void* read_only = ::mremap(whole, 0, 16 * kPageSize, MREMAP_MAYMOVE);
     VERIFY(part != MAP_FAILED && read_only != MAP_FAILED);
-    VERIFY(::mprotect(read_only, 16 * kPage, PROT_READ) == 0);
+    VERIFY(::mprotect(read_only, 16 * kPageSize, PROT_READ) == 0);
     // What only the alias maps is there as well.
-    VERIFY(::munmap(whole + 5 * kPage, kPage) == 0);
+    VERIFY(::munmap(whole + 5 * kPageSize, kPageSize) == 0);
     auto* alias = static_cast<char*>(part);
     auto* constant = static_cast<char*>(read_only);
     self.travel();
-    VERIFY(is_filled(constant, 16 * kPage, 1));
-    VERIFY(is_filled(alias + kPage, 7 * kPage, 1 + 5 * kPage));
+    VERIFY(is_filled(constant, 16 * kPageSize, 1));
+    VERIFY(is_filled(alias + kPageSize, 7 * kPageSize, 1 + 5 * kPageSize));
     alias[0] = 'a';
-    whole[15 * kPage] = 'w';
-    alias[kPage] = 'h';
-    VERIFY(whole[4 * kPage] == 'a' && constant[4 * kPage] == 'a');
-    VERIFY(constant[15 * kPage] == 'w' && constant[5 * kPage] == 'h');
-    VERIFY(is_zero(other, 16 * kPage));
+    whole[15 * kPageSize] = 'w';
+    alias[kPageSize] = 'h';
+    VERIFY(whole[4 * kPageSize] == 'a' && constant[4 * kPageSize] == 'a');
+    VERIFY(constant[15 * kPageSize] == 'w' && constant[5 * kPageSize] == 'h');
+    VERIFY(is_zero(other, 16 * kPageSize));
     VERIFY(fault_at(constant, true) == SIGSEGV);
   });
 }
 
 TEST_F(RoundTripOfMemory, CopiesMemoryThatOthersShareOnlyWhenAsked) {
   auto* shared = static_cast<char*>(
-      ::mmap(nullptr, 4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+      ::mmap(nullptr, 4 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   ASSERT_NE(shared, MAP_FAILED);
   std::strcpy(shared, "both");
   auto victim = [&](Self& self) {
@@ -541,7 +527,7 @@ TEST_F(RoundTripOfMemory, CopiesMemoryThatOthersShareOnlyWhenAsked) {
   options.survey.copy_shared = true;
   expect_survives(victim, options);
   EXPECT_STREQ(shared, "both");
-  ::munmap(shared, 4 * kPage);
+  ::munmap(shared, 4 * kPageSize);
 }
 
 // A segment whose inode, which is its id, is that of other memory, and one whose id is 0.
@@ -549,7 +535,7 @@ TEST_F(RoundTripOfMemory, TellsSystemVMemoryFromOtherMemory) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs: root, to choose the id";
   auto attach = [](std::uint64_t wanted) {
     std::ofstream("/proc/sys/kernel/shm_next_id") << wanted;
-    const int id = ::shmget(IPC_PRIVATE, kPage, 0600);
+    const int id = ::shmget(IPC_PRIVATE, kPageSize, 0600);
     void* at = ::shmat(id, nullptr, 0);
     ::shmctl(id, IPC_RMID, nullptr);
     return static_cast<char*>(at);
@@ -559,7 +545,7 @@ TEST_F(RoundTripOfMemory, TellsSystemVMemoryFromOtherMemory) {
   options.compare = false;  // a copy is no System V memory any more
   auto victim = [&](Self& self) {
     auto* anonymous = static_cast<char*>(
-        ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+        ::mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
     VERIFY(anonymous != MAP_FAILED);
     const auto start = reinterpret_cast<std::uint64_t>(anonymous);
     std::uint64_t inode = 0;
@@ -568,13 +554,13 @@ TEST_F(RoundTripOfMemory, TellsSystemVMemoryFromOtherMemory) {
     }
     char* like_it = attach(inode);
     char* first = attach(0);
-    fill(anonymous, kPage, 1);
-    fill(like_it, kPage, 2);
-    fill(first, kPage, 3);
+    fill(anonymous, kPageSize, 1);
+    fill(like_it, kPageSize, 2);
+    fill(first, kPageSize, 3);
     self.travel();
-    VERIFY(is_filled(anonymous, kPage, 1));
-    VERIFY(is_filled(like_it, kPage, 2));
-    VERIFY(is_filled(first, kPage, 3));
+    VERIFY(is_filled(anonymous, kPageSize, 1));
+    VERIFY(is_filled(like_it, kPageSize, 2));
+    VERIFY(is_filled(first, kPageSize, 3));
   };
   expect_survives(victim, options);
 }
@@ -582,16 +568,16 @@ TEST_F(RoundTripOfMemory, TellsSystemVMemoryFromOtherMemory) {
 TEST_F(RoundTripOfMemory, CarriesManyMappings) {
   expect_survives([](Self& self) {
     constexpr std::size_t kAreas = 5000;
-    char* at = map(2 * kAreas * kPage);
+    char* at = map(2 * kAreas * kPageSize);
     for (std::size_t i = 0; i < kAreas; ++i) {
-      VERIFY(::mprotect(at + 2 * i * kPage, kPage, PROT_READ) == 0);
-      if (i % 5 == 0) at[(2 * i + 1) * kPage] = static_cast<char>(i % 100 + 1);
+      VERIFY(::mprotect(at + 2 * i * kPageSize, kPageSize, PROT_READ) == 0);
+      if (i % 5 == 0) at[(2 * i + 1) * kPageSize] = static_cast<char>(i % 100 + 1);
     }
     self.travel();
     for (std::size_t i = 0; i < kAreas; ++i) {
       char expected = i % 5 == 0 ? static_cast<char>(i % 100 + 1) : '\0';
-      VERIFY(at[(2 * i + 1) * kPage] == expected);
-      VERIFY(at[2 * i * kPage] == 0);
+      VERIFY(at[(2 * i + 1) * kPageSize] == expected);
+      VERIFY(at[2 * i * kPageSize] == 0);
     }
   });
 }
@@ -602,17 +588,17 @@ TEST_F(RoundTripOfMemory, KeepsMemoryWhereTheBlankProcessLies) {
     std::vector<char*> areas;
     for (std::uint64_t address : {0x10000ul, 0x60000000000ul, 0x5fffffff000ul, 0x10000000000ul,
                                   0x10000200000ul, 0x400000ul, 0x7ffff0000000ul}) {
-      void* at = ::mmap(reinterpret_cast<void*>(address), 16 * kPage, PROT_READ | PROT_WRITE,
+      void* at = ::mmap(reinterpret_cast<void*>(address), 16 * kPageSize, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
       if (at == MAP_FAILED) continue;
       areas.push_back(static_cast<char*>(at));
-      fill(areas.back(), 16 * kPage, static_cast<unsigned>(address >> 12));
+      fill(areas.back(), 16 * kPageSize, static_cast<unsigned>(address >> 12));
     }
     VERIFY(areas.size() >= 5);
     self.travel();
     for (char* at : areas) {
       auto address = reinterpret_cast<std::uint64_t>(at);
-      VERIFY(is_filled(at, 16 * kPage, static_cast<unsigned>(address >> 12)));
+      VERIFY(is_filled(at, 16 * kPageSize, static_cast<unsigned>(address >> 12)));
     }
   });
 }
@@ -622,43 +608,44 @@ bool install_guard(char* at, std::size_t size) {
 }
 
 TEST_F(RoundTripOfMemory, KeepsGuardRegions) {
-  char* probe = map(kPage);
-  bool has_guards = install_guard(probe, kPage);
-  ::munmap(probe, kPage);
+  char* probe = map(kPageSize);
+  bool has_guards = install_guard(probe, kPageSize);
+  ::munmap(probe, kPageSize);
   if (!has_guards) GTEST_SKIP() << "needs: guard_pages";
   expect_survives([](Self& self) {
-    char* touched = map(64 * kPage);
-    char* untouched = map(64 * kPage);
-    char* whole = map(4 * kPage);
-    char* shared = map(8 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
-    fill(touched, 64 * kPage, 9);
-    fill(shared, 8 * kPage, 9);
+    char* touched = map(64 * kPageSize);
+    char* untouched = map(64 * kPageSize);
+    char* whole = map(4 * kPageSize);
+    char* shared = map(8 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+    fill(touched, 64 * kPageSize, 9);
+    fill(shared, 8 * kPageSize, 9);
     for (char* at : {touched, untouched}) {
-      VERIFY(install_guard(at, kPage));
-      VERIFY(install_guard(at + 20 * kPage, 3 * kPage));
-      VERIFY(install_guard(at + 63 * kPage, kPage));
+      VERIFY(install_guard(at, kPageSize));
+      VERIFY(install_guard(at + 20 * kPageSize, 3 * kPageSize));
+      VERIFY(install_guard(at + 63 * kPageSize, kPageSize));
     }
-    VERIFY(install_guard(whole, 4 * kPage));
-    VERIFY(install_guard(shared + kPage, kPage));
-    VERIFY(::mprotect(untouched, 64 * kPage, PROT_READ) == 0);
+    VERIFY(install_guard(whole, 4 * kPageSize));
+    VERIFY(install_guard(shared + kPageSize, kPageSize));
+    VERIFY(::mprotect(untouched, 64 * kPageSize, PROT_READ) == 0);
     self.travel();
     for (std::size_t page = 0; page < 64; ++page) {
       bool guarded = page == 0 || page == 63 || (page >= 20 && page < 23);
-      VERIFY(fault_at(touched + page * kPage, false) == (guarded ? SIGSEGV : 0));
-      VERIFY(fault_at(untouched + page * kPage, false) == (guarded ? SIGSEGV : 0));
+      VERIFY(fault_at(touched + page * kPageSize, false) == (guarded ? SIGSEGV : 0));
+      VERIFY(fault_at(untouched + page * kPageSize, false) == (guarded ? SIGSEGV : 0));
       if (!guarded) {
-        VERIFY(is_filled(touched + page * kPage, kPage, 9 + static_cast<unsigned>(page * kPage)));
+        VERIFY(is_filled(touched + page * kPageSize, kPageSize,
+                         9 + static_cast<unsigned>(page * kPageSize)));
       }
     }
     for (std::size_t page = 0; page < 4; ++page) {
-      VERIFY(fault_at(whole + page * kPage, false) == SIGSEGV);
+      VERIFY(fault_at(whole + page * kPageSize, false) == SIGSEGV);
     }
-    VERIFY(fault_at(shared + kPage, false) == SIGSEGV);
-    VERIFY(is_filled(shared, kPage, 9));
-    VERIFY(::madvise(shared + kPage, kPage, kernel::kMadvGuardRemove) == 0);
-    VERIFY(is_filled(shared, 8 * kPage, 9));
-    VERIFY(::madvise(touched, kPage, kernel::kMadvGuardRemove) == 0);
-    VERIFY(is_zero(touched, kPage));
+    VERIFY(fault_at(shared + kPageSize, false) == SIGSEGV);
+    VERIFY(is_filled(shared, kPageSize, 9));
+    VERIFY(::madvise(shared + kPageSize, kPageSize, kernel::kMadvGuardRemove) == 0);
+    VERIFY(is_filled(shared, 8 * kPageSize, 9));
+    VERIFY(::madvise(touched, kPageSize, kernel::kMadvGuardRemove) == 0);
+    VERIFY(is_zero(touched, kPageSize));
   });
 }
 

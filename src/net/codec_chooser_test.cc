@@ -11,7 +11,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::size_t kBlock = 128 * 1024;
+constexpr std::size_t kChosenFor = 128 * 1024;
 
 // What a codec does to the bytes, and how long it takes for a block.
 struct Work {
@@ -20,15 +20,15 @@ struct Work {
 };
 
 // Heaps of processes: 3.1 and 0.9 GB/s, 5 and 0.58 GB/s.
-constexpr Work kLz4Work{kBlock * 10 / 31, 145us};
-constexpr Work kZstdWork{kBlock / 5, 226us};
+constexpr Work kLz4Work{kChosenFor * 10 / 31, 145us};
+constexpr Work kZstdWork{kChosenFor / 5, 226us};
 
 void encode(CodecChooser& chooser, Codec codec, const Work& lz4, const Work& zstd) {
   const Work& work = codec == Codec::kLz4 ? lz4 : zstd;
   if (codec == Codec::kNone) {
-    chooser.on_block(codec, kBlock, kBlock, 0ns);
+    chooser.on_block(codec, kChosenFor, kChosenFor, 0ns);
   } else {
-    chooser.on_block(codec, kBlock, work.stored, work.took);
+    chooser.on_block(codec, kChosenFor, work.stored, work.took);
   }
 }
 
@@ -49,18 +49,19 @@ TEST(CodecChooser, TakesTheCheapestOfALink) {
 }
 
 TEST(CodecChooser, WhatGetsNoSmallerIsNotCompressed) {
-  EXPECT_EQ(settle(117e6, {kBlock, 20us}, {kBlock, 100us}), Codec::kNone);
+  EXPECT_EQ(settle(117e6, {kChosenFor, 20us}, {kChosenFor, 100us}), Codec::kNone);
 }
 
 TEST(CodecChooser, OneThatIsHardlyBetterIsNotTaken) {
-  EXPECT_EQ(settle(117e6, {kBlock * 97 / 100, 20us}, {kBlock * 96 / 100, 100us}), Codec::kNone);
+  EXPECT_EQ(settle(117e6, {kChosenFor * 97 / 100, 20us}, {kChosenFor * 96 / 100, 100us}),
+            Codec::kNone);
 }
 
 TEST(CodecChooser, ALinkThatWasNeverFullIsNotCompressedFor) {
   CodecChooser chooser(Compression::kAutomatic);
   for (std::uint64_t i = 0; i < 3 * CodecChooser::kTrialInterval; ++i) {
     EXPECT_EQ(chooser.next(), Codec::kNone);
-    chooser.on_block(Codec::kNone, kBlock, kBlock, 0ns);
+    chooser.on_block(Codec::kNone, kChosenFor, kChosenFor, 0ns);
   }
 }
 
@@ -94,7 +95,7 @@ TEST(CodecChooser, FollowsALinkAndTheBytesWhenTheyChange) {
     return codec;
   };
   EXPECT_EQ(run(kLz4Work, kZstdWork), Codec::kZstd);
-  EXPECT_EQ(run({kBlock, 20us}, {kBlock, 100us}), Codec::kNone);
+  EXPECT_EQ(run({kChosenFor, 20us}, {kChosenFor, 100us}), Codec::kNone);
   for (int i = 0; i < 40; ++i) chooser.on_wire(5'000'000'000, 1s);
   EXPECT_NEAR(*chooser.wire(), 5e9, 1e8);
   EXPECT_EQ(run(kLz4Work, kZstdWork), Codec::kNone);
@@ -107,7 +108,7 @@ TEST(CodecChooser, OneThatWasNamedIsTakenAlways) {
     CodecChooser chooser(compression);
     EXPECT_EQ(chooser.next(), codec);
     chooser.on_wire(5'000'000'000, 1s);
-    chooser.on_block(codec, kBlock, kBlock, 1s);
+    chooser.on_block(codec, kChosenFor, kChosenFor, 1s);
     EXPECT_EQ(chooser.next(), codec);
   }
 }
@@ -116,7 +117,7 @@ TEST(CodecChooser, AClockThatStandsStillIsNoDivisionByZero) {
   CodecChooser chooser(Compression::kAutomatic);
   chooser.on_wire(1000, 0ns);
   EXPECT_GT(*chooser.wire(), 0);
-  for (const Codec codec : {Codec::kLz4, Codec::kZstd}) chooser.on_block(codec, kBlock, 0, 0ns);
+  for (const Codec codec : {Codec::kLz4, Codec::kZstd}) chooser.on_block(codec, kChosenFor, 0, 0ns);
   EXPECT_NE(chooser.next(), Codec::kNone);  // what takes no time and leaves nothing is taken
 }
 

@@ -10,12 +10,12 @@
 namespace telefork::net {
 namespace {
 
-constexpr std::size_t kEncoded = 44;  // base64 of 32 bytes, padding included
+constexpr std::size_t kEncodedKey = 44;  // base64 of 32 bytes, padding included
 
 }  // namespace
 
 std::string PublicKey::text() const {
-  unsigned char encoded[kEncoded + 1];
+  unsigned char encoded[kEncodedKey + 1];
   ::EVP_EncodeBlock(encoded, reinterpret_cast<const unsigned char*>(bytes.data()),
                     static_cast<int>(bytes.size()));
   return std::string(kKeyPrefix) + reinterpret_cast<const char*>(encoded);
@@ -24,11 +24,11 @@ std::string PublicKey::text() const {
 std::optional<PublicKey> try_parse_key(std::string_view text) {
   if (!text.starts_with(kKeyPrefix)) return std::nullopt;
   std::string encoded(text.substr(kKeyPrefix.size()));
-  if (encoded.size() != kEncoded) return std::nullopt;
-  unsigned char decoded[kEncoded];
+  if (encoded.size() != kEncodedKey) return std::nullopt;
+  unsigned char decoded[kEncodedKey];
   // It counts the padding as a byte.
   if (::EVP_DecodeBlock(decoded, reinterpret_cast<const unsigned char*>(encoded.data()),
-                        static_cast<int>(kEncoded)) != 33) {
+                        static_cast<int>(kEncodedKey)) != 33) {
     return std::nullopt;
   }
   PublicKey key;
@@ -43,7 +43,7 @@ PublicKey parse_key(std::string_view text) {
   if (std::optional<PublicKey> key = try_parse_key(text)) return *key;
   throw Error(Code::kUsage, fmt::format("'{}' is no public key: one is {} and {} characters, as "
                                         "`telefork keygen` prints it",
-                                        text, kKeyPrefix, kEncoded));
+                                        text, kKeyPrefix, kEncodedKey));
 }
 
 }  // namespace telefork::net

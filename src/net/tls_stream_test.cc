@@ -30,7 +30,7 @@ constexpr auto kPatience = 30s;
 
 Deadline patience() { return Deadline::in(kPatience); }
 
-std::vector<std::byte> numbered(std::size_t count) {
+std::vector<std::byte> scrambled(std::size_t count) {
   std::vector<std::byte> bytes(count);
   for (std::size_t i = 0; i < count; ++i) bytes[i] = static_cast<std::byte>(i * 7 + (i >> 8));
   return bytes;
@@ -114,14 +114,14 @@ TEST(TlsStream, TellsEachEndTheOthersKey) {
 TEST(TlsStream, CarriesBytesBothWays) {
   Ends ends = connected();
   for (std::size_t size : {1UL, 100UL, 16384UL, 16385UL, 3'000'000UL}) {
-    carry(*ends.client.stream, *ends.server.stream, numbered(size));
-    carry(*ends.server.stream, *ends.client.stream, numbered(size));
+    carry(*ends.client.stream, *ends.server.stream, scrambled(size));
+    carry(*ends.server.stream, *ends.client.stream, scrambled(size));
   }
 }
 
 TEST(TlsStream, CarriesHeadAndBodyAsOne) {
   Ends ends = connected();
-  auto bytes = numbered(700'000);
+  auto bytes = scrambled(700'000);
   for (std::size_t head : {0UL, 8UL, 16383UL, 16384UL, 300'000UL, 700'000UL}) {
     std::thread writing([&] {
       ends.client.stream->write_all(std::span(bytes).first(head), std::span(bytes).subspan(head),
@@ -138,8 +138,8 @@ TEST(TlsStream, GoesOnUnderNewKeys) {
   Ends ends = connected();
   ends.client.stream->set_rekey_after(1000);
   ends.server.stream->set_rekey_after(70'000);
-  carry(*ends.client.stream, *ends.server.stream, numbered(1'000'000));
-  carry(*ends.server.stream, *ends.client.stream, numbered(1'000'000));
+  carry(*ends.client.stream, *ends.server.stream, scrambled(1'000'000));
+  carry(*ends.server.stream, *ends.client.stream, scrambled(1'000'000));
 }
 
 TEST(TlsStream, RefusesAKeyThatTheCheckRefusesAndTellsTheServer) {
@@ -168,15 +168,15 @@ TEST(TlsStream, TakesACertificateOfAnyDateWhenItsKeyIsTheRightOne) {
 }
 
 TEST(TlsStream, OfTwoThatHaveTheSecretCarriesBytes) {
-  auto secret = numbered(32);
+  auto secret = scrambled(32);
   Ends ends = shake_hands_by_secret(secret, secret);
   ASSERT_TRUE(ends.client.stream && ends.server.stream);
-  carry(*ends.client.stream, *ends.server.stream, numbered(100'000));
-  carry(*ends.server.stream, *ends.client.stream, numbered(100'000));
+  carry(*ends.client.stream, *ends.server.stream, scrambled(100'000));
+  carry(*ends.server.stream, *ends.client.stream, scrambled(100'000));
 }
 
 TEST(TlsStream, RefusesAWrongSecretAtBothEnds) {
-  auto secret = numbered(32);
+  auto secret = scrambled(32);
   auto wrong = secret;
   wrong[31] ^= std::byte{1};
   Ends ends = shake_hands_by_secret(wrong, secret);
@@ -186,7 +186,7 @@ TEST(TlsStream, RefusesAWrongSecretAtBothEnds) {
 }
 
 TEST(TlsStream, RefusesAKeyWhereASecretIsAskedFor) {
-  auto secret = numbered(32);
+  auto secret = scrambled(32);
   Identity identity = Identity::make();
   Ends ends = shake_hands(
       [&](UniqueFd fd) {
@@ -292,16 +292,16 @@ TEST(TlsStream, DoesNotWaitForAHandshakeAfterTheDeadline) {
 
 TEST(TlsStream, TellsAnEndInGoodOrderFromOneThatWasCut) {
   Ends ends = connected();
-  ends.client.stream->write_all(numbered(3), patience());
+  ends.client.stream->write_all(scrambled(3), patience());
   ends.client.stream->shutdown_write();
   std::vector<std::byte> bytes(10);
   EXPECT_EQ(ends.server.stream->read_some(bytes, patience()), 3U);
   EXPECT_EQ(ends.server.stream->read_some(bytes, patience()), 0U);
   // The other direction goes on.
-  carry(*ends.server.stream, *ends.client.stream, numbered(100));
+  carry(*ends.server.stream, *ends.client.stream, scrambled(100));
 
   ends = connected();
-  ends.client.stream->write_all(numbered(3), patience());
+  ends.client.stream->write_all(scrambled(3), patience());
   ends.client.stream.reset();
   EXPECT_EQ(ends.server.stream->read_some(bytes, patience()), 3U);
   Error error = error_of([&] { ends.server.stream->read_some(bytes, patience()); });
@@ -313,7 +313,7 @@ TEST(TlsStream, WritingToOneThatIsGoneIsLost) {
   Ends ends = connected();
   ends.server.stream.reset();
   EXPECT_EQ(
-      error_of([&] { ends.client.stream->write_all(numbered(10'000'000), patience()); }).code(),
+      error_of([&] { ends.client.stream->write_all(scrambled(10'000'000), patience()); }).code(),
       Code::kLost);
 }
 
@@ -374,7 +374,7 @@ class Wire {
 // server has read; empty: it was told that something is missing.
 std::optional<std::vector<std::byte>> read_over(const Identity& identity, std::size_t cut_after,
                                                 std::size_t piece, std::size_t* total = nullptr) {
-  auto bytes = numbered(300);
+  auto bytes = scrambled(300);
   std::optional<std::vector<std::byte>> received;
   {
     Wire wire(cut_after, piece);
@@ -412,7 +412,7 @@ std::optional<std::vector<std::byte>> read_over(const Identity& identity, std::s
 TEST(TlsStream, IsLostWhereverItIsCut) {
   Identity identity = Identity::make();
   std::size_t total = 0;
-  EXPECT_EQ(read_over(identity, SIZE_MAX, 4096, &total), numbered(300));
+  EXPECT_EQ(read_over(identity, SIZE_MAX, 4096, &total), scrambled(300));
   // Every byte of the last records, and some of the handshake, which is all alike.
   for (std::size_t cut = 0; cut < total; cut += cut + 60 < total && cut > 20 ? 41 : 1) {
     EXPECT_EQ(read_over(identity, cut, 4096), std::nullopt) << cut << " of " << total;
@@ -420,8 +420,8 @@ TEST(TlsStream, IsLostWhereverItIsCut) {
 }
 
 TEST(TlsStream, WorksByteByByte) {
-  EXPECT_EQ(read_over(Identity::make(), SIZE_MAX, 1), numbered(300));
-  EXPECT_EQ(read_over(Identity::make(), SIZE_MAX, 7), numbered(300));
+  EXPECT_EQ(read_over(Identity::make(), SIZE_MAX, 1), scrambled(300));
+  EXPECT_EQ(read_over(Identity::make(), SIZE_MAX, 7), scrambled(300));
 }
 
 TEST(TlsStream, KnowsWhatPollDoesNot) {
@@ -429,8 +429,8 @@ TEST(TlsStream, KnowsWhatPollDoesNot) {
   TlsStream& client = *ends.client.stream;
   TlsStream& server = *ends.server.stream;
   EXPECT_FALSE(server.has_buffered());
-  client.write_all(numbered(10), patience());
-  client.write_all(numbered(10), patience());
+  client.write_all(scrambled(10), patience());
+  client.write_all(scrambled(10), patience());
   std::byte byte;
   EXPECT_EQ(server.read_some({&byte, 1}, patience()), 1U);
   EXPECT_TRUE(server.has_buffered());
@@ -443,7 +443,7 @@ TEST(TlsStream, KnowsWhatPollDoesNot) {
 TEST(TlsStream, DoesNotSayWrittenBeforeItIsOut) {
   Ends ends = connected();
   TlsStream& client = *ends.client.stream;
-  auto bytes = numbered(1'000'000);
+  auto bytes = scrambled(1'000'000);
   std::size_t written = 0;
   while (auto count = client.try_write(std::span(bytes).subspan(written))) written += *count;
   // The kernel has all that was said to be written, and perhaps a part of what was not.
@@ -491,12 +491,12 @@ TEST(Relay, CarriesBothWaysUntilBothHaveEnded) {
   auto [one, one_there] = make_stream_pair();
   auto [other, other_there] = make_stream_pair();
   std::thread relaying([&a = *one_there, &b = *other_there] { relay(a, b, kPatience); });
-  carry(*one, *other, numbered(1'000'000));
-  carry(*other, *one, numbered(1'000'000));
+  carry(*one, *other, scrambled(1'000'000));
+  carry(*other, *one, scrambled(1'000'000));
   one->shutdown_write();
   std::byte byte;
   EXPECT_EQ(other->read_some({&byte, 1}, patience()), 0U);
-  carry(*other, *one, numbered(1'000));
+  carry(*other, *one, scrambled(1'000));
   other->shutdown_write();
   EXPECT_EQ(one->read_some({&byte, 1}, patience()), 0U);
   relaying.join();
@@ -505,13 +505,13 @@ TEST(Relay, CarriesBothWaysUntilBothHaveEnded) {
 TEST(Relay, CarriesTheLastWordsOfOneThatIsGone) {
   auto [one, one_there] = make_stream_pair();
   auto [other, other_there] = make_stream_pair();
-  one->write_all(numbered(5000), patience());  // nobody will read it
-  other->write_all(numbered(200), patience());
+  one->write_all(scrambled(5000), patience());  // nobody will read it
+  other->write_all(scrambled(200), patience());
   other.reset();
   std::thread relaying([&a = *one_there, &b = *other_there] { relay(a, b, kPatience); });
   std::vector<std::byte> words(200);
   one->read_exactly(words, patience());
-  EXPECT_EQ(words, numbered(200));
+  EXPECT_EQ(words, scrambled(200));
   std::byte byte;
   EXPECT_EQ(one->read_some({&byte, 1}, patience()), 0U);
   one.reset();

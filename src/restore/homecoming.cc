@@ -30,8 +30,6 @@ std::vector<std::uint32_t> numbers_of(::capnp::List<std::uint32_t>::Reader list)
   return numbers;
 }
 
-constexpr std::size_t kBatch = 128 * 1024;  // a program is run when it has grown so large
-
 }  // namespace
 
 Homecoming::Homecoming(tracee::ParkedProcess& parked, HomecomingSettings settings)
@@ -161,7 +159,7 @@ int Homecoming::try_give(int fd) {
 }
 
 void Homecoming::run(SyscallProgram& program, bool always) {
-  if (program.empty() || (!always && program.loaded_size() < kBatch)) return;
+  if (program.empty() || (!always && program.loaded_size() < kLongProgram)) return;
   parked_.stub().run(program);
   program = SyscallProgram();
 }

@@ -23,7 +23,7 @@ using image::schema::Vma;
 using kernel::VmFlag;
 using tracee::SyscallProgram;
 
-constexpr std::size_t kBuffer = 256 * 1024;
+constexpr std::size_t kStagingBuffer = 256 * 1024;
 
 // Whether one like it can stand in its place, and nobody can tell: all that a VMA has is in its
 // flags, but for a memory policy, see map_area(). What has a name of the kernel's or the program's
@@ -137,7 +137,7 @@ void Homecoming::take_pages(const image::Record& record, image::RecordSource& so
   std::size_t first = runs_.size();
   const bool in_areas = record.payload_bytes() >= pages.getRuns().size() * settings_.least_run;
   for (image::schema::PageRun::Reader run : pages.getRuns()) place_run(range_of(run), in_areas);
-  buffer_.resize(std::min<std::uint64_t>(record.payload_bytes(), kBuffer));
+  buffer_.resize(std::min<std::uint64_t>(record.payload_bytes(), kStagingBuffer));
   for (auto rest = std::span<const Run>(runs_).subspan(first); !rest.empty();) {
     bool staged = static_cast<bool>(rest.front().staged);
     auto end = std::find_if(rest.begin(), rest.end(), [staged](const Run& run) {

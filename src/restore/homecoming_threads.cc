@@ -21,7 +21,7 @@ using image::schema::PosixTimer;
 using image::schema::Thread;
 using tracee::SyscallProgram;
 
-constexpr std::uint64_t kThreadStack = 8192;
+constexpr std::uint64_t kHomeStack = 8192;
 constexpr int kFirstRealTime = 32;           // the kernel's SIGRTMIN
 constexpr std::size_t kRobustListHead = 24;  // struct robust_list_head
 
@@ -92,7 +92,7 @@ void Homecoming::begin_threads() {
     header.gate = parked_.gate().value();
     header.done_counter = counter.value();
     tracee::write_memory(parked_.pid(), address, ends.encode(address, header));
-    Range stack{stub.allocate(kThreadStack), kThreadStack};
+    Range stack{stub.allocate(kHomeStack), kHomeStack};
     tracee::write_object(parked_.pid(), stack.end() - sizeof(std::uint64_t), address.value());
     begin_thread(thread, stack, address, counter);
   }

@@ -14,7 +14,7 @@
 namespace telefork::restore {
 namespace {
 
-constexpr std::size_t kMaxVectors = 1024;  // IOV_MAX
+constexpr std::size_t kMostReceived = 1024;  // IOV_MAX
 // Less is made on a fault in less time than a step and its system call take.
 constexpr std::uint64_t kWorthAStep = 5 * kPageSize;
 
@@ -29,7 +29,7 @@ std::size_t count_in_chunk(std::span<const PagePiece> pieces) {
     bytes += pieces[count].size;
     if (count > 0 && bytes > kReceptionChunk) break;
   }
-  return std::min(count, kMaxVectors);
+  return std::min(count, kMostReceived);
 }
 
 // Fails where fewer bytes came; its result tells how many.
@@ -115,7 +115,7 @@ void write_pages(pid_t pid, std::span<const PagePiece> pieces,
   while (!pieces.empty()) {
     std::vector<iovec> vectors;
     std::size_t filled = 0;
-    while (!pieces.empty() && filled < buffer.size() && vectors.size() < kMaxVectors) {
+    while (!pieces.empty() && filled < buffer.size() && vectors.size() < kMostReceived) {
       const PagePiece& to = pieces.front();
       std::uint64_t part = std::min<std::uint64_t>(to.size - done, buffer.size() - filled);
       vectors.push_back(vector_of(to.at + done, part));

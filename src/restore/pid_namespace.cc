@@ -22,7 +22,7 @@ namespace telefork::restore {
 namespace {
 
 constexpr int kLifeline = 3;  // app/init_main.cc
-constexpr int kReport = 4;
+constexpr int kInitReport = 4;
 constexpr char kMaking[] = "making a pid namespace";
 
 pid_t clone_with(std::uint64_t flags, std::uint64_t exit_signal, pid_t want) {
@@ -54,10 +54,10 @@ void set_last_id(std::string_view text) {
                               int report) {
   ::setsid();
   set_last_id(last_id);
-  lifeline = ::fcntl(lifeline, F_DUPFD, kReport + 1);
-  report = ::fcntl(report, F_DUPFD, kReport + 1);
-  if (::dup2(lifeline, kLifeline) < 0 || ::dup2(report, kReport) < 0 ||
-      ::close_range(kReport + 1, ~0u, 0) != 0) {
+  lifeline = ::fcntl(lifeline, F_DUPFD, kInitReport + 1);
+  report = ::fcntl(report, F_DUPFD, kInitReport + 1);
+  if (::dup2(lifeline, kLifeline) < 0 || ::dup2(report, kInitReport) < 0 ||
+      ::close_range(kInitReport + 1, ~0u, 0) != 0) {
     ::_exit(127);
   }
   for (int fd = 0; fd < kLifeline; ++fd) ::close(fd);
@@ -66,7 +66,7 @@ void set_last_id(std::string_view text) {
   char* environment[] = {nullptr};
   ::execve(program.c_str(), arguments, environment);
   int error = errno;
-  [[maybe_unused]] ssize_t told = ::write(kReport, &error, sizeof(error));
+  [[maybe_unused]] ssize_t told = ::write(kInitReport, &error, sizeof(error));
   ::_exit(127);
 }
 

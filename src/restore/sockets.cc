@@ -26,7 +26,7 @@ namespace {
 using image::schema::FileDescription;
 using image::schema::Socket;
 
-constexpr int kRoom = 1 << 30;  // for what is sent before anybody reads: the kernel's maximum
+constexpr int kSocketRoom = 1 << 30;  // for what is sent before anybody reads: the kernel's maximum
 
 // "/run/socket", "@abstract"
 std::string describe_name(const sockaddr_storage& address, std::size_t size) {
@@ -96,8 +96,9 @@ void shut_down(unsigned directions, const UniqueFd& socket) {
 }
 
 void make_room(const UniqueFd& socket) {
-  if (::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kRoom, sizeof(kRoom)) != 0) {
-    ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &kRoom, sizeof(kRoom));
+  if (::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kSocketRoom, sizeof(kSocketRoom)) !=
+      0) {
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &kSocketRoom, sizeof(kSocketRoom));
   }
 }
 

@@ -19,6 +19,7 @@
 #include "kernel/procfs_task.h"
 #include "kernel/time_namespace.h"
 #include "restore/clocks.h"
+#include "restore/id_holder.h"
 #include "restore/restorer.h"
 #include "restore/siginfo.h"
 #include "restore/steps.h"
@@ -34,42 +35,9 @@ using image::schema::Vma;
 using tracee::Result;
 using tracee::SyscallProgram;
 
-constexpr std::size_t kBatch = 128 * 1024;      // a program is run when it has grown so large
 constexpr std::size_t kStubData = 512 * 1024;   // at first; the stub makes more
 constexpr std::size_t kPerThread = 16 * 1024;   // a thread's program and stack
 constexpr std::uint64_t kManyThreads = 16'384;  // for more the stub makes room when it is needed
-
-std::string printable(std::string comm) {
-  std::replace(comm.begin(), comm.end(), '\n', '?');
-  return comm;
-}
-
-// " by sleep", the process or thread of that id; empty: there is none.
-std::string describe_holder(pid_t id) {
-  try {
-    kernel::Stat stat = kernel::read_stat(id);
-    return fmt::format(" by {}{}", printable(stat.comm),
-                       stat.state == 'Z' ? ", which has ended and was not waited for" : "");
-  } catch (const Error& error) {
-    if (error.code() != Code::kGone) throw;
-    return "";
-  }
-}
-
-// Of an id that no process has: " by the process group of sleep (43)".
-std::string describe_group(pid_t id) {
-  for (pid_t pid : kernel::list_processes()) {
-    try {
-      kernel::Stat stat = kernel::read_stat(pid);
-      if (stat.pgrp != id && stat.session != id) continue;
-      return fmt::format(" by the {} of {} ({})", stat.pgrp == id ? "process group" : "session",
-                         printable(stat.comm), pid);
-    } catch (const Error& error) {
-      if (error.code() != Code::kGone) throw;
-    }
-  }
-  return "";
-}
 
 std::string describe_taken(const char* what, pid_t id, const std::string& holder) {
   return fmt::format("{} id {} is taken here{}", what, id, holder);
@@ -199,7 +167,7 @@ bool Restorer::take(image::Record record, image::RecordSource& source) {
 }
 
 void Restorer::run_if_large(SyscallProgram& program, bool always) {
-  if (program.empty() || (!always && program.loaded_size() < kBatch)) return;
+  if (program.empty() || (!always && program.loaded_size() < kLongProgram)) return;
   blank_->stub().run(program);
   program = SyscallProgram();
 }
@@ -307,11 +275,11 @@ std::string Restorer::describe_taken_id(bool of_process) const {
     if (error == 0) continue;
     const pid_t tid = ids[i];
     const char* what = i == 0 || parts_->pids.contains(tid) ? "process" : "thread";
-    std::string holder = describe_holder(tid);
+    const std::string holder = describe_holder(tid);
     if (!holder.empty()) return describe_taken(what, tid, holder);
     switch (error) {
       case EEXIST:
-        return fmt::format("{} id {} is taken here{}", what, tid, describe_group(tid));
+        return describe_taken(what, tid, describe_holder_or_group(tid));
       case EPERM:
       case EINVAL:
         return fmt::format("{} id {} may not be chosen here by this user", what, tid);

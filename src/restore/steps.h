@@ -3,6 +3,7 @@
 #pragma once
 
 #include <csignal>
+#include <cstddef>
 
 #include "image/image.capnp.h"
 #include "restore/siginfo.h"
@@ -11,6 +12,9 @@
 #include "tracee/syscall_program.h"
 
 namespace telefork::restore {
+
+// Bytes: a program that has grown so large is run.
+inline constexpr std::size_t kLongProgram = 128 * 1024;
 
 // Throws kCorrupt where they are of another size.
 void copy_exactly(::capnp::Data::Reader from, void* to, std::size_t size, const char* what);

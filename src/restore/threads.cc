@@ -153,7 +153,7 @@ void Restorer::start_by_next_ids(const std::vector<LoadedThread>& loaded,
     const tracee::Result made = add_thread_start(start, program);
     program.wait_until("waiting for the thread", meeting.counter,
                        static_cast<std::uint32_t>(i + 1));
-    kernel::set_next_id(wanted);
+    const kernel::NextId next(wanted);
     if (blank_->stub().run(program).result(made) == wanted) continue;
     throw Error(Code::kResources,
                 fmt::format("making thread {}: another process has come to have its id at this "

@@ -18,7 +18,6 @@ namespace {
 
 using tracee::SyscallProgram;
 
-constexpr std::size_t kBatch = 128 * 1024;  // bytes of a program
 constexpr std::uint32_t kMaxCountedId = 100'000;
 
 }  // namespace
@@ -76,7 +75,7 @@ void Restorer::create_timers_by_count(TimerList timers) {
                  {keep ? wanted->second.getClock() : CLOCK_MONOTONIC,
                   program.object(keep ? event_of(wanted->second) : silent), data});
     if (!keep) program.call("deleting a timer", SYS_timer_delete, {id});
-    if (program.loaded_size() > kBatch) run();
+    if (program.loaded_size() > kLongProgram) run();
   }
   run();
 }

@@ -348,9 +348,13 @@ void TreeSkeleton::make_child(const TreeStep& step) {
     made = program.call(what, SYS_clone3, {data, sizeof(arguments)});
   } else {
     made = program.call(what, SYS_clone3, {program.object(arguments), sizeof(arguments)});
-    kernel::set_next_id(wanted);
   }
-  const auto id = static_cast<pid_t>(stub.run(program).result(made));
+  pid_t id = 0;
+  {
+    std::optional<kernel::NextId> next;
+    if (!chooses) next.emplace(wanted);
+    id = static_cast<pid_t>(stub.run(program).result(made));
+  }
   std::unique_ptr<Blank> child = Blank::adopt(*node(step.other).blank, stub.original(),
                                               find_child(node(parent).blank->pid(), id), id);
   if (id != wanted) {

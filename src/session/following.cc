@@ -13,7 +13,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kPatience = 10s;  // it was sent ahead of what announced it
+constexpr auto kArrivalPatience = 10s;  // it was sent ahead of what announced it
 
 }  // namespace
 
@@ -21,7 +21,7 @@ std::unique_ptr<net::Stream> receive_page_connection(const protocol::Link& link)
   if (link.bulk_fd() < 0) throw Error(Code::kCorrupt, "memory cannot follow on this link");
   std::array<std::byte, 1> byte{};
   net::ReceivedFds received =
-      net::receive_fds(link.bulk_fd(), byte, 1, net::Deadline::in(kPatience));
+      net::receive_fds(link.bulk_fd(), byte, 1, net::Deadline::in(kArrivalPatience));
   if (received.fds.size() != 1) throw Error(Code::kLost, "the page connection did not come");
   return std::make_unique<net::FdStream>(std::move(received.fds[0]), link.node());
 }

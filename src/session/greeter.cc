@@ -22,7 +22,7 @@ constexpr std::byte kWelcome{1};
 constexpr std::byte kFailure{0};
 constexpr std::byte kFault{2};
 // For last words, once one end has closed.
-constexpr auto kLastWords = 10s;
+constexpr auto kGreeterLastWords = 10s;
 
 // That the other end has gone or says nothing is not what matters then.
 void turn_away(UniqueFd connection, net::Deadline deadline) {
@@ -71,7 +71,7 @@ void run_greeter(GreeterSettings settings) {
     throw;
   }
   telepad.write_all(std::span(&kWelcome, 1), peer->peer_key().bytes, deadline);
-  net::relay(*peer, telepad, kLastWords);
+  net::relay(*peer, telepad, kGreeterLastWords);
 }
 
 std::size_t greeter_report_size(std::span<const std::byte> begun) {

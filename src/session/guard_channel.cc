@@ -19,7 +19,7 @@ constexpr std::byte kRelease{'r'};
 constexpr std::byte kThere{'y'};
 constexpr std::byte kNotThere{'n'};
 // Of one keeper, which is a user's: a telepad has others to serve.
-constexpr std::size_t kMost = 256;
+constexpr std::size_t kMostGuarded = 256;
 constexpr std::size_t kMostWords = 8;  // at a time
 
 }  // namespace
@@ -52,7 +52,7 @@ void GuardedFds::take() {
       UniqueFd file = received.fds.empty() ? UniqueFd() : std::move(received.fds[0]);
       keep_words_.push_back({word[0], {word.begin() + 1, word.end()}, std::move(file)});
     } else if (!received.fds.empty()) {
-      if (fds_.size() < kMost) fds_.push_back(std::move(received.fds[0]));
+      if (fds_.size() < kMostGuarded) fds_.push_back(std::move(received.fds[0]));
     } else if (word[0] == kRelease) {
       fds_.clear();
     }

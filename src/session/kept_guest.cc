@@ -27,8 +27,8 @@ using protocol::schema::Message;
 using restore::KeptImage;
 using Purpose = image::schema::Header::Purpose;
 
-constexpr std::chrono::milliseconds kPatience = 2s;  // for a file that is being made
-constexpr std::size_t kPagesOfMessage = 16384;       // in at most as many runs
+constexpr std::chrono::milliseconds kFilePatience = 2s;  // for a file that is being made
+constexpr std::size_t kPagesOfMessage = 16384;           // in at most as many runs
 constexpr std::size_t kBuffer = 256 * 1024;
 
 kernel::PageRun run_between(RemotePtr start, RemotePtr end) {
@@ -92,7 +92,7 @@ void KeptGuest::take_image(std::chrono::milliseconds patience) {
 
 void KeptGuest::offer(protocol::Link& link, std::chrono::milliseconds most,
                       std::span<const std::byte> known) {
-  take_image(std::min(most, kPatience));
+  take_image(std::min(most, kFilePatience));
   if (image_->pages().empty() || !std::ranges::equal(known, image_->token())) {
     return tell_pages(link, true);
   }

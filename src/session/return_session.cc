@@ -17,6 +17,7 @@
 #include "kernel/pid_space.h"
 #include "kernel/procfs_file.h"
 #include "kernel/procfs_task.h"
+#include "restore/id_holder.h"
 #include "restore/try_id.h"
 #include "session/file_negotiation.h"
 #include "tracee/parked_process.h"
@@ -165,12 +166,12 @@ void ReturnSession::check_id(const char* what, pid_t id) const {
   const bool tries = own_pid_ == pid_;
   const int error = tries ? restore::try_id(id) : kernel::may_choose_ids(pid_) ? 0 : EPERM;
   if (error == 0) return;
+  const std::string why =
+      error == EEXIST ? "is taken here" + restore::describe_holder_or_group(id)
+                      : "may not be chosen here by this user (it takes CAP_CHECKPOINT_RESTORE)";
   throw Error(Code::kRefused,
-              fmt::format("refused: process {1}: its {2} id {0} {3}, and it must keep its ids", id,
-                          pid_, what,
-                          error == EEXIST ? "is taken here"
-                                          : "may not be chosen here by this user (it takes "
-                                            "CAP_CHECKPOINT_RESTORE)"));
+              fmt::format("refused: process {}: its {} id {} {}, and it must keep its ids", pid_,
+                          what, id, why));
 }
 
 void ReturnSession::check_offer(protocol::schema::Offer::Reader offer) const {

@@ -25,9 +25,9 @@ using namespace std::chrono_literals;
 constexpr std::size_t kMaxIncoming = 256;
 constexpr std::size_t kMaxHandshakes = 64;
 // What a handshake may take in all, and what nobody is cut short of.
-constexpr auto kPatience = protocol::kHandshakePatience;
+constexpr auto kHelloPatience = protocol::kHandshakePatience;
 constexpr auto kGrace = 2s;
-constexpr auto kRetryAfter = 200ms;
+constexpr auto kAcceptAgainAfter = 200ms;
 constexpr std::byte kTlsHandshake{0x16};  // RFC 8446, 5.1: ContentType
 
 net::KeysFor keys_for_this_user() {
@@ -103,8 +103,8 @@ bool TlsEntrance::has_no_room() const {
 std::optional<TlsEntrance::Clock::time_point> TlsEntrance::next_turn() const {
   std::optional<Clock::time_point> next = accept_again_;
   auto take = [&](Clock::time_point time) { next = next ? std::min(*next, time) : time; };
-  for (const Incoming& one : incoming_) take(one.since + kPatience);
-  for (const Handshake& one : handshakes_) take(one.since + kPatience);
+  for (const Incoming& one : incoming_) take(one.since + kHelloPatience);
+  for (const Handshake& one : handshakes_) take(one.since + kHelloPatience);
   // Where all is full somebody may have to make room.
   if (incoming_.size() >= kMaxIncoming) take(incoming_.front().since + kGrace);
   if (has_no_room()) take(handshakes_.front().started + kGrace);
@@ -135,7 +135,7 @@ void TlsEntrance::advance_all(std::list<Waiting>& waiting) {
     Progress progress = Progress::kDone;
     try {
       progress = advance(*one);
-      if (progress == Progress::kWaits && Clock::now() >= one->since + kPatience) {
+      if (progress == Progress::kWaits && Clock::now() >= one->since + kHelloPatience) {
         throw Error(Code::kLost, "it did not shake hands in time");
       }
     } catch (const Error& error) {
@@ -159,7 +159,7 @@ void TlsEntrance::accept_all() {
       }
     } catch (const Error& error) {
       spdlog::error("{}", error.text());
-      accept_again_ = Clock::now() + kRetryAfter;
+      accept_again_ = Clock::now() + kAcceptAgainAfter;
     }
   }
 }

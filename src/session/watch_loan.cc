@@ -33,7 +33,7 @@ constexpr char kNo[] = "no";
 constexpr std::size_t kLongestLine = 256 * 1024;  // of thousands of processes
 constexpr timeval kPatienceOfKeeper{1, 0};        // a request is sent with the connection
 // It may take its time to stop those that it lends.
-constexpr timeval kPatience{30, 0};
+constexpr timeval kAnswerPatience{30, 0};
 
 void set_patience(const UniqueFd& talk, timeval patience) {
   ::setsockopt(talk.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
@@ -84,7 +84,7 @@ std::optional<KeeperCall> find_keeper_call(pid_t pid, const std::vector<std::str
 
 WatchLoan::WatchLoan(const KeeperCall& keeper, pid_t pid)
     : talk_(net::connect_unix(keeper.path)->release()) {
-  set_patience(talk_, kPatience);
+  set_patience(talk_, kAnswerPatience);
   send_line(talk_, fmt::format("{} {}", kLend, pid));
   std::istringstream answer(receive_line(talk_));
   std::string word;

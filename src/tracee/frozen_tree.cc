@@ -12,7 +12,7 @@
 namespace telefork::tracee {
 namespace {
 
-bool has_ended(pid_t pid) {
+bool has_ended_whole(pid_t pid) {
   try {
     return kernel::read_stat(pid).state == 'Z' && kernel::list_threads(pid).size() < 2;
   } catch (const Error& error) {
@@ -40,7 +40,7 @@ bool FrozenTree::freeze_new_children(const std::function<FrozenProcess(pid_t)>& 
         continue;
       }
       if (std::find(all_.begin(), all_.end(), child) == all_.end()) all_.push_back(child);
-      if (has(child) || has_ended(child)) continue;
+      if (has(child) || has_ended_whole(child)) continue;
       try {
         processes_.push_back(freeze(child));
       } catch (const Error& error) {

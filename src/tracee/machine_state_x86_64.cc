@@ -13,8 +13,8 @@
 namespace telefork::tracee {
 namespace {
 
-constexpr unsigned kTileData = 18;  // the only component that has to be asked for
-constexpr std::uint64_t kTileDataBit = std::uint64_t{1} << kTileData;
+constexpr unsigned kTiles = 18;  // the only component that has to be asked for
+constexpr std::uint64_t kTilesBit = std::uint64_t{1} << kTiles;
 constexpr std::size_t kXstateBvOffset = 512;
 constexpr int kReadLdt = 0;
 constexpr int kWriteLdt = 0x11;  // all of an entry, as no older form of it does
@@ -93,7 +93,7 @@ MachineQuestion ask_machine_state(SyscallProgram& program) {
 MachineState machine_state(const ProgramRun& run, const MachineQuestion& question) {
   MachineState state;
   if (run.result(question.components_answer) == 0) {
-    state.xstate_permissions = run.object<std::uint64_t>(question.components) & kTileDataBit;
+    state.xstate_permissions = run.object<std::uint64_t>(question.components) & kTilesBit;
   }
   state.has_segments = run.result(question.segments) > 0;
   return state;
@@ -103,7 +103,7 @@ void add_xstate_permissions(std::uint64_t permissions, SyscallProgram& program) 
   for (unsigned component = 0; component < 64; ++component) {
     if ((permissions >> component & 1) == 0) continue;
     program.call(fmt::format("asking for the use of xstate component {}{}", component,
-                             component == kTileData ? " (AMX)" : ""),
+                             component == kTiles ? " (AMX)" : ""),
                  SYS_arch_prctl, {kernel::kArchReqXcompPerm, component});
   }
 }
@@ -112,7 +112,7 @@ void add_xstate_room(const std::vector<std::uint8_t>& xstate, SyscallProgram& pr
   std::uint64_t in_use = 0;
   if (xstate.size() < kXstateBvOffset + sizeof(in_use)) return;
   std::memcpy(&in_use, xstate.data() + kXstateBvOffset, sizeof(in_use));
-  if ((in_use & kTileDataBit) == 0) return;
+  if ((in_use & kTilesBit) == 0) return;
   program.call("using a tile of AMX", kOpUseTile, {program.object(TileConfiguration())});
 }
 

@@ -23,7 +23,7 @@ namespace {
 
 constexpr std::uint64_t kLowest = 64 * 1024;    // vm.mmap_min_addr
 constexpr std::uint64_t kOverhead = 64 * 1024;  // of the stub itself
-constexpr std::uint64_t kAllSignals = ~std::uint64_t{0};
+constexpr std::uint64_t kEverySignal = ~std::uint64_t{0};
 
 timespec to_timespec(std::chrono::nanoseconds time) {
   auto seconds = std::chrono::duration_cast<std::chrono::seconds>(time);
@@ -179,7 +179,7 @@ void ParkedProcess::set_stub_entry(TracedThread& thread, const Parked& parked, R
   set_instruction_pointer(registers, stub_->entry_address().value());
   set_stack_pointer(registers, stack.value());
   set_stub_program(registers, parked.program.value());
-  thread.set_signal_mask(kAllSignals);
+  thread.set_signal_mask(kEverySignal);
   thread.set_registers(registers);
 }
 
@@ -225,7 +225,7 @@ void ParkedProcess::note_parked() {
   for (TracedThread& thread : frozen_.threads()) {
     if (thread.tid() == caller()) continue;
     const Stub& guest = all[index++];
-    thread.set_signal_mask(kAllSignals);
+    thread.set_signal_mask(kEverySignal);
     Parked parked;
     parked.tid = thread.tid();
     parked.program = guest.idle_program();
@@ -272,7 +272,7 @@ void ParkedProcess::set_undo(pid_t tid, const SyscallProgram& steps) {
 void ParkedProcess::begin_waiting() {
   TELEFORK_ASSERT(held() && !waiting_);
   if (!wait_program_) {
-    Data set = wait_.object(kAllSignals);
+    Data set = wait_.object(kEverySignal);
     Data timeout = wait_.object(to_timespec(options_.wait));
     wait_info_ = wait_.buffer(sizeof(siginfo_t));
     wait_result_ = wait_.call_any("waiting for a signal", SYS_rt_sigtimedwait,

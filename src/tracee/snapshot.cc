@@ -28,7 +28,7 @@
 namespace telefork::tracee {
 namespace {
 
-constexpr std::uint64_t kStackSize = 4096;
+constexpr std::uint64_t kSnapshotStack = 4096;
 constexpr char kName[] = "telefork-copy";
 
 // What it has instead of the program. A table of its own with nothing in it costs no close of
@@ -73,8 +73,8 @@ RemotePtr write_steps(Stub& stub, const SyscallProgram& steps) {
   StubProgram header{};
   header.failed = kStubDone;
   write_memory(stub.pid(), program, steps.encode(program, header));
-  const RemotePtr stack = stub.allocate(kStackSize);
-  const RemotePtr top = stack + (kStackSize - sizeof(std::uint64_t));
+  const RemotePtr stack = stub.allocate(kSnapshotStack);
+  const RemotePtr top = stack + (kSnapshotStack - sizeof(std::uint64_t));
   write_object(stub.pid(), top, program.value());
   return top;
 }

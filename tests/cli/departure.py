@@ -175,6 +175,7 @@ class DepartureTest(cli.NodeTest):
 
     def process_with_id(self, wanted):
         last = pathlib.Path("/proc/sys/kernel/ns_last_pid")
+        before = last.read_text()
         while True:
             last.write_text(str(wanted - 1))
             pid = os.fork()
@@ -182,6 +183,7 @@ class DepartureTest(cli.NodeTest):
                 signal.pause()
             self.addCleanup(kill, pid)
             if pid == wanted:
+                last.write_text(before)
                 return pid
             kill(pid)
             os.waitpid(pid, 0)

@@ -28,12 +28,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kSize = 100'000;
+constexpr std::size_t kMessage = 100'000;
 
 const char* map_file(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   require(fd >= 0);
-  void* memory = mmap(nullptr, kSize, PROT_READ, MAP_PRIVATE, fd, 0);
+  void* memory = mmap(nullptr, kMessage, PROT_READ, MAP_PRIVATE, fd, 0);
   require(memory != MAP_FAILED);
   close(fd);
   return static_cast<const char*>(memory);
@@ -63,10 +63,10 @@ ino_t inode_of(const std::string& path) {
 
 TEST_P(AFork, MapsEqualContentFromThereAndBringsItsOwnWhereItDiffers) {
   if (geteuid() != 0) GTEST_SKIP() << "needs: root, to mount other files there";
-  make_file(path("equal"), std::string(kSize, 'e'));
-  make_file(path("equal.there"), std::string(kSize, 'e'));
-  make_file(path("different"), std::string(kSize, 'h'));
-  make_file(path("different.there"), std::string(kSize, 't'));
+  make_file(path("equal"), std::string(kMessage, 'e'));
+  make_file(path("equal.there"), std::string(kMessage, 'e'));
+  make_file(path("different"), std::string(kMessage, 'h'));
+  make_file(path("different.there"), std::string(kMessage, 't'));
   if (telepad_ > 0) stop_telepad(SIGTERM);
   socket_ = path("telepad.sock");
   ASSERT_NO_FATAL_FAILURE(start_telepad([this] {
@@ -81,11 +81,11 @@ TEST_P(AFork, MapsEqualContentFromThereAndBringsItsOwnWhereItDiffers) {
     const char* equal = map_file(path("equal"));
     const char* different = map_file(path("different"));
     const pid_t pid = fork_child("unix:" + socket_, [=, this] {
-      require_equal(std::string(equal, kSize), std::string(kSize, 'e'));
+      require_equal(std::string(equal, kMessage), std::string(kMessage, 'e'));
       require_equal(mapped_inode(equal), inode_of(path("equal")));
       require_equal(inode_of(path("equal")), inode_of(path("equal.there")));
-      require_equal(read_file(path("different")), std::string(kSize, 't'));
-      require_equal(std::string(different, kSize), std::string(kSize, 'h'));
+      require_equal(read_file(path("different")), std::string(kMessage, 't'));
+      require_equal(std::string(different, kMessage), std::string(kMessage, 'h'));
       require(mapped_inode(different) != inode_of(path("different")));
       return 0;
     });
@@ -95,15 +95,15 @@ TEST_P(AFork, MapsEqualContentFromThereAndBringsItsOwnWhereItDiffers) {
 }
 
 TEST_P(AFork, BringsTheContentOfAMappedFileThatWasDeletedOrRefusesIt) {
-  make_file(path("gone"), std::string(kSize, 'g'));
+  make_file(path("gone"), std::string(kMessage, 'g'));
   Outcome outcome = run([this] {
     const char* gone = map_file(path("gone"));
     require(unlink(path("gone").c_str()) == 0);
     if (geteuid() == 0) {
       require_equal(end_of(fork_child(node(),
                                       [=] {
-                                        require_equal(std::string(gone, kSize),
-                                                      std::string(kSize, 'g'));
+                                        require_equal(std::string(gone, kMessage),
+                                                      std::string(kMessage, 'g'));
                                         return 7;
                                       })),
                     exited(7));

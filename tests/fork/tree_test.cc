@@ -14,7 +14,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "sanitized.h"
 #include "scene.h"
 
 namespace fork_test {
@@ -214,7 +213,6 @@ TEST_P(AFork, ForksAgainAfterTheProgramHasClosedItsDescriptors) {
 }
 
 TEST_P(AFork, RunsAHundredAtOnce) {
-  if (kSanitized) GTEST_SKIP() << "needs: no AddressSanitizer";
   ASSERT_EQ(mkfifo(path("go").c_str(), 0600), 0);
   Outcome outcome = run([this] {
     std::vector<pid_t> pids;

@@ -16,8 +16,8 @@
 namespace fork_test {
 namespace {
 
-constexpr std::size_t kSize = 32 * kMegabyte;
-constexpr std::size_t kCount = kSize / kPageOfMemory;
+constexpr std::size_t kKeptSize = 32 * kMegabyte;
+constexpr std::size_t kCount = kKeptSize / kPageOfMemory;
 constexpr std::size_t kFew = 2000;  // of the program's own, whatever they are
 
 telefork::Options eager() {
@@ -42,15 +42,15 @@ bool is_watched() {
 }
 
 void move_elsewhere(Pages& pages) {
-  void* room = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  require(mremap(pages.start, kSize, kSize, MREMAP_MAYMOVE | MREMAP_FIXED, room) == room);
+  void* room = mmap(nullptr, kKeptSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  require(mremap(pages.start, kKeptSize, kKeptSize, MREMAP_MAYMOVE | MREMAP_FIXED, room) == room);
   pages.start = static_cast<unsigned char*>(room);
 }
 
 // Zeros, in the same place.
 void map_anew(const Pages& pages) {
-  require(munmap(pages.start, kSize) == 0);
-  require(mmap(pages.start, kSize, PROT_READ | PROT_WRITE,
+  require(munmap(pages.start, kKeptSize) == 0);
+  require(mmap(pages.start, kKeptSize, PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == pages.start);
 }
 
@@ -75,7 +75,7 @@ class ACallAgain : public AFork {
   }
   // In a program.
   void call_twice(const Body& between) const {
-    const Pages pages(kSize);
+    const Pages pages(kKeptSize);
     const auto look = [&](int call) {
       pages.expect_untouched(0, kCount);
       be_listed(call);
@@ -164,7 +164,7 @@ class ACallToATelepadOfItsOwn : public ACallAgain {
 
 TEST_P(ACallAgain, SendsOnlyWhatHasChangedHere) {
   Program program = start([this] {
-    const Pages pages(kSize);
+    const Pages pages(kKeptSize);
     call_on(
         node(),
         [&] {
@@ -201,12 +201,12 @@ TEST_P(ACallAgain, SendsOnlyWhatHasChangedHere) {
 
 TEST_P(ACallAgain, KnowsNothingOfWhatWasDroppedMovedAndMadeMeanwhile) {
   Outcome outcome = run([this] {
-    const Pages dropped(kSize);
-    const Pages moved(kSize);
-    const Pages unmapped(kSize);
+    const Pages dropped(kKeptSize);
+    const Pages moved(kKeptSize);
+    const Pages unmapped(kKeptSize);
     call_on(
         node(), [] {}, eager());
-    require(madvise(dropped.start, kSize / 2, MADV_DONTNEED) == 0);
+    require(madvise(dropped.start, kKeptSize / 2, MADV_DONTNEED) == 0);
     Pages there = moved;
     move_elsewhere(there);
     map_anew(unmapped);
@@ -229,15 +229,15 @@ TEST_P(ACallAgain, KnowsNothingOfWhatWasDroppedMovedAndMadeMeanwhile) {
 // Of which most has not been touched there by then.
 TEST_P(ACallAgain, ComesHomeThoughTheFunctionHasDroppedMovedAndForkedWhatWasKept) {
   Outcome outcome = run([this] {
-    Pages moved(kSize);
-    const Pages dropped(kSize);
-    const Pages unmapped(kSize);
+    Pages moved(kKeptSize);
+    const Pages dropped(kKeptSize);
+    const Pages unmapped(kKeptSize);
     call_on(
         node(), [] {}, eager());
     const auto change = [&] {
       move_elsewhere(moved);
-      require(madvise(dropped.start, kSize / 2, MADV_DONTNEED) == 0);
-      require(munmap(unmapped.start, kSize / 2) == 0);
+      require(madvise(dropped.start, kKeptSize / 2, MADV_DONTNEED) == 0);
+      require(munmap(unmapped.start, kKeptSize / 2) == 0);
       const pid_t child = fork();
       if (child == 0) {
         moved.expect_untouched(0, kCount);
@@ -265,22 +265,22 @@ TEST_P(ACallAgain, ComesHomeThoughTheFunctionHasDroppedMovedAndForkedWhatWasKept
 
 TEST_P(ACallAgain, KeepsMemoryThatTheFunctionMadeAndProtected) {
   Outcome outcome = run([this] {
-    const Pages pages(kSize);
+    const Pages pages(kKeptSize);
     Pages* made = nullptr;
     for (int i = 0; i < 3; ++i) {
       call_on(
           node(),
           [&] {
-            if (made == nullptr) made = new Pages(kSize);
+            if (made == nullptr) made = new Pages(kKeptSize);
             made->expect_untouched(0, kCount);
-            require(mprotect(pages.start, kSize / 2, i % 2 == 0 ? PROT_READ : PROT_NONE) == 0);
+            require(mprotect(pages.start, kKeptSize / 2, i % 2 == 0 ? PROT_READ : PROT_NONE) == 0);
           },
           eager());
       made->expect_untouched(0, kCount);
-      require(mprotect(pages.start, kSize / 2, i % 2 == 0 ? PROT_READ : PROT_NONE) == 0);
+      require(mprotect(pages.start, kKeptSize / 2, i % 2 == 0 ? PROT_READ : PROT_NONE) == 0);
       pages.expect_untouched(kCount / 2, kCount);
     }
-    require(mprotect(pages.start, kSize, PROT_READ) == 0);
+    require(mprotect(pages.start, kKeptSize, PROT_READ) == 0);
     pages.expect_untouched(0, kCount);
   });
   EXPECT_TRUE(went_well(outcome));
@@ -322,7 +322,7 @@ TEST_P(ACallToATelepadOfItsOwn, SendsWhatTheNodeMayNotKeep) {
 
 TEST_P(ACallRepeated, SendsOnlyWhatWasWrittenToHereSince) {
   Program program = start([this] {
-    const Pages pages(kSize);
+    const Pages pages(kKeptSize);
     const auto expect_all = [&](std::size_t calls) {
       for (std::size_t page = 0; page < kCount; ++page) {
         std::size_t expected = page + 1;
@@ -367,20 +367,20 @@ TEST_P(ACallRepeated, SendsOnlyWhatWasWrittenToHereSince) {
 
 TEST_P(ACallRepeated, KnowsNothingOfWhatWasDroppedMovedAndMadeMeanwhile) {
   Program program = start([this] {
-    const Pages dropped(kSize);
-    Pages moved(kSize);
-    const Pages unmapped(kSize);
-    Pages over(kSize);
+    const Pages dropped(kKeptSize);
+    Pages moved(kKeptSize);
+    const Pages unmapped(kKeptSize);
+    Pages over(kKeptSize);
     call_on(
         node(), [] {}, repeated());
     settle(1);
-    require(madvise(dropped.start, kSize / 2, MADV_DONTNEED) == 0);
+    require(madvise(dropped.start, kKeptSize / 2, MADV_DONTNEED) == 0);
     move_elsewhere(moved);
     map_anew(unmapped);
     unmapped.word(7) = 7;
     // What the node has there is something else.
-    unsigned char* half = over.start + kSize / 2;
-    require(mremap(half, kSize / 2, kSize / 2, MREMAP_MAYMOVE | MREMAP_FIXED, over.start) ==
+    unsigned char* half = over.start + kKeptSize / 2;
+    require(mremap(half, kKeptSize / 2, kKeptSize / 2, MREMAP_MAYMOVE | MREMAP_FIXED, over.start) ==
             over.start);
     const auto expect_all = [&] {
       for (std::size_t page = 0; page < kCount; ++page) {

@@ -16,7 +16,7 @@ namespace {
 
 using telefork::session::Step;
 
-constexpr Case kCases[] = {
+constexpr Case kMoveCases[] = {
     {Victim::kNobody, "nobody"},
     {Victim::kProgram, "the program"},
     {Victim::kAgents, "the agent and its sessions"},
@@ -124,7 +124,7 @@ class AMoveAtAStep : public AStep {
 };
 
 TEST_P(AMoveAtAStep, IsOfBothOrOfNoneWhoeverDiesThere) {
-  for (const Case& one : kCases) {
+  for (const Case& one : kMoveCases) {
     check(one);
     if (HasFatalFailure()) return;
   }

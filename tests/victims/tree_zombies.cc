@@ -40,7 +40,7 @@ int main() {
   action.sa_flags = SA_RESTART;
   VICTIM_CHECK(sigaction(SIGCHLD, &action, nullptr) == 0);
   if (geteuid() == 0) {
-    VICTIM_REFUSED_BY_HOME("is taken here, and it must keep its ids");
+    VICTIM_REFUSED_BY_HOME("is taken here by");
   } else {
     VICTIM_REFUSED_BY_HOME("may not be chosen here by this user");
   }

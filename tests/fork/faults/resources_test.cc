@@ -12,7 +12,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "sanitized.h"
 #include "scene.h"
 
 namespace fork_test {
@@ -195,9 +194,7 @@ TEST_P(AForkInNeed, WorksOnASmallStack) {
   EXPECT_EQ(outcome.out, exited(7)) << outcome.err;
 }
 
-// The kernel kills the largest: a sanitized keeper, and not its guest.
 TEST_P(AForkInNeed, SurvivesTheKernelsKillForWantOfMemory) {
-  if (kSanitized) GTEST_SKIP() << "needs: no AddressSanitizer";
   const ControlGroup group("memory");
   if (!group.set({"memory.limit_in_bytes", "memory.max"}, "100000000")) {
     GTEST_SKIP() << "needs: a memory cgroup of one's own";

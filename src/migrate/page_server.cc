@@ -26,8 +26,10 @@ using protocol::kMaxPagesInMessage;
 using protocol::PageMessage;
 using Kind = PageMessage::Kind;
 
-// Of one who waits, at first; twice as much whenever he goes on where the last answer ended.
+// Of one who waits, at first; twice as much whenever he goes on where the last answer ended. What
+// is kept here is not pushed, since most of it nobody may want, and costs no way: page by page.
 constexpr std::uint64_t kReadAhead = 16;
+constexpr std::uint64_t kReadAheadOfKept = 1;
 // What is pushed at a time: whoever waits has to wait for it too.
 constexpr std::uint64_t kPushPages = 128;
 
@@ -55,6 +57,7 @@ class PageServer::Content {
   virtual std::vector<PageRun> look(RemotePtr start, RemotePtr end) const = 0;
   // Whole pages.
   virtual void read(RemotePtr at, std::span<std::byte> to) const = 0;
+  virtual std::uint64_t read_ahead() const { return kReadAhead; }
 };
 
 class PageServer::ProcessContent : public PageServer::Content {
@@ -100,6 +103,7 @@ class PageServer::KeptContent : public PageServer::Content {
     return kernel::subtract_runs(memory_.pages, start, end, {});
   }
   void read(RemotePtr at, std::span<std::byte> to) const override { memory_.read(at, to); }
+  std::uint64_t read_ahead() const override { return kReadAheadOfKept; }
 
  private:
   KeptMemory memory_;
@@ -110,7 +114,8 @@ PageServer::Source::Source(std::uint32_t its_number, const std::vector<ServedPag
     : process(its_number),
       content(std::move(its_content)),
       pages(ranges, [this](RemotePtr start, RemotePtr end) { return content->look(start, end); }),
-      read_ahead(kReadAhead) {
+      least_ahead(content->read_ahead()),
+      read_ahead(least_ahead) {
   if (!ranges.empty()) next_push = ranges.front().start;
 }
 
@@ -264,7 +269,8 @@ PageServer::Source& PageServer::source_of(const PageMessage& message) {
 void PageServer::answer(Source& source, RemotePtr address) {
   if (source.over) return;
   const bool reads_on = address == source.expected_want;
-  source.read_ahead = reads_on ? std::min(2 * source.read_ahead, kMaxPagesInMessage) : kReadAhead;
+  source.read_ahead =
+      reads_on ? std::min(2 * source.read_ahead, kMaxPagesInMessage) : source.least_ahead;
   std::optional<ServedPages::Answer> answer = source.pages.answer(address, source.read_ahead);
   {
     std::lock_guard lock(mutex_);

@@ -106,6 +106,7 @@ class PageServer {
     ServedPages pages;
     RemotePtr next_push;
     RemotePtr expected_want;  // of who reads on from page to page
+    const std::uint64_t least_ahead;
     std::uint64_t read_ahead;
     kernel::PageRun behind;  // what was asked for last, and may be wanted next
     bool behind_is_due = false;

@@ -44,7 +44,11 @@ void Following::take(restore::LazyMemory lazy, bool tracks) {
 }
 
 void Following::let_come() {
-  if (has_begun()) pager_.let_come();
+  if (from_home_) let_rest_come();
+}
+
+void Following::let_rest_come() {
+  if (has_begun() && !std::exchange(comes_, true)) pager_.let_come();
 }
 
 void Following::report(SessionInfo& info) const {

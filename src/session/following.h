@@ -39,7 +39,10 @@ class Following {
 
   // `tracks`: what the guest writes will be asked for; of one alone.
   std::function<void(restore::LazyMemory)> taker(bool tracks);
+  // It runs. What is here already waits here for whoever wants it: most of it nobody may.
   void let_come();
+  // Of that too all is to come now, for those that live on.
+  void let_rest_come();
   // Readable when it has failed, or when all has come, until check(); -1: there is nothing to
   // follow.
   int fd() const { return begun_ ? pager_.fd() : -1; }
@@ -67,6 +70,7 @@ class Following {
   GuardChannel guard_;  // for the pager, which is gone before
   migrate::Pager pager_;
   bool begun_ = false;
+  bool comes_ = false;  // all of it was asked for
   std::optional<kernel::Userfault> faults_;
   std::vector<kernel::PageRun> ranges_;  // of one whose writes are tracked
 };

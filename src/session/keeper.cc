@@ -765,7 +765,7 @@ void Keeper::tell_changes(const std::vector<GuestMembers::Change>& changes) {
 // All output goes home before the status; and all memory of those that live on comes from there.
 void Keeper::send_status_when_drained() {
   if (!end_ || !pump_->drained()) return;
-  if (following_ && !following_->is_complete() && !finished_) return;
+  if (following_ && !following_->is_complete() && !finished_) return following_->let_rest_come();
   int status = *end_;
   end_.reset();
   tell_change(0, status);

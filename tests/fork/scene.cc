@@ -401,6 +401,24 @@ testing::AssertionResult all_processes_end(pid_t but) {
   }
 }
 
+namespace {
+
+// Of a thread, by its folder in /proc.
+std::string describe_thread(const std::string& thread) {
+  std::ostringstream text;
+  std::istringstream status(slurp(thread + "/status"));
+  for (std::string line; std::getline(status, line);) {
+    for (const char* key : {"Name:", "State:", "PPid:", "TracerPid:", "SigPnd:", "SigBlk:"}) {
+      if (line.starts_with(key)) text << "    " << line << "\n";
+    }
+  }
+  text << "    wchan: " << slurp(thread + "/wchan")
+       << "\n    syscall: " << slurp(thread + "/syscall") << slurp(thread + "/stack");
+  return text.str();
+}
+
+}  // namespace
+
 std::string describe_descendants() {
   std::ostringstream text;
   for (pid_t pid : list_descendants(getpid())) {
@@ -408,14 +426,12 @@ std::string describe_descendants() {
     std::string command = slurp(process + "/cmdline");
     std::replace(command.begin(), command.end(), '\0', ' ');
     text << pid << " " << command << "\n";
-    std::istringstream status(slurp(process + "/status"));
-    for (std::string line; std::getline(status, line);) {
-      for (const char* key : {"Name:", "State:", "PPid:", "TracerPid:", "SigPnd:", "SigBlk:"}) {
-        if (line.starts_with(key)) text << "    " << line << "\n";
-      }
+    std::error_code ended;
+    for (fs::directory_iterator each(process + "/task", ended); !ended && each != end(each);
+         each.increment(ended)) {
+      text << "  thread " << each->path().filename().string() << "\n"
+           << describe_thread(each->path().string());
     }
-    text << "    wchan: " << slurp(process + "/wchan")
-         << "\n    syscall: " << slurp(process + "/syscall") << slurp(process + "/stack");
   }
   return text.str();
 }

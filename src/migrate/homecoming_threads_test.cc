@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <atomic>
 #include <csignal>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -77,6 +78,57 @@ TEST(HomecomingThreads, KeepsTheIdsOfThoseThatWereBegunThereWhereItMayChoose) {
     go = true;
     begun.join();
     VERIFY(lock.try_lock());
+  });
+}
+
+// On a stack of its own, so that its control block is not where that of one that has ended was.
+class Begun {
+ public:
+  void begin() {
+    pthread_attr_t attributes;
+    VERIFY(::pthread_attr_init(&attributes) == 0);
+    VERIFY(::pthread_attr_setstack(&attributes, stack_, sizeof(stack_)) == 0);
+    VERIFY(::pthread_create(&thread_, &attributes, &Begun::run, this) == 0);
+    while (id_ == 0) std::this_thread::yield();
+  }
+  pid_t id() const { return id_; }
+  void end() {
+    go_ = true;
+    VERIFY(::pthread_join(thread_, nullptr) == 0);
+  }
+
+ private:
+  static void* run(void* self) {
+    auto& own = *static_cast<Begun*>(self);
+    own.id_ = ::gettid();
+    while (!own.go_) std::this_thread::yield();
+    VERIFY(::gettid() == own.id_ && ::sched_getcpu() >= 0);
+    return nullptr;
+  }
+
+  alignas(64) char stack_[256 * 1024] = {};
+  pthread_t thread_{};
+  std::atomic<pid_t> id_{0};
+  std::atomic<bool> go_{false};
+};
+
+TEST(HomecomingThreads, BringsOneThatHasTheIdOfAnotherThatEndedThere) {
+  if (!kernel::may_choose_ids()) GTEST_SKIP() << "needs: root";
+  expect_comes_home([](Away& away) {
+    auto old = std::make_unique<Begun>();
+    std::unique_ptr<Begun> fresh;
+    old->begin();
+    VERIFY(away.leave());
+    old->end();
+    // Until nobody else begins a process in the very instant.
+    while (!fresh || fresh->id() != old->id()) {
+      if (fresh) fresh->end();
+      fresh = std::make_unique<Begun>();
+      const kernel::NextId next(old->id());
+      fresh->begin();
+    }
+    away.come_home();
+    fresh->end();
   });
 }
 

@@ -209,6 +209,8 @@ class Homecoming {
   void read_threads();
   const HomeThread* home_thread(std::uint32_t own_tid) const;
   bool lives_on(const HomeThread& home) const;
+  static bool is_another(const HomeThread& home, image::schema::Thread::Reader thread);
+  bool stays_the_same(const HomeThread& home) const;
   pid_t own_tid_of(std::uint32_t tid) const;
   void check_threads() const;
   void find_locks();

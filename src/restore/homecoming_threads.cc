@@ -51,6 +51,20 @@ bool Homecoming::lives_on(const HomeThread& home) const {
   });
 }
 
+// An id that was free again there may have been given to a thread that was begun there. It is that
+// one of home's here then, with what the kernel writes to in other places.
+bool Homecoming::is_another(const HomeThread& home, Thread::Reader thread) {
+  return tracee::thread_pointer(home.thread->registers()) !=
+         tracee::thread_pointer(decode_thread_state(thread).registers);
+}
+
+bool Homecoming::stays_the_same(const HomeThread& home) const {
+  return std::any_of(threads_.begin(), threads_.end(), [&](const image::Record& record) {
+    auto thread = record.get<Thread>();
+    return thread.getTid() == static_cast<std::uint32_t>(home.own_tid) && !is_another(home, thread);
+  });
+}
+
 void Homecoming::check_threads() const {
   for (const HomeThread& home : home_threads_) {
     if (lives_on(home)) continue;
@@ -148,7 +162,7 @@ void Homecoming::begin_thread(Thread::Reader thread, Range stack, RemotePtr addr
 // The kernel writes to an area that is registered, which may be unmapped when the thread ends.
 void Homecoming::release_rseq() {
   for (const HomeThread& home : home_threads_) {
-    if (lives_on(home)) continue;
+    if (stays_the_same(home)) continue;
     std::optional<tracee::TracedThread::RseqArea> area = home.thread->rseq();
     if (!area) continue;
     SyscallProgram back;
@@ -213,6 +227,9 @@ void Homecoming::set_futures() {
     SyscallProgram steps;
     tracee::add_xstate_room(state.xstate, steps);
     if (home == nullptr) {
+      add_registrations(thread, steps);
+    } else if (is_another(*home, thread)) {
+      steps.call("forgetting the robust list", SYS_set_robust_list, {0, kRobustListHead});
       add_registrations(thread, steps);
     } else if (auto area = home->thread->rseq()) {
       // What lies in the area was written there: registering it makes it this machine's.

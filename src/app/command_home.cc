@@ -3,6 +3,7 @@
 // The session process that stays with PID's deputy does it; this one asks, waits, and says how it
 // went. ^C here is a wish not to have it at home; once it may run here it comes too late.
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <optional>
@@ -38,22 +39,34 @@ constexpr std::chrono::milliseconds kLookInterval{100};
   throw Error(Code::kRefused, fmt::format("refused: process {}: {}", pid, why));
 }
 
-bool exists(pid_t pid) {
+// 0: there is no such process.
+pid_t parent_of(pid_t pid) {
   try {
-    kernel::read_stat(pid);
-    return true;
-  } catch (const Error&) {
-    return false;
+    return kernel::read_stat(pid).ppid;
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone) throw;
+    return 0;
   }
 }
 
-SessionInfo find_session(pid_t pid) {
-  if (!exists(pid)) refuse(pid, "there is no such process");
-  const std::vector<SessionInfo> sessions = session::list_sessions(visible_registries());
+// Null: it is not away.
+const SessionInfo* find_away(pid_t pid, const std::vector<SessionInfo>& sessions) {
   const auto found = std::find_if(sessions.begin(), sessions.end(), [&](const SessionInfo& info) {
     return info.pid == pid && info.role == "away";
   });
-  if (found != sessions.end()) return *found;
+  return found == sessions.end() ? nullptr : &*found;
+}
+
+SessionInfo find_session(pid_t pid) {
+  if (::kill(pid, 0) != 0 && errno == ESRCH) refuse(pid, "there is no such process");
+  const std::vector<SessionInfo> sessions = session::list_sessions(visible_registries());
+  if (const SessionInfo* found = find_away(pid, sessions)) return *found;
+  for (pid_t other = parent_of(pid); other > 1; other = parent_of(other)) {
+    const SessionInfo* found = find_away(other, sessions);
+    if (found == nullptr || found->call.empty()) continue;
+    refuse(pid, fmt::format("it went with process {0} to {1}: `telefork home {0}` brings both back",
+                            other, found->node));
+  }
   const bool is_guest = std::any_of(sessions.begin(), sessions.end(), [&](const SessionInfo& info) {
     return info.pid == pid && info.role == "guest";
   });

@@ -123,6 +123,25 @@ void encode_failure(const Error& error, schema::Failure::Builder failure) {
   failure.setText(error.what());
 }
 
+namespace {
+
+// Each line of refusals says so once, and whose it is.
+std::string with_node(std::string_view node, std::string_view text) {
+  constexpr std::string_view kRefused = "refused: ";
+  if (!text.starts_with(kRefused)) return fmt::format("{}: {}", node, text);
+  std::string lines;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find('\n', at), text.size());
+    std::string_view line = text.substr(at, end - at);
+    if (line.starts_with(kRefused)) line.remove_prefix(kRefused.size());
+    lines += fmt::format("{}{}: {}", lines.empty() ? "" : "\n", node, line);
+    at = end + 1;
+  }
+  return lines;
+}
+
+}  // namespace
+
 Error decode_failure(schema::Failure::Reader failure, std::string_view node) {
   bool known = failure.getCode() >= 1 && failure.getCode() <= kHighestCode;
   Code code = known ? static_cast<Code>(failure.getCode()) : Code::kFailed;
@@ -135,7 +154,7 @@ Error decode_failure(schema::Failure::Reader failure, std::string_view node) {
   } else {
     number = 0;
   }
-  return {code, fmt::format("{}: {}", node, text), number};
+  return {code, with_node(node, text), number};
 }
 
 }  // namespace telefork::protocol

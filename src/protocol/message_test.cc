@@ -91,6 +91,14 @@ TEST(Message, TakesAnUnknownCodeForFailed) {
   EXPECT_EQ(received.text(), "node7: something new");
 }
 
+TEST(Message, SaysOfEachRefusalOnceThatItIsOne) {
+  const Error sent(Code::kRefused, "refused: fd 3: close it\nrefused: fd 4: close it");
+  ReceivedMessage message(encode_message(
+      [&](Message::Builder builder) { encode_failure(sent, builder.initFailed()); }));
+  EXPECT_EQ(decode_failure(message->getFailed(), "node7").text(),
+            "node7: fd 3: close it\nnode7: fd 4: close it");
+}
+
 TEST(Message, SaysWhatCameInsteadOfWhat) {
   ReceivedMessage message(encode_message([](Message::Builder builder) { builder.setGo(); }));
   try {

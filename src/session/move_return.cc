@@ -1,8 +1,10 @@
 // What a session process does when the process that it moved is called home.
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include <fmt/format.h>
+#include <poll.h>
 
 #include "base/error.h"
 #include "session/input_carrier.h"
@@ -65,6 +67,7 @@ ReturnSession::Outcome MoveSession::bring_home() {
   if (outcome.where == ReturnSession::Where::kHome) {
     // Whoever hears of it finds it here, and nobody away.
     registry_.reset();
+    answer_others();
     call_.reset();
     terminals_.clear();
     loan_.reset();
@@ -78,6 +81,21 @@ ReturnSession::Outcome MoveSession::bring_home() {
   ReturnSession::Outcome home;
   home.where = ReturnSession::Where::kHome;
   return home;
+}
+
+// Who has called meanwhile.
+void MoveSession::answer_others() {
+  ReturnSession::Outcome here;
+  here.error =
+      Error(Code::kRefused, fmt::format("process {}: it has come home meanwhile, called by "
+                                        "somebody else",
+                                        request_.pid));
+  pollfd call{call_->fd(), POLLIN, 0};
+  while (::poll(&call, 1, 0) > 0) {
+    if (std::optional<HomeCaller> other = call_->try_accept()) {
+      other->answer(make_answer(here, info_.node));
+    }
+  }
 }
 
 // Whoever is at their other ends is to see that the guest has.

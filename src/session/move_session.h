@@ -84,6 +84,7 @@ class MoveSession : public Departure {
   // move_return.cc
   std::vector<ReturningDeputies::Deputy> deputies();
   ReturnSession::Outcome bring_home();
+  void answer_others();
   void let_go_of_closed_streams();
   void finish_at_home(const std::function<bool()>& may_read_input);
 

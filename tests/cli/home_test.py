@@ -396,6 +396,21 @@ class Home(DepartureTest):
     if IS_ROOT:
         test_threads_of_another_user_come_home = threads_of_another_user_come_home_as_root
 
+    def test_two_that_call_at_once_bring_it_once(self):
+        victim, _ = self.away()
+        pid = victim.pid
+        first, session = self.stopped_home("checked", pid)
+        second = subprocess.Popen([cli.TELEFORK, "home", str(pid)], stderr=subprocess.PIPE)
+        self.addCleanup(self.end, second)
+        # It has called, and waits for the answer.
+        cli.wait_until(lambda: "poll" in pathlib.Path(f"/proc/{second.pid}/wchan").read_text())
+        os.kill(session, signal.SIGCONT)
+        self.assertIn(b"here again", first.communicate(timeout=cli.PATIENCE)[1])
+        said = second.communicate(timeout=cli.PATIENCE)[1]
+        self.assertEqual((first.returncode, second.returncode), (0, 3), said)
+        self.assertEqual(said.count(b"refused: process %d: it has come home meanwhile" % pid), 1, said)
+        self.assertEqual(victim.finish(), (42, b"pass\n"))
+
     def test_a_wish_not_to_have_it_is_heard(self):
         for step in STEPS_BEFORE:
             with self.subTest(step):

@@ -78,6 +78,15 @@ class HomeTree(HomeTreeTest):
         process.stdin.write(line)
         process.stdin.flush()
 
+    def test_names_the_parent_to_who_calls_a_child(self):
+        pair = self.away()
+        done = call("home", pair.child)
+        self.assertEqual(done.returncode, 3)
+        self.assertIn(b"process %d: it went with process %d to %s: `telefork home %d`"
+                      % (pair.child, pair.pid, self.node.encode(), pair.pid), done.stderr)
+        self.home(pair.pid)
+        self.assertEqual(pair.finish(), self.passed)
+
     def test_refuses_a_child_whose_id_it_cannot_have(self):
         """Another process has it here, or this user may not choose."""
         process = self.program("""if True:

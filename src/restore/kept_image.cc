@@ -92,6 +92,7 @@ KeptImage KeptImage::open(UniqueFd file, std::uint64_t most) {
     free_from = page.address + kPageSize;
   }
   image.find_free_places();
+  image.next_.reserve(image.pages_.size());
   return image;
 }
 

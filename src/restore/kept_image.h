@@ -22,6 +22,7 @@
 #include <span>
 #include <vector>
 
+#include "base/large_pages.h"
 #include "base/remote_ptr.h"
 #include "base/unique_fd.h"
 #include "image/hash.h"
@@ -37,6 +38,8 @@ class KeptImage {
     Hash hash;
   };
 
+  using Entries = std::vector<Entry, LargePages<Entry>>;
+
   // `most`: bytes that the file may have.
   static KeptImage make(std::uint64_t most);
   // Of what close() gave. kCorrupt where it is anything else.
@@ -47,7 +50,7 @@ class KeptImage {
   const image::SecretHash::Secret& secret() const { return secret_; }
   // Random: of what close() has left. Of one that was made, and not closed, zeros.
   const Token& token() const { return token_; }
-  const std::vector<Entry>& pages() const { return pages_; }
+  const Entries& pages() const { return pages_; }
   // Whole pages, all of which are in it.
   void read(RemotePtr at, std::span<std::byte> to) const;
 
@@ -75,12 +78,12 @@ class KeptImage {
   image::SecretHash hash_;
   Token token_{};
   std::uint64_t most_;               // pages
-  std::vector<Entry> pages_;         // rising
+  Entries pages_;                    // rising
   std::uint64_t places_ = 0;         // that the file has
   std::vector<std::uint64_t> free_;  // of these
   // Of what is put:
-  std::size_t passed_ = 0;   // of pages_
-  std::vector<Entry> next_;  // what they will be
+  std::size_t passed_ = 0;  // of pages_
+  Entries next_;            // what they will be
   std::uint64_t gathered_place_ = 0;
   std::vector<std::byte> gathered_;  // pages to be written from there on
 };

@@ -43,7 +43,7 @@ TEST(ExplainNoPidNamespace, NamesTheSettingAndWhatHelps) {
 
 // In a child, for there is no way back.
 TEST(MaySetNextId, IsSoOfRootAndNotOfWhomItBecomes) {
-  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  if (::geteuid() != 0) GTEST_SKIP() << "needs: root";
   EXPECT_TRUE(may_set_next_id());
   EXPECT_TRUE(may_choose_ids(::getpid()));
   const pid_t child = ::fork();
@@ -66,7 +66,7 @@ pid_t id_of_child() {
 
 // Where nobody else begins a process.
 TEST(NextId, IsOfTheNextProcessAlone) {
-  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  if (::geteuid() != 0) GTEST_SKIP() << "needs: root";
   const pid_t child = ::fork();
   if (child == 0) {
     if (::unshare(CLONE_NEWPID) != 0) ::_exit(1);
@@ -81,7 +81,7 @@ TEST(NextId, IsOfTheNextProcessAlone) {
     }
     int status = 0;
     ::waitpid(first, &status, 0);
-    ::_exit(WEXITSTATUS(status));
+    ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 5);
   }
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
@@ -90,7 +90,7 @@ TEST(NextId, IsOfTheNextProcessAlone) {
 
 // In a child, for there is no way back.
 TEST(TryPidNamespace, SaysThatItIsInAChroot) {
-  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  if (::geteuid() != 0) GTEST_SKIP() << "needs: root";
   const std::string folder = std::filesystem::temp_directory_path() / "telefork-chroot.XXXXXX";
   std::vector<char> name(folder.c_str(), folder.c_str() + folder.size() + 1);
   ASSERT_NE(::mkdtemp(name.data()), nullptr);

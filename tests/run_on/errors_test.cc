@@ -257,7 +257,7 @@ TEST_P(ACall, ThatGivesAThreadDescriptorsOfItsOwnIsRefused) {
 }
 
 TEST_P(ACall, ThatBecomesAnotherIsRefused) {
-  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root";
   Outcome outcome = run([this] {
     Witness witness;
     const gid_t groups[] = {5, 6};
@@ -275,7 +275,7 @@ TEST_P(ACall, ThatBecomesAnotherIsRefused) {
 }
 
 TEST_P(ACall, ThatLeavesANamespaceIsRefused) {
-  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  if (geteuid() != 0) GTEST_SKIP() << "needs: root";
   Outcome outcome = run([this] {
     Witness witness;
     for (auto [flag, name] : {std::pair(CLONE_NEWUTS, "uts"), std::pair(CLONE_NEWCGROUP, "cgroup"),

@@ -44,6 +44,7 @@ int main(int argc, char** argv) {
   app.add_option("--guard", guard);
   app.add_option("--keep-kb", settings.keep_kb);
   app.add_flag("--bulk-first", settings.bulk_first);
+  app.add_flag("--resumes", settings.resumes);
   app.add_option("--registry", settings.registry);
   std::string stop;
   app.add_option("--stop-at-step", stop)->group("");

@@ -13,15 +13,17 @@ class Direction {
  public:
   Direction(Stream& from, Stream& to) : from_(from), to_(to), buffer_(kBuffer) {}
 
-  // As far as it goes without waiting.
-  void advance() {
+  // As far as it goes without waiting. `back`: the other direction.
+  void advance(const Direction& back) {
     while (!ended_ || begin_ != end_) {
-      if (begin_ == end_ && !read()) return;
+      if (begin_ == end_ && !read(back)) return;
       if (begin_ != end_ && !write()) return;
     }
   }
 
   bool ended() const { return ended_ && begin_ == end_; }
+  // And whoever it came from is lost.
+  bool lost() const { return lost_ && ended(); }
   // Nobody reads any more what comes; it is thrown away.
   bool broken() const { return broken_; }
   void add_interest(std::vector<pollfd>& entries) const {
@@ -33,13 +35,14 @@ class Direction {
   }
 
  private:
-  bool read() {
+  bool read(const Direction& back) {
     std::optional<std::size_t> count;
     try {
       count = from_.try_read(buffer_);
     } catch (const Error& error) {
-      // A reset comes after everything that had arrived was read, so it is an end like any other.
+      // A reset comes after everything that had arrived was read.
       if (error.code() != Code::kLost) throw;
+      lost_ = true;
       count = 0;
     }
     if (!count) return false;
@@ -47,8 +50,16 @@ class Direction {
     end_ = *count;
     if (*count > 0) return true;
     ended_ = true;
-    to_.shutdown_write();
+    // Whose end this one has been told to come is closed both ways when it says so too.
+    lost_ = lost_ || (!back.ended_ && was_hung_up());
+    if (!lost_) to_.shutdown_write();
     return false;
+  }
+
+  // Its other end has closed both ways, and has not said that it was to.
+  bool was_hung_up() const {
+    pollfd entry{from_.poll_fd(), 0, 0};
+    return ::poll(&entry, 1, 0) > 0 && (entry.revents & POLLHUP) != 0;
   }
 
   // One end may be gone while its last words are still to be carried the other way.
@@ -71,6 +82,7 @@ class Direction {
   std::size_t begin_ = 0;
   std::size_t end_ = 0;
   bool ended_ = false;
+  bool lost_ = false;
   bool broken_ = false;
 };
 
@@ -81,9 +93,9 @@ void relay(Stream& one, Stream& other, Deadline::Clock::duration patience) {
   Direction back(other, one);
   std::optional<Deadline> deadline;
   for (;;) {
-    there.advance();
-    back.advance();
-    if (there.ended() && back.ended()) return;
+    there.advance(back);
+    back.advance(there);
+    if (there.lost() || back.lost() || (there.ended() && back.ended())) return;
     bool ending = there.ended() || back.ended() || there.broken() || back.broken();
     if (!deadline && ending) deadline = Deadline::in(patience);
     std::vector<pollfd> entries;

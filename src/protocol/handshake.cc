@@ -217,8 +217,9 @@ void check_hello(const schema::Hello::Reader& hello, image::schema::Machine::Rea
   check_version(hello.getVersion());
   if (hello.getRole() == schema::Hello::Role::QUERY) return;
   check_architecture(hello.getMachine(), own);
-  bool of_session =
-      hello.getRole() == schema::Hello::Role::JOIN || hello.getRole() == schema::Hello::Role::FENCE;
+  const schema::Hello::Role role = hello.getRole();
+  const bool of_session = role == schema::Hello::Role::JOIN || role == schema::Hello::Role::FENCE ||
+                          role == schema::Hello::Role::RESUME;
   if (hello.getToken().size() != (of_session ? kTokenSize : 0)) {
     throw Error(Code::kCorrupt, "a greeting with a wrong token");
   }
@@ -291,7 +292,7 @@ ReceivedHelloReply say_hello(net::Stream& stream, const std::string& node,
 
 OpenedLink open_link(const std::string& node, const Connect& connect,
                      const ConnectBulk& connect_bulk, image::schema::Machine::Reader own,
-                     const FillHello& fill, net::Deadline deadline) {
+                     const FillHello& fill, net::Deadline deadline, const WrapControl& wrap) {
   std::unique_ptr<net::Stream> control = reaching(connect);
   ReceivedHelloReply reply =
       reaching([&] { return say_hello(*control, node, own, fill, deadline); });
@@ -308,6 +309,7 @@ OpenedLink open_link(const std::string& node, const Connect& connect,
         },
         deadline);
   }
+  if (wrap) control = wrap(std::move(control), *reply);
   return {std::make_unique<Link>(node, std::move(control), std::move(bulk)), std::move(reply)};
 }
 

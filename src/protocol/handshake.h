@@ -56,6 +56,9 @@ inline constexpr std::string_view kFeatureKeep = "keep";
 inline constexpr std::string_view kFeatureTrees = "trees";
 // Memory may follow each of them (Prepare.lazy).
 inline constexpr std::string_view kFeatureLazyTrees = "lazy-trees";
+// The session was asked for with Hello.resumes, and its control connection and its page connection
+// are resumable streams (net/resumable_stream.h) from their first byte on.
+inline constexpr std::string_view kFeatureResume = "resume";
 inline constexpr std::string_view kJoinPreamble = "TFBULK01";
 inline constexpr std::size_t kJoinIdSize = 16;
 inline constexpr std::size_t kJoinSecretSize = 32;
@@ -141,6 +144,9 @@ struct OpenedLink {
 using Connect = std::function<std::unique_ptr<net::Stream>()>;
 // The bulk connection of a session that is joined by TLS.
 using ConnectBulk = std::function<std::unique_ptr<net::Stream>(const schema::HelloReply::Reader&)>;
+// The control connection, as the session has it.
+using WrapControl = std::function<std::unique_ptr<net::Stream>(std::unique_ptr<net::Stream>,
+                                                               const schema::HelloReply::Reader&)>;
 // A new session with a node: calls `connect` for the control connection and, where the node offers
 // it, once more for the bulk connection, which joins the session by its token; or `connect_bulk`
 // for one that joins by itself. kUnreachable where the first hello is not answered.
@@ -149,6 +155,6 @@ using ConnectBulk = std::function<std::unique_ptr<net::Stream>(const schema::Hel
 //                             [](auto hello) {}, net::Deadline::in(kHandshakePatience));
 OpenedLink open_link(const std::string& node, const Connect& connect,
                      const ConnectBulk& connect_bulk, image::schema::Machine::Reader own,
-                     const FillHello& fill, net::Deadline deadline);
+                     const FillHello& fill, net::Deadline deadline, const WrapControl& wrap = {});
 
 }  // namespace telefork::protocol

@@ -79,6 +79,7 @@ Link::Link(std::string node, std::unique_ptr<net::Stream> control,
            std::unique_ptr<net::Stream> bulk)
     : node_(std::move(node)),
       control_(std::move(control)),
+      resumable_(dynamic_cast<net::ResumableStream*>(control_.get())),
       bulk_(std::move(bulk)),
       record_sink_(std::make_unique<RecordSink>(*this)),
       record_source_(std::make_unique<RecordSource>(*this)),
@@ -87,7 +88,15 @@ Link::Link(std::string node, std::unique_ptr<net::Stream> control,
   if (bulk_fd() >= 0) net::widen_send_buffer(bulk_fd());
 }
 
-Link::~Link() = default;
+// Where the end is not in good order the other one waits for another connection.
+Link::~Link() {
+  if (resumable_ == nullptr) return;
+  try {
+    resumable_->shutdown_write();
+  } catch (const std::exception&) {
+    // It hears the end of the lease.
+  }
+}
 
 image::ByteSink& Link::record_sink() { return *record_sink_; }
 image::ByteSource& Link::record_source() { return *record_source_; }
@@ -113,8 +122,7 @@ void Link::compress_bulk(net::Compression compression) {
 }
 
 void Link::close_bulk() {
-  compressed_ = nullptr;
-  bulk_.reset();
+  do_without_bulk();
   bulk_elsewhere_ = true;
 }
 
@@ -122,6 +130,28 @@ void Link::do_without_bulk() {
   compressed_ = nullptr;
   bulk_.reset();
   bulk_elsewhere_ = false;
+  bulk_begun_ = false;
+}
+
+Link::Clock::time_point Link::last_heard() const {
+  return resumable_ == nullptr ? last_heard_ : std::max(last_heard_, resumable_->renewed_at());
+}
+
+void Link::outlive_connection() {
+  if (resumable_ == nullptr) return;
+  resumable_->entrance()->arm();
+  bulk_begun_ = false;
+}
+
+bool Link::has_lost_bulk() const {
+  return bulk_ && resumable_ != nullptr && resumable_->resumptions() > 0;
+}
+
+// The other end finds the same.
+void Link::look_at_bulk() {
+  if (!has_lost_bulk()) return;
+  if (bulk_begun_) throw Error(Code::kLost, node_ + ": the bulk connection was lost");
+  do_without_bulk();
 }
 
 void Link::set_discarding(bool on) {
@@ -135,6 +165,7 @@ void Link::set_discarding(bool on) {
 
 // One read of the control connection; whether anything came, the end included.
 bool Link::read_once() {
+  if (bulk_begun_) look_at_bulk();
   if (input_ended_) return false;
   std::optional<std::size_t> count;
   try {
@@ -185,6 +216,10 @@ void Link::take_message(std::span<const std::byte> bytes) {
       return;
     case schema::Message::ABORT:
       abort_ = Error(Code::kGone, fmt::format("{} gave up: {}", node_, message->getAbort().cStr()));
+      break;
+    case schema::Message::FINISHED:
+      // So that the other end need not wait for another connection to hear that this has come.
+      if (resumable_ != nullptr) resumable_->shutdown_write();
       break;
     default:
       break;
@@ -255,7 +290,7 @@ ReceivedMessage Link::receive_while_heard() {
   const Clock::time_point began = Clock::now();
   while (true) {
     if (std::optional<ReceivedMessage> message = try_receive()) return std::move(*message);
-    wait(kNothing, Deadline::at(std::max(began, last_heard_) + patience_));
+    wait(kNothing, Deadline::at(std::max(began, last_heard()) + patience_));
   }
 }
 
@@ -291,7 +326,9 @@ void Link::read_channel(Unread& unread, std::span<std::byte> bytes) {
 
 void Link::read_bulk(std::span<std::byte> bytes) {
   TELEFORK_ASSERT(!bulk_elsewhere_);
+  look_at_bulk();
   if (!bulk_) return read_channel(bulk_frames_, bytes);
+  bulk_begun_ = true;
   while (!bytes.empty()) {
     throw_if_given_up();
     std::optional<std::size_t> count = bulk_->try_read(bytes);
@@ -374,6 +411,13 @@ void Link::flush(Deadline deadline) {
   try_flush();
   while (unsent() > 0) wait(control_->write_interest(), deadline);
   if (output_closed_) throw_lost();
+}
+
+void Link::flush_to_other_end(Deadline deadline) {
+  flush(deadline);
+  if (resumable_ == nullptr) return;
+  resumable_->ask_for_acknowledgement();
+  while (!resumable_->is_acknowledged() && !input_ended_) wait(kNothing, deadline);
 }
 
 void Link::write_waiting(net::Stream& stream, std::span<const std::byte> head,
@@ -491,8 +535,10 @@ void Link::write_bulk(std::span<const std::byte> bytes) {
   TELEFORK_ASSERT(!bulk_elsewhere_);
   // The record that announces the payload must not wait behind it; prepare_to_write() sends it.
   prepare_to_write();
-  if (bulk_) return write_waiting(*bulk_, bytes, {});
-  write_in_frames(Channel::kBulk, bytes);
+  look_at_bulk();
+  if (!bulk_) return write_in_frames(Channel::kBulk, bytes);
+  bulk_begun_ = true;
+  write_waiting(*bulk_, bytes, {});
 }
 
 }  // namespace telefork::protocol

@@ -19,6 +19,10 @@
 //    before that is still to be received, and then the loss is told.
 //    In a poll loop: poll poll_entries(), then try_receive() until it is empty.
 //  * Heartbeats are taken here; last_heard() tells when anything came last.
+//  * Where the control connection is a net::ResumableStream its loss is none after
+//    outlive_connection(): what waits goes on to wait, and nobody is heard, until there is another
+//    one. With it a bulk stream goes: payloads are frames from then on, and where one was under way
+//    that is kLost.
 //
 // Records are gathered in a buffer. Every call that waits, polls or sends lets them go first;
 // before another process sends on bulk_fd(), call flush().
@@ -37,6 +41,7 @@
 
 #include "image/byte_stream.h"
 #include "net/compressed_stream.h"
+#include "net/resumable_stream.h"
 #include "net/stream.h"
 #include "protocol/frame.h"
 #include "protocol/message.h"
@@ -89,7 +94,13 @@ class Link {
   void flush(net::Deadline deadline);
   // The same; kLost when nothing of it could be sent for as long as set_patience() says.
   void flush();
-  Clock::time_point last_heard() const { return last_heard_; }
+  Clock::time_point last_heard() const;
+  // To be called at both ends.
+  void outlive_connection();
+  // flush(), and the other end has all of it, where that can be known; or it has closed.
+  void flush_to_other_end(net::Deadline deadline);
+  // Null where the control connection is none.
+  net::ResumableStream* resumable() const { return resumable_; }
   // The other end has said `failed`.
   bool other_end_failed() const { return failure_.has_value(); }
   // And `abort`, since the last set_discarding().
@@ -176,11 +187,15 @@ class Link {
   void read_channel(Unread& unread, std::span<std::byte> bytes);
   void write_bulk(std::span<const std::byte> bytes);
   void read_bulk(std::span<std::byte> bytes);
+  bool has_lost_bulk() const;
+  void look_at_bulk();
   net::Deadline patience() const { return net::Deadline::in(patience_); }
 
   std::string node_;
   std::unique_ptr<net::Stream> control_;
+  net::ResumableStream* resumable_;  // control_, where it is one
   std::unique_ptr<net::Stream> bulk_;
+  bool bulk_begun_ = false;                            // since outlive_connection()
   const net::CompressedStream* compressed_ = nullptr;  // bulk_, where it is one
   bool bulk_elsewhere_ = false;
   FrameDecoder decoder_;

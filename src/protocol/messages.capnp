@@ -17,12 +17,15 @@ struct Hello {
   creator @5 :Text;           # "telefork 0.1.0"
   user @6 :Text;              # the account that is wished for; empty: whatever fits the peer
   nodeName @7 :Text;          # what the user called the node, for messages
-  telepad @8 :Data;           # of a fence: HelloReply.telepad of the session
+  telepad @8 :Data;           # of a fence or a resumption: HelloReply.telepad of the session
+  resumes @9 :Bool;           # of a session: its connections may outlive a loss (net/resumable_stream.h)
+  pages @10 :Bool;            # of a resumption: it is the page connection's; else the control connection's
   enum Role {
     session @0;               # a new session: a fork, a move, a command
     join @1;                  # the bulk connection of a session
     query @2;                 # only the reply is wanted: what machine is that?
     fence @3;                 # end that session; the reply comes when nothing of it is left
+    resume @4;                # another connection in the place of a lost one of that session
   }
 }
 
@@ -39,6 +42,7 @@ struct HelloReply {
   joinSecret @8 :Data;        # and what its two ends prove to each other
   user @9 :User;              # of a new session: who the guest will be
   hosting @10 :Hosting;       # of a new session: what stands in the way of a process there
+  received @11 :UInt64;       # of a resumption: bytes of the stream that have come there
 }
 
 struct Hosting {

@@ -150,6 +150,7 @@ void CommandSession::run(pid_t home, UniqueFd socket, const std::function<void()
     // But for stderr, where this process tells of errors as long as the command may run.
     let_go_of(STDIN_FILENO);
     let_go_of(STDOUT_FILENO);
+    link.outlive_connection();
     link.send([](Message::Builder message) { message.setGo(); });
     options.lease = settings_.lease;
     options.fence = fence_.get();

@@ -256,6 +256,7 @@ void Departure::send_go() {
   link().set_interrupt(-1, {});
   step(SourceEvent::kReady);
   reach(Step::kGivenUp);
+  if (!request_.detach) link().outlive_connection();
   link().send([](Message::Builder message) { message.setGo(); });
   link().flush();
   reach(Step::kGoSent);

@@ -215,6 +215,7 @@ void ForkSession::run(const std::function<void()>& on_started) {
     settings.steps.reach(Step::kGivenUp);
     held_socket = call_.session_socket().duplicate();
     if (kernel::read_stat(snapshot_).state == 'Z') throw_that_it_was_killed();
+    link.outlive_connection();
     link.send([](Message::Builder message) { message.setGo(); });
     link.flush();
     info.follows = pages_ != nullptr;

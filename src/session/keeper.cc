@@ -48,6 +48,7 @@
 #include "session/node_lease.h"
 #include "session/node_link.h"
 #include "session/registry.h"
+#include "session/replacements.h"
 #include "session/sent_signal.h"
 #include "session/signal_fd.h"
 #include "session/status_report.h"
@@ -76,20 +77,16 @@ pid_t first_of(::capnp::List<std::uint32_t>::Reader stretches) {
   return 0;
 }
 
-std::unique_ptr<net::Stream> make_control(KeeperSettings& settings) {
-  if (!settings.control_out) {
-    return std::make_unique<net::FdStream>(std::move(settings.control), settings.node);
-  }
-  return std::make_unique<net::FdStream>(std::move(settings.control),
-                                         std::move(settings.control_out), settings.node);
-}
-
 class Keeper {
  public:
   explicit Keeper(KeeperSettings settings)
       : settings_(std::move(settings)),
         control_(settings_.control.get()),
-        link_(settings_.node, make_control(settings_), nullptr),
+        replacements_(settings_.resumes),
+        link_(settings_.node,
+              replacements_.of_control(std::move(settings_.control),
+                                       std::move(settings_.control_out), settings_.node),
+              nullptr),
         signals_({SIGCHLD, SIGTERM}),
         registered_(settings_.registry, {}) {}
 
@@ -147,6 +144,7 @@ class Keeper {
 
   KeeperSettings settings_;
   int control_;  // of the link
+  Replacements replacements_;
   protocol::Link link_;
   SignalFd signals_;
   RegistryEntry registered_;
@@ -267,6 +265,7 @@ void Keeper::watch_trust() {
       // Home waits for that before it gives a task.
       page_connection_ = net::TlsStream::accept(std::move(join->connection), settings_.node,
                                                 join->secret, net::Deadline::in(kBulkPatience));
+      page_connection_ = replacements_.of_pages(std::move(page_connection_));
     }
   });
 }
@@ -499,6 +498,7 @@ bool Keeper::await_go() {
   }
   if (message->which() != Message::GO) protocol::throw_unexpected(message, "go");
   settings_.steps.reach(Step::kGoSeen);
+  if (!task().getDetached()) replacements_.begin(trust_, link_);
   pump_.emplace(proxy::StdioPump::at_keeper(link_, std::move(streams_.of_keeper[0]),
                                             std::move(streams_.of_keeper[1]),
                                             std::move(streams_.of_keeper[2])));
@@ -566,7 +566,7 @@ void Keeper::supervise() {
     if (finished_ && !end_) break;
   }
   link_.send([](Message::Builder message) { message.setFinished(); });
-  link_.flush(net::Deadline::in(lease_.kill_after()));
+  link_.flush_to_other_end(net::Deadline::in(lease_.kill_after()));
 }
 
 // Home ends its own process when it hears that; whether it has heard it, it says to nobody. From
@@ -654,6 +654,7 @@ void Keeper::send_home(const ReceivedSnapshot& caller) {
     if (message->which() == Message::DISMISS) break;
     if (!pump_->on_message(message)) on_late_message(message);
   }
+  link_.close_bulk();
   if (kept_) {
     kept_->keep(guest_, settings_.pagemap, homebound_->changed(),
                 following_ ? following_->missing() : std::vector<kernel::PageRun>());

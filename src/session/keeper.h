@@ -26,6 +26,7 @@ struct KeeperSettings {
   UniqueFd guard;        // to the telepad: see guard_channel.h
   std::uint64_t keep_kb = 0;  // what it may keep of a guest; 0: nothing
   bool bulk_first = false;    // the bulk connection comes before anything else, and shakes hands
+  bool resumes = false;       // its connections outlive a loss; with bulk_first
   std::string node;           // how to call the other end in messages
   std::string registry;       // see registry.h; empty: none
   kernel::PageMapAbi pagemap = kernel::PageMapAbi::kEntries;

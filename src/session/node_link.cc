@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <iterator>
 #include <string>
@@ -49,7 +50,29 @@ protocol::OpenedLink open_private(const protocol::OwnMachine& here, const Progra
       net::Deadline::in(protocol::kHandshakePatience));
 }
 
-protocol::OpenedLink open_by(NodeConnector& connector, const protocol::OwnMachine& here) {
+// A node that has said nothing for so long says something twice as often (lease.h).
+constexpr std::chrono::seconds kSilence(5);
+
+Reconnector::Of connection_of(const NodeConnector& connector,
+                              const protocol::schema::HelloReply::Reader& reply, bool pages) {
+  return {connector, copy_bytes(reply.getToken()), copy_bytes(reply.getTelepad()), pages};
+}
+
+std::unique_ptr<net::Stream> make_resumable(std::unique_ptr<net::Stream> control,
+                                            Reconnector::Of of,
+                                            const std::shared_ptr<OpenedNode::Resumable>& both) {
+  net::ResumableStream::Settings settings;
+  settings.patience = kSilence;
+  settings.on_resumed = [both] {
+    if (auto pages = both->pages.lock()) pages->want();
+  };
+  Outliving made = outlive_losses(std::move(control), std::move(of), std::move(settings));
+  both->control = made.stream->entrance();
+  return std::move(made.stream);
+}
+
+protocol::OpenedLink open_by(NodeConnector& connector, const protocol::OwnMachine& here,
+                             std::shared_ptr<OpenedNode::Resumable>& resumable) {
   net::Deadline deadline = net::Deadline::in(protocol::kHandshakePatience);
   return protocol::open_link(
       connector.node().text(), [&] { return connector.connect(deadline); },
@@ -57,7 +80,18 @@ protocol::OpenedLink open_by(NodeConnector& connector, const protocol::OwnMachin
         return connector.connect_bulk(as_bytes(reply.getJoinId()), as_bytes(reply.getJoinSecret()),
                                       deadline);
       },
-      here.reader(), [](protocol::schema::Hello::Builder) {}, deadline);
+      here.reader(),
+      [&](protocol::schema::Hello::Builder hello) {
+        hello.setResumes(connector.node().kind == net::NodeAddress::Kind::kTcp);
+      },
+      deadline,
+      [&](std::unique_ptr<net::Stream> control,
+          const protocol::schema::HelloReply::Reader& reply) -> std::unique_ptr<net::Stream> {
+        if (!protocol::offers(reply, protocol::kFeatureResume)) return control;
+        resumable = std::make_shared<OpenedNode::Resumable>();
+        return make_resumable(std::move(control), connection_of(connector, reply, false),
+                              resumable);
+      });
 }
 
 }  // namespace
@@ -93,11 +127,13 @@ OpenedNode open_node(const net::NodeAddress& node, const protocol::OwnMachine& h
   if (node.kind != net::NodeAddress::Kind::kLocal) {
     connector = std::make_shared<NodeConnector>(node, access);
   }
+  std::shared_ptr<OpenedNode::Resumable> resumable;
   protocol::OpenedLink opened =
-      connector ? open_by(*connector, here) : open_private(here, programs);
+      connector ? open_by(*connector, here, resumable) : open_private(here, programs);
   protocol::check_compatible(here.reader(), opened.reply->getMachine(), cpu_force);
   const net::Compression compression = choose_compression(node, access, *opened.reply);
-  return {std::move(opened.link), std::move(opened.reply), std::move(connector), compression};
+  return {std::move(opened.link), std::move(opened.reply), std::move(connector), compression,
+          std::move(resumable)};
 }
 
 void say_compression(const OpenedNode& node, protocol::schema::Prepare::Builder prepare) {
@@ -160,6 +196,15 @@ std::unique_ptr<net::Stream> connect_pages(const OpenedNode& node) {
     auto stream = node.connector->connect_bulk(as_bytes(node.reply->getJoinId()),
                                                as_bytes(node.reply->getJoinSecret()),
                                                net::Deadline::in(protocol::kHandshakePatience));
+    if (node.resumable) {
+      net::ResumableStream::Settings settings;
+      settings.armed_with = node.resumable->control;
+      Outliving made =
+          outlive_losses(std::move(stream), connection_of(*node.connector, *node.reply, true),
+                         std::move(settings));
+      node.resumable->pages = made.reconnector;
+      stream = std::move(made.stream);
+    }
     if (node.compression == net::Compression::kNone) return stream;
     return std::make_unique<net::CompressedStream>(std::move(stream), node.compression);
   }

@@ -11,6 +11,7 @@
 #include "protocol/machine.h"
 #include "session/node_connector.h"
 #include "session/programs.h"
+#include "session/reconnector.h"
 
 namespace telefork::session {
 
@@ -21,6 +22,13 @@ struct OpenedNode {
   // Of the connections that pages go on; kNone where there is nothing to gain, or none is known
   // there.
   net::Compression compression = net::Compression::kNone;
+  // Of connections that are resumable, which are as one: when the control connection was mended the
+  // page connection is made anew too. Null: they are not.
+  struct Resumable {
+    std::shared_ptr<net::ResumableStream::Entrance> control;
+    std::weak_ptr<Reconnector> pages;
+  };
+  std::shared_ptr<Resumable> resumable = {};
 };
 
 // Connects, greets, and checks that a process from here can run there. For `local` a private

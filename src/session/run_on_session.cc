@@ -209,6 +209,7 @@ void RunOnSession::hand_over(SessionInfo& info) {
   info.state = std::string(state_name(state_));
   parked_->hold_for(settings.lease.home);
   settings.steps.reach(Step::kGivenUp);
+  link.outlive_connection();
   link.send([](Message::Builder message) { message.setGo(); });
   link.flush();
   registry_->update(info);
@@ -396,6 +397,7 @@ void RunOnSession::part_from_node() {
   protocol::Link& link = call_.link();
   auto deadline = net::Deadline::in(kLastWords);
   try {
+    link.close_bulk();
     link.send([](Message::Builder message) { message.setDismiss(); });
     for (;;) {
       protocol::ReceivedMessage message = link.receive(deadline);

@@ -61,7 +61,8 @@ struct Session {
   std::vector<std::byte> token;
   std::vector<std::byte> join_id;  // of kTls
   std::vector<std::byte> join_secret;
-  unsigned joins = 0;  // of kTls
+  bool resumes = false;  // of kTls: its connections may be made anew
+  unsigned joins = 0;    // of kTls
   // Names (Prepare.keep): of what it is about to bring, and of what it waits for.
   std::vector<std::byte> keeps_soon = {};
   std::vector<std::byte> wants_kept = {};
@@ -125,7 +126,10 @@ class Telepad {
   // True when the connection has been dealt with.
   bool advance(Greeting& greeting);
   void serve(Greeting& greeting);
-  void serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control, UniqueFd out);
+  void serve_session(const Greeting& greeting, bool resumes, net::Stream& stream, UniqueFd control,
+                     UniqueFd out);
+  void serve_resumption(const Greeting& greeting, const protocol::ReceivedHello& hello,
+                        int connection);
   void fill_welcome(const Session& session, protocol::schema::HelloReply::Builder reply) const;
   void serve_join(const protocol::ReceivedHello& hello, net::Stream& stream, int connection);
   void serve_fence(const protocol::ReceivedHello& hello, UniqueFd connection);
@@ -392,7 +396,10 @@ void Telepad::serve(Greeting& greeting) {
     protocol::check_hello(*hello, machine_.reader());
     switch (hello->getRole()) {
       case Role::SESSION:
-        serve_session(greeting, stream, std::move(control), std::move(out));
+        serve_session(greeting, hello->getResumes(), stream, std::move(control), std::move(out));
+        return;
+      case Role::RESUME:
+        serve_resumption(greeting, hello, connection);
         return;
       case Role::JOIN:
         serve_join(hello, stream, connection);
@@ -457,8 +464,8 @@ std::string Telepad::make_registry_of(const User& user) const {
   return "";
 }
 
-void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, UniqueFd control,
-                            UniqueFd out) {
+void Telepad::serve_session(const Greeting& greeting, bool resumes, net::Stream& stream,
+                            UniqueFd control, UniqueFd out) {
   Session session{0, {}, {}, {}, greeting.key, protocol::make_token(), {}, {}};
   Spawn what{settings_.programs.keeper, {"--control", "3"}, {control.get()}, true, {}};
   UniqueFd theirs;
@@ -483,6 +490,8 @@ void Telepad::serve_session(const Greeting& greeting, net::Stream& stream, Uniqu
     session.join_id = protocol::make_token(protocol::kJoinIdSize);
     session.join_secret = protocol::make_token(protocol::kJoinSecretSize);
     what.arguments.emplace_back("--bulk-first");
+    session.resumes = resumes;
+    if (resumes) what.arguments.emplace_back("--resumes");
   }
   session.user = user_of(greeting, control.get());
   session.keeper = start_as(session.user, what);
@@ -517,6 +526,7 @@ void Telepad::fill_welcome(const Session& session,
     reply.setJoinId(as_data(session.join_id));
     reply.setJoinSecret(as_data(session.join_secret));
   }
+  if (session.resumes) features.emplace_back(protocol::kFeatureResume);
   auto list = reply.initFeatures(static_cast<unsigned>(features.size()));
   for (unsigned i = 0; i < list.size(); ++i) list.set(i, features[i]);
 }
@@ -534,6 +544,22 @@ void Telepad::serve_join(const protocol::ReceivedHello& hello, net::Stream& stre
   net::send_fds(session->channel.get(), std::span(&byte, 1), fds);
   // One bulk connection a session.
   session->channel.reset();
+}
+
+// The keeper answers: it alone knows how far it was.
+void Telepad::serve_resumption(const Greeting& greeting, const protocol::ReceivedHello& hello,
+                               int connection) {
+  if (!protocol::same_token(identity_, copy_bytes(hello->getTelepad()))) {
+    throw Error(Code::kGone, "this telepad was started since: it does not know the session");
+  }
+  auto session = find_session(copy_bytes(hello->getToken()));
+  if (session == sessions_.end() || !session->resumes || !session->channel ||
+      greeting.key != session->key) {
+    throw Error(Code::kGone, "there is no such session any more: its keeper has ended");
+  }
+  TrustChannel::send_resumption(session->channel.get(), connection, hello->getPages());
+  spdlog::info("a connection of {} in the place of one that was lost: keeper {}", greeting.who,
+               session->keeper);
 }
 
 std::list<Session>::iterator Telepad::find_session(std::span<const std::byte> token) {

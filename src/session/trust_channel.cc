@@ -18,6 +18,9 @@ namespace {
 constexpr char kQuestion = '?';
 constexpr std::string_view kYes = "y";
 constexpr std::string_view kJoined = "j";
+// With a connection that takes the place of a lost one.
+constexpr std::byte kControlAgain{'c'};
+constexpr std::byte kPagesAgain{'p'};
 constexpr std::size_t kMostText = 4096;
 
 }  // namespace
@@ -35,10 +38,20 @@ void TrustChannel::send_verdict(int channel, const std::optional<std::string>& w
       ::send(channel, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+void TrustChannel::send_resumption(int channel, int connection, bool pages) {
+  const std::byte which = pages ? kPagesAgain : kControlAgain;
+  const int fds[] = {connection};
+  net::send_fds(channel, std::span(&which, 1), fds);
+}
+
 // Empty: there is nobody.
 std::string TrustAsker::receive() {
   std::array<std::byte, kMostText> bytes;
   net::ReceivedFds received = net::receive_fds(channel_.get(), bytes, 1, net::Deadline::never());
+  if (!received.fds.empty() && received.bytes == 1) {
+    resumption_ = Resumption{std::move(received.fds[0]), bytes[0] == kPagesAgain};
+    return std::string(kJoined);
+  }
   if (!received.fds.empty()) {
     Join join{std::move(received.fds[0]), {}};
     if (received.bytes != join.secret.size()) {

@@ -8,7 +8,8 @@
 //     it has ended                                    ends, where it has no task yet
 //
 // Both ends of one SOCK_SEQPACKET pair, a message each. A session that works is not ended.
-// Connections that join the session come the same way, each with the secret that it is to prove.
+// Connections that join the session come the same way, each with the secret that it is to prove; so
+// do those that take the place of a lost one, of a client that has proven its key and the token.
 #pragma once
 
 #include <array>
@@ -30,6 +31,8 @@ class TrustChannel {
   static bool try_take_question(int channel, bool& asked);
   // `why` not: kUnauthorised's text.
   static void send_verdict(int channel, const std::optional<std::string>& why);
+  // Throws where the keeper does not take it.
+  static void send_resumption(int channel, int connection, bool pages);
 };
 
 // The keeper's.
@@ -38,6 +41,12 @@ class TrustAsker {
   struct Join {
     UniqueFd connection;
     std::array<std::byte, protocol::kJoinSecretSize> secret;
+  };
+
+  // It has said its hello, and waits for the reply.
+  struct Resumption {
+    UniqueFd connection;
+    bool pages = false;  // it is the page connection's; else the control connection's
   };
 
   TrustAsker() = default;
@@ -49,6 +58,7 @@ class TrustAsker {
   bool take_word();
   // One that has joined, and was not taken yet.
   std::optional<Join> take_join() { return std::exchange(join_, std::nullopt); }
+  std::optional<Resumption> take_resumption() { return std::exchange(resumption_, std::nullopt); }
   void ask();
   // The answer: throws what it says against it, kLost when none comes. Without a channel, none.
   void await_answer(net::Deadline deadline);
@@ -58,6 +68,7 @@ class TrustAsker {
 
   UniqueFd channel_;
   std::optional<Join> join_;
+  std::optional<Resumption> resumption_;
 };
 
 }  // namespace telefork::session

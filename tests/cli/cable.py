@@ -1,5 +1,5 @@
-"""A cable between home and a telepad's TCP port, which a test can cut, silence or make narrow: a
-process that relays every connection to the address that it is given, and says at which port."""
+"""A cable between home and a telepad's TCP port, which a test can cut and mend, silence or make narrow:
+a process that relays every connection to the address that it is given, and says at which port."""
 import os
 import signal
 import socket
@@ -11,16 +11,29 @@ NARROW = 1 << 17  # bytes that pass at once where it is narrow
 WAIT = 0.15  # seconds between them
 
 wide = threading.Event()
+stalls = 0
 
 
 class Cable:
     def __init__(self, to, narrow=False):
-        self.process = subprocess.Popen([sys.executable, __file__, to, "narrow" if narrow else "wide"],
+        self.to = to
+        self.start("narrow" if narrow else "wide", 0)
+
+    def start(self, how, port):
+        self.process = subprocess.Popen([sys.executable, __file__, self.to, how, str(port)],
                                         stdout=subprocess.PIPE)
         self.node = f"127.0.0.1:{int(self.process.stdout.readline())}"
 
     def widen(self):
         os.kill(self.process.pid, signal.SIGUSR1)
+
+    def mend(self):
+        """After a cut: whoever connects at the same port comes through again."""
+        self.start("wide", int(self.node.split(":")[1]))
+
+    def stall(self):
+        """Nothing passes on the connections that there are, and nobody is told; others do pass."""
+        os.kill(self.process.pid, signal.SIGUSR2)
 
     def silence(self):
         """Nothing passes any more, and nobody is told."""
@@ -32,9 +45,11 @@ class Cable:
             self.process.communicate()
 
 
-def passes(source, sink):
+def passes(source, sink, its_time):
     try:
         while data := source.recv(NARROW):
+            if its_time != stalls:
+                return  # with both ends open
             sink.sendall(data)
             if len(data) == NARROW:  # what is small is no load
                 wide.wait(WAIT)
@@ -45,20 +60,30 @@ def passes(source, sink):
             end.close()
 
 
-def relay(to, how):
+def stall(number, frame):
+    global stalls
+    stalls += 1
+
+
+def relay(to, how, own_port):
     host, port = to.rsplit(":", 1)
     if how == "wide":
         wide.set()
     signal.signal(signal.SIGUSR1, lambda number, frame: wide.set())
-    listener = socket.create_server(("127.0.0.1", 0))
+    signal.signal(signal.SIGUSR2, stall)
+    listener = socket.create_server(("127.0.0.1", int(own_port)))
     print(listener.getsockname()[1], flush=True)
     while True:
         here, _ = listener.accept()
-        there = socket.create_connection((host, int(port)))
+        try:
+            there = socket.create_connection((host, int(port)))
+        except OSError:  # nobody listens
+            here.close()
+            continue
         for end in (here, there):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for ends in ((here, there), (there, here)):
-            threading.Thread(target=passes, args=ends, daemon=True).start()
+            threading.Thread(target=passes, args=(*ends, stalls), daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -239,10 +239,13 @@ class DepartureTest(cli.NodeTest):
         self.assertEqual(process.wait(timeout=cli.PATIENCE), 9)
         cli.wait_until(lambda: not self.guests())
 
+    def keepers(self):
+        return [pid for pid in cli.processes() if b"/telefork-keeper" in arguments_of(pid)[0] and
+                self.is_of_this_telepad(pid)]
+
     def kill_keepers(self):
-        for pid in cli.processes():
-            if b"/telefork-keeper" in arguments_of(pid)[0] and self.is_of_this_telepad(pid):
-                kill(pid)
+        for pid in self.keepers():
+            kill(pid)
 
     def is_of_this_telepad(self, pid):
         while pid > 1:

@@ -18,6 +18,7 @@
 #include "migrate/save.h"
 #include "session/file_negotiation.h"
 #include "session/hosting.h"
+#include "session/memory_check.h"
 #include "session/node_link.h"
 #include "session/watch_loan.h"
 
@@ -254,6 +255,8 @@ void Check::survey() {
   }
   if (opened_) check_members(tree);
   if (opened_) {
+    const auto lacking = session::ask_about_memory(tree, *opened_->reply, *opened_->link);
+    survey.refusals.insert(survey.refusals.end(), lacking.begin(), lacking.end());
     session::FileNegotiation files;
     files.settle(survey, *opened_->link);
     std::uint64_t carried = 0;

@@ -15,6 +15,7 @@ constexpr char kClose[] = "close it";
 constexpr char kCopyShared[] = "have a copy of it made with Options::shared = copy (--shared=copy)";
 constexpr char kCloseDevice[] = "have the program close the device";
 constexpr char kNegotiation[] = "src/session/file_negotiation.cc";
+constexpr char kMemoryCheck[] = "src/session/memory_check.cc";
 constexpr char kYama[] = "src/kernel/yama.cc";
 constexpr char kStub[] = "src/tracee/stub.cc";
 
@@ -148,6 +149,19 @@ constexpr std::array kRules = {
          "mounted, pages larger than 1 GB, what is shared without a reservation (MAP_NORESERVE) "
          "of a plain user's, and one page mapped twice by remap_file_pages(2)",
          "hugetlb memory cannot be captured yet", "use transparent huge pages"},
+    Rule{Reason::kFewHugePages, Part::kMemory,
+         "more hugetlb pages than the destination has free, or may make",
+         "it takes {} pages of {} kB, and {} are free {}", "have root raise {} {}", kMemoryCheck},
+    Rule{Reason::kSegmentTaken, Part::kMemory,
+         "System V memory of which the destination has the id or the key already",
+         "its {} is taken {}, by {}", "`ipcrm -m {}` {}, if nobody needs that", kMemoryCheck},
+    Rule{Reason::kSegmentStays, Part::kMemory,
+         "System V memory, where the destination is on the same machine",
+         "the process itself has it until it has gone, and the destination is this machine",
+         "move it to another one", kMemoryCheck},
+    Rule{Reason::kSegmentId, Part::kMemory,
+         "System V memory, where a plain user's processes are to come to",
+         "to choose an id takes root {} (shm_next_id)", "", kMemoryCheck},
     Rule{Reason::kUserfaultfd, Part::kMemory, "memory watched by the program's own userfaultfd",
          "a userfaultfd of the program watches it", "end that use of userfaultfd"},
     Rule{Reason::kDeviceMapping, Part::kMemory,

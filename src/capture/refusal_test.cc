@@ -39,8 +39,10 @@ const char* heading_of(Part part) {
 
 // As the documentation writes it: an ellipsis stands for what the single case tells.
 std::string row_of(const Rule& rule) {
-  std::string why = std::regex_replace(std::string(rule.why), std::regex("\\{[^}]*\\}"), "…");
-  return fmt::format("| {} | {} | {} |", rule.what, why, rule.remedy);
+  auto shorten = [](const char* text) {
+    return std::regex_replace(std::string(text), std::regex("\\{[^}]*\\}"), "…");
+  };
+  return fmt::format("| {} | {} | {} |", rule.what, shorten(rule.why), shorten(rule.remedy));
 }
 
 // The rows of the tables, each behind its heading.

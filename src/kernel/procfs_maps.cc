@@ -153,6 +153,8 @@ constexpr std::array kSizeFields = {
     SizeField{"Anonymous", &Vma::anonymous_kb},
     SizeField{"Swap", &Vma::swap_kb},
     SizeField{"Locked", &Vma::locked_kb},
+    SizeField{"Private_Hugetlb", &Vma::private_huge_kb},
+    SizeField{"Shared_Hugetlb", &Vma::shared_huge_kb},
     SizeField{"KernelPageSize", &Vma::kernel_page_kb},
 };
 

@@ -92,8 +92,10 @@ struct Vma {
   std::uint64_t anonymous_kb = 0;
   std::uint64_t swap_kb = 0;
   std::uint64_t locked_kb = 0;
-  std::uint64_t kernel_page_kb = 0;  // 4, or the size of a hugetlb page
-  int protection_key = 0;            // pkey_mprotect
+  std::uint64_t private_huge_kb = 0;  // pages of hugetlb that are there, which Rss has not
+  std::uint64_t shared_huge_kb = 0;   // and those that others have mapped too
+  std::uint64_t kernel_page_kb = 0;   // 4, or the size of a hugetlb page
+  int protection_key = 0;             // pkey_mprotect
 
   std::uint64_t size() const { return end - start; }
   // Of hugetlb: log2 of the bytes of a page. 0 of all else.

@@ -1,5 +1,7 @@
 #include "kernel/procfs_system.h"
 
+#include <algorithm>
+
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -166,6 +168,21 @@ bool read_apparmor_restricts_userns() {
 
 bool read_unprivileged_userfaultfd_allowed() {
   return read_setting("/proc/sys/vm/unprivileged_userfaultfd", 0) != 0;
+}
+
+std::uint64_t HugePagePool::available() const {
+  const std::uint64_t unmade = overcommit - std::min(overcommit, surplus);
+  return free + unmade - std::min(free + unmade, reserved);
+}
+
+std::optional<HugePagePool> try_read_huge_page_pool(unsigned shift) {
+  const std::string folder =
+      fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB/", (std::uint64_t{1} << shift) / 1024);
+  if (try_read_system_file(folder + "free_hugepages").empty()) return std::nullopt;
+  return HugePagePool{read_setting(folder + "free_hugepages", 0),
+                      read_setting(folder + "resv_hugepages", 0),
+                      read_setting(folder + "nr_overcommit_hugepages", 0),
+                      read_setting(folder + "surplus_hugepages", 0)};
 }
 
 HugePagePolicy parse_huge_page_policy(std::string_view text, std::string_view what) {

@@ -82,6 +82,18 @@ bool read_apparmor_restricts_userns();
 // vm.unprivileged_userfaultfd: full userfaultfd(2) without CAP_SYS_PTRACE.
 bool read_unprivileged_userfaultfd_allowed();
 
+// Pages of hugetlb of one size (Documentation/admin-guide/mm/hugetlbpage.rst).
+struct HugePagePool {
+  std::uint64_t free = 0;
+  std::uint64_t reserved = 0;    // of the free ones, by who has mapped memory and not touched it
+  std::uint64_t overcommit = 0;  // as many more may be made when they are asked for
+  std::uint64_t surplus = 0;     // of those, made already
+  // That who asks now may have, where the machine has memory for them.
+  std::uint64_t available() const;
+};
+// `shift`: log2 of the bytes of a page. Empty: the kernel has none of that size.
+std::optional<HugePagePool> try_read_huge_page_pool(unsigned shift);
+
 enum class HugePagePolicy { kNever, kMadvise, kAlways };
 // "always [madvise] never"
 HugePagePolicy parse_huge_page_policy(std::string_view text, std::string_view what = "THP policy");

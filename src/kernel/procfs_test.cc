@@ -389,6 +389,15 @@ TEST(System, ParsesVersionsAndPolicies) {
   EXPECT_EQ(failure([] { parse_huge_page_policy("maybe\n"); }), Code::kCorrupt);
 }
 
+TEST(System, HasHugePagesForWhoAsksThatNobodyElseHasReserved) {
+  EXPECT_EQ((HugePagePool{10, 4, 0, 0}).available(), 6u);
+  EXPECT_EQ((HugePagePool{10, 4, 5, 2}).available(), 9u);
+  // Fewer may be made than were made before.
+  EXPECT_EQ((HugePagePool{10, 4, 2, 5}).available(), 6u);
+  EXPECT_EQ((HugePagePool{1, 4, 2, 0}).available(), 0u);
+  EXPECT_FALSE(try_read_huge_page_pool(13));
+}
+
 // Every parser, every kind of damage: an Error kCorrupt or a result, nothing else.
 TEST(EveryParser, SurvivesRandomDamage) {
   const std::vector<std::pair<std::string, void (*)(std::string_view)>> parsers = {

@@ -59,6 +59,8 @@ inline constexpr std::string_view kFeatureLazyTrees = "lazy-trees";
 // The session was asked for with Hello.resumes, and its control connection and its page connection
 // are resumable streams (net/resumable_stream.h) from their first byte on.
 inline constexpr std::string_view kFeatureResume = "resume";
+// It can be asked whether it has the memory (Message.checkMemory).
+inline constexpr std::string_view kFeatureMemory = "memory";
 inline constexpr std::string_view kJoinPreamble = "TFBULK01";
 inline constexpr std::size_t kJoinIdSize = 16;
 inline constexpr std::size_t kJoinSecretSize = 32;

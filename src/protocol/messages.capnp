@@ -105,6 +105,9 @@ struct Message {
     # Pages that come while the process runs at home.
     staged @27 :UInt32;       # from the keeper: those of all rounds before this one are here
     kept @28 :KeptPages;      # from the keeper: what it has of the memory that was kept
+    # Source to destination, which offers it: whether there is enough of it.
+    checkMemory @29 :WantedMemory;
+    checkMemoryReply @30 :CheckMemoryReply;
     # Destination to source.
     checkFilesReply @2 :CheckFilesReply;
   }
@@ -132,6 +135,30 @@ struct FileVerdict {
     missing @2;
     different @3;             # another size, or another kind of file
   }
+}
+
+struct WantedMemory {
+  # That of which a machine has only so much, or only one by that name.
+  hugePages @0 :List(HugePages);
+  segments @1 :List(Image.Segment);  # of System V memory: id and key
+  bootId @2 :Text;            # of the machine that asks
+  ipcNamespace @3 :Text;      # and the namespace there: "ipc:[4026531839]"
+}
+
+struct HugePages {
+  shift @0 :UInt8;            # log2 of the bytes of a page
+  count @1 :UInt64;
+}
+
+struct CheckMemoryReply {
+  refusals @0 :List(Refusal);
+}
+
+struct Refusal {
+  # For people.
+  what @0 :Text;
+  why @1 :Text;
+  remedy @2 :Text;
 }
 
 struct Prepare {
@@ -217,6 +244,7 @@ struct Offer {
   ended @6 :List(UInt32);           # of them, and not waited for
   threads @7 :Bool;                 # it has several, as OfferedMember
   root @8 :Text;                    # its root directory
+  memory @9 :WantedMemory;
 }
 
 struct OfferedMember {

@@ -8,10 +8,22 @@
 #pragma once
 
 #include <map>
+#include <optional>
+#include <string>
 
 #include "image/image.capnp.h"
 
 namespace telefork::restore {
+
+// What of this machine's is in the way of one with such an id and key.
+struct SegmentInTheWay {
+  const char* name;         // "id", "key": what it has taken
+  int id = 0;               // its own
+  std::string description;  // "id 5 (8192 bytes, made by process 77, of user 0, attached by 2)"
+};
+std::optional<SegmentInTheWay> find_segment_in_the_way(image::schema::Segment::Reader wanted);
+// Whether this process may say which id one gets.
+bool may_choose_segment_ids();
 
 class Segments {
  public:

@@ -57,11 +57,16 @@ int huge_page_flags(unsigned shift) {
   return static_cast<int>(shift << MAP_HUGE_SHIFT);
 }
 
+std::string huge_pages_setting(unsigned shift) {
+  if (shift == kShiftOf2Mb) return "vm.nr_hugepages or vm.nr_overcommit_hugepages";
+  return fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages",
+                     (std::uint64_t{1} << shift) / 1024);
+}
+
 std::string huge_pages_name(unsigned shift) {
   if (shift == kShiftOf2Mb) return "huge pages (vm.nr_hugepages)";
-  const std::uint64_t kilobytes = (std::uint64_t{1} << shift) / 1024;
-  return fmt::format("huge pages of {0} kB (/sys/kernel/mm/hugepages/hugepages-{0}kB/nr_hugepages)",
-                     kilobytes);
+  return fmt::format("huge pages of {} kB ({})", (std::uint64_t{1} << shift) / 1024,
+                     huge_pages_setting(shift));
 }
 
 int map_flags(Vma::Reader vma) {

@@ -41,8 +41,9 @@ std::string place_name(Range range);
 unsigned huge_shift(image::schema::Vma::Reader vma);
 // What mmap(2), memfd_create(2) and shmget(2) call pages of hugetlb of that size; 0: nothing.
 int huge_page_flags(unsigned shift);
-// "huge pages (vm.nr_hugepages)", for who has too few of them.
+// "huge pages (vm.nr_hugepages)", for who has too few of them, and the setting alone.
 std::string huge_pages_name(unsigned shift);
+std::string huge_pages_setting(unsigned shift);
 // Whether pages that lie together may become huge ones. `thp_disable`: as PR_GET_THP_DISABLE has
 // it, of which bit 1 (PR_THP_DISABLE_EXCEPT_ADVISED) leaves memory that asks for them alone.
 bool may_have_huge_pages(image::schema::Vma::Reader vma, std::uint32_t thp_disable);

@@ -17,6 +17,7 @@
 #include "migrate/save.h"
 #include "session/description.h"
 #include "session/hosting.h"
+#include "session/memory_check.h"
 #include "tracee/parked_process.h"
 
 namespace telefork::session {
@@ -114,8 +115,10 @@ void Departure::look(const capture::SurveyOptions& options) {
   for (const capture::Survey& member : tree.members) resident_ += member.status.resident_kb * 1024;
   alone_ = tree.alone();
   if (!alone_) check_trees(opened_->reply, request_.node.text());
+  const capture::Refusals lacking = ask_about_memory(tree, *opened_->reply, link());
   looked_ = std::move(tree.first());
   looked_.refusals = std::move(tree.refusals);
+  looked_.refusals.insert(looked_.refusals.end(), lacking.begin(), lacking.end());
   files_.settle(looked_, link());
   capture::throw_refusals(looked_.refusals);
   choose_mode();

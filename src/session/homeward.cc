@@ -20,6 +20,7 @@
 #include "migrate/save.h"
 #include "protocol/machine.h"
 #include "session/image_header.h"
+#include "session/memory_check.h"
 #include "session/program_call.h"
 #include "tracee/stub.h"
 
@@ -243,6 +244,7 @@ void Homeward::send_offer(const capture::TreeSurvey& tree) {
     offer.setRoot(root_of(tree.first().pid));
     offer.setThreads(kernel::list_threads(settings_.guest).size() > 1);
     offer.setSharesMemory(shares_memory(tree));
+    say_wanted_memory(tree, offer.initMemory());
     offer.setEnded({ended.data(), ended.size()});
     auto members = offer.initMembers(static_cast<unsigned>(tree.members.size() - 1));
     for (unsigned i = 0; i < members.size(); ++i) {

@@ -45,6 +45,7 @@
 #include "session/homeward.h"
 #include "session/kept_guest.h"
 #include "session/leaderless_group.h"
+#include "session/memory_check.h"
 #include "session/node_lease.h"
 #include "session/node_link.h"
 #include "session/registry.h"
@@ -67,10 +68,8 @@ constexpr auto kBulkPatience = 10s;  // for a bulk connection that was announced
 
 // Of the first stretch that the ids here have room for; 0: of none.
 pid_t first_of(::capnp::List<std::uint32_t>::Reader stretches) {
-  if (stretches.size() == 0) return 0;
-  const std::uint64_t limit = kernel::read_pid_max();
   for (std::uint32_t start : stretches) {
-    if (start > 1 && start + std::uint64_t{kernel::kIdStretch} <= limit) {
+    if (start > 1 && start + std::uint64_t{kernel::kIdStretch} <= kernel::read_pid_max()) {
       return static_cast<pid_t>(start);
     }
   }
@@ -192,6 +191,9 @@ void Keeper::serve() {
     switch (message->which()) {
       case Message::CHECK_FILES:
         answer_about_files(message->getCheckFiles(), files_, link_);
+        break;
+      case Message::CHECK_MEMORY:
+        answer_about_memory(message->getCheckMemory(), link_);
         break;
       case Message::PREPARE:
         if (task_) protocol::throw_unexpected(message, "streams");

@@ -20,6 +20,7 @@
 #include "restore/id_holder.h"
 #include "restore/try_id.h"
 #include "session/file_negotiation.h"
+#include "session/memory_check.h"
 #include "tracee/parked_process.h"
 
 namespace telefork::session {
@@ -195,6 +196,7 @@ void ReturnSession::check_offer(protocol::schema::Offer::Reader offer) const {
       check_id("child's process", static_cast<pid_t>(pid));
     }
   }
+  capture::throw_refusals(find_lacking_memory(offer.getMemory(), "here"));
   if (!offer.getSharesMemory() || may_open_mapped_files()) return;
   throw Error(Code::kRefused,
               fmt::format("refused: process {}: it shares memory with what has come of it, which "

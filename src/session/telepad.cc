@@ -514,9 +514,9 @@ void Telepad::fill_welcome(const Session& session,
   user.setChangesRoot(session.user.uid == 0 && may_change_root());
   say_hosting(find_hosting(session.user.uid != ::geteuid()), reply.initHosting());
   std::vector<std::string> features = {
-      std::string(protocol::kFeatureTrees), std::string(protocol::kFeatureLazy),
-      std::string(protocol::kFeatureLive), std::string(protocol::kFeatureCompress),
-      std::string(protocol::kFeatureLazyTrees)};
+      std::string(protocol::kFeatureTrees),     std::string(protocol::kFeatureLazy),
+      std::string(protocol::kFeatureLive),      std::string(protocol::kFeatureCompress),
+      std::string(protocol::kFeatureLazyTrees), std::string(protocol::kFeatureMemory)};
   // Else it ends with its last session, which who has no home does not end.
   if (listens()) features.emplace_back(protocol::kFeatureDetach);
   if (keeps()) features.emplace_back(protocol::kFeatureKeep);

@@ -17,7 +17,7 @@ int main() {
     _exit(0);
   }
   VICTIM_NOT_COPIED("memory that others may share stays at home");
-  VICTIM_CLASHES("its System V memory");
+  VICTIM_REFUSED_BESIDE("the process itself has it until it has gone");
   VICTIM_NOT_LOADED_BY_PLAIN_USERS("to choose an id takes root");
   victim_ready();
   victim_wait();

@@ -14,7 +14,7 @@ int main() {
   VICTIM_CHECK(shmctl(id, IPC_RMID, nullptr) == 0);
   std::strcpy(memory + 3 * 4096, "end");
   VICTIM_NOT_COPIED("memory that others may share stays at home");
-  VICTIM_CLASHES("its System V memory");
+  VICTIM_REFUSED_BESIDE("the process itself has it until it has gone");
   VICTIM_NOT_LOADED_BY_PLAIN_USERS("to choose an id takes root");
   victim_ready();
   victim_wait();

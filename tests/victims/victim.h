@@ -51,6 +51,8 @@
 #define VICTIM_REFUSED_BY_MOVE(text) victim_say("refused by move: " text "\n")
 // The same of `telefork fork` alone: the original keeps it.
 #define VICTIM_NOT_COPIED(text) victim_say("refused by fork: " text "\n")
+// Of `move`, where it would be beside itself on one machine: what it has there only one can have.
+#define VICTIM_REFUSED_BESIDE(text) victim_say("refused beside: " text "\n")
 // And of `home`, when it is away.
 #define VICTIM_REFUSED_BY_HOME(text) victim_say("refused by home: " text "\n")
 #define VICTIM_REFUSED_BY_HOME_TO_PLAIN_USERS(text) \

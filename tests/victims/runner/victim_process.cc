@@ -228,6 +228,8 @@ bool VictimProcess::await_ready() {
       declared_.refused_by_load = text;
     } else if (name == "refused by move") {
       declared_.refused_by_move.push_back(text);
+    } else if (name == "refused beside") {
+      declared_.refused_beside.push_back(text);
     } else if (name == "refused by fork") {
       declared_.refused_by_fork.push_back(text);
     } else if (name == "refused by home") {
@@ -261,6 +263,7 @@ bool VictimProcess::await_ready() {
 
 void VictimProcess::ignore_what_is_near() {
   if (!declared_.clashes_in_files) declared_.clashes.clear();
+  declared_.refused_beside.clear();
   declared_.loses_in_namespace.clear();
 }
 

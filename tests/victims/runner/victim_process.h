@@ -16,6 +16,7 @@ struct Declared {
   std::vector<std::string> refused;  // in these words
   std::string refused_by_load;       // or nothing
   std::vector<std::string> refused_by_move;
+  std::vector<std::string> refused_beside;
   std::vector<std::string> refused_by_fork;
   std::vector<std::string> refused_by_home;
   bool once_stopped = false;       // only then

@@ -351,7 +351,9 @@ class Move : public ToNode {
     victim.continue_elsewhere(there().seen_from_here(nlohmann::json::parse(move.out).at("pid")));
   }
   std::vector<std::string> refused(const Declared& declared) const override {
-    return refused_with(declared, declared.refused_by_move);
+    std::vector<std::string> more = declared.refused_by_move;
+    more.insert(more.end(), declared.refused_beside.begin(), declared.refused_beside.end());
+    return refused_with(declared, std::move(more));
   }
 };
 

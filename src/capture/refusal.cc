@@ -21,15 +21,17 @@ constexpr char kStub[] = "src/tracee/stub.cc";
 
 constexpr std::array kRules = {
     Rule{Reason::kPipe, Part::kDescriptors,
-         "a pipe or FIFO, other than the standard streams; for `telefork save` and `move` one "
-         "that another process has too",
+         "a pipe or FIFO, other than the standard streams; for `telefork save`, `move` and `fork` "
+         "one that another process has too",
          "a pipe whose other end stays cannot move yet", kClose},
     Rule{Reason::kSocket, Part::kDescriptors,
-         "a socket; for `telefork save` and `move` not one whose other end the process has too "
-         "(socketpair(2), and accept(2) where what listened is open still), one of UDP that is not "
-         "connected and in no multicast group, one of TCP that listens or was never connected, a "
-         "unix one that is not connected and has no name in a file system but an absolute one that "
-         "still leads to it, one of netlink (NETLINK_ROUTE) that is not connected and in no group",
+         "a socket; for `telefork save`, `move` and `fork` not one whose other end the process has "
+         "too (socketpair(2), for `telefork fork` not where that is only on its way in another "
+         "socket; and, other than for `telefork fork`, accept(2) where what listened is open "
+         "still), one of UDP that is not connected and in no multicast group, one of TCP that "
+         "listens or was never connected, a unix one that is not connected and has no name in a "
+         "file system but an absolute one that still leads to it, one of netlink (NETLINK_ROUTE) "
+         "that is not connected and in no group",
          "a socket cannot move yet", kClose},
     Rule{Reason::kStream, Part::kDescriptors,
          "for `telefork move --detach`: a standard stream that is a pipe, a terminal or a socket",
@@ -37,63 +39,62 @@ constexpr std::array kRules = {
          "have it write to a file, or move it without --detach"},
     Rule{Reason::kDescriptor, Part::kDescriptors,
          "userfaultfd, io_uring, perf, bpf, a pidfd of another process; except for `telefork "
-         "save` and `move` also epoll, eventfd, timerfd, signalfd, inotify, any pidfd",
+         "save`, `move` and `fork` also epoll, eventfd, timerfd, signalfd, inotify, any pidfd",
          "this kind of descriptor cannot move yet", kClose},
-    Rule{Reason::kMemfd, Part::kDescriptors, "a memfd, but for `telefork save` and `move`",
+    Rule{Reason::kMemfd, Part::kDescriptors, "a memfd, but for `telefork save`, `move` and `fork`",
          "a memfd cannot move yet", kClose},
     Rule{Reason::kLock, Part::kDescriptors,
-         "a file with a lock; for `telefork save` and `move` only with a lease for writing, or one "
-         "that is being broken (fcntl(2), F_SETLEASE)",
+         "a file with a lock; for `telefork save`, `move` and `fork` only with a lease for "
+         "writing, or one that is being broken (fcntl(2), F_SETLEASE)",
          "a lock on the file cannot move yet", kClose},
     Rule{Reason::kKept, Part::kDescriptors,
          "for `telefork fork`: a file with a lock, a socket that has an address or a name, a FIFO "
          "that has a name",
          "the original keeps it, and only one can have it", kClose},
     Rule{Reason::kDeletedWritable, Part::kDescriptors,
-         "a deleted file open for writing, but for `telefork save` and `move`",
+         "a deleted file open for writing, but for `telefork save`, `move` and `fork`",
          "a deleted file that is open for writing cannot move yet", kClose},
     Rule{Reason::kHolder, Part::kDescriptors,
-         "for `telefork save` and `move`: an epoll, eventfd, timerfd, signalfd, inotify, socket, "
-         "memfd, pseudo-terminal or deleted file that another process has too",
+         "for `telefork save`, `move` and `fork`: an epoll, eventfd, timerfd, signalfd, inotify, "
+         "socket, memfd, pseudo-terminal or deleted file that another process has too",
          "process {} has it too, and stays", kClose},
     Rule{Reason::kEpollTarget, Part::kDescriptors,
-         "for `telefork save` and `move`: an epoll that watches what the process has closed and "
-         "another process has open",
+         "for `telefork save`, `move` and `fork`: an epoll that watches what the process has "
+         "closed and another process has open",
          "what it watches as fd {} is no descriptor of the process any more",
          "end that other process"},
     Rule{Reason::kUnreadEvents, Part::kDescriptors,
-         "for `telefork save` and `move`: an inotify with events that were not read",
+         "for `telefork save`, `move` and `fork`: an inotify with events that were not read",
          "it has events that were not read, and the kernel shows them to nobody else",
          "have the program read them"},
     Rule{Reason::kUnknownWatch, Part::kDescriptors,
-         "for `telefork save` and `move`: an inotify that watches what has no name any more, or, "
-         "of a plain user's, anything",
+         "for `telefork save`, `move` and `fork`: an inotify that watches what has no name any "
+         "more, or, of a plain user's, anything",
          "what it watches (number {}) is not told here by a name", "ask as root, or close it"},
-    Rule{
-        Reason::kUnread, Part::kDescriptors,
-        "for `telefork save` and `move`: a socket of TCP with connections that were not accepted, "
-        "or a unix one with such of which the other end stays or has sent something, or of UDP or "
-        "netlink, or a unix one with a name, with datagrams that were not read; a pseudo-terminal "
-        "with a status of packet mode (TIOCPKT) that was not read, or, unless it is raw, with more "
-        "than 3 KB",
-        "it has what was not accepted or read yet", "have the program take it"},
+    Rule{Reason::kUnread, Part::kDescriptors,
+         "for `telefork save`, `move` and `fork`: a socket of TCP with connections that were not "
+         "accepted, or a unix one with such of which the other end stays or has sent something, "
+         "for `telefork fork` with any, or of UDP or netlink, or a unix one with a name, with "
+         "datagrams that were not read; a pseudo-terminal with a status of packet mode (TIOCPKT) "
+         "that was not read, or, unless it is raw, with more than 3 KB",
+         "it has what was not accepted or read yet", "have the program take it"},
     Rule{Reason::kSentAlong, Part::kDescriptors,
-         "for `telefork save` and `move`: a unix socket with something unread that has, with "
-         "SO_PASSCRED, its sender's ids with it, or a descriptor that has a lock or an owner "
+         "for `telefork save`, `move` and `fork`: a unix socket with something unread that has, "
+         "with SO_PASSCRED, its sender's ids with it, or a descriptor that has a lock or an owner "
          "(F_SETOWN), or is of another kind than files, pipes, sockets and eventfds, and is open "
          "nowhere else",
          "descriptors or ids were sent along with what it has not read",
          "have the program read it"},
     Rule{Reason::kTerminal, Part::kDescriptors,
-         "for `telefork save` and `move`: a pseudo-terminal that is no other machine's to make: "
-         "with a slave that was never opened, a master that is not open for both reading and "
+         "for `telefork save`, `move` and `fork`: a pseudo-terminal that is no other machine's to "
+         "make: with a slave that was never opened, a master that is not open for both reading and "
          "writing, another line discipline than N_TTY or locked settings (TIOCSLCKTRMIOS); the "
          "controlling terminal of the first process's session, or one whose foreground process "
          "group has ended",
          "it is a terminal that cannot be made again as it is: {}", kClose},
     Rule{Reason::kDevice, Part::kDescriptors,
-         "a character device other than null, zero, full, random, urandom; for `telefork save` and "
-         "`move` not a pseudo-terminal of /dev/ptmx with both its ends",
+         "a character device other than null, zero, full, random, urandom; for `telefork save`, "
+         "`move` and `fork` not a pseudo-terminal of /dev/ptmx with both its ends",
          "device state cannot move", kClose},
     Rule{Reason::kBlockDevice, Part::kDescriptors, "a block device", "a block device cannot move",
          kClose},
@@ -101,8 +102,8 @@ constexpr std::array kRules = {
          "a namespace cannot move", kClose},
     Rule{Reason::kProcFile, Part::kDescriptors,
          "a file or directory that procfs has of a process, those of the network among them; for "
-         "`telefork save` and `move` not what it has of that process itself, unless it was read in "
-         "part or is a thread's",
+         "`telefork save`, `move` and `fork` not what it has of that process itself, unless it was "
+         "read in part or is a thread's",
          "it tells of a process here", kClose},
     Rule{Reason::kOtherFile, Part::kDescriptors, "anything else that a descriptor can name",
          "this kind of file cannot move", kClose},
@@ -131,14 +132,14 @@ constexpr std::array kRules = {
 
     Rule{Reason::kSharedMemory, Part::kMemory, "memory shared with a process that stays",
          "memory shared with processes that stay cannot move", kCopyShared},
-    Rule{
-        Reason::kMemoryFile, Part::kMemory,
-        "a mapping of a memfd, of a deleted file in memory, of SysV memory, of /dev/shm; for "
-        "`telefork save` and `move` only what another process has too, of the first two, of a "
-        "plain user's, also what no descriptor of the process names, of SysV memory what is mapped "
-        "in part, or locked by shmctl(2), and of /dev/shm what lies in a folder there; for "
-        "`telefork fork` all of that",
-        "memory that others may share stays at home", kCopyShared},
+    Rule{Reason::kMemoryFile, Part::kMemory,
+         "a mapping of a memfd, of a deleted file in memory, of SysV memory, of /dev/shm; for "
+         "`telefork save`, `move` and `fork` of the first two only what another process has too "
+         "and, of a plain user's, what no descriptor of the process names; for `telefork save` and "
+         "`move` of SysV memory only what another process has too, what is mapped in part, or "
+         "locked by shmctl(2), and of /dev/shm only what another process has too, or lies in a "
+         "folder there",
+         "memory that others may share stays at home", kCopyShared},
     Rule{Reason::kSharedThere, Part::kMemory,
          "either of the two on the way home (`run_on`, `telefork home`), where it came to be there",
          "memory that others may share stays there", "have the program unmap it before"},
@@ -175,9 +176,11 @@ constexpr std::array kRules = {
     Rule{Reason::kShadowStack, Part::kMemory, "a shadow stack",
          "a shadow stack cannot be restored yet",
          "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"},
-    Rule{Reason::kSealed, Part::kMemory, "mseal'ed memory, but for `telefork save` and `move`",
+    Rule{Reason::kSealed, Part::kMemory,
+         "mseal'ed memory, but for `telefork save`, `move` and `fork`",
          "mseal'ed memory cannot be restored yet", ""},
-    Rule{Reason::kDroppable, Part::kMemory, "droppable memory, but for `telefork save` and `move`",
+    Rule{Reason::kDroppable, Part::kMemory,
+         "droppable memory, but for `telefork save`, `move` and `fork`",
          "droppable memory cannot be restored yet", ""},
     Rule{Reason::kProtectionKey, Part::kMemory, "memory with a protection key of the program's",
          "memory protection keys cannot be restored yet", ""},
@@ -242,7 +245,7 @@ constexpr std::array kRules = {
     Rule{Reason::kTraced, Part::kProcess, "a debugger attached", "process {} traces it",
          "end that debugger first"},
     Rule{Reason::kYamaStrangers, Part::kProcess,
-         "any process but one that allows it, for `telefork save` and `move`, where Yama's "
+         "any process but one that allows it, for `telefork save`, `move` and `fork`, where Yama's "
          "ptrace_scope is 1",
          "Yama lets only its ancestors trace it (kernel.yama.ptrace_scope is 1)",
          "ask as root, have it call prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY), or have root set "
@@ -309,7 +312,8 @@ constexpr std::array kRules = {
          "process {} has no code that returns from a signal handler", "",
          "src/tracee/sigreturn_finder.cc"},
     Rule{Reason::kSegments, Part::kProcess,
-         "segments of its own (modify_ldt), but for `telefork save` and `move`, once it is stopped",
+         "segments of its own (modify_ldt), but for `telefork save`, `move` and `fork`, once it is "
+         "stopped",
          "it has made segments by modify_ldt(2), which cannot be restored yet", ""},
 
     Rule{Reason::kForeignCode, Part::kThreads, "32-bit code in a 64-bit program",

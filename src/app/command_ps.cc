@@ -63,6 +63,7 @@ int ps_command(const PsCommand& command) {
                       {"changes_found_by", info.changes_found_by},
                       {"mode", info.mode},
                       {"mode_reason", info.mode_reason},
+                      {"connection_lost", info.connection_lost},
                       {"memory_follows", follows(info)},
                       {"pages_missing", info.pages_missing},
                       {"pages_came", info.pages_came},
@@ -80,10 +81,12 @@ int ps_command(const PsCommand& command) {
   }
   std::vector<Row> rows = {{"PID", "GUEST", "ROLE", "NODE", "STATE", "COMMAND"}};
   for (const session::SessionInfo& info : sessions) {
-    rows.push_back(
-        {std::to_string(info.pid), info.guest_pid == 0 ? "-" : std::to_string(info.guest_pid),
-         escape(info.role), escape(info.node),
-         escape(info.state) + (follows(info) ? ", memory follows" : ""), escape(info.command)});
+    rows.push_back({std::to_string(info.pid),
+                    info.guest_pid == 0 ? "-" : std::to_string(info.guest_pid), escape(info.role),
+                    escape(info.node),
+                    escape(info.state) + (follows(info) ? ", memory follows" : "") +
+                        (info.connection_lost ? ", connection lost" : ""),
+                    escape(info.command)});
   }
   print_table(rows);
   for (const session::SessionInfo& info : sessions) {

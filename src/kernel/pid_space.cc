@@ -100,6 +100,10 @@ int try_pid_namespace() {
   return error == EPERM ? try_clone(CLONE_NEWPID | CLONE_NEWUSER) : error;
 }
 
+bool has_stretch(std::uint32_t start) {
+  return start > 1 && start + std::uint64_t{kIdStretch} <= read_pid_max();
+}
+
 pid_t choose_stretch(pid_t last, pid_t limit, unsigned salt,
                      const std::function<bool(pid_t)>& is_taken) {
   const pid_t count = (limit - kReservedIds) / kIdStretch;

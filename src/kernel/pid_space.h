@@ -50,6 +50,8 @@ class NextId {
 
 // How many ids a stretch has.
 inline constexpr pid_t kIdStretch = 256;
+// Whether the ids of this machine have room for the one that begins there.
+bool has_stretch(std::uint32_t start);
 
 // The start of a stretch of ids between those that the kernel begins again with (300) and `limit`:
 // far from `last`, which was given out last, so that they are not given out soon; others for

@@ -156,7 +156,17 @@ TEST(ChooseIdsFor, LieBelowTheLimit) {
   for (pid_t start : starts) {
     EXPECT_GE(start, 300);
     EXPECT_LE(static_cast<std::uint64_t>(start + kIdStretch), read_pid_max());
+    EXPECT_TRUE(has_stretch(static_cast<std::uint32_t>(start)));
   }
+}
+
+TEST(HasStretch, IsSoAsFarAsTheIdsGo) {
+  const auto end = static_cast<std::uint32_t>(read_pid_max());
+  EXPECT_TRUE(has_stretch(end - kIdStretch));
+  EXPECT_FALSE(has_stretch(end - kIdStretch + 1));
+  EXPECT_FALSE(has_stretch(~0U));
+  EXPECT_FALSE(has_stretch(1));
+  EXPECT_FALSE(has_stretch(0));
 }
 
 TEST(TryPidNamespace, LeavesNothingBehind) {

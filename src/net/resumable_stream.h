@@ -117,6 +117,8 @@ class ResumableStream final : public Stream {
   // While `fd` is readable `on_ready` is called by try_read(), and whoever polls the stream is
   // woken. -1: none any more.
   void watch(int fd, std::function<void()> on_ready);
+  // False: it waits for another connection.
+  bool is_connected() const { return connection_ != nullptr; }
   // How often another connection has taken over, and when the other end was last known to be there
   // by that; of a client.
   std::uint64_t resumptions() const { return resumptions_; }

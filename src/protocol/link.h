@@ -101,6 +101,8 @@ class Link {
   void flush_to_other_end(net::Deadline deadline);
   // Null where the control connection is none.
   net::ResumableStream* resumable() const { return resumable_; }
+  // False: it is lost, and waits for another one.
+  bool is_connected() const { return resumable_ == nullptr || resumable_->is_connected(); }
   // The other end has said `failed`.
   bool other_end_failed() const { return failure_.has_value(); }
   // And `abort`, since the last set_discarding().

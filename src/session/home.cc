@@ -168,6 +168,7 @@ void Home::poll_once() {
     if (!pump_.on_message(*message)) on_message(*message);
   }
   note_loss();
+  registry_.tell_connection(!finished_ && !link_.is_connected());
   deliver_end();
   if (finished_) return;
   if (!is_hushed() && are_signals_complete()) send_signals(owed_signals_, link_);

@@ -69,9 +69,7 @@ constexpr auto kBulkPatience = 10s;  // for a bulk connection that was announced
 // Of the first stretch that the ids here have room for; 0: of none.
 pid_t first_of(::capnp::List<std::uint32_t>::Reader stretches) {
   for (std::uint32_t start : stretches) {
-    if (start > 1 && start + std::uint64_t{kernel::kIdStretch} <= kernel::read_pid_max()) {
-      return static_cast<pid_t>(start);
-    }
+    if (kernel::has_stretch(start)) return static_cast<pid_t>(start);
   }
   return 0;
 }
@@ -265,9 +263,9 @@ void Keeper::watch_trust() {
     if (!trust_.take_word()) throw Error(Code::kLost, "telepad has ended");
     if (auto join = trust_.take_join()) {
       // Home waits for that before it gives a task.
-      page_connection_ = net::TlsStream::accept(std::move(join->connection), settings_.node,
-                                                join->secret, net::Deadline::in(kBulkPatience));
-      page_connection_ = replacements_.of_pages(std::move(page_connection_));
+      page_connection_ = replacements_.of_pages(
+          net::TlsStream::accept(std::move(join->connection), settings_.node, join->secret,
+                                 net::Deadline::in(kBulkPatience)));
     }
   });
 }

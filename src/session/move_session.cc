@@ -379,6 +379,7 @@ bool MoveSession::stand_in(const std::function<bool()>& may_read_input) {
                  if (std::exchange(info_.pages_came, progress.pages) != progress.pages) {
                    tell_registry();
                  }
+                 registry_->tell_connection(!link().is_connected());
                }})
           .run();
   report_.pages_sent += pages_->progress().pages;

@@ -43,9 +43,10 @@ std::string encode(const SessionInfo& info) {
       without_newlines(info.command));
   text += fmt::format(
       "mode {}\nmode_reason {}\nfollows {}\npages_missing {}\npages_came {}\nfaults {}\n"
-      "blocked_us {}\npages_sent {}\npages_kept {}\n",
+      "blocked_us {}\npages_sent {}\npages_kept {}\nconnection_lost {}\n",
       info.mode, without_newlines(info.mode_reason), info.follows ? 1 : 0, info.pages_missing,
-      info.pages_came, info.faults, info.blocked_us, info.pages_sent, info.pages_kept);
+      info.pages_came, info.faults, info.blocked_us, info.pages_sent, info.pages_kept,
+      info.connection_lost ? 1 : 0);
   if (const auto& hold = info.hold) {
     text += fmt::format("hold {} {}\n", hold->without_end ? 1 : 0, hold->fence_key);
     text += fmt::format("frozen_at {}\n", hold->frozen_at.count());
@@ -138,6 +139,7 @@ SessionInfo decode(const std::string& content) {
   info.pages_sent = number<std::uint64_t>(fields, "pages_sent");
   info.pages_kept = number<std::uint64_t>(fields, "pages_kept");
   info.bytes = number<std::uint64_t>(fields, "bytes");
+  info.connection_lost = number<int>(fields, "connection_lost") != 0;
   info.command = text(fields, "command");
   info.hold =
       decode_hold(text(fields, "hold"), std::move(members), number<int>(fields, kConfirmed) != 0);
@@ -289,6 +291,13 @@ void RegistryEntry::leave() {
 void RegistryEntry::update(const SessionInfo& info) {
   info_ = info;
   if (!path_.empty()) write();
+}
+
+void RegistryEntry::tell_connection(bool is_lost) {
+  if (info_.connection_lost == is_lost) return;
+  SessionInfo info = info_;
+  info.connection_lost = is_lost;
+  update(info);
 }
 
 void RegistryEntry::write() {

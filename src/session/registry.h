@@ -61,6 +61,7 @@ struct SessionInfo {
   std::string mode;              // how its memory comes, or came: "eager", "lazy", "live"
   std::string mode_reason;       // why not lazily, where nobody has asked for eager
   bool follows = false;          // of what is away: memory of it is still on its way from here
+  bool connection_lost = false;  // of what is away: nobody hears of it until there is another one
   // Of a guest whose memory follows it: pages that have not come, those that hold nothing among
   // them, that have come, how often it waited for one, and how long all together.
   std::uint64_t pages_missing = 0;
@@ -93,6 +94,7 @@ class RegistryEntry {
   // the session's end: `telefork ps` shows less.
   void update(const SessionInfo& info);
   const SessionInfo& info() const { return info_; }
+  void tell_connection(bool is_lost);
   // It stays when this object ends, as if its session had been killed.
   void leave();
 

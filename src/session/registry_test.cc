@@ -43,6 +43,15 @@ TEST_F(RegistryTest, TellsSinceWhenWhatIsHeldStandsStill) {
   EXPECT_GE(time_lost(*listed[0].hold), 7s);
 }
 
+TEST_F(RegistryTest, TellsThatAConnectionIsLostUntilThereIsAnother) {
+  RegistryEntry entry(folder(), away());
+  EXPECT_FALSE(list_sessions({folder()}).at(0).connection_lost);
+  entry.tell_connection(true);
+  EXPECT_TRUE(list_sessions({folder()}).at(0).connection_lost);
+  entry.tell_connection(false);
+  EXPECT_FALSE(list_sessions({folder()}).at(0).connection_lost);
+}
+
 TEST_F(RegistryTest, LeavesTheSocketOfASessionThatLives) {
   const RegistryEntry entry(folder(), away());
   const HomeCall call(folder());

@@ -240,7 +240,9 @@ void RunOnSession::poll_once() {
     if (!pump_->on_message(*message)) on_message(*message);
   }
   if (!over_ && pages_) pages_->check();
-  if (!over_) lease_.take_turn();
+  if (over_) return;
+  registry_->tell_connection(!link.is_connected());
+  lease_.take_turn();
 }
 
 void RunOnSession::on_parked_event(const ParkedProcess::Event& event) {

@@ -39,6 +39,10 @@ void TrustChannel::send_verdict(int channel, const std::optional<std::string>& w
 }
 
 void TrustChannel::send_resumption(int channel, int connection, bool pages) {
+  // Whoever may ask for this may ask often, and the keeper be busy.
+  pollfd room{channel, POLLOUT, 0};
+  if (::poll(&room, 1, 0) <= 0)
+    throw Error(Code::kLost, "its keeper takes no more connections now");
   const std::byte which = pages ? kPagesAgain : kControlAgain;
   const int fds[] = {connection};
   net::send_fds(channel, std::span(&which, 1), fds);

@@ -72,6 +72,38 @@ TEST_F(TrustChannelTest, IsNotTrustedByNobody) {
   EXPECT_EQ(error_of([&] { asker_.ask(); }).code(), Code::kLost);
 }
 
+TEST_F(TrustChannelTest, PassesAConnectionInThePlaceOfALostOne) {
+  for (const bool pages : {false, true}) {
+    auto [one, other] = make_socket_pair(SOCK_STREAM);
+    TrustChannel::send_resumption(telepad_.get(), other.get(), pages);
+    other.reset();
+    EXPECT_TRUE(asker_.take_word());
+    EXPECT_FALSE(asker_.take_join());
+    std::optional<TrustAsker::Resumption> came = asker_.take_resumption();
+    ASSERT_TRUE(came);
+    EXPECT_EQ(came->pages, pages);
+    const char word = 'x';
+    EXPECT_EQ(::send(came->connection.get(), &word, 1, 0), 1);
+    char heard = 0;
+    EXPECT_EQ(::recv(one.get(), &heard, 1, MSG_DONTWAIT), 1);
+    EXPECT_FALSE(asker_.take_resumption());
+  }
+}
+
+// A telepad waits for nobody.
+TEST_F(TrustChannelTest, RefusesAConnectionWhereTheKeeperIsTooBusy) {
+  auto [one, other] = make_socket_pair(SOCK_STREAM);
+  std::optional<Code> refused;
+  for (int times = 0; times < 100'000 && !refused; ++times) {
+    try {
+      TrustChannel::send_resumption(telepad_.get(), other.get(), false);
+    } catch (const Error& error) {
+      refused = error.code();
+    }
+  }
+  EXPECT_TRUE(refused.has_value());
+}
+
 TEST_F(TrustChannelTest, KnowsThatAKeeperHasEnded) {
   asker_ = TrustAsker();
   bool asked = false;

@@ -10,6 +10,7 @@ import sys
 import threading
 
 import cli
+from cli import call
 from departure import ByNarrowCable, DepartureTest, has_taken_signals, is_deputy, kill, sessions
 
 MEGABYTES = 24
@@ -100,10 +101,13 @@ class OfAMove(ByCable):
         process = self.program()
         self.go(process.pid)
         self.cable.cut()
+        cli.wait_until(lambda: self.entry(process.pid)["connection_lost"])
+        self.assertIn(b"away, connection lost", call("ps").stdout)
         for number in signal.SIGUSR1, signal.SIGTERM:
             os.kill(process.pid, number)
             cli.wait_until(lambda: has_taken_signals(process.pid))
         self.cable.mend()
+        cli.wait_until(lambda: not (self.entry(process.pid) or {"connection_lost": False})["connection_lost"])
         out, _ = process.communicate(timeout=cli.PATIENCE)
         self.assertEqual((process.returncode, out), (9, b"%d\n" % signal.SIGUSR1))
 

@@ -13,6 +13,7 @@ import subprocess
 import unittest
 
 import cli
+from departure import SHORT_LEASE
 
 TELEPAD = str(cli.BIN / "telepad")
 KEY = r"tf1:[A-Za-z0-9+/]{43}="
@@ -479,8 +480,9 @@ class Serving(KeysTest):
             lost.sendall(b"\x16\x03\x01\x02\x00\x01")
         cli.wait_until(lambda: not telepad.children() and telepad.descriptors() == before)
 
-    def run_cat(self, telepad):
-        session = subprocess.Popen([cli.TELEFORK, "run", telepad.node, "--", "cat"], env=self.env,
+    def run_cat(self, telepad, lease=None):
+        session = subprocess.Popen([cli.TELEFORK, "run", telepad.node, "--", "cat"],
+                                   env={**self.env, **(lease or {})},
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE)
         session.stdin.write(b"\n")
@@ -492,21 +494,30 @@ class Serving(KeysTest):
         names = cli.names_of_processes()
         return [int(pid) for pid in telepad.children() if names.get(int(pid)) == name]
 
-    def test_ends_with_whatever_of_it_dies(self):
-        telepad = self.introduce()
-        # /proc keeps 15 characters.
-        for victim in ("telefork-greeter"[:15], "telefork-keeper"[:15]):
-            session = self.run_cat(telepad)
-            pid, = self.named(telepad, victim)
-            os.kill(pid, signal.SIGKILL)
-            _, said = session.communicate(timeout=cli.PATIENCE)
-            self.assertEqual(session.returncode, 125, said)
-            self.assertIn(b"telefork: lost: ", said)
-            cli.wait_until(lambda: not telepad.children())
+    def kill_named(self, telepad, name):
+        pid, = self.named(telepad, name[:15])  # /proc keeps so many characters
+        os.kill(pid, signal.SIGKILL)
 
-    def test_home_that_dies_takes_all_of_it_along(self):
+    def test_ends_with_its_keeper(self):
         telepad = self.introduce()
         session = self.run_cat(telepad)
+        self.kill_named(telepad, "telefork-keeper")
+        _, said = session.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(session.returncode, 125, said)
+        self.assertIn(b"telefork: lost: ", said)
+        cli.wait_until(lambda: not telepad.children())
+
+    def test_has_another_greeter_when_one_dies(self):
+        telepad = self.introduce()
+        session = self.run_cat(telepad)
+        self.kill_named(telepad, "telefork-greeter")
+        self.assertEqual(session.communicate(b"more\n", timeout=cli.PATIENCE), (b"more\n", b""))
+        self.assertEqual(session.returncode, 0)
+        cli.wait_until(lambda: not telepad.children())
+
+    def test_home_that_dies_takes_all_of_it_along_when_the_lease_is_over(self):
+        telepad = self.introduce()
+        session = self.run_cat(telepad, SHORT_LEASE)
         tracer = int(re.search(r"TracerPid:\t(\d+)",
                                pathlib.Path(f"/proc/{session.pid}/status").read_text())[1])
         os.kill(tracer, signal.SIGKILL)

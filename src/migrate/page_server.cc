@@ -7,8 +7,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -17,6 +15,7 @@
 #include "kernel/procfs.h"
 #include "kernel/write_watch.h"
 #include "tracee/memory.h"
+#include "tracee/snapshot.h"
 
 namespace telefork::migrate {
 namespace {
@@ -114,6 +113,7 @@ PageServer::Source::Source(std::uint32_t its_number, const std::vector<ServedPag
     : process(its_number),
       content(std::move(its_content)),
       pages(ranges, [this](RemotePtr start, RemotePtr end) { return content->look(start, end); }),
+      dropped(pages),
       least_ahead(content->read_ahead()),
       read_ahead(least_ahead) {
   if (!ranges.empty()) next_push = ranges.front().start;
@@ -222,6 +222,8 @@ void PageServer::serve() {
 void PageServer::take(const PageMessage& message) {
   switch (message.kind) {
     case Kind::kBegin:
+      begun_ = true;
+      for (auto& [process, source] : sources_) drop_placed(source, DroppedPages::kLeast);
       pushing_ = !all_told_;
       return;
     case Kind::kWant:
@@ -231,6 +233,8 @@ void PageServer::take(const PageMessage& message) {
       Source& source = source_of(message);
       window_.confirmed(message.count, SendWindow::Clock::now());
       source.behind_is_due = source.behind.pages > 0;
+      source.dropped.note_placed(message.count);
+      drop_placed(source, DroppedPages::kLeast);
       note_completion();
       return;
     }
@@ -261,6 +265,14 @@ PageServer::Source& PageServer::source_of(const PageMessage& message) {
   if (found != sources_.end()) return found->second;
   throw Error(Code::kCorrupt, fmt::format("memory of process {} is wanted, of which none was left",
                                           message.process));
+}
+
+// Not before it runs: until then what went ahead may not be there.
+void PageServer::drop_placed(Source& source, std::uint64_t least) const {
+  if (!begun_ || !source.control) return;
+  source.dropped.drop(least, [&source](const PageRun& run) {
+    return tracee::try_ask_to_drop(source.control.get(), run.start, run.pages * kPageSize);
+  });
 }
 
 // The rest follows whom it is waited for by: most often he goes on from there. Who is not known to
@@ -316,16 +328,21 @@ void PageServer::send_behind(Source& source) {
 void PageServer::borrow(UniqueFd control, UniqueFd pages) {
   TELEFORK_ASSERT(sources_.size() == 1);
   std::lock_guard lock(mutex_);
-  offered_.emplace(std::move(control), std::move(pages));
+  offered_.push_back({&sources_.begin()->second, std::move(control), std::move(pages)});
+}
+
+void PageServer::let_drop(std::uint32_t process, UniqueFd control) {
+  std::lock_guard lock(mutex_);
+  offered_.push_back({&sources_.at(process), std::move(control), UniqueFd()});
 }
 
 void PageServer::take_offer() {
   std::lock_guard lock(mutex_);
-  if (!offered_) return;
-  lender_ = std::move(offered_->first);
-  lent_pages_ = std::move(offered_->second);
-  offered_.reset();
-  if (!stream_.can_splice()) return;
+  for (Offer& offer : std::exchange(offered_, {})) {
+    offer.source->control = std::move(offer.control);
+    if (offer.pages) lent_pages_ = std::move(offer.pages);
+  }
+  if (!lent_pages_ || most_lent_ > 0 || !stream_.can_splice()) return;
   // One is on its way while the next is lent: vmsplice(2) does not wait where not all has room.
   const int size = ::fcntl(lent_pages_.get(), F_GETPIPE_SZ);
   if (size < 0) throw_errno("asking for the size of a pipe");
@@ -363,15 +380,13 @@ void PageServer::ask_lender() {
   lent_ = next_to_push(most_lent_);
   if (!lent_) return;
   pushed_->pages.mark_sent(*lent_);
-  const iovec wanted{reinterpret_cast<void*>(lent_->start.value()), lent_->pages * kPageSize};
-  if (::send(lender_.get(), &wanted, sizeof(wanted), MSG_NOSIGNAL) != ssize_t{sizeof(wanted)}) {
-    throw Error(Code::kGone, "who has it has ended");
-  }
+  tracee::ask_to_lend(pushed_->control.get(), lent_->start, lent_->pages * kPageSize);
 }
 
 void PageServer::send_lent() {
   const PageRun run = *std::exchange(lent_, {});
   window_.sent(run.pages * kPageSize, SendWindow::Clock::now());
+  pushed_->dropped.note_sent(run, true);
   stream_.send_from(lent_pages_.get(), pushed_->message(Kind::kPages, run));
   std::lock_guard lock(mutex_);
   progress_.pages += run.pages;
@@ -389,7 +404,10 @@ void PageServer::end_push() {
 }
 
 void PageServer::note_completion() {
-  if (all_told_ && window_.under_way() == 0) set_complete();
+  if (!all_told_ || window_.under_way() != 0) return;
+  // Who ends the copies may have other things to do.
+  for (auto& [process, source] : sources_) drop_placed(source, 0);
+  set_complete();
 }
 
 void PageServer::set_complete() {
@@ -406,6 +424,7 @@ void PageServer::send_pages(Source& source, const PageRun& run) {
   std::uint64_t sent = 0;
   capture::split_by_zeros(bytes, [&](std::uint64_t first, std::uint64_t pages, bool zero) {
     const PageRun part{run.start + first * kPageSize, pages};
+    source.dropped.note_sent(part, !zero);
     if (zero) {
       stream_.send(source.message(Kind::kZeros, part));
       return;

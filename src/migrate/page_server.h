@@ -29,6 +29,7 @@
 #include "base/mapped_region.h"
 #include "base/unique_fd.h"
 #include "kernel/pagemap.h"
+#include "migrate/dropped_pages.h"
 #include "migrate/page_stream.h"
 #include "migrate/send_window.h"
 #include "migrate/served_pages.h"
@@ -77,8 +78,11 @@ class PageServer {
   int fd() const { return news_.get(); }
   // From now on the process, or one with its memory, lends its pages (tracee/snapshot.h): what is
   // pushed is copied by nobody but who receives it, where the connection can do that. Both stay
-  // open as long as this serves. Of one process alone.
+  // open as long as this serves. Of one process alone. It drops them too, as in let_drop().
   void borrow(UniqueFd control, UniqueFd pages);
+  // From now on what is in its place is dropped by the process (dropped_pages.h), which is a copy
+  // that listens at `control`.
+  void let_drop(std::uint32_t process, UniqueFd control);
 
   Progress progress() const;
   // Throws why it cannot serve.
@@ -104,6 +108,8 @@ class PageServer {
     const std::uint32_t process;  // as the messages call it
     const std::unique_ptr<Content> content;
     ServedPages pages;
+    DroppedPages dropped;
+    UniqueFd control;  // where who has it hears what to lend, or drop
     RemotePtr next_push;
     RemotePtr expected_want;  // of who reads on from page to page
     const std::uint64_t least_ahead;
@@ -120,6 +126,7 @@ class PageServer {
   void serve();
   void take(const protocol::PageMessage& message);
   Source& source_of(const protocol::PageMessage& message);
+  void drop_placed(Source& source, std::uint64_t least) const;
   void answer(Source& source, RemotePtr address);
   std::optional<kernel::PageRun> next_to_push(std::uint64_t limit);
   void take_offer();
@@ -142,19 +149,24 @@ class PageServer {
   UniqueFd wake_;  // an eventfd: end
   UniqueFd news_;  // another
   bool enough_ = false;
+  bool begun_ = false;  // it runs there, with what went ahead
   bool pushing_ = false;
   bool all_told_ = false;
   std::deque<std::pair<Source*, RemotePtr>> wanted_;
   SendWindow window_;
   std::uint64_t most_lent_ = 0;          // pages at once; 0: they are not borrowed
-  UniqueFd lender_;                      // asks for pages
   UniqueFd lent_pages_;                  // a pipe, where they come
   std::optional<kernel::PageRun> lent_;  // was asked for, and is to be sent next
 
   mutable std::mutex mutex_;
   Progress progress_;
-  std::optional<std::pair<UniqueFd, UniqueFd>> offered_;  // by borrow()
-  std::thread thread_;                                    // last: it uses all of these
+  struct Offer {
+    Source* source;
+    UniqueFd control;
+    UniqueFd pages;  // of borrow()
+  };
+  std::vector<Offer> offered_;
+  std::thread thread_;  // last: it uses all of these
 };
 
 }  // namespace telefork::migrate

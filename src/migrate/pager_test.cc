@@ -30,6 +30,7 @@
 #include "migrate/page_server.h"
 #include "net/fd_passing.h"
 #include "net/fd_stream.h"
+#include "tracee/snapshot.h"
 
 namespace telefork::migrate {
 namespace {
@@ -200,9 +201,11 @@ TEST_F(PagerTest, BackwardsAndInBetween) {
 // By this process, which has the same at the same place; it says how often it was asked.
 int lend(const UniqueFd& control, const UniqueFd& pages) {
   int asked = 0;
-  iovec wanted{};
-  while (::recv(control.get(), &wanted, sizeof(wanted), 0) == ssize_t{sizeof(wanted)}) {
+  tracee::MemoryRequest request{};
+  while (::recv(control.get(), &request, sizeof(request), 0) == ssize_t{sizeof(request)}) {
+    if (request.kind != tracee::MemoryRequest::Kind::kLend) continue;
     ++asked;
+    const iovec wanted{reinterpret_cast<void*>(request.address), request.size};
     if (::vmsplice(pages.get(), &wanted, 1, 0) != static_cast<ssize_t>(wanted.iov_len)) break;
   }
   return asked;

@@ -15,9 +15,10 @@ ServedPages::ServedPages(const std::vector<Range>& ranges, Look look) : look_(st
     const std::uint64_t pages = (range.end - range.start) / kPageSize;
     TELEFORK_ASSERT(parts_.empty() ||
                     parts_.back().start + parts_.back().pages * kPageSize <= range.start);
-    parts_.push_back(
-        {range.start, pages, std::vector<bool>((pages + kChunkPages - 1) / kChunkPages),
-         std::vector<bool>(pages), std::vector<bool>(pages), std::vector<bool>(pages)});
+    parts_.push_back({range.start, pages,
+                      std::vector<bool>((pages + kChunkPages - 1) / kChunkPages),
+                      std::vector<bool>(pages), std::vector<bool>(pages), std::vector<bool>(pages),
+                      std::vector<bool>(pages)});
   }
 }
 
@@ -55,6 +56,30 @@ void ServedPages::mark(const PageRun& run, std::vector<bool> Part::*which) {
 }
 
 void ServedPages::mark_sent(const PageRun& run) { mark(run, &Part::sent); }
+
+bool ServedPages::all_placed(Part& part, std::uint64_t from, std::uint64_t to) {
+  for (std::uint64_t page = from; page < to; ++page) {
+    look_at(part, page);
+    if (part.present[page] && !part.placed[page]) return false;
+  }
+  return true;
+}
+
+std::vector<PageRun> ServedPages::mark_placed(const PageRun& run) {
+  mark(run, &Part::placed);
+  Part& part = *part_of(run.start);
+  const std::uint64_t before = part.start.value() / kPageSize;  // page numbers of the process
+  const std::uint64_t first = before + (run.start - part.start) / kPageSize;
+  const std::uint64_t last = first + run.pages;
+  std::vector<PageRun> unneeded;
+  for (std::uint64_t block = round_down(first, kBlockPages); block < last; block += kBlockPages) {
+    const std::uint64_t from = std::max(block, before) - before;
+    const std::uint64_t to = std::min(block + kBlockPages - before, part.pages);
+    if (!all_placed(part, from, to)) continue;
+    kernel::append_run(unneeded, {part.start + from * kPageSize, to - from});
+  }
+  return unneeded;
+}
 
 void ServedPages::leave_out(const PageRun& run) { mark(run, &Part::left_out); }
 

@@ -76,6 +76,20 @@ TEST_F(ServedPagesTest, WhatWentAheadIsNotPushedAndElseHoldsNothing) {
   EXPECT_FALSE(pages.answer(page(103), 16)->has_content);
 }
 
+// A huge page's worth, or what of it is served; what went ahead is not waited for, nor what is not
+// there.
+TEST_F(ServedPagesTest, SaysWhatIsNotNeededWhenAllOfItIsPlaced) {
+  ServedPages pages = make();
+  pages.leave_out({page(103), 1});
+  EXPECT_TRUE(pages.mark_placed({page(102), 1}).empty());
+  EXPECT_EQ(pages.mark_placed({page(108), 1}), (std::vector<PageRun>{{page(100), 10}}));
+  EXPECT_TRUE(pages.mark_placed({page(6144), 511}).empty());
+  EXPECT_TRUE(pages.mark_placed({page(6000), 143}).empty());
+  EXPECT_EQ(pages.mark_placed({page(6143), 1}), (std::vector<PageRun>{{page(5632), 512}}));
+  EXPECT_EQ(pages.mark_placed({page(6655), 600}), (std::vector<PageRun>{{page(6144), 1024}}));
+  EXPECT_EQ(pages.mark_placed({page(7255), 2745}), (std::vector<PageRun>{{page(7168), 2832}}));
+}
+
 TEST_F(ServedPagesTest, RefusesWhatIsNotServed) {
   ServedPages pages = make();
   EXPECT_EQ(error_of([&] { pages.answer(page(110), 1); }).code(), Code::kCorrupt);

@@ -20,9 +20,10 @@ void CopiedProcess::describe(capture::TreeSurvey& tree, std::size_t member,
   capture_->write_metadata(sink, on_part);
 }
 
-void CopiedProcess::make_snapshot(image::RecordSink& sink) {
+void CopiedProcess::make_snapshot(image::RecordSink& sink, bool follows) {
+  using Memory = tracee::Snapshot::Memory;
   capture_->write_pages_beside_snapshot(sink);
-  snapshot_.emplace(stub_);
+  snapshot_.emplace(stub_, follows ? Memory::kDroppable : Memory::kCopied);
 }
 
 void CopiedProcess::write_all_pages(image::RecordSink& sink) {

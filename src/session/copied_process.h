@@ -39,8 +39,10 @@ class CopiedProcess {
   void describe(capture::TreeSurvey& tree, std::size_t member,
                 const capture::CaptureSettings& settings, image::RecordSink& sink,
                 const std::function<void()>& on_part);
-  // `sink`: of the pages that it has not.
-  void make_snapshot(image::RecordSink& sink);
+  // `sink`: of the pages that it has not. `follows`: memory is served from it.
+  void make_snapshot(image::RecordSink& sink, bool follows);
+  // Where it hears which of its pages nobody needs; empty: nowhere.
+  UniqueFd take_control() { return snapshot_->take_control(); }
   const tracee::SnapshotId& snapshot() const { return snapshot_->id(); }
   void leave();
   void write_pages(image::RecordSink& sink);

@@ -114,10 +114,11 @@ void CopySession::make_snapshots(image::Writer& writer) {
   std::vector<SnapshotOf> snapshots;
   for (std::size_t i = 0; i < processes_.size(); ++i) {
     const auto& process = processes_[i];
+    const bool follows = !plans_[i].mappings.empty();
     if (i == 0) {
-      process->make_snapshot(writer);
+      process->make_snapshot(writer, follows);
     } else {
-      process->make_snapshot(kept_[i - 1]);
+      process->make_snapshot(kept_[i - 1], follows);
     }
     snapshots.push_back({process->pid(), process->snapshot()});
   }
@@ -137,7 +138,10 @@ void CopySession::send_pages(image::Writer& writer) {
   pages_ = memory_.serve_all(std::move(plans_), snapshots, true, settings_.pagemap);
   std::vector<std::unique_ptr<CopiedProcess>> served;
   for (std::size_t i = 0; i < processes_.size(); ++i) {
-    if (follows[i]) served.push_back(std::move(processes_[i]));
+    if (!follows[i]) continue;
+    UniqueFd control = processes_[i]->take_control();
+    if (control) pages_->let_drop(static_cast<std::uint32_t>(i), std::move(control));
+    served.push_back(std::move(processes_[i]));
   }
   processes_ = std::move(served);
 }

@@ -5,12 +5,15 @@
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
+#include <utility>
+#include <vector>
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/close_range.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
@@ -31,22 +34,64 @@ namespace {
 constexpr std::uint64_t kSnapshotStack = 4096;
 constexpr char kName[] = "telefork-copy";
 
+// The end of it is what vmsplice(2) takes.
+static_assert(offsetof(MemoryRequest, address) + sizeof(iovec) == sizeof(MemoryRequest));
+
+bool try_send(int control, const MemoryRequest& request, int flags) {
+  return ::send(control, &request, sizeof(request), MSG_NOSIGNAL | flags) ==
+         ssize_t{sizeof(request)};
+}
+
+// What it does when its tracer lets it go: it asks what is wanted, until nobody is there to say
+// that, or all of it is not to be had. `pages`: -1 where it lends none.
+void add_listening(SyscallProgram& steps, const Argument& control, int pages) {
+  const Data request = steps.buffer(sizeof(MemoryRequest));
+  const Data memory = request + offsetof(MemoryRequest, address);
+  const Data size = request + offsetof(MemoryRequest, size);
+  const Result asked = steps.undo(SYS_read, {control, request, request.size});
+  steps.undo(kOpJump, {2, asked, request.size});
+  steps.undo(SYS_exit_group, {0});
+  // What drops ends with the jump back to the read; what lends, if anything, is behind that.
+  const Result kind = steps.undo(kOpLoad, {request});
+  steps.undo(kOpJump, {5, kind, MemoryRequest::Kind::kLend});
+  const Result address = steps.undo(kOpLoadLong, {memory});
+  const Result bytes = steps.undo(kOpLoadLong, {size});
+  steps.undo(SYS_madvise, {address, bytes, MADV_DONTNEED});
+  steps.undo(kOpJump, {-8, 0, 0});
+  if (pages >= 0) {
+    const Result lent = steps.undo(SYS_vmsplice, {pages, memory, 1, 0});
+    const Result all = steps.undo(kOpLoad, {size});
+    steps.undo(kOpJump, {-11, lent, all});
+  }
+}
+
 // What it has instead of the program. A table of its own with nothing in it costs no close of
 // anything (fs/file.c, dup_fd), and it is one with the program's until then.
 SyscallProgram own_steps(Snapshot::Memory memory) {
   SyscallProgram steps;
-  if (memory == Snapshot::Memory::kCopied) {
+  if (memory != Snapshot::Memory::kShared) {
     // Whoever signals the process's group or session does not mean it.
     steps.call_any("leaving its session", SYS_setsid, {});
     steps.call_any("taking a name", SYS_prctl, {PR_SET_NAME, steps.text(kName), 0, 0, 0});
   }
   steps.call_any("letting go of all descriptors", SYS_close_range, {0, ~0u, CLOSE_RANGE_UNSHARE});
-  steps.undo(SYS_exit_group, {0});
   return steps;
 }
 
-// The same of one that lends. What it does without a tracer is to ask what is wanted, until nobody
-// is there to say that, or all of it is not to be had.
+// Of one that is kDroppable, behind those. Our end is taken out of it (kernel::take_fd) before it
+// goes on.
+Data add_dropping(SyscallProgram& steps) {
+  const Data sockets = steps.buffer(2 * sizeof(int));
+  steps.call_any("making a socket", SYS_socketpair,
+                 {AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets});
+  const Result ours = steps.undo(kOpLoad, {sockets});
+  steps.undo(SYS_close, {ours});
+  const Result own = steps.undo(kOpLoad, {sockets + sizeof(int)});
+  add_listening(steps, own, -1);
+  return sockets;
+}
+
+// The same of one that lends.
 SyscallProgram lending_steps(const Lending& lending) {
   const auto [low, high] = std::minmax(lending.their_control, lending.their_pages);
   SyscallProgram steps;
@@ -56,19 +101,16 @@ SyscallProgram lending_steps(const Lending& lending) {
   if (low + 1 < high) {
     steps.call_any("letting go of descriptors", SYS_close_range, {low + 1, high - 1, 0});
   }
-  const Data wanted = steps.buffer(sizeof(iovec));
-  const Result asked = steps.undo(SYS_read, {lending.their_control, wanted, wanted.size});
-  steps.undo(kOpJump, {2, asked, wanted.size});
-  steps.undo(SYS_exit_group, {0});
-  const Result lent = steps.undo(SYS_vmsplice, {lending.their_pages, wanted, 1, 0});
-  const Result all = steps.undo(kOpLoad, {wanted + offsetof(iovec, iov_len)});
-  steps.undo(kOpJump, {-5, lent, all});
-  steps.undo(SYS_exit_group, {0});
+  add_listening(steps, lending.their_control, lending.their_pages);
   return steps;
 }
 
-// Where the new process finds its StubProgram: on top of its stack.
-RemotePtr write_steps(Stub& stub, const SyscallProgram& steps) {
+struct WrittenSteps {
+  RemotePtr program;
+  RemotePtr stack;  // where the new process finds the StubProgram: on top of it
+};
+
+WrittenSteps write_steps(Stub& stub, const SyscallProgram& steps) {
   const RemotePtr program = stub.allocate(steps.loaded_size());
   StubProgram header{};
   header.failed = kStubDone;
@@ -76,7 +118,7 @@ RemotePtr write_steps(Stub& stub, const SyscallProgram& steps) {
   const RemotePtr stack = stub.allocate(kSnapshotStack);
   const RemotePtr top = stack + (kSnapshotStack - sizeof(std::uint64_t));
   write_object(stub.pid(), top, program.value());
-  return top;
+  return {program, top};
 }
 
 pid_t find_child_seen_as(pid_t process, pid_t own_pid) {
@@ -96,6 +138,15 @@ bool is_still_there(pid_t process, const SnapshotId& snapshot) {
 }
 
 }  // namespace
+
+void ask_to_lend(int control, RemotePtr address, std::uint64_t size) {
+  if (try_send(control, {MemoryRequest::Kind::kLend, address.value(), size}, 0)) return;
+  throw Error(Code::kGone, "who has it has ended");
+}
+
+bool try_ask_to_drop(int control, RemotePtr address, std::uint64_t size) {
+  return try_send(control, {MemoryRequest::Kind::kDrop, address.value(), size}, MSG_DONTWAIT);
+}
 
 std::optional<Lending> try_open_lending(Stub& stub) {
   constexpr int kRoom = 1024 * 1024;  // what any user may have (pipe-max-size)
@@ -131,18 +182,22 @@ Snapshot::Snapshot(Stub& stub, Memory memory, const Lending* lending,
   farewell.undo(SYS_waitid, {P_PID, child, 0, WEXITED | __WALL, 0});
   if (more_farewell != nullptr) farewell.append_undo(*more_farewell);
   stub.set_farewell(farewell);
-  const RemotePtr stack =
-      write_steps(stub, lending != nullptr ? lending_steps(*lending) : own_steps(memory));
+  SyscallProgram steps = lending != nullptr ? lending_steps(*lending) : own_steps(memory);
+  std::optional<Data> sockets;
+  if (memory == Memory::kDroppable) sockets = add_dropping(steps);
+  steps.undo(SYS_exit_group, {0});
+  const WrittenSteps written = write_steps(stub, steps);
   SyscallProgram clone;
   const unsigned long flags = CLONE_PTRACE | CLONE_FILES | CLONE_PARENT_SETTID |
                               (memory == Memory::kShared ? CLONE_VM | SIGCHLD : 0);
   const Result made =
-      clone.call("making a snapshot of it", SYS_clone, {flags, stack, number, 0, 0});
+      clone.call("making a snapshot of it", SYS_clone, {flags, written.stack, number, 0, 0});
   id_.own_pid = static_cast<pid_t>(stub.run(clone).result(made));
   id_.pid = find_child_seen_as(stub.pid(), id_.own_pid);
   thread_.emplace(TracedThread::adopt(id_.pid));
   id_.start = kernel::read_stat(id_.pid).start_time;
   let_go_of_descriptors(stub);
+  if (sockets) begin_to_listen(steps, *sockets, written.program);
   if (lending == nullptr) return;
   lender_ = kernel::open_pidfd(id_.pid);
   thread_->detach();
@@ -161,6 +216,17 @@ void Snapshot::let_go_of_descriptors(const Stub& stub) {
       return;
     }
   }
+}
+
+// Without a socket it stays where it is.
+void Snapshot::begin_to_listen(const SyscallProgram& steps, Data sockets, RemotePtr program) {
+  std::vector<std::byte> bytes(steps.loaded_size());
+  read_memory(id_.pid, program, bytes);
+  const ProgramRun run(steps, std::move(bytes));
+  const auto made = run.object<std::array<int, 2>>(sockets);
+  if (made[0] == made[1]) return;
+  control_ = kernel::try_take_fd(id_.pid, made[0]);
+  if (control_) thread_->resume(PTRACE_CONT);
 }
 
 Snapshot::~Snapshot() {

@@ -19,19 +19,25 @@
 // was gone by then its zombie stays until somebody calls reap_snapshot().
 //
 // One with the very memory of the process (Memory::kShared) can lend its pages, untraced. Who holds
-// the other ends writes an iovec of its memory to `control`, and finds these pages in `pages`: they
+// the other ends says in `control` which (ask_to_lend), and finds these pages in `pages`: they
 // are not copied, and not made its own where it shares them with another process, as who reads them
 // from outside does or pays for (docs/benchmarks.md).
 //
-//   it           read(control) | vmsplice(pages) | again ...      (until either is closed)
+//   it           read(control) | vmsplice(pages) or madvise | again ...  (until either is closed)
 //
 // No more may be asked for than there is room in the pipe: it ends when it cannot lend all of it.
+//
+// It drops what it is told to (try_ask_to_drop), and so does a copy that was made for that
+// (Memory::kDroppable), which runs then, traced: a page that the process does not share any more is
+// not copied when it writes there. What is dropped is to be private anonymous memory; it reads as
+// zeros.
 //
 // Owned by the thread that traces the process.
 #pragma once
 
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include <sys/types.h>
 
@@ -48,6 +54,18 @@ struct SnapshotId {
   std::uint64_t start = 0;  // its start time: the number alone may be another's
 };
 
+// What it is told by `control`: a message each.
+struct MemoryRequest {
+  enum class Kind : std::uint64_t { kLend = 1, kDrop = 2 };
+  Kind kind;
+  std::uint64_t address;
+  std::uint64_t size;
+};
+// Asks who lends. Throws kGone where it has ended.
+void ask_to_lend(int control, RemotePtr address, std::uint64_t size);
+// False where it has not heard of what it was told before, or has ended.
+bool try_ask_to_drop(int control, RemotePtr address, std::uint64_t size);
+
 // Our ends, and the numbers in the process of those that are to be the snapshot's.
 struct Lending {
   UniqueFd control;  // a socket
@@ -62,7 +80,8 @@ std::optional<Lending> try_open_lending(Stub& stub);
 class Snapshot {
  public:
   enum class Memory {
-    kCopied,  // copy-on-write
+    kCopied,     // copy-on-write
+    kDroppable,  // the same, and it drops what it is told to
     // The very same: it keeps the memory when the process executes another program. The process is
     // to ignore SIGCHLD by then, so that of its end nothing is left (wait(2)).
     kShared,
@@ -78,15 +97,19 @@ class Snapshot {
 
   pid_t pid() const { return id_.pid; }
   const SnapshotId& id() const { return id_; }
+  // Where one that is kDroppable is told; ours alone. Empty where it could have no socket.
+  UniqueFd take_control() { return std::move(control_); }
   // Kills it and waits for that.
   void end();
 
  private:
   void let_go_of_descriptors(const Stub& stub);
+  void begin_to_listen(const SyscallProgram& steps, Data sockets, RemotePtr program);
 
   SnapshotId id_;
   std::optional<TracedThread> thread_;
-  UniqueFd lender_;  // its pidfd, untraced
+  UniqueFd lender_;   // its pidfd, untraced
+  UniqueFd control_;  // of one that is kDroppable
 };
 
 // Of a child of some process: a copy of that, which is no part of what the process does.

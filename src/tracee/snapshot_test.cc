@@ -8,18 +8,20 @@
 #include <cstddef>
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "kernel/pidfd.h"
 #include "kernel/procfs_task.h"
 #include "tracee/freezer.h"
 #include "tracee/memory.h"
@@ -136,6 +138,7 @@ int ignore_ends_of_children(int stop_fd, int ready_fd) {
 TEST(Snapshot, LendsPagesOfTheMemoryThatItShares) {
   constexpr std::size_t kSize = 3 * kPageSize;
   alignas(kPageSize) static std::array<std::byte, kSize> area;
+  const RemotePtr start(reinterpret_cast<std::uint64_t>(area.data()));
   for (std::size_t i = 0; i < kSize; i += kPageSize) area[i] = static_cast<std::byte>(i >> 12);
   Victim victim(ignore_ends_of_children);
   FrozenProcess frozen = FrozenProcess::freeze(victim.pid(), 0);
@@ -145,8 +148,7 @@ TEST(Snapshot, LendsPagesOfTheMemoryThatItShares) {
   Snapshot snapshot(stub, Snapshot::Memory::kShared, &*lending);
   EXPECT_EQ(kernel::read_status(snapshot.pid()).tracer_pid, 0);
   for (int round = 0; round < 3; ++round) {
-    const iovec wanted{area.data(), kSize};
-    ASSERT_EQ(::send(lending->control.get(), &wanted, sizeof(wanted), 0), ssize_t{sizeof(wanted)});
+    ask_to_lend(lending->control.get(), start, kSize);
     std::vector<std::byte> got(kSize);
     for (std::size_t have = 0; have < kSize;) {
       const ssize_t more = ::read(lending->pages.get(), got.data() + have, kSize - have);
@@ -156,13 +158,96 @@ TEST(Snapshot, LendsPagesOfTheMemoryThatItShares) {
     EXPECT_TRUE(std::equal(got.begin(), got.end(), area.begin()));
   }
   EXPECT_EQ(count_descriptors(snapshot.pid()), 2u);
+  // In the order in which it was told.
+  const RemotePtr second = start + kPageSize;
+  ASSERT_TRUE(try_ask_to_drop(lending->control.get(), second, kPageSize));
+  ask_to_lend(lending->control.get(), second, kPageSize);
+  std::byte first{1};
+  ASSERT_EQ(::read(lending->pages.get(), &first, 1), 1);
+  EXPECT_EQ(first, std::byte{0});
+  EXPECT_EQ(read_object<std::byte>(snapshot.pid(), second + kPageSize), std::byte{2});
   // What is not there ends it.
-  const iovec nothing{nullptr, kPageSize};
-  ASSERT_EQ(::send(lending->control.get(), &nothing, sizeof(nothing), 0), ssize_t{sizeof(nothing)});
+  ask_to_lend(lending->control.get(), RemotePtr(), kPageSize);
   snapshot.end();
   EXPECT_TRUE(kernel::list_children(victim.pid()).empty());
   stub.remove();
   frozen.thaw();
+  EXPECT_EQ(victim.finish(), 0);
+}
+
+constexpr std::size_t kDropPages = 3;
+alignas(kPageSize) std::array<std::byte, kDropPages * kPageSize> its_own;
+
+RemotePtr page_of_its_own(std::size_t page) {
+  return RemotePtr(reinterpret_cast<std::uint64_t>(its_own.data())) + page * kPageSize;
+}
+
+// Of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst).
+constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
+constexpr std::uint64_t kExclusive = std::uint64_t{1} << 56;
+constexpr std::uint64_t kFrame = (std::uint64_t{1} << 55) - 1;
+std::uint64_t page_entry(pid_t pid, std::size_t page) {
+  const UniqueFd map = open_file("/proc/" + std::to_string(pid) + "/pagemap", O_RDONLY);
+  std::uint64_t entry = 0;
+  const auto at = static_cast<off_t>(page_of_its_own(page).value() / kPageSize * sizeof(entry));
+  EXPECT_EQ(::pread(map.get(), &entry, sizeof(entry), at), ssize_t{sizeof(entry)});
+  return entry;
+}
+
+// Writes to its own pages, and to the second of them once more: to that very page, as long as the
+// kernel tells which it is.
+int write_again(int stop_fd, int ready_fd) {
+  for (std::size_t page = 0; page < kDropPages; ++page) its_own[page * kPageSize] = std::byte{7};
+  if (::write(ready_fd, "", 1) != 1) return 9;
+  pollfd stop = {stop_fd, POLLIN, 0};
+  while (::poll(&stop, 1, -1) != 1) {
+  }
+  const std::uint64_t before = page_entry(::getpid(), 1) & kFrame;
+  its_own[kPageSize] = std::byte{8};
+  return (page_entry(::getpid(), 1) & kFrame) == before ? 0 : 1;
+}
+
+TEST(Snapshot, DropsWhatTheProcessIsToHaveAlone) {
+  Victim victim(write_again);
+  FrozenProcess frozen = FrozenProcess::freeze(victim.pid(), 0);
+  Stub stub(frozen.leader(), victim.pid(), {});
+  Snapshot snapshot(stub, Snapshot::Memory::kDroppable);
+  stub.remove();
+  frozen.thaw();
+  const pid_t pid = snapshot.pid();
+  EXPECT_TRUE(is_snapshot(pid));
+  EXPECT_EQ(kernel::read_status(pid).tracer_pid, ::getpid());
+  EXPECT_EQ(page_entry(victim.pid(), 1) & kExclusive, 0U);
+  const UniqueFd control = snapshot.take_control();
+  ASSERT_TRUE(control);
+  ASSERT_TRUE(try_ask_to_drop(control.get(), page_of_its_own(1), kPageSize));
+  while ((page_entry(pid, 1) & kPresent) != 0) ::sched_yield();
+  EXPECT_NE(page_entry(victim.pid(), 1) & kExclusive, 0U);
+  for (const std::size_t page : {std::size_t{0}, std::size_t{2}}) {
+    EXPECT_EQ(page_entry(victim.pid(), page) & kExclusive, 0U);
+    EXPECT_EQ(read_object<std::byte>(pid, page_of_its_own(page)), std::byte{7});
+  }
+  EXPECT_EQ(read_object<std::byte>(victim.pid(), page_of_its_own(1)), std::byte{7});
+  EXPECT_EQ(count_descriptors(pid), 1u);
+  snapshot.end();
+  reap_snapshot(victim.pid(), snapshot.id());
+  EXPECT_EQ(victim.finish(), 0);
+}
+
+TEST(Snapshot, ThatDropsEndsWhenNobodyTellsItAnyMore) {
+  Victim victim(count_and_wait);
+  FrozenProcess frozen = FrozenProcess::freeze(victim.pid(), 0);
+  Stub stub(frozen.leader(), victim.pid(), {});
+  Snapshot snapshot(stub, Snapshot::Memory::kDroppable);
+  stub.remove();
+  frozen.thaw();
+  const UniqueFd end = kernel::open_pidfd(snapshot.pid());
+  snapshot.take_control().reset();
+  pollfd ended = {end.get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&ended, 1, -1), 1);
+  snapshot.end();
+  reap_snapshot(victim.pid(), snapshot.id());
+  EXPECT_TRUE(kernel::list_children(victim.pid()).empty());
   EXPECT_EQ(victim.finish(), 0);
 }
 
@@ -191,13 +276,14 @@ int keep_children_without_signal(int stop_fd, int ready_fd) {
   return 0;
 }
 
-class ASnapshotOf : public testing::TestWithParam<int (*)(int, int)> {};
+class ASnapshotOf : public testing::TestWithParam<std::tuple<int (*)(int, int), Snapshot::Memory>> {
+};
 
 // Of every call by which it acts on them, up to where the process runs on.
 TEST_P(ASnapshotOf, EndsWithItsTracerAndIsReapedAsLongAsTheStubIsThere) {
   long calls = 0;
   for (long die_at = 0;; ++die_at) {
-    Victim victim(GetParam());
+    Victim victim(std::get<0>(GetParam()));
     const pid_t tracer = ::fork();
     ASSERT_GE(tracer, 0);
     if (tracer == 0) {
@@ -206,7 +292,7 @@ TEST_P(ASnapshotOf, EndsWithItsTracerAndIsReapedAsLongAsTheStubIsThere) {
       try {
         FrozenProcess frozen = FrozenProcess::freeze(victim.pid(), 0);
         Stub stub(frozen.leader(), victim.pid(), {});
-        Snapshot snapshot(stub);
+        Snapshot snapshot(stub, std::get<1>(GetParam()));
         snapshot.end();
         reap_snapshot(stub, snapshot.id());
       } catch (const Error&) {
@@ -226,8 +312,10 @@ TEST_P(ASnapshotOf, EndsWithItsTracerAndIsReapedAsLongAsTheStubIsThere) {
   EXPECT_GT(calls, 40);
 }
 
-INSTANTIATE_TEST_SUITE_P(Snapshot, ASnapshotOf,
-                         testing::Values(count_and_wait, keep_children_without_signal));
+INSTANTIATE_TEST_SUITE_P(
+    Snapshot, ASnapshotOf,
+    testing::Combine(testing::Values(count_and_wait, keep_children_without_signal),
+                     testing::Values(Snapshot::Memory::kCopied, Snapshot::Memory::kDroppable)));
 
 }  // namespace
 }  // namespace telefork::tracee

@@ -37,6 +37,7 @@ constexpr std::uint32_t kOpCopy = 0x10003;  // args[2] bytes from args[1] to arg
 constexpr std::uint32_t kOpJump = 0x10005;
 // x86-64 with AMX, asked for: uses a tile as args[0] configures it, and gives it up.
 constexpr std::uint32_t kOpUseTile = 0x10004;
+constexpr std::uint32_t kOpLoadLong = 0x10006;  // the result is *(i64*)args[0]
 
 struct StubStep {
   std::uint32_t number;   // the system call, or kOp...

@@ -33,6 +33,7 @@
 #define OP_COPY 0x10003
 #define OP_USE_TILE 0x10004
 #define OP_JUMP 0x10005
+#define OP_LOAD_LONG 0x10006
 
 #define SYS_rt_sigreturn 15
 #define SYS_clone 56
@@ -73,6 +74,8 @@ telefork_stub_begin:
     je .Luse_tile
     cmp $OP_JUMP, %eax
     je .Ljump
+    cmp $OP_LOAD_LONG, %eax
+    je .Lload_long
     syscall
     test %rax, %rax
     jnz .Lstore
@@ -119,6 +122,10 @@ telefork_stub_begin:
 
 .Lload:
     movslq (%rdi), %rax
+    jmp .Lstore
+
+.Lload_long:
+    mov (%rdi), %rax
     jmp .Lstore
 
 .Lwait:

@@ -1,5 +1,6 @@
-"""A cable between home and a telepad's TCP port, which a test can cut and mend, silence or make narrow:
-a process that relays every connection to the address that it is given, and says at which port."""
+"""A cable between home and a telepad's TCP port, which a test can cut and mend, silence, make narrow, or
+have stand still when so much has passed: a process that relays every connection to the address that it
+is given, and says at which port."""
 import os
 import signal
 import socket
@@ -15,21 +16,22 @@ stalls = 0
 
 
 class Cable:
-    def __init__(self, to, narrow=False):
+    def __init__(self, to, narrow=False, most=0):
+        """`most`: bytes of each connection that pass from home before widen(); 0: all."""
         self.to = to
-        self.start("narrow" if narrow else "wide", 0)
+        self.start("narrow" if narrow else "wide", most)
 
-    def start(self, how, port):
-        self.process = subprocess.Popen([sys.executable, __file__, self.to, how, str(port)],
-                                        stdout=subprocess.PIPE)
+    def start(self, how, most=0, port=0):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, self.to, how, str(most), str(port)], stdout=subprocess.PIPE)
         self.node = f"127.0.0.1:{int(self.process.stdout.readline())}"
 
     def widen(self):
         os.kill(self.process.pid, signal.SIGUSR1)
 
-    def mend(self):
+    def mend(self, narrow=False):
         """After a cut: whoever connects at the same port comes through again."""
-        self.start("wide", int(self.node.split(":")[1]))
+        self.start("narrow" if narrow else "wide", port=int(self.node.split(":")[1]))
 
     def stall(self):
         """Nothing passes on the connections that there are, and nobody is told; others do pass."""
@@ -45,13 +47,17 @@ class Cable:
             self.process.communicate()
 
 
-def passes(source, sink, its_time):
+def passes(source, sink, its_time, narrow, most):
+    passed = 0
     try:
         while data := source.recv(NARROW):
+            passed += len(data)
+            if most and passed > most:
+                wide.wait()
             if its_time != stalls:
                 return  # with both ends open
             sink.sendall(data)
-            if len(data) == NARROW:  # what is small is no load
+            if narrow and len(data) == NARROW:  # what is small is no load
                 wide.wait(WAIT)
         sink.shutdown(socket.SHUT_WR)
     except OSError:
@@ -65,10 +71,8 @@ def stall(number, frame):
     stalls += 1
 
 
-def relay(to, how, own_port):
+def relay(to, how, most, own_port):
     host, port = to.rsplit(":", 1)
-    if how == "wide":
-        wide.set()
     signal.signal(signal.SIGUSR1, lambda number, frame: wide.set())
     signal.signal(signal.SIGUSR2, stall)
     listener = socket.create_server(("127.0.0.1", int(own_port)))
@@ -82,8 +86,9 @@ def relay(to, how, own_port):
             continue
         for end in (here, there):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for ends in ((here, there), (there, here)):
-            threading.Thread(target=passes, args=(*ends, stalls), daemon=True).start()
+        for source, sink, limit in ((here, there, int(most)), (there, here, 0)):
+            threading.Thread(target=passes, args=(source, sink, stalls, how == "narrow", limit),
+                             daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 import cli
 from cable import Cable
 from cli import call
-from departure import ByNarrowCable, DepartureTest, arguments_of, is_deputy, sessions
+from departure import ByNarrowCable, DepartureTest, arguments_of, is_deputy, kill, sessions
 
 MEGABYTES = 24
 LIBC = ctypes.CDLL(None)
@@ -373,6 +373,126 @@ class Fork(Narrow):
         cli.wait_until(lambda: not cli.children(process.pid))
         self.is_whole(process)
         self.ends(process)
+
+
+LIBRARY = cli.BIN.parent / "lib" / "libtelefork.so"
+PAGE = os.sysconf("SC_PAGESIZE")
+PASSES = 40 << 20  # less than its memory
+# What of that is not dropped by then, or is no part of the array: what is too little for a request,
+# parts of huge pages, and what else the program has.
+NOT_YET = 20 << 20
+
+# Says where its memory is, writes to all pages of it when it is told to, and says of how many it has
+# another one now. What was made of it, by the process itself where it has a node to go to, says
+# whether it has what was there before.
+WRITER = """
+import array, ctypes, os, signal, sys
+library, node = sys.argv[1:]
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+memory = array.array("Q", range(64 << 17))
+start, words = memory.buffer_info()
+def say(*words): os.write(1, " ".join(map(str, words)).encode() + b"\\n")
+def entries():
+    with open("/proc/self/pagemap", "rb") as map:
+        map.seek(start // 4096 * 8)
+        found = array.array("Q", map.read(words * 8 // 4096 * 8))
+    return [entry & (1 << 55) - 1 for entry in found]
+pid = None
+if node:
+    options = (ctypes.c_int * 16)(64, 0, 2)  # telefork_options: its size, TELEFORK_MODE_LAZY
+    pid = ctypes.CDLL(library).telefork_fork_with(node.encode(), ctypes.byref(options))
+if pid != 0: say("ready", start, pid or 0)
+if pid != 0 and sys.stdin.readline():
+    before = entries()
+    for at in range(0, words, 512): memory[at] = 1
+    say("copied", sum(old != new for old, new in zip(before, entries())))
+    sys.stdin.readline()
+else:
+    signal.sigwait([signal.SIGUSR2])
+    say("all", memory == array.array("Q", range(64 << 17)))
+"""
+
+
+class Dropped(ByNarrowCable, DepartureTest):
+    """What the other end has is no more in the copy that the memory is read from."""
+    most = PASSES
+
+    def writer(self, node=""):
+        process = self.start(sys.executable, "-c", WRITER, LIBRARY, node, env=self.environment)
+        said = process.stdout.readline().split()
+        self.assertEqual(said[0], b"ready")
+        return process, int(said[1]), int(said[2])
+
+    def test_of_a_copy(self):
+        process, start, _ = self.writer()
+        told = json.loads(self.done("fork", process.pid, self.node, "--mode", "lazy", "--json"))
+        self.addCleanup(kill, told["home_pid"])
+        self.drops(process, start, *cli.children(process.pid))
+        cli.wait_until(lambda: not cli.children(process.pid))
+        os.kill(told["home_pid"], signal.SIGUSR2)
+        self.ends_whole(process)
+
+    def test_of_a_forked_child(self):
+        process, start, child = self.writer(self.node)
+        self.addCleanup(kill, child)
+        cli.wait_until(lambda: is_deputy(child))
+        self.drops(process, start, *cli.children(child))
+        os.kill(child, signal.SIGUSR2)
+        self.ends_whole(process)
+
+    def test_of_what_was_moved_nothing(self):
+        process, _, _ = self.writer()
+        held = anonymous(process.pid)
+        told = json.loads(self.done("move", process.pid, self.node, "--mode", "lazy", "--json"))
+
+        def has_come():
+            missing, = [entry["pages_missing"] for entry in sessions()
+                        if (entry["pid"], entry["role"]) == (told["pid"], "guest")]
+            return missing * PAGE < (64 << 20) - PASSES + NOT_YET
+        cli.wait_until(has_come)
+        self.assertGreaterEqual(anonymous(process.pid), held)
+        self.cable.widen()
+        process.stdin.write(b"write\n")
+        process.stdin.flush()
+        process.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual(process.returncode, 0)
+
+    def drops(self, process, start, snapshot):
+        held = anonymous(process.pid)
+        cli.wait_until(lambda: anonymous(snapshot) <= held - PASSES + NOT_YET)
+        self.assertGreater(anonymous(snapshot), held - PASSES)
+        alone = len([entry for entry in page_entries(process.pid, start, 64 << 20)
+                     if entry & PRESENT and entry & EXCLUSIVE])
+        self.assertGreater(alone, PASSES // 4 // PAGE)
+        self.assertLess(alone, PASSES // PAGE)
+        process.stdin.write(b"write\n")
+        process.stdin.flush()
+        # What it is alone with is written to where it is. More may have been dropped meanwhile.
+        copied = int(process.stdout.readline().split()[1])
+        self.assertLessEqual(copied, (64 << 20) // PAGE - alone)
+        self.assertGreater(copied, ((64 << 20) - PASSES) // PAGE)
+        self.cable.widen()
+
+    def ends_whole(self, process):
+        self.assertEqual(process.stdout.readline(), b"all True\n")
+        process.communicate(b"\n", timeout=cli.PATIENCE)
+        self.assertEqual(process.returncode, 0)
+
+
+# Of pagemap (Documentation/admin-guide/mm/pagemap.rst).
+PRESENT, EXCLUSIVE = 1 << 63, 1 << 56
+
+
+def page_entries(pid, start, size):
+    with open(f"/proc/{pid}/pagemap", "rb") as entries:
+        entries.seek(start // PAGE * 8)
+        return struct.unpack(f"{size // PAGE}Q", entries.read(size // PAGE * 8))
+
+
+def anonymous(pid):
+    """Bytes of such memory that it has."""
+    with open(f"/proc/{pid}/status") as status:
+        return int(re.search(r"^RssAnon:\s+(\d+) kB$", status.read(), re.M)[1]) << 10
 
 
 if __name__ == "__main__":

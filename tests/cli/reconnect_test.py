@@ -52,9 +52,6 @@ class ByCable(ByNarrowCable, DepartureTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(json.loads(done.stdout)["mode"], mode)
 
-    def port(self):
-        return int(self.node.split(":")[1])
-
     def break_off(self):
         """All connections are lost; others may be made."""
         self.cable.cut()
@@ -166,7 +163,7 @@ class OfLazyMemory(ByCable):
         self.go(process.pid, "lazy")
         self.assertTrue(self.entry(process.pid)["memory_follows"])
         self.cable.cut()
-        self.cable.start("narrow", self.port())
+        self.cable.mend(narrow=True)
         self.hears(process)
         self.assertTrue(self.entry(process.pid)["memory_follows"])
         self.break_off()

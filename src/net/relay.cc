@@ -11,7 +11,9 @@ constexpr std::size_t kBuffer = 64 * 1024;
 
 class Direction {
  public:
-  Direction(Stream& from, Stream& to) : from_(from), to_(to), buffer_(kBuffer) {}
+  // `hangup_is_loss`: `from` is a socket that says by its end alone that it is one in good order.
+  Direction(Stream& from, Stream& to, bool hangup_is_loss)
+      : from_(from), to_(to), hangup_is_loss_(hangup_is_loss), buffer_(kBuffer) {}
 
   // As far as it goes without waiting. `back`: the other direction.
   void advance(const Direction& back) {
@@ -58,6 +60,7 @@ class Direction {
 
   // Its other end has closed both ways, and has not said that it was to.
   bool was_hung_up() const {
+    if (!hangup_is_loss_) return false;
     pollfd entry{from_.poll_fd(), 0, 0};
     return ::poll(&entry, 1, 0) > 0 && (entry.revents & POLLHUP) != 0;
   }
@@ -78,6 +81,7 @@ class Direction {
 
   Stream& from_;
   Stream& to_;
+  bool hangup_is_loss_;
   std::vector<std::byte> buffer_;
   std::size_t begin_ = 0;
   std::size_t end_ = 0;
@@ -89,8 +93,8 @@ class Direction {
 }  // namespace
 
 void relay(Stream& one, Stream& other, Deadline::Clock::duration patience) {
-  Direction there(one, other);
-  Direction back(other, one);
+  Direction there(one, other, false);
+  Direction back(other, one, true);
   std::optional<Deadline> deadline;
   for (;;) {
     there.advance(back);

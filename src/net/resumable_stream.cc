@@ -86,6 +86,7 @@ void ResumableStream::adopt(std::unique_ptr<Stream> connection) {
     throw_errno("watching a connection");
   }
   last_heard_ = Clock::now();
+  waits_since_ = last_heard_;
   asked_ = false;
 }
 
@@ -179,7 +180,9 @@ bool ResumableStream::was_hung_up() const {
 // It may be as good as lost, and nobody be told: what is on its way nowhere comes back.
 void ResumableStream::ask_again_if_silent() {
   if (!settings_.patience || !settings_.on_loss || asked_ || !entrance_->is_armed()) return;
-  if (Clock::now() - last_heard_ < *settings_.patience) return;
+  const Clock::time_point now = Clock::now();
+  const bool is_heard = acknowledged_ == end() || now - waits_since_ < *settings_.patience;
+  if (is_heard && now - last_heard_ < *settings_.patience) return;
   asked_ = true;
   settings_.on_loss();
 }
@@ -198,49 +201,56 @@ std::optional<std::size_t> ResumableStream::try_read(Bytes bytes) {
       if (failure_) throw Error(*failure_);
       return std::nullopt;
     }
-    try {
-      if (block_left_ == 0) {
-        if (!read_header()) {
-          if (!ended_) ask_again_if_silent();
-          if (!ended_) return std::nullopt;
-          continue;
-        }
+    if (block_left_ == 0) {
+      if (read_header()) {
         take_header();
-        continue;
+      } else if (connection_ && !ended_) {
+        ask_again_if_silent();
+        return std::nullopt;
       }
-      std::optional<std::size_t> count =
-          connection_->try_read(bytes.first(std::min<std::uint64_t>(bytes.size(), block_left_)));
-      if (!count) return std::nullopt;
-      if (*count == 0) connection_->throw_closed();
-      last_heard_ = Clock::now();
-      asked_ = false;
-      block_left_ -= *count;
-      received_ += *count;
-      if (received_ - told_ >= kTellAfter) {
-        tell_received_ = true;
-        pump();
-      }
-      return count;
-    } catch (const Error& error) {
-      if (error.code() != Code::kLost || !connection_) throw;
-      lose(error);
+      continue;
     }
+    std::optional<std::size_t> count =
+        receive(bytes.first(std::min<std::uint64_t>(bytes.size(), block_left_)));
+    if (!count && connection_) return std::nullopt;
+    if (count == std::size_t{0}) lose(closed());
+    if (!connection_) continue;
+    block_left_ -= *count;
+    received_ += *count;
+    if (received_ - told_ >= kTellAfter) {
+      tell_received_ = true;
+      pump();
+    }
+    return count;
   }
+}
+
+Error ResumableStream::closed() const {
+  return {Code::kLost, name_ + ": the other end closed the connection"};
+}
+
+// Whatever is wrong with the connection, there may be a better one.
+std::optional<std::size_t> ResumableStream::receive(Bytes bytes) {
+  std::optional<std::size_t> count;
+  try {
+    count = connection_->try_read(bytes);
+  } catch (const Error& error) {
+    lose(error);
+  }
+  if (count.value_or(0) > 0) last_heard_ = Clock::now();
+  return count;
 }
 
 // False: it is not all there.
 bool ResumableStream::read_header() {
   while (have_header_ < kHeaderSize) {
-    std::optional<std::size_t> count =
-        connection_->try_read(std::span(header_).subspan(have_header_));
+    std::optional<std::size_t> count = receive(std::span(header_).subspan(have_header_));
     if (!count) return false;
     if (*count == 0) {
-      if (have_header_ > 0 || was_hung_up()) connection_->throw_closed();
-      ended_ = true;
+      ended_ = have_header_ == 0 && !was_hung_up();
+      if (!ended_) lose(closed());
       return false;
     }
-    last_heard_ = Clock::now();
-    asked_ = false;
     have_header_ += *count;
   }
   have_header_ = 0;
@@ -275,6 +285,7 @@ void ResumableStream::acknowledge(std::uint64_t received) {
     throw Error(Code::kCorrupt, fmt::format("{}: it has received {} bytes of {} to {}", name_,
                                             received, acknowledged_, end()));
   }
+  if (received > acknowledged_) waits_since_ = Clock::now();
   acknowledged_ = received;
   forget_acknowledged();
   wake_writer();
@@ -353,7 +364,7 @@ void ResumableStream::pump() {
     try {
       count = connection_->try_write(head, body);
     } catch (const Error& error) {
-      if (error.code() != Code::kLost) throw;
+      if (error.code() != Code::kLost && !entrance_->is_armed()) throw;
       output_lost_ = true;
       break;
     }
@@ -382,6 +393,7 @@ bool ResumableStream::keep(ConstBytes head, ConstBytes body) {
   if (room == 0) return false;
   head = head.first(std::min(head.size(), room));
   body = body.first(std::min(body.size(), room - head.size()));
+  if (acknowledged_ == end()) waits_since_ = Clock::now();
   std::vector<std::byte>& piece = kept_.emplace_back();
   piece.reserve(head.size() + body.size());
   piece.insert(piece.end(), head.begin(), head.end());

@@ -17,8 +17,9 @@
 // has acknowledged are a bound which nothing waits at while the other end reads.
 //
 // Until it is armed a connection that is lost is an Error, as that of any stream. From then on it
-// is none: there is nothing to read and no room, until another one is offered or the Entrance
-// refuses (which is an Error then). What ends in good order has ended, as ever.
+// is none, and neither is any other Error of it (TLS has a damaged record, an alert): there is
+// nothing to read and no room, until another one is offered or the Entrance refuses (which is an
+// Error then). What ends in good order has ended, as ever.
 //
 // A Stream is owned by one thread (stream.h); poll its descriptor for reading, both to read and to
 // write.
@@ -90,7 +91,8 @@ class ResumableStream final : public Stream {
   struct Settings {
     Role role;
     // Called by the owner's calls when another connection is wanted: this one is lost, or nothing
-    // has come for `patience`. Empty: nobody is asked.
+    // has come for `patience`, or nothing of what has gone has been acknowledged for so long.
+    // Empty: nobody is asked.
     std::function<void()> on_loss = {};
     std::optional<Clock::duration> patience = {};
     // Called by the owner's thread when another connection has taken over.
@@ -138,8 +140,10 @@ class ResumableStream final : public Stream {
   void resume(Entrance::Offer offer);
   void adopt(std::unique_ptr<Stream> connection);
   void lose(const Error& why);
+  Error closed() const;
   bool was_hung_up() const;
   void ask_again_if_silent();
+  std::optional<std::size_t> receive(Bytes bytes);
   bool read_header();
   void take_header();
   void acknowledge(std::uint64_t received);
@@ -182,6 +186,7 @@ class ResumableStream final : public Stream {
   std::uint64_t begin_ = 0;       // of what is kept
   std::uint64_t kept_bytes_ = 0;  // from there
   std::uint64_t acknowledged_ = 0;
+  Clock::time_point waits_since_ = Clock::now();  // for what is not acknowledged
   std::uint64_t sent_ =
       0;  // by this connection; more may have gone, of an attempt that is not over
   std::size_t accepted_ = 0;      // of an attempt that is to come again

@@ -232,6 +232,40 @@ TEST(ResumableStream, IsLostWhenThereWillBeNoOtherConnection) {
       Code::kLost, "there is no such session");
 }
 
+class DamagedStream final : public Stream {
+ public:
+  explicit DamagedStream(std::unique_ptr<Stream> below) : below_(std::move(below)) {}
+  using Stream::try_write;
+  std::optional<std::size_t> try_read(Bytes) override { fail(); }
+  std::optional<std::size_t> try_write(ConstBytes, ConstBytes) override { fail(); }
+  pollfd read_interest() const override { return below_->read_interest(); }
+  pollfd write_interest() const override { return below_->write_interest(); }
+  void shutdown_write() override {}
+  const std::string& name() const override { return below_->name(); }
+
+ private:
+  [[noreturn]] static void fail() { throw Error(Code::kCorrupt, "a damaged record"); }
+  std::unique_ptr<Stream> below_;
+};
+
+TEST(ResumableStream, TakesADamagedConnectionForALostOne) {
+  for (const bool armed : {false, true}) {
+    auto [one, other] = make_stream_pair();
+    int losses = 0;
+    ResumableStream stream(std::make_unique<DamagedStream>(std::move(one)),
+                           {Role::kClient, [&losses] { ++losses; }, {}, {}, false, {}});
+    std::byte byte{};
+    if (armed) {
+      stream.entrance()->arm();
+      EXPECT_EQ(stream.try_write({&byte, 1}), std::nullopt);
+      EXPECT_EQ(stream.try_read({&byte, 1}), std::nullopt);
+      EXPECT_EQ(losses, 1);
+    } else {
+      expect_failure([&] { stream.try_read({&byte, 1}); }, Code::kCorrupt, "damaged");
+    }
+  }
+}
+
 // A relay that has lost what is behind it is gone; one that was told of a good end shuts its side.
 TEST(ResumableStream, TellsAGoodEndFromARelayThatHasGone) {
   std::byte byte{};

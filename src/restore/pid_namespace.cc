@@ -130,12 +130,23 @@ PidNamespace& PidNamespace::operator=(PidNamespace&& other) noexcept {
   pids_ = std::move(other.pids_);
   users_ = std::move(other.users_);
   released_ = other.released_;
+  bound_ = std::exchange(other.bound_, false);
   return *this;
 }
 
 PidNamespace::~PidNamespace() { end(); }
 
+// That init is gone is no error: all in it has ended then.
+void PidNamespace::bind() {
+  released_ = true;
+  bound_ = true;
+  [[maybe_unused]] ssize_t told = ::write(lifeline_.get(), "b", 1);
+}
+
 void PidNamespace::end() {
+  if (bound_) {
+    [[maybe_unused]] ssize_t told = ::write(lifeline_.get(), "u", 1);
+  }
   lifeline_.reset();
   if (init_ == 0 || released_) return;
   ::kill(init_, SIGKILL);

@@ -43,6 +43,9 @@ class PidNamespace {
   bool has_users() const { return static_cast<bool>(users_); }
   // From now on init ends by itself, when this object does or later.
   void release() { released_ = true; }
+  // The same; and whatever is in it ends with this process, should that be killed before this
+  // object ends.
+  void bind();
 
  private:
   PidNamespace() = default;
@@ -56,6 +59,7 @@ class PidNamespace {
   UniqueFd users_;   // empty: it is this process's own
   bool own_users_ = false;
   bool released_ = false;
+  bool bound_ = false;
 };
 
 }  // namespace telefork::restore

@@ -528,7 +528,7 @@ void Keeper::release() {
     for (auto& watched : others) members_.add(std::move(watched));
   }
   namespace_ = restorer_->take_namespace();
-  if (namespace_) namespace_->release();
+  if (namespace_) namespace_->bind();
   restorer_.reset();
 }
 

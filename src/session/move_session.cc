@@ -422,6 +422,9 @@ std::string MoveSession::of_node(const std::string& text) const {
 std::string MoveSession::lose_held(const Error& error) {
   std::string text = await_end_there(error);
   pages_.reset();
+  // Whoever takes it up asks there once more, and does not need an answer.
+  info_.hold->lease_over = !is_known_not_to_run();
+  tell_registry();
   if (common_end_ && common_end_->decided()) {
     end_here(kEndedBySession);
     return text + "; some of its processes had become deputies, and all have ended here";

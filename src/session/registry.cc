@@ -49,7 +49,8 @@ std::string encode(const SessionInfo& info) {
       info.connection_lost ? 1 : 0);
   if (const auto& hold = info.hold) {
     text += fmt::format("hold {} {}\n", hold->without_end ? 1 : 0, hold->fence_key);
-    text += fmt::format("frozen_at {}\n", hold->frozen_at.count());
+    text += fmt::format("frozen_at {}\nlease_over {}\n", hold->frozen_at.count(),
+                        hold->lease_over ? 1 : 0);
     for (const HeldMember& member : hold->members) {
       const tracee::HeldProcess& held = member.process;
       text += fmt::format("held {} {} {} {} {} {}\n", held.process.pid, held.process.start_time,
@@ -145,6 +146,7 @@ SessionInfo decode(const std::string& content) {
       decode_hold(text(fields, "hold"), std::move(members), number<int>(fields, kConfirmed) != 0);
   if (info.hold) {
     info.hold->frozen_at = std::chrono::nanoseconds(number<std::int64_t>(fields, "frozen_at"));
+    info.hold->lease_over = number<int>(fields, "lease_over") != 0;
   }
   return info;
 }

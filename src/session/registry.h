@@ -38,6 +38,8 @@ struct Hold {
   bool confirmed = false;           // nothing of it runs there: all of it may go on here
   // When it stopped here, by CLOCK_BOOTTIME: as it was then it is still.
   std::chrono::nanoseconds frozen_at{0};
+  // Nobody has confirmed that, and the lease is over by which it does not run there any more.
+  bool lease_over = false;
 };
 
 // CLOCK_BOOTTIME: also the time in which the machine slept.

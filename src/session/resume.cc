@@ -128,6 +128,7 @@ void Resumption::take_up(const SessionInfo& info, ResumeReport& report) {
       make_fence(net::parse_node(info.node), settings_.access, here_, hold.fence_key);
   const auto deadline = net::Deadline::in(kFencePatience);
   bool told = false;
+  bool by_lease = false;
   for (bool confirmed = hold.confirmed;; wait_a_little()) {
     forget_unparked(held);
     if (held.empty()) break;
@@ -136,18 +137,21 @@ void Resumption::take_up(const SessionInfo& info, ResumeReport& report) {
       note_confirmed(info.path);
     }
     if (confirmed) release(held, released_);
+    if (held.empty() && by_lease) break;
     if (held.empty()) return;
     if (confirmed) continue;
     const std::string why = fence != nullptr ? fence->why_never() : "";
     if (why.empty() && fence != nullptr && !deadline.passed()) continue;
-    if (hold.without_end) {
+    if (hold.lease_over) {
+      by_lease = confirmed = true;
+    } else if (hold.without_end) {
       throw Error(
           Code::kUnreachable,
           fmt::format("process {}: {}; it is held here still: try again, or end it here with "
                       "`kill -9 {}`",
                       pid_, why.empty() ? info.node + " does not answer" : why, pid_));
     }
-    if (!std::exchange(told, true) && settings_.on_wait_for_lease)
+    if (!confirmed && !std::exchange(told, true) && settings_.on_wait_for_lease)
       settings_.on_wait_for_lease(info);
   }
   report.known_by = KnownBy::kLease;

@@ -12,7 +12,7 @@ NARROW = 1 << 17  # bytes that pass at once where it is narrow
 WAIT = 0.15  # seconds between them
 
 wide = threading.Event()
-stalls = 0
+stalls = [0, 0]  # of what comes from home, and from the node
 
 
 class Cable:
@@ -37,6 +37,10 @@ class Cable:
         """Nothing passes on the connections that there are, and nobody is told; others do pass."""
         os.kill(self.process.pid, signal.SIGUSR2)
 
+    def stall_from_home(self):
+        """The same of what comes from home alone."""
+        os.kill(self.process.pid, signal.SIGHUP)
+
     def silence(self):
         """Nothing passes any more, and nobody is told."""
         os.kill(self.process.pid, signal.SIGSTOP)
@@ -47,14 +51,15 @@ class Cable:
             self.process.communicate()
 
 
-def passes(source, sink, its_time, narrow, most):
+def passes(source, sink, direction, narrow, most):
     passed = 0
+    its_time = stalls[direction]
     try:
         while data := source.recv(NARROW):
             passed += len(data)
             if most and passed > most:
                 wide.wait()
-            if its_time != stalls:
+            if its_time != stalls[direction]:
                 return  # with both ends open
             sink.sendall(data)
             if narrow and len(data) == NARROW:  # what is small is no load
@@ -67,14 +72,15 @@ def passes(source, sink, its_time, narrow, most):
 
 
 def stall(number, frame):
-    global stalls
-    stalls += 1
+    for direction in (0,) if number == signal.SIGHUP else (0, 1):
+        stalls[direction] += 1
 
 
 def relay(to, how, most, own_port):
     host, port = to.rsplit(":", 1)
     signal.signal(signal.SIGUSR1, lambda number, frame: wide.set())
-    signal.signal(signal.SIGUSR2, stall)
+    for number in signal.SIGUSR2, signal.SIGHUP:
+        signal.signal(number, stall)
     listener = socket.create_server(("127.0.0.1", int(own_port)))
     print(listener.getsockname()[1], flush=True)
     while True:
@@ -86,8 +92,8 @@ def relay(to, how, most, own_port):
             continue
         for end in (here, there):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for source, sink, limit in ((here, there, int(most)), (there, here, 0)):
-            threading.Thread(target=passes, args=(source, sink, stalls, how == "narrow", limit),
+        for source, sink, direction, limit in (here, there, 0, int(most)), (there, here, 1, 0):
+            threading.Thread(target=passes, args=(source, sink, direction, how == "narrow", limit),
                              daemon=True).start()
 
 

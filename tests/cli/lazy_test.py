@@ -283,9 +283,12 @@ class Move(Narrow):
         self.cable = Cable(re.search(r"listening on (\S+)\n",
                                      (self.folder / "telepad.log").read_text())[1])
         self.addCleanup(self.cable.cut)
-        # Nobody answers at the address that it went to.
-        self.refuses(self.call("resume", process.pid), 4, "held here still")
-        process.kill()
+        # Nobody answers at the address that it went to, and its lease is over.
+        done = self.call("resume", process.pid)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(b"its lease is over", done.stdout + done.stderr)
+        self.is_whole(process)
+        self.ends(process)
 
     def test_is_held_when_nobody_is_left_here(self):
         process = self.away()

@@ -93,6 +93,14 @@ class OfAMove(ByCable):
         self.hears(process)
         self.ends(process)
 
+    def test_goes_on_though_nothing_passes_that_way(self):
+        self.cable.widen()
+        process = self.program()
+        self.go(process.pid)
+        self.cable.stall_from_home()
+        self.hears(process)
+        self.ends(process)
+
     def test_what_is_said_while_there_is_no_connection_is_heard_once_there_is(self):
         self.cable.widen()
         process = self.program()
@@ -144,10 +152,14 @@ class OfAMove(ByCable):
         process = self.program()
         self.go(process.pid)
         keepers = self.keepers()
+        guest = self.guest_of(process.pid)
+        self.assertTrue(cli.is_running(guest))
         self.telepad.kill()
         self.telepad.wait()
         for keeper in keepers:
             kill(keeper)
+        # Nobody else would end it.
+        cli.wait_until(lambda: guest not in cli.processes())
         self.telepad = subprocess.Popen(
             [cli.BIN / "telepad", "--quiet", "--socket", self.folder / "telepad.sock",
              "--listen", self.cable.to, "--keys", self.folder / "served"])

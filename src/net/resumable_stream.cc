@@ -212,7 +212,10 @@ std::optional<std::size_t> ResumableStream::try_read(Bytes bytes) {
     }
     std::optional<std::size_t> count =
         receive(bytes.first(std::min<std::uint64_t>(bytes.size(), block_left_)));
-    if (!count && connection_) return std::nullopt;
+    if (!count && connection_) {
+      ask_again_if_silent();
+      return std::nullopt;
+    }
     if (count == std::size_t{0}) lose(closed());
     if (!connection_) continue;
     block_left_ -= *count;

@@ -379,6 +379,19 @@ TEST(ResumableStream, AsksForAnotherConnectionWhenNothingComes) {
   EXPECT_EQ(losses, 1);
 }
 
+TEST(ResumableStream, AsksForAnotherConnectionWhenNothingComesInTheMiddleOfABlock) {
+  auto [one, other] = make_stream_pair();
+  int losses = 0;
+  ResumableStream stream(std::move(one),
+                         {Role::kClient, [&losses] { ++losses; }, 0s, {}, false, {}});
+  other->write_all(block(1, 100), noise(10, 9), Deadline::in(60s));
+  Buffer room(50);
+  EXPECT_EQ(stream.try_read(room), 10);
+  stream.entrance()->arm();
+  EXPECT_EQ(stream.try_read(room), std::nullopt);
+  EXPECT_EQ(losses, 1);
+}
+
 TEST(ResumableStream, CallsWhoeverWatchesSomethingElse) {
   Pair pair;
   auto [one, other] = make_stream_pair();

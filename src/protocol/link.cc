@@ -19,6 +19,14 @@ constexpr std::size_t kGather = 64 * 1024;
 constexpr std::chrono::seconds kReasonPatience(5);  // for last words
 constexpr pollfd kNothing{-1, 0, 0};
 
+// How long a wait may go on before it looks whether the connection is as good as lost.
+Deadline next_look(const net::ResumableStream* control, Deadline deadline) {
+  constexpr std::chrono::milliseconds kLook(1000);
+  if (control == nullptr || !control->entrance()->is_armed()) return deadline;
+  const int left = deadline.poll_timeout();
+  return left < 0 || left > kLook.count() ? Deadline::in(kLook) : deadline;
+}
+
 }  // namespace
 
 class Link::RecordSink final : public image::ByteSink {
@@ -352,9 +360,13 @@ void Link::wait(pollfd extra, Deadline deadline) {
   pollfd entries[] = {extra, kNothing, kNothing, {interrupt_fd_, POLLIN, 0}};
   if (!input_ended_) entries[1] = control_->read_interest();
   if (unsent() > 0) entries[2] = control_->write_interest();
-  if (net::poll_until(entries, deadline) == 0) {
-    throw Error(Code::kLost, node_ + ": it does not answer any more: waiting for the other end",
-                ETIMEDOUT);
+  while (net::poll_until(entries, next_look(resumable_, deadline)) == 0) {
+    if (deadline.passed()) {
+      throw Error(Code::kLost, node_ + ": it does not answer any more: waiting for the other end",
+                  ETIMEDOUT);
+    }
+    // That nothing comes no event tells, and another connection may have to be asked for.
+    if (read_once()) return;
   }
   if (entries[3].revents != 0) interrupt_();
 }

@@ -138,6 +138,22 @@ class OfAMove(ByCable):
         self.is_whole(process)
         self.ends(process)
 
+    def test_comes_home_though_nothing_passes_on_the_way(self):
+        self.cable.widen()
+        process = self.program()
+        self.go(process.pid)
+        self.cable.cut()
+        self.cable.mend(narrow=True)
+        guest = self.guest_of(process.pid)
+        command = self.start(cli.TELEFORK, "home", str(process.pid))
+        cli.wait_until(lambda: cli.processes()[guest] == "t")
+        self.cable.stall()
+        self.cable.widen()
+        _, err = command.communicate(timeout=cli.PATIENCE)
+        self.assertEqual(command.returncode, 0, err)
+        self.is_whole(process)
+        self.ends(process)
+
     def test_ends_at_once_where_the_keeper_has_ended(self):
         self.cable.widen()
         process = self.program()

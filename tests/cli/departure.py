@@ -61,6 +61,27 @@ sys.exit(9)
 """
 
 
+def large_program(megabytes, *signals):
+    """Memory of which every page is another one, and what its parent has to know of it. It says which of
+    the signals it gets, at SIGUSR2 whether its memory is what it was, and ends at SIGTERM."""
+    numbers = sorted(map(int, (*signals, signal.SIGUSR2, signal.SIGTERM)))
+    return f"""
+import array, os, signal, sys
+signals = {numbers}
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+memory = array.array("Q", range({megabytes} << 17))
+def say(*words): os.write(1, " ".join(map(str, words)).encode() + b"\\n")
+say("ready", os.getpid())
+while True:
+    number = signal.sigwaitinfo(signals).si_signo
+    if number == signal.SIGTERM: sys.exit(9)
+    if number == signal.SIGUSR2:
+        say("all", memory == array.array("Q", range({megabytes} << 17)))
+    else:
+        say(number)
+"""
+
+
 class Pair:
     passed = (9, b"7 True\n")
 

@@ -16,28 +16,12 @@ import sys
 import cli
 from cable import Cable
 from cli import call
-from departure import ByNarrowCable, DepartureTest, arguments_of, is_deputy, kill, sessions
+from departure import ByNarrowCable, DepartureTest, arguments_of, is_deputy, kill, large_program, sessions
 
 MEGABYTES = 24
 LIBC = ctypes.CDLL(None)
 
-# Memory of which every page is another one, and what its parent has to know of it. It says which
-# signals it gets, and ends at SIGTERM.
-PROGRAM = f"""
-import array, os, signal, sys
-signals = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)
-signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-memory = array.array("Q", range({MEGABYTES} << 17))
-def say(*words): os.write(1, " ".join(map(str, words)).encode() + b"\\n")
-say("ready", os.getpid())
-while True:
-    number = signal.sigwaitinfo(signals).si_signo
-    if number == signal.SIGTERM: sys.exit(9)
-    if number == signal.SIGUSR2:
-        say("all", memory == array.array("Q", range({MEGABYTES} << 17)))
-    else:
-        say(number)
-"""
+PROGRAM = large_program(MEGABYTES, signal.SIGUSR1, signal.SIGCONT)
 
 
 class Narrow(ByNarrowCable, DepartureTest):

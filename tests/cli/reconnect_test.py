@@ -11,25 +11,9 @@ import threading
 
 import cli
 from cli import call
-from departure import ByNarrowCable, DepartureTest, has_taken_signals, is_deputy, kill, sessions
+from departure import ByNarrowCable, DepartureTest, has_taken_signals, is_deputy, kill, large_program, sessions
 
-MEGABYTES = 24
-# Memory of which every page is another one. It says which signals it gets, and ends at SIGTERM.
-PROGRAM = f"""
-import array, os, signal, sys
-signals = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
-signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-memory = array.array("Q", range({MEGABYTES} << 17))
-def say(*words): os.write(1, " ".join(map(str, words)).encode() + b"\\n")
-say("ready", os.getpid())
-while True:
-    number = signal.sigwaitinfo(signals).si_signo
-    if number == signal.SIGTERM: sys.exit(9)
-    if number == signal.SIGUSR2:
-        say("all", memory == array.array("Q", range({MEGABYTES} << 17)))
-    else:
-        say(number)
-"""
+PROGRAM = large_program(24, signal.SIGUSR1)
 
 
 class ByCable(ByNarrowCable, DepartureTest):

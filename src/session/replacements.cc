@@ -51,7 +51,14 @@ void Replacements::begin(TrustAsker& trust, protocol::Link& link) {
 
 void Replacements::take(TrustAsker& trust, net::ResumableStream& control) {
   try {
-    if (!trust.take_word()) return control.watch(-1, {});  // the telepad has ended
+    if (!trust.take_word()) {
+      // Nobody passes another one any more.
+      const Error why(Code::kLost, "the connection is lost, and telepad has ended");
+      control.watch(-1, {});
+      control_->refuse(why);
+      if (pages_) pages_->refuse(why);
+      return;
+    }
   } catch (const Error& error) {
     if (error.code() != Code::kUnauthorised) throw;
     return;  // A session that works is not ended.

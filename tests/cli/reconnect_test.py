@@ -11,7 +11,7 @@ import threading
 
 import cli
 from cli import call
-from departure import ByNarrowCable, DepartureTest, has_taken_signals, is_deputy, kill, large_program, sessions
+from departure import ByNarrowCable, DepartureTest, arguments_of, has_taken_signals, is_deputy, kill, large_program, sessions
 
 PROGRAM = large_program(24, signal.SIGUSR1)
 
@@ -167,6 +167,23 @@ class OfAMove(ByCable):
         cli.wait_until(lambda: (self.entry(process.pid) or {"state": ""})["state"] == "unknown")
         process.kill()
         self.assertEqual(process.wait(timeout=cli.PATIENCE), -signal.SIGKILL)
+
+
+    def test_the_guest_ends_with_its_connection_where_the_telepad_has_ended(self):
+        self.cable.widen()
+        # Not by that.
+        self.environment.update(TELEFORK_LEASE_KILL_MS="400000", TELEFORK_LEASE_HOME_MS="420000")
+        process = self.program()
+        self.go(process.pid)
+        session, = [pid for pid in cli.processes()
+                    if arguments_of(pid)[1:3] == [b"move", b"%d" % process.pid]]
+        self.addCleanup(kill, session)
+        guest = self.guest_of(process.pid)
+        self.telepad.kill()
+        self.telepad.wait()
+        self.hears(process)
+        self.cable.cut()
+        cli.wait_until(lambda: guest not in cli.processes())
 
 
 class OfLazyMemory(ByCable):

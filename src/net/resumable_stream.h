@@ -89,7 +89,7 @@ class ResumableStream final : public Stream {
   };
 
   struct Settings {
-    Role role;
+    Role role = Role::kClient;
     // Called by the owner's calls when another connection is wanted: this one is lost, or nothing
     // has come for `patience`, or nothing of what has gone has been acknowledged for so long.
     // Empty: nobody is asked.
@@ -187,8 +187,8 @@ class ResumableStream final : public Stream {
   std::uint64_t kept_bytes_ = 0;  // from there
   std::uint64_t acknowledged_ = 0;
   Clock::time_point waits_since_ = Clock::now();  // for what is not acknowledged
-  std::uint64_t sent_ =
-      0;  // by this connection; more may have gone, of an attempt that is not over
+  // By this connection; more may have gone, of an attempt that is not over.
+  std::uint64_t sent_ = 0;
   std::size_t accepted_ = 0;      // of an attempt that is to come again
   bool output_lost_ = false;      // this connection takes no more
   bool has_waiter_ = false;       // there was no room for an attempt

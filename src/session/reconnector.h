@@ -7,8 +7,8 @@
 //                     <---offer, refuse---     <------ HelloReply {received} ------------
 //
 // A node that does not answer may yet, and is asked again, at most every two seconds; who says how
-// long is the lease (lease.h). For whom the connection is worth nothing without this one's being
-// new, as where the way there has changed, want() asks for another one too.
+// long is the lease (lease.h). want() may be called where nothing is lost yet: what is there goes
+// on until another one has taken its place.
 #pragma once
 
 #include <condition_variable>
